@@ -1,0 +1,32 @@
+# Everything runs from .venv, which is made on first use.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check install bench clean
+
+install: .venv/.installed
+
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "ludus needs Python 3.11 or newer; name one with make PYTHON=..."; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: .venv/.installed
+	$(BIN)/ludus compare --env RoadRunnerNoFrameskip-v4 --agents dqn2013 sb3:dqn random \
+		--steps 30000 --seeds 1 --episodes 20 --record
+
+test: .venv/.installed
+	$(BIN)/pytest
+
+check: .venv/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: .venv/.installed
+	$(BIN)/ludus bench
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

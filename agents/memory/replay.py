@@ -1,0 +1,216 @@
+"""Replay memory: a ring of single frames, uniform sampling, n-step returns at sampling time.
+
+Row t holds the newest frame of B observations, the actions there, and the reward and termination of
+row t + 1. Observations are stacked again when sampled. A row that ended a game (its action was
+ignored) is kept for bootstrapping and never sampled (Lin 1992; Mnih et al. 2015).
+"""
+
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from ludus.agents.agent import Batch, ConfigError, Step
+from ludus.agents.returns import n_step_return
+from torch import Tensor
+
+_PER_TRANSITION = 4 + 4 + 4 + 3  # bytes: action, reward, slot, three flags
+
+
+class Replay:
+    """The last `capacity` transitions of B envs.
+
+    Args:
+        capacity: transitions; rounded down to whole rows of B.
+        num_envs: B.
+        obs_shape: of one observation; with stack > 1, axis 0 is the stack, oldest frame first.
+        obs_dtype: of one observation.
+        stack: frames in one observation.
+        n_step: steps of the return.
+        gamma: discount per step.
+        device: where the memory lives and batches come out.
+        seed: of the sampling generator.
+
+    Raises:
+        ConfigError: the capacity is too small for a batch of windows, or does not fit in memory.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        num_envs: int,
+        obs_shape: tuple[int, ...],
+        obs_dtype: np.dtype[Any],
+        *,
+        stack: int,
+        n_step: int,
+        gamma: float,
+        device: torch.device,
+        seed: int,
+    ) -> None:
+        self.rows, self.num_envs = capacity // num_envs, num_envs
+        if self.rows < n_step + stack + 1:
+            raise ConfigError(
+                f"replay_size is {capacity}; with {num_envs} envs, stack {stack} and n_step "
+                f"{n_step} it must be at least {num_envs * (n_step + stack + 1)}"
+            )
+        self.stack, self.n_step, self.gamma, self.device = stack, n_step, gamma, device
+        self.obs_shape = obs_shape
+        self._frame_shape = obs_shape[1:] if stack > 1 else obs_shape
+        size = int(np.prod(self._frame_shape, dtype=np.int64))
+        total = self.rows * num_envs
+        _refuse_if_too_large(total, size * obs_dtype.itemsize, device)
+        # One frame more than transitions: the last stays zero and stands for "before the episode".
+        self._frames = self._zeros((total + 1, size), obs_dtype)
+        self._action = self._zeros((total,), np.dtype(np.int32))
+        self._reward = self._zeros((total,), np.dtype(np.float32))
+        self._terminated = self._zeros((total,), np.dtype(bool))
+        self._first = self._zeros((total,), np.dtype(bool))
+        self._valid = self._zeros((total,), np.dtype(bool))
+        # The places that may be sampled, oldest first, as a ring of their own.
+        self._slots = self._zeros((total,), np.dtype(np.int32))
+        self._head = self._tail = 0  # of the slots, counted for ever
+        # The same two on the device, so that sampling waits for nothing: first slot, slots in use.
+        self._window = torch.zeros(2, dtype=torch.int64, device=device)
+        self._used = np.zeros((self.rows, num_envs), bool)  # `_valid`, for the host
+        self._forgotten = 0  # rows whose slots are gone, counted for ever
+        self.written = 0  # rows, counted for ever
+        self._generator = torch.Generator(device).manual_seed(seed)
+        self._back = torch.arange(stack - 1, -1, -1, device=device)  # [stack] oldest first
+        self._ahead = torch.arange(n_step, device=device)
+
+    def _zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Tensor:
+        """Zeros that take real memory only once written, on a CPU."""
+        array = torch.from_numpy(np.zeros(shape, dtype))
+        return array if self.device.type == "cpu" else array.to(self.device)
+
+    def __len__(self) -> int:
+        """Transitions that can be sampled now."""
+        return self._head - self._tail
+
+    @property
+    def capacity(self) -> int:
+        """Transitions that fit."""
+        return self.rows * self.num_envs
+
+    def add(self, step: Step) -> None:
+        """Append one row of B transitions."""
+        row = self.written % self.rows
+        if self.written >= self.rows:
+            self._forget(self.written - self.rows + self.stack)
+        at = slice(row * self.num_envs, (row + 1) * self.num_envs)
+        frame = step.obs[:, -1] if self.stack > 1 else step.obs
+        self._frames[at] = torch.from_numpy(frame.reshape(self.num_envs, -1)).to(self.device)
+        self._action[at] = torch.from_numpy(step.action)
+        self._reward[at] = torch.from_numpy(step.reward)
+        self._terminated[at] = torch.from_numpy(step.terminated)
+        self._first[at] = torch.from_numpy(step.first)
+        self._valid[at] = torch.from_numpy(step.valid)
+        self._used[row] = step.valid
+        self.written += 1
+        self._admit(self.written - 1 - self.n_step)
+
+    def _admit(self, row: int) -> None:
+        """Row `row`, counted for ever, now has all its n successors: it may be sampled."""
+        if row < 0:
+            return
+        row %= self.rows
+        places = np.flatnonzero(self._used[row]) + row * self.num_envs  # [count]
+        at = (np.arange(len(places)) + self._head) % self.capacity
+        slots = torch.from_numpy(places.astype(np.int32)).to(self.device)
+        self._slots[torch.from_numpy(at).to(self.device)] = slots
+        self._head += len(places)
+        self._mark()
+
+    def _forget(self, until: int) -> None:
+        """Rows before `until`, counted for ever, lose their history to the ring: their slots go."""
+        for row in range(self._forgotten, until):
+            self._tail += int(self._used[row % self.rows].sum())
+        self._forgotten = until
+
+    def _mark(self) -> None:
+        self._window.copy_(torch.tensor([self._tail % self.capacity, len(self)]))
+
+    def draw(self, batch_size: int) -> Tensor:
+        """The chance of one sample: [batch_size] float64, uniform in [0, 1)."""
+        return torch.rand(
+            batch_size, generator=self._generator, device=self.device, dtype=torch.float64
+        )
+
+    def sample(self, chance: Tensor) -> Batch:
+        """The transitions that `chance` [N] from `draw` picks, uniformly and with replacement."""
+        tail, size = self._window
+        pick = (chance * size).to(torch.int64) + tail
+        return self.gather(self._slots[pick % self.capacity].to(torch.int64))
+
+    def gather(self, place: Tensor) -> Batch:
+        """The transitions at places [N] of the ring."""
+        window = self._shift(place, self._ahead)  # [n, N]
+        after = self._shift(place, self._ahead + 1)
+        back = n_step_return(
+            self._reward[window], self._terminated[window], ~self._valid[after], self.gamma
+        )
+        following = (place + back.steps * self.num_envs) % self.capacity  # [N]
+        return Batch(
+            self._observations(place),
+            self._action[place].to(torch.int64),
+            back.reward,
+            back.discount,
+            self._observations(following),
+        )
+
+    def _shift(self, place: Tensor, rows: Tensor) -> Tensor:
+        """[R, N]: the same envs, `rows` [R] rows later."""
+        return (place + (rows * self.num_envs).unsqueeze(1)) % self.capacity
+
+    def _observations(self, place: Tensor) -> Tensor:
+        """[N, *obs]: the stack that ends at each place, zeros before the episode's first frame."""
+        if self.stack == 1:
+            return self._frames[place].unflatten(1, self._frame_shape)
+        index = self._shift(place, -self._back)  # [stack, N] oldest first
+        opens = self._first[index[1:]]  # [stack - 1, N]: the next frame opened the episode
+        # A frame is before the episode if any later frame of the stack opened it.
+        before = opens.flip(0).cumsum(0).flip(0) > 0
+        index[:-1] = torch.where(before, self.capacity, index[:-1])
+        frames = self._frames.index_select(0, index.t().reshape(-1))
+        return frames.view(len(place), self.stack, *self._frame_shape)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows in use, as arrays that share memory where they can."""
+        used = min(self.written, self.rows) * self.num_envs
+        names = ("frames", "action", "reward", "terminated", "first", "valid")
+        arrays = {name: getattr(self, f"_{name}")[:used].cpu().numpy() for name in names}
+        return {
+            "written": self.written,
+            "generator": self._generator.get_state(),
+            **arrays,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`; the slots follow from the rows."""
+        used = len(state["action"])
+        for name in ("frames", "action", "reward", "terminated", "first", "valid"):
+            getattr(self, f"_{name}")[:used] = torch.from_numpy(state[name]).to(self.device)
+        self._generator.set_state(state["generator"])
+        self.written = state["written"]
+        rows = used // self.num_envs
+        self._used[:rows] = state["valid"].reshape(rows, self.num_envs)
+        oldest = self.written - self.rows
+        self._forgotten = oldest + self.stack - 1 if oldest > 0 else 0
+        self._head = self._tail = 0
+        for row in range(self._forgotten, self.written - self.n_step):
+            self._admit(row)
+
+
+def _refuse_if_too_large(transitions: int, frame_bytes: int, device: torch.device) -> None:
+    need = transitions * (frame_bytes + _PER_TRANSITION)
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    else:
+        free = psutil.virtual_memory().available
+    if need > free:
+        fits = int(transitions * 0.8 * free / need)
+        raise ConfigError(
+            f"a replay of {transitions:,} transitions needs {need / 1e9:.1f} GB, and only "
+            f"{free / 1e9:.1f} GB are free on {device}; a replay_size of {fits:,} fits"
+        )

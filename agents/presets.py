@@ -1,0 +1,208 @@
+"""Named configurations, and from a configuration to an agent.
+
+Values are the papers' where the machine allows, else those of rl-baselines3-zoo for the same env,
+so that ours and SB3's agents differ in nothing but who wrote them.
+"""
+
+import difflib
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from ludus.agents import dqn, sb3
+from ludus.agents.agent import Agent, ConfigError
+from ludus.agents.dqn import DQN, DQNConfig
+from ludus.agents.sb3 import SB3Agent, SB3Config
+from ludus.agents.uniform import RandomAgent, RandomConfig
+from ludus.envs.vector import VectorEnv
+
+Config = DQNConfig | SB3Config | RandomConfig
+AnyAgent = Agent | SB3Agent
+Family = Literal["classic", "minatar", "atari"]
+
+# Mnih et al. 2015, extended data table 1, with Adam as in rl-baselines3-zoo; counted in updates.
+_ATARI = DQNConfig(
+    encoder="nature",
+    head_hidden=512,
+    clip_reward=True,
+    replay_size=100_000,
+    learning_starts=10_000,
+    learning_rate=1e-4,
+    batch_size=32,
+    replay_ratio=0.25,
+    target_interval=250,
+    epsilon_end=0.01,
+    epsilon_steps=100_000,
+)
+# Young and Tian 2019, with Adam and 1 update per 4 steps in place of RMSProp and 1 per step.
+_MINATAR = DQNConfig(
+    encoder="minatar",
+    head_hidden=128,
+    replay_size=100_000,
+    learning_starts=5_000,
+    learning_rate=2.5e-4,
+    batch_size=32,
+    replay_ratio=0.25,
+    target_interval=250,
+    epsilon_end=0.05,
+    epsilon_steps=50_000,
+)
+# rl-baselines3-zoo, CartPole-v1: 128 updates after each 256 steps, so a copy every 128 updates.
+_CLASSIC = DQNConfig(
+    encoder="mlp",
+    hidden=(256, 256),
+    replay_size=100_000,
+    learning_starts=1_000,
+    learning_rate=2.3e-3,
+    batch_size=64,
+    replay_ratio=0.5,
+    target_interval=128,
+    epsilon_end=0.04,
+    epsilon_steps=8_000,
+)
+_BASE: dict[Family, DQNConfig] = {"atari": _ATARI, "minatar": _MINATAR, "classic": _CLASSIC}
+
+
+def _small(config: DQNConfig) -> DQNConfig:
+    """The 2013 DQN's network, for a machine of two cores and little time."""
+    return replace(
+        config,
+        encoder="dqn2013",
+        head_hidden=256,
+        learning_starts=1_000,
+        epsilon_steps=10_000,
+        epsilon_end=0.05,
+    )
+
+
+OURS = {
+    "dqn": "the 2015 deep Q-network with Adam",
+    "dqn2013": "the first deep Q-network's smaller CNN, for Atari on a small machine",
+    "ddqn": "double DQN",
+    "dueling": "double DQN with a dueling head",
+    "random": "every action with the same probability",
+}
+
+
+def names() -> dict[str, str]:
+    """Every agent that can be asked for, with a line on each."""
+    return OURS | {f"sb3:{name}": "Stable-Baselines3's" for name in sb3.installed()}
+
+
+def family(env: VectorEnv) -> Family:
+    """Which defaults suit the env, by the shape of its observations."""
+    shape = env.observation_space.shape
+    if len(shape) != 3:
+        return "classic"
+    return "atari" if min(shape[1:]) >= 36 else "minatar"
+
+
+def preset(agent: str, env: VectorEnv) -> Config:
+    """The configuration of that name for that env.
+
+    Raises:
+        ConfigError: there is no such agent, or it does not suit the env.
+    """
+    kind = family(env)
+    base = _BASE[kind]
+    match agent:
+        case "random":
+            return RandomConfig()
+        case "dqn":
+            return base
+        case "dqn2013":
+            if kind != "atari":
+                raise ConfigError(f"dqn2013 is for pictures of 36 pixels or more; not {env.env_id}")
+            return _small(base)
+        case "ddqn":
+            return replace(base, double=True)
+        case "dueling":
+            return replace(base, double=True, dueling=True)
+    if agent in [f"sb3:{name}" for name in sb3.installed()]:
+        return _sb3_preset(agent.removeprefix("sb3:"), base, kind)
+    close = difflib.get_close_matches(agent, list(names()), n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]}?" if close else "; `ludus list agents` shows all"
+    raise ConfigError(f"there is no agent {agent}{hint}")
+
+
+def num_envs(agent: str, kind: Family) -> int:
+    """Envs that step together by default: SB3's value-based agents are written for one."""
+    if agent in ("sb3:dqn", "sb3:qrdqn"):
+        return 1
+    return 16 if kind == "classic" and not agent.startswith("sb3:") else 8
+
+
+def _sb3_preset(algorithm: Any, base: DQNConfig, kind: Family) -> SB3Config:
+    """SB3's algorithm with our encoder; the DQNs with exactly our values."""
+    config = SB3Config(
+        algorithm,
+        encoder=base.encoder,
+        hidden=base.hidden,
+        head_hidden=base.head_hidden,
+        clip_reward=base.clip_reward,
+    )
+    if algorithm in ("dqn", "qrdqn"):
+        return replace(config, arguments=match_dqn(base))
+    if kind == "classic":
+        return replace(config, hidden=(64, 64))  # SB3's own defaults
+    # rl-baselines3-zoo, Atari
+    shared = {"ent_coef": 0.01}
+    if algorithm == "a2c":
+        return replace(config, arguments=shared | {"vf_coef": 0.25})
+    ppo = {"n_steps": 128, "n_epochs": 4, "batch_size": 256, "clip_range": 0.1, "vf_coef": 0.5}
+    return replace(config, arguments=shared | ppo | {"learning_rate": 2.5e-4})
+
+
+def match_dqn(config: DQNConfig) -> dict[str, Any]:
+    """SB3's arguments for the values of one of our configurations, for one env.
+
+    SB3 counts its target interval in env steps; `exploration_steps` becomes its share of the whole
+    training in `fit`.
+    """
+    per_round = max(1, round(1 / config.replay_ratio))
+    return {
+        "learning_rate": config.learning_rate,
+        "buffer_size": config.replay_size,
+        "learning_starts": config.learning_starts,
+        "batch_size": config.batch_size,
+        "gamma": config.gamma,
+        "train_freq": per_round,
+        "gradient_steps": max(1, round(config.replay_ratio * per_round)),
+        "target_update_interval": round(config.target_interval / config.replay_ratio),
+        "tau": config.polyak,
+        "exploration_initial_eps": config.epsilon_start,
+        "exploration_final_eps": config.epsilon_end,
+        "exploration_steps": config.epsilon_steps,
+        "max_grad_norm": config.max_grad_norm or float("inf"),
+    }
+
+
+def build(
+    config: Config,
+    env: VectorEnv,
+    *,
+    device: torch.device,
+    seed: int,
+    training: bool = True,
+) -> DQN | SB3Agent | RandomAgent:
+    """A fresh agent for the env; without `training` it takes as little memory as it can.
+
+    Raises:
+        ConfigError: the configuration does not suit the env or the machine.
+    """
+    match config:
+        case DQNConfig():
+            return dqn.build(
+                config,
+                env.observation_space,
+                env.action_space,
+                num_envs=env.num_envs,
+                stack=env.stack,
+                device=device,
+                seed=seed,
+                training=training,
+            )
+        case SB3Config():
+            return SB3Agent(config, env.observation_space, env.action_space, device, seed)
+        case RandomConfig():
+            return RandomAgent(env.observation_space, env.action_space, seed)

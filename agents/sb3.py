@@ -1,0 +1,284 @@
+"""Stable-Baselines3 as the reference baseline, on the very env that our agents train on.
+
+The only import of SB3 in Ludus. Its agents keep their own training loop (`fit`); evaluation,
+logging and the run folder are ours. Only the policy's weights are kept, without pickle, so an SB3
+run can be evaluated and recorded but not resumed.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from gymnasium import spaces
+from ludus.agents.agent import ConfigError
+from ludus.envs.vector import Row, VectorEnv
+from ludus.networks.encoders import EncoderName, make_encoder
+from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor, nn
+
+Algorithm = Literal["dqn", "ppo", "a2c", "qrdqn", "recurrent_ppo"]
+
+
+@dataclass(frozen=True)
+class SB3Config:
+    """An SB3 algorithm with our encoder in it."""
+
+    algorithm: Algorithm = "dqn"
+    """which of SB3's algorithms; qrdqn and recurrent_ppo need sb3-contrib"""
+    encoder: EncoderName = "mlp"
+    """network from observation to features, the same as ours"""
+    hidden: tuple[int, ...] = (64, 64)
+    """units of the MLP encoder's layers"""
+    head_hidden: int = 0
+    """units of the layer between encoder and SB3's output layer; 0 for none"""
+    clip_reward: bool = False
+    """learn from rewards clipped to [-1, 1]; scores are never clipped"""
+    arguments: Annotated[dict[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
+    """keyword arguments of the SB3 class, and exploration_steps in env steps"""
+
+
+def algorithm_class(name: Algorithm) -> type[BaseAlgorithm]:
+    """SB3's class of that name.
+
+    Raises:
+        ConfigError: it is sb3-contrib's, which is not installed.
+    """
+    own: dict[str, type[BaseAlgorithm]] = {"dqn": DQN, "ppo": PPO, "a2c": A2C}
+    if name in own:
+        return own[name]
+    try:
+        from sb3_contrib import QRDQN, RecurrentPPO
+    except ImportError as error:
+        raise ConfigError(
+            f'sb3:{name} is in sb3-contrib, which is not installed; pip install "ludus[contrib]"'
+        ) from error
+    return QRDQN if name == "qrdqn" else RecurrentPPO
+
+
+class StreamVecEnv(VecEnv):
+    """Our vector env as SB3's VecEnv: SAME_STEP resets, with the terminal observation in `infos`.
+
+    Args:
+        env: the env; it is reset by SB3.
+        clip_reward: give SB3 rewards clipped to [-1, 1]; `infos[i]["episode"]` stays unclipped.
+        on_row: called with every row.
+    """
+
+    def __init__(
+        self,
+        env: VectorEnv,
+        clip_reward: bool = False,
+        on_row: Callable[[Row], None] | None = None,
+    ) -> None:
+        super().__init__(env.num_envs, env.observation_space, env.action_space)
+        self._env, self._clip, self._on_row = env, clip_reward, on_row
+
+    def reset(self) -> np.ndarray:
+        """Start a new episode in every env."""
+        return self._env.reset().obs
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Start one step."""
+        self._env.send(actions)
+
+    def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """End the step; reset the envs whose game is over at once, as SB3 expects."""
+        row = self._env.recv()
+        if self._on_row is not None:
+            self._on_row(row)
+        done = row.terminated | row.game_over
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        for i in np.flatnonzero(done):
+            infos[i]["terminal_observation"] = row.obs[i]
+            infos[i]["TimeLimit.truncated"] = bool(row.truncated[i] and not row.terminated[i])
+            if row.game_over[i]:
+                episode = {"r": float(row.episode_return[i]), "l": int(row.episode_length[i])}
+                infos[i]["episode"] = episode
+        obs = self._env.reset_over() if row.game_over.any() else row.obs
+        reward = np.clip(row.reward, -1, 1) if self._clip else row.reward
+        return obs, reward, done, infos
+
+    def close(self) -> None:
+        """The env belongs to whoever made it."""
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """Attributes of the whole env, once for each index; SB3 asks for the render mode."""
+        value = None if attr_name == "render_mode" else getattr(self._env, attr_name)
+        return [value for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Refused: the stream has nothing to set."""
+        raise AttributeError(f"{attr_name} cannot be set on a stream")
+
+    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> Any:
+        """Refused: the stream has no methods of single envs."""
+        raise AttributeError(f"{method_name} cannot be called on a stream")
+
+    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+        """Episodes are already accounted for, which is what SB3 asks about."""
+        return [wrapper_class.__name__ == "Monitor" for _ in self._get_indices(indices)]
+
+
+class _Encoder(BaseFeaturesExtractor):
+    """Our encoder, and the head's hidden layer, as SB3's features extractor."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Box,
+        name: EncoderName,
+        hidden: tuple[int, ...],
+        head_hidden: int,
+    ) -> None:
+        encoder = make_encoder(name, observation_space, hidden)
+        dim = head_hidden or encoder.dim
+        super().__init__(observation_space, dim)
+        after = (nn.Linear(encoder.dim, dim), nn.ReLU()) if head_hidden else ()
+        self.layers = nn.Sequential(encoder, *after)
+
+    def forward(self, observations: Tensor) -> Tensor:  # [N, *obs] to [N, dim]
+        return self.layers(observations)
+
+
+class _Writer(KVWriter):
+    """Passes what SB3 logs to a function."""
+
+    def __init__(self, write: Callable[[dict[str, float], int], None]) -> None:
+        self._write = write
+
+    def write(self, key_values: dict[str, Any], key_excluded: Any, step: int = 0) -> None:
+        numbers = {k: float(v) for k, v in key_values.items() if isinstance(v, int | float)}
+        self._write({k: v for k, v in numbers.items() if k.startswith("train/")}, step)
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class _AfterStep(BaseCallback):
+    def __init__(self, go_on: Callable[[int], bool]) -> None:
+        super().__init__()
+        self._go_on = go_on
+
+    def _on_step(self) -> bool:
+        return self._go_on(self.num_timesteps)
+
+
+class SB3Agent:
+    """An SB3 model that trains itself with `fit` and then acts like any other agent."""
+
+    def __init__(
+        self,
+        config: SB3Config,
+        observation_space: spaces.Box,
+        action_space: spaces.Space[Any],
+        device: torch.device,
+        seed: int,
+    ) -> None:
+        self.config, self._device, self._seed = config, device, seed
+        self._obs_shape = observation_space.shape
+        self._spaces = (observation_space, action_space)
+        self.env_steps = self.updates = 0
+        self._model: BaseAlgorithm | None = None
+
+    def _policy(self) -> str:
+        return "MlpLstmPolicy" if self.config.algorithm == "recurrent_ppo" else "MlpPolicy"
+
+    def _make(self, env: VecEnv, steps: int) -> BaseAlgorithm:
+        c, arguments = self.config, dict(self.config.arguments)
+        exploration = arguments.pop("exploration_steps", None)
+        if exploration is not None:  # SB3 takes it as a share of the training
+            arguments["exploration_fraction"] = min(1.0, exploration / steps)
+        extractor = {"name": c.encoder, "hidden": c.hidden, "head_hidden": c.head_hidden}
+        policy: dict[str, Any] = {
+            "features_extractor_class": _Encoder,
+            "features_extractor_kwargs": extractor,
+            "normalize_images": False,  # our encoder scales by itself
+            "net_arch": [],
+        }
+        made: Any = algorithm_class(c.algorithm)
+        try:
+            return made(
+                self._policy(),
+                env,
+                policy_kwargs=policy,
+                device=self._device,
+                seed=self._seed % 2**32,
+                **arguments,
+            )
+        except (AssertionError, ValueError, TypeError) as error:
+            text = " ".join(str(error).split())
+            raise ConfigError(f"sb3:{c.algorithm} refuses its configuration: {text}") from error
+
+    def fit(
+        self,
+        env: VectorEnv,
+        steps: int,
+        *,
+        on_row: Callable[[Row], None],
+        on_step: Callable[[int], bool],
+        write: Callable[[dict[str, float], int], None],
+    ) -> None:
+        """Train with SB3's own loop.
+
+        Args:
+            env: a fresh env.
+            steps: env steps to train for.
+            on_row: called with every row of the stream.
+            on_step: called with the env steps so far; False stops the training.
+            write: called with what SB3 logs and the env step.
+        """
+        model = self._make(StreamVecEnv(env, self.config.clip_reward, on_row), steps)
+        model.set_logger(Logger(None, [_Writer(write)]))
+        self._model = model
+
+        def go_on(done: int) -> bool:
+            self.env_steps = done
+            self.updates = int(getattr(model, "_n_updates", 0))
+            return on_step(done)
+
+        model.learn(steps, callback=_AfterStep(go_on), log_interval=4)
+
+    def predict(
+        self,
+        observation: np.ndarray,
+        state: Any = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, Any]:
+        """SB3's own."""
+        assert self._model is not None, "the agent has neither been trained nor loaded"
+        return self._model.predict(observation, state, episode_start, deterministic)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The policy's parameters by name."""
+        return {} if self._model is None else dict(self._model.policy.state_dict())
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """The inverse of `weights`."""
+        if self._model is None:
+            self._model = self._make(_SpacesOnly(*self._spaces), 1)
+        self._model.policy.load_state_dict(weights)
+
+
+class _SpacesOnly(StreamVecEnv):
+    """Shapes without an env, to rebuild a policy in."""
+
+    def __init__(self, observation_space: spaces.Box, action_space: spaces.Space[Any]) -> None:
+        VecEnv.__init__(self, 1, observation_space, action_space)
+
+
+def installed() -> Sequence[str]:
+    """The algorithms that can be used here."""
+    names = ["dqn", "ppo", "a2c"]
+    try:
+        import sb3_contrib  # noqa: F401  only whether it is there
+    except ImportError:
+        return names
+    return [*names, "qrdqn", "recurrent_ppo"]

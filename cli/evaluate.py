@@ -1,0 +1,76 @@
+"""`ludus evaluate RUN`: full held-out games with a trained agent."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ludus.cli.options import UsageError, parse, print_json
+from ludus.training.evaluate import evaluate
+from ludus.training.run import Run
+from ludus.training.statistics import summarise
+from ludus.training.train import load
+from tyro.conf import Positional
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Which run and how many games."""
+
+    run: Positional[Path]
+    """folder of the run"""
+    episodes: int = 20
+    """full games"""
+    seed: int = 0
+    """of the held-out games; training never plays them"""
+    epsilon: float = 0.0
+    """probability of a random action; 0 is the deterministic policy"""
+    num_envs: int = 8
+    """games at the same time"""
+    device: str = "auto"
+    """auto, cpu or cuda"""
+    json: bool = False
+    """print one JSON object on stdout and nothing else"""
+
+
+def run(argv: list[str]) -> int:
+    """Evaluate and print the scores."""
+    given = parse(Arguments, argv, verb="evaluate", about="Play full held-out games with RUN.")
+    for name, ok in (
+        ("episodes", given.episodes >= 1),
+        ("num_envs", given.num_envs >= 1),
+        ("seed", 0 <= given.seed < 1 << 40),
+        ("epsilon", 0 <= given.epsilon <= 1),
+    ):
+        if not ok:
+            raise UsageError(f"{name} is {getattr(given, name)}, which is out of range")
+    opened = Run.open(given.run)
+    config = opened.config()
+    agent = load(given.run, device=given.device)
+    result = evaluate(
+        agent,
+        config.env,
+        config.options,
+        episodes=given.episodes,
+        seed=given.seed,
+        epsilon=given.epsilon,
+        num_envs=given.num_envs,
+    )
+    score = summarise(np.array([result.returns]))
+    if given.json:
+        told: dict[str, Any] = {
+            "run": str(given.run),
+            "env": config.env,
+            "protocol": config.protocol,
+        }
+        told |= {"seed": given.seed, "epsilon": given.epsilon, "mean": score.mean}
+        told |= {"iqm": score.iqm, "interval": [score.low, score.high]}
+        told |= {"returns": result.returns, "lengths": result.lengths}
+        print_json(told)
+    else:
+        print(
+            f"{config.agent} on {config.env}, {given.episodes} games: mean {score.mean:.1f}, "
+            f"IQM {score.iqm:.1f} (95% interval {score.low:.1f} to {score.high:.1f}), "
+            f"lowest {min(result.returns):.1f}, highest {max(result.returns):.1f}"
+        )
+    return 0

@@ -1,0 +1,61 @@
+"""`ludus`: one verb a file; a user's mistake is one sentence and exit code 2."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from ludus.cli.options import UsageError, closest
+
+VERBS = {
+    "train": "train an agent on an env, or resume a training",
+    "evaluate": "play full held-out games with a trained agent",
+    "record": "write an MP4 of a trained agent",
+    "compare": "train several agents alike and lay their scores side by side",
+    "bench": "measure our speed against Stable-Baselines3's on this machine",
+    "list": "show the agents, envs or runs there are",
+}
+
+
+def _usage() -> str:
+    verbs = "\n".join(f"  {verb:10}{about}" for verb, about in VERBS.items())
+    return f"usage: ludus VERB ...\n\n{verbs}\n\nludus VERB --help shows every option of a verb."
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one verb; exits with its status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(_usage())
+        sys.exit(0 if words else 2)
+    try:
+        sys.exit(_run(words[0], words[1:]))
+    except KeyboardInterrupt:
+        print("ludus: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of a pipe has gone, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _run(verb: str, argv: list[str]) -> int:
+    try:
+        if verb not in VERBS:
+            raise UsageError(closest(verb, list(VERBS), "verb"))
+        module = importlib.import_module(f"ludus.cli.{verb}")
+        return module.run(argv)
+    except Exception as error:
+        if _is_the_users(error):
+            print(f"ludus: {error}", file=sys.stderr)
+            return 2
+        raise
+
+
+def _is_the_users(error: Exception) -> bool:
+    """Whether the error speaks to the user in one sentence, rather than of a bug of ours."""
+    from ludus.agents.agent import ConfigError
+    from ludus.envs.vector import EnvError
+    from ludus.training.checkpoint import CheckpointError
+    from ludus.training.run import RunError
+
+    return isinstance(error, UsageError | ConfigError | EnvError | CheckpointError | RunError)

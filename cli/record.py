@@ -1,0 +1,57 @@
+"""`ludus record RUN`: an MP4 of a trained agent."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ludus.cli.options import UsageError, parse, print_json
+from ludus.training.run import Run
+from ludus.training.train import load
+from ludus.training.video import record
+from tyro.conf import Positional
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Which run and which game."""
+
+    run: Positional[Path]
+    """folder of the run"""
+    out: Path | None = None
+    """the MP4; None for RUN/game.mp4"""
+    seed: int = 0
+    """of the held-out game"""
+    epsilon: float = 0.0
+    """probability of a random action"""
+    max_steps: int = 2_000
+    """env steps after which the film ends, the game over or not"""
+    device: str = "auto"
+    """auto, cpu or cuda"""
+    json: bool = False
+    """print one JSON object on stdout and nothing else"""
+
+
+def run(argv: list[str]) -> int:
+    """Record one game."""
+    given = parse(Arguments, argv, verb="record", about="Write an MP4 of RUN playing one game.")
+    if given.max_steps < 1 or not 0 <= given.epsilon <= 1 or not 0 <= given.seed < 1 << 40:
+        raise UsageError("max_steps must be 1 or more, epsilon from 0 to 1, seed 0 or more")
+    config = Run.open(given.run).config()
+    out = given.out or given.run / "game.mp4"
+    if out.suffix != ".mp4":
+        raise UsageError(f"{out} does not end in .mp4")
+    if not out.parent.is_dir():
+        raise UsageError(f"the folder {out.parent} is not there; make it first")
+    score, length = record(
+        load(given.run, device=given.device),
+        config.env,
+        config.options,
+        out,
+        seed=given.seed,
+        epsilon=given.epsilon,
+        max_steps=given.max_steps,
+    )
+    if given.json:
+        print_json({"video": str(out), "return": score, "length": length})
+    else:
+        print(f"{out}: {length} steps, return {score:.1f}")
+    return 0

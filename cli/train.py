@@ -1,0 +1,113 @@
+"""`ludus train AGENT ENV`: train an agent; `ludus train --resume RUN`: go on with a training."""
+
+import sys
+from dataclasses import dataclass, field, make_dataclass
+from pathlib import Path
+from typing import Any
+
+from ludus.agents import presets
+from ludus.cli.options import UsageError, parse, print_json
+from ludus.envs.make import EnvOptions, make
+from ludus.training.run import Run, TrainOptions
+from ludus.training.train import Session, Stopped
+from tyro.conf import OmitArgPrefixes
+
+ABOUT = """Train AGENT on ENV in a new run folder, or go on with RUN.
+
+ludus train AGENT ENV [options]     ludus train --resume RUN
+
+`ludus list agents` and `ludus list envs` show what there is."""
+
+
+@dataclass(frozen=True)
+class _Common:
+    """Where to and how loud."""
+
+    run_dir: Path = Path("runs")
+    """folder in which the run's own folder is made"""
+    quiet: bool = False
+    """no progress"""
+    json: bool = False
+    """print one JSON object on stdout and nothing else there"""
+
+
+@dataclass(frozen=True)
+class _Resume:
+    """Go on with a training."""
+
+    resume: Path
+    """folder of the run to go on with"""
+    quiet: bool = False
+    """no progress"""
+    json: bool = False
+    """print one JSON object on stdout and nothing else there"""
+
+
+def run(argv: list[str]) -> int:
+    """Train; exits 130 or 143 after a signal, with everything saved."""
+    if any(word.split("=")[0] == "--resume" for word in argv):
+        resumed = parse(_Resume, argv, verb="train", about=ABOUT)
+        session = Session.resume(Run.open(resumed.resume), quiet=resumed.quiet)
+        return _train(session, resumed.json)
+    names: list[str] = []
+    rest = list(argv)
+    while rest and not rest[0].startswith("-") and len(names) < 2:
+        names.append(rest.pop(0))
+    if len(names) < 2:
+        if "--help" in argv or "-h" in argv:
+            names = [names[0] if names else "dqn", "CartPole-v1"]
+        else:
+            raise UsageError(
+                "train needs an agent and an env, as in `ludus train dqn CartPole-v1`, "
+                "or --resume RUN"
+            )
+    agent, env_id = names
+    given: Any = parse(_arguments(agent, env_id), rest, verb=f"train {agent} {env_id}", about=ABOUT)
+    config = given.config if hasattr(given, "config") else None
+    common: _Common = given.common
+    session = Session.start(
+        agent, env_id, given.train, given.options, config, common.run_dir, quiet=common.quiet
+    )
+    return _train(session, common.json)
+
+
+def _arguments(agent: str, env_id: str) -> type[Any]:
+    """The options of that agent on that env, with their defaults."""
+    probe = make(env_id, 1)
+    try:
+        config = presets.preset(agent, probe)
+    finally:
+        probe.close()
+    train = TrainOptions(num_envs=presets.num_envs(agent, presets.family(probe)))
+    parts: list[Any] = [
+        ("train", OmitArgPrefixes[TrainOptions], field(default=train)),
+        ("options", OmitArgPrefixes[EnvOptions], field(default=EnvOptions())),
+        ("common", OmitArgPrefixes[_Common], field(default=_Common())),
+    ]
+    if not isinstance(config, presets.RandomConfig):
+        flat: Any = OmitArgPrefixes
+        parts.append(("config", flat[type(config)], field(default=config)))
+    return make_dataclass("TrainArguments", parts, frozen=True)
+
+
+def _train(session: Session, as_json: bool) -> int:
+    made = session.run
+    try:
+        session.run_to_end()
+    except Stopped as stop:
+        print(
+            f"ludus: {stop} at {session.agent.env_steps:,} steps, everything is saved; "
+            f"go on with: ludus train --resume {made.path}",
+            file=sys.stderr,
+        )
+        return stop.code
+    status = made.status()
+    if as_json:
+        evaluations = made.evaluations()
+        print_json({"run": str(made.path), **status, "evaluations": evaluations})
+    else:
+        score = status["score"]
+        shown = "not evaluated" if score is None else f"mean return {score:.1f} in evaluation"
+        print(f"{made.path}: {status['env_steps']:,} steps, {shown}")
+        print(f"learning curves: tensorboard --logdir {made.path}")
+    return 0

@@ -1,0 +1,173 @@
+"""Atari 2600 through ale-py's native vector env, with the protocol that fixes a score spelled out.
+
+Two protocols are in use and their scores must not be mixed: sticky actions (`ALE/Pong-v5`, Machado
+et al. 2018, https://arxiv.org/abs/1709.06009) and the 2015 DQN's (`PongNoFrameskip-v4`).
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from ale_py import ALEInterface, LoggerMode, roms
+from ale_py.vector_env import AtariVectorEnv
+from gymnasium import spaces
+from ludus.envs.vector import EnvError, Raw
+
+ALEInterface.setLoggerMode(LoggerMode.Error)  # no banner
+SCREEN = 84  # pixels a side, as in the 2015 DQN
+
+
+@dataclass(frozen=True)
+class AtariProtocol:
+    """What fixes a score on an Atari game."""
+
+    rom: str
+    """name of the game, e.g. pong"""
+    sticky: float
+    """probability that the emulator repeats the last action, per frame"""
+    frameskip: int = 4
+    """emulator frames an action lasts; the last two are max-pooled"""
+    stack: int = 4
+    """frames in one observation"""
+    life_loss: bool = False
+    """a lost life ends the episode for the learner; the game goes on"""
+    noop_max: int = 30
+    """a new game starts with 0 to noop_max - 1 no-ops"""
+    fire_reset: bool = True
+    """a new game starts with FIRE where the game has it"""
+    full_action_space: bool = False
+    """all 18 actions instead of the game's own"""
+    max_frames: int = 108_000
+    """emulator frames after which a game is cut off"""
+
+    def __post_init__(self) -> None:
+        """Refuse what would hang or crash the emulator."""
+        checks = {
+            "sticky": (0.0 <= self.sticky <= 1.0, "a probability from 0 to 1"),
+            "frameskip": (1 <= self.frameskip <= 60, "from 1 to 60 frames"),
+            "stack": (1 <= self.stack <= 32, "from 1 to 32 frames"),
+            "noop_max": (0 <= self.noop_max <= 1000, "from 0 to 1000 steps"),
+            "max_frames": (1 <= self.max_frames <= 10_000_000, "from 1 to 10,000,000 frames"),
+        }
+        for name, (ok, range_) in checks.items():
+            if not ok:
+                raise EnvError(f"{name} is {getattr(self, name)}; it must be {range_}")
+
+
+def game_names() -> list[str]:
+    """All games of ale-py, as in `ALE/<name>-v5`."""
+    return [name.title().replace("_", "") for name in roms.get_all_rom_ids()]
+
+
+def resolve(env_id: str) -> AtariProtocol | None:
+    """The protocol behind an Atari id, or None where the id is not one of Atari's."""
+    match = re.fullmatch(r"(?:ALE/(\w+)-v5|(\w+)NoFrameskip-v([04]))", env_id)
+    if not match:
+        return None
+    name, version = match[1] or match[2], match[3] or "5"
+    by_name = {rom.title().replace("_", "").lower(): rom for rom in roms.get_all_rom_ids()}
+    rom = by_name.get(name.lower())
+    if rom is None:
+        return None
+    if version == "4":
+        return AtariProtocol(rom, sticky=0.0, life_loss=True)
+    return AtariProtocol(rom, sticky=0.25)
+
+
+class AtariBackend:
+    """B games on the emulator's own threads, which run without Python's lock.
+
+    Args:
+        protocol: what fixes a score.
+        num_envs: B.
+        threads: emulator threads; 0 for one a core.
+        render: keep a colour twin of every game, so that `render` works.
+    """
+
+    def __init__(
+        self, protocol: AtariProtocol, num_envs: int, threads: int = 0, render: bool = False
+    ) -> None:
+        self.num_envs = num_envs
+        self._env = self._vector(protocol, num_envs, threads, picture=False)
+        self._twin = self._vector(protocol, num_envs, threads, picture=True) if render else None
+        self._picture: np.ndarray | None = None
+        space = self._env.single_observation_space
+        assert isinstance(space, spaces.Box)
+        self.observation_space = space
+        self.action_names: Sequence[str] = _action_names(protocol)
+        self.action_space = spaces.Discrete(len(self.action_names))
+        self._lives = np.zeros(num_envs, np.int64)
+        self._started = False
+
+    @staticmethod
+    def _vector(
+        protocol: AtariProtocol, num_envs: int, threads: int, *, picture: bool
+    ) -> AtariVectorEnv:
+        return AtariVectorEnv(
+            protocol.rom,
+            num_envs,
+            num_threads=threads,
+            max_num_frames_per_episode=protocol.max_frames,
+            repeat_action_probability=protocol.sticky,
+            full_action_space=protocol.full_action_space,
+            img_height=210 if picture else SCREEN,
+            img_width=160 if picture else SCREEN,
+            grayscale=not picture,
+            stack_num=1 if picture else protocol.stack,
+            frameskip=protocol.frameskip,
+            noop_max=protocol.noop_max,
+            use_fire_reset=protocol.fire_reset,
+            # The game's own end is `terminated`; lost lives are read off `info["lives"]`.
+            episodic_life=False,
+            life_loss_info=False,
+            reward_clipping=False,
+        )
+
+    def reset(self, mask: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+        """Start new games where mask [B] is true; return all observations."""
+        chosen = mask if self._started else np.ones(self.num_envs, bool)  # ale-py: all come first
+        self._started = True
+        options = {"reset_mask": chosen}
+        seed = seeds[chosen].astype(np.int32)
+        obs, info = self._env.reset(seed=seed, options=options)
+        self._lives = np.asarray(info["lives"], np.int64)
+        if self._twin is not None:
+            self._picture = self._twin.reset(seed=seed, options=options)[0]
+        return obs
+
+    def send(self, actions: np.ndarray) -> None:
+        """Start one step; an action outside the action set would hang the emulator for ever."""
+        self._env.send(actions)
+        if self._twin is not None:
+            self._twin.send(actions)
+
+    def recv(self) -> Raw:
+        """Wait for the emulator."""
+        obs, reward, terminated, truncated, info = self._env.recv()
+        if self._twin is not None:
+            self._picture = self._twin.recv()[0]
+        lives = np.asarray(info["lives"], np.int64)
+        lost = (lives < self._lives) & (lives > 0) & ~terminated
+        self._lives = lives
+        return Raw(obs, reward.astype(np.float32), terminated, truncated, lost)
+
+    def render(self, index: int) -> np.ndarray:
+        """The game's screen in colour, [210, 160, 3] uint8."""
+        if self._picture is None:
+            raise EnvError("make the env with render=True to see its picture")
+        return self._picture[index, 0]
+
+    def close(self) -> None:
+        """End the emulator's threads, which live as long as the object."""
+        del self._env, self._twin
+
+
+def _action_names(protocol: AtariProtocol) -> list[str]:
+    ale = ALEInterface()
+    path = roms.get_rom_path(protocol.rom)
+    assert path is not None, "resolve only knows games whose ROM is there"
+    ale.loadROM(path)
+    full = protocol.full_action_space
+    actions = ale.getLegalActionSet() if full else ale.getMinimalActionSet()
+    return [action.name.lower() for action in actions]

@@ -1,0 +1,220 @@
+"""From an env's name to a vector env under the stream contract."""
+
+import difflib
+import importlib
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import ale_py
+import gymnasium
+from gymnasium.error import Error as GymnasiumError
+from ludus.envs import atari, probes  # noqa: F401  importing the probes registers them
+from ludus.envs.minatar import GAMES, MinAtarBackend
+from ludus.envs.stack import FrameStack
+from ludus.envs.vector import Backend, EnvError, VectorEnv
+from ludus.envs.workers import CartPoleBackend, GymnasiumBackend
+
+MAX_ENVS = 4096
+
+
+@dataclass(frozen=True)
+class EnvOptions:
+    """What may be changed of an env's protocol; None keeps what its id stands for."""
+
+    stack: int | None = None
+    """frames in one observation (Atari: 4, elsewhere: 1)"""
+    sticky: float | None = None
+    """Atari, MinAtar: probability that the last action is repeated"""
+    frameskip: int | None = None
+    """Atari: emulator frames an action lasts"""
+    noop_max: int | None = None
+    """Atari: a new game starts with 0 to noop_max - 1 no-ops"""
+    life_loss: bool | None = None
+    """Atari: a lost life ends the episode for the learner; the game goes on"""
+    full_action_space: bool | None = None
+    """Atari, MinAtar: every action instead of the game's own"""
+    max_frames: int | None = None
+    """Atari: emulator frames after which a game is cut off"""
+    timeout: float = 60.0
+    """seconds one step may take"""
+    threads: int = 0
+    """Atari: emulator threads; 0 for one a core"""
+
+
+_ATARI_ONLY = ("frameskip", "noop_max", "life_loss", "max_frames")
+
+
+def make(
+    env_id: str,
+    num_envs: int = 8,
+    seed: int = 0,
+    options: EnvOptions | None = None,
+    *,
+    render: bool = False,
+) -> VectorEnv:
+    """One vector env under the stream contract for any Gymnasium id.
+
+    Args:
+        env_id: `CartPole-v1`, `ALE/Pong-v5`, `PongNoFrameskip-v4`, `MinAtar/Breakout-v1`,
+            `ludus/Recall-v0`, or `module:Env-v0` for one's own.
+        num_envs: envs that step together, 1 to 4096.
+        seed: fixes every episode of every env, together with the env's index, 0 to 2^63 - 1.
+        options: changes to the protocol that the id stands for.
+        render: keep pictures, so that `VectorEnv.render` works.
+
+    Raises:
+        EnvError: an unknown id, a bad value, an option that the env does not have.
+    """
+    options = options or EnvOptions()
+    if not 1 <= num_envs <= MAX_ENVS:
+        raise EnvError(f"num_envs is {num_envs}; it must be from 1 to {MAX_ENVS}")
+    if not 0 <= seed < 2**63:
+        raise EnvError(f"seed is {seed}; it must be from 0 to 2^63 - 1")
+    if not 0 < options.timeout < float("inf"):
+        raise EnvError(f"timeout is {options.timeout}; it must be a positive number of seconds")
+    if not 0 <= options.threads <= 1024:
+        raise EnvError(f"threads is {options.threads}; it must be from 0 to 1024")
+    if options.stack is not None and not 1 <= options.stack <= 32:
+        raise EnvError(f"stack is {options.stack}; it must be from 1 to 32 frames")
+    protocol = atari.resolve(env_id)
+    if protocol is not None:
+        return _make_atari(env_id, protocol, num_envs, seed, options, render)
+    for name in _ATARI_ONLY:
+        if getattr(options, name) is not None:
+            raise EnvError(f"{name} is for Atari games; {env_id} does not have it")
+    if env_id.startswith("MinAtar/"):
+        return _make_minatar(env_id, num_envs, seed, options)
+    for name in ("sticky", "full_action_space"):
+        if getattr(options, name) is not None:
+            raise EnvError(f"{name} is for Atari and MinAtar games; {env_id} does not have it")
+    return _make_gymnasium(env_id, num_envs, seed, options, render)
+
+
+def _make_atari(
+    env_id: str,
+    protocol: atari.AtariProtocol,
+    num_envs: int,
+    seed: int,
+    options: EnvOptions,
+    render: bool,
+) -> VectorEnv:
+    names = {field.name for field in fields(protocol)}
+    changed = {k: v for k, v in asdict(options).items() if v is not None and k in names}
+    protocol = replace(protocol, **changed)
+    return VectorEnv(
+        atari.AtariBackend(protocol, num_envs, options.threads, render),
+        env_id=env_id,
+        protocol={"kind": "atari", **asdict(protocol)},
+        seed=seed,
+        stack=protocol.stack,
+        life_loss=protocol.life_loss,
+        timeout=options.timeout,
+    )
+
+
+def _make_minatar(env_id: str, num_envs: int, seed: int, options: EnvOptions) -> VectorEnv:
+    known = {
+        f"MinAtar/{name.title().replace('_', '')}-{version}": (name, version == "v0")
+        for name in GAMES
+        for version in ("v0", "v1")
+    }
+    if env_id not in known:
+        raise EnvError(_unknown(env_id, list(known)))
+    game, full = known[env_id]
+    full = full if options.full_action_space is None else options.full_action_space
+    sticky = 0.1 if options.sticky is None else options.sticky
+    if not 0.0 <= sticky <= 1.0:
+        raise EnvError(f"sticky is {sticky}; it must be a probability from 0 to 1")
+    stack = options.stack or 1
+    backend: Backend = MinAtarBackend(
+        game, num_envs, sticky_action_prob=sticky, full_action_set=full
+    )
+    if stack > 1:
+        backend = FrameStack(backend, stack)
+    protocol = {
+        "kind": "minatar",
+        "game": game,
+        "sticky": sticky,
+        "full_action_space": full,
+        "difficulty_ramping": True,
+        "stack": stack,
+    }
+    return VectorEnv(
+        backend, env_id=env_id, protocol=protocol, seed=seed, stack=stack, trusted=True
+    )
+
+
+def _make_gymnasium(
+    env_id: str, num_envs: int, seed: int, options: EnvOptions, render: bool
+) -> VectorEnv:
+    spec = _spec(env_id)
+    limit = spec.max_episode_steps
+    source = str(spec.entry_point)
+    known = source.startswith(("gymnasium.envs.classic", "ludus.envs.probes"))
+    backend: Backend
+    if source.startswith("gymnasium.envs.classic_control.cartpole:") and spec.vector_entry_point:
+        backend = CartPoleBackend(num_envs, limit or 500, render)
+    else:
+        mode = "rgb_array" if render else None
+
+        def make_env() -> gymnasium.Env[Any, Any]:
+            return gymnasium.make(env_id, render_mode=mode, disable_env_checker=True)
+
+        try:
+            backend = GymnasiumBackend(make_env, num_envs, not known, options.timeout)
+        except EnvError:
+            raise
+        except Exception as error:  # whatever a user's constructor may raise
+            text = " ".join(str(error).split())
+            raise EnvError(f"{env_id} could not be made: {type(error).__name__}: {text}") from error
+    stack = options.stack or 1
+    if stack > 1:
+        backend = FrameStack(backend, stack)
+    return VectorEnv(
+        backend,
+        env_id=env_id,
+        protocol={"kind": "gymnasium", "max_episode_steps": limit, "stack": stack},
+        seed=seed,
+        stack=stack,
+        timeout=options.timeout,
+        trusted=True,  # a worker has its own deadline; the envs in this process are bounded
+    )
+
+
+def _spec(env_id: str) -> Any:
+    """The registered spec of `Env-v0` or `module:Env-v0`."""
+    module, _, name = env_id.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise EnvError(
+                f"{env_id}: the module {module} could not be imported ({error}); "
+                "run from its folder or install it"
+            ) from error
+    try:
+        spec = gymnasium.spec(name or env_id)
+    except GymnasiumError as error:
+        raise EnvError(_unknown(env_id, known_ids())) from error
+    return spec
+
+
+def known_ids() -> list[str]:
+    """Every env id that `make` knows by name on this machine."""
+    gymnasium.register_envs(ale_py)
+    minatar_ids = [f"MinAtar/{n.title().replace('_', '')}-{v}" for n in GAMES for v in ("v0", "v1")]
+    names = [f"ALE/{name}-v5" for name in atari.game_names()]
+    names += [f"{name}NoFrameskip-v4" for name in atari.game_names()]
+    plain = [
+        name
+        for name, spec in gymnasium.registry.items()
+        if not name.startswith(("ALE/", "phys2d/", "tabular/", "MinAtar/", "GymV"))
+        and "ale_py" not in str(spec.entry_point)
+    ]
+    return plain + minatar_ids + names
+
+
+def _unknown(env_id: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(env_id, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]}?" if close else "; `ludus list envs` shows all"
+    return f"there is no env {env_id}{hint}"

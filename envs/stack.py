@@ -1,0 +1,45 @@
+"""Frame stacking for envs that do not stack themselves: the last k observations, oldest first."""
+
+import numpy as np
+from gymnasium import spaces
+from ludus.envs.vector import Backend, Raw
+
+
+class FrameStack:
+    """A backend that shows the last `stack` observations, zeros before the first."""
+
+    def __init__(self, inner: Backend, stack: int) -> None:
+        self._inner = inner
+        self.num_envs, self.action_space = inner.num_envs, inner.action_space
+        self.action_names = inner.action_names
+        space = inner.observation_space
+        low = np.broadcast_to(space.low, (stack, *space.shape))
+        high = np.broadcast_to(space.high, (stack, *space.shape))
+        self.observation_space = spaces.Box(low, high, dtype=space.dtype.type)
+        self._frames = np.zeros((self.num_envs, stack, *space.shape), space.dtype)
+
+    def reset(self, mask: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+        """Start new episodes where mask [B] is true; return all observations."""
+        obs = self._inner.reset(mask, seeds)
+        self._frames[mask] = 0
+        self._frames[mask, -1] = obs[mask]
+        return self._frames.copy()
+
+    def send(self, actions: np.ndarray) -> None:
+        """Start one step."""
+        self._inner.send(actions)
+
+    def recv(self) -> Raw:
+        """Wait for the step and push its observation."""
+        raw = self._inner.recv()
+        self._frames = np.roll(self._frames, -1, axis=1)
+        self._frames[:, -1] = raw.obs
+        return raw._replace(obs=self._frames.copy())
+
+    def render(self, index: int) -> np.ndarray:
+        """The picture of one env."""
+        return self._inner.render(index)
+
+    def close(self) -> None:
+        """Close the envs."""
+        self._inner.close()

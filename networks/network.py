@@ -1,0 +1,39 @@
+"""A network is encoder, core and head; observations are always [T, B, *obs], acting is T = 1."""
+
+from typing import Generic, TypeVar
+
+from ludus.networks.cores import NoCore, RecurrentCore, State
+from torch import Tensor, nn
+
+Out = TypeVar("Out")
+
+
+class Network(nn.Module, Generic[Out]):
+    """Encoder, core and head, each chosen on its own.
+
+    Args:
+        encoder: [N, *obs] to [N, dim].
+        core: [T, B, dim] to [T, B, units], with a state.
+        head: [T, B, units] to what the agent asks for.
+    """
+
+    def __init__(self, encoder: nn.Module, core: NoCore | RecurrentCore, head: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.core, self.head = encoder, core, head
+
+    def initial_state(self, batch: int) -> State:
+        """The core's state before an episode."""
+        return self.core.initial_state(batch)
+
+    def forward(self, obs: Tensor, state: State, first: Tensor) -> tuple[Out, State]:
+        """What the head says of obs [T, B, *obs], and the state after it.
+
+        Args:
+            obs: observations, uint8 or float32.
+            state: of the core before row 0.
+            first: [T, B] bool, the row opens an episode.
+        """
+        steps, batch = obs.shape[:2]
+        x = self.encoder(obs.flatten(0, 1)).unflatten(0, (steps, batch))  # [T, B, dim]
+        x, state = self.core(x, state, first)  # [T, B, units]
+        return self.head(x), state

@@ -1,0 +1,100 @@
+"""Evaluation: full games on seeds that training never sees, unclipped, under the same protocol."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from ludus.envs.make import EnvOptions, make
+from ludus.envs.vector import VectorEnv
+
+HELD_OUT = 1 << 40  # added to an evaluation's seed; training seeds lie below
+
+
+class Player(Protocol):
+    """Whatever acts with SB3's `predict`."""
+
+    def predict(
+        self,
+        observation: np.ndarray,
+        state: Any = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, Any]:
+        """Actions for a batch of observations, and the state."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The games of one evaluation, in the order of their seeds."""
+
+    returns: list[float]  # unclipped
+    lengths: list[int]  # env steps
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return float(np.mean(self.returns))
+
+
+def evaluate(
+    player: Player,
+    env_id: str,
+    options: EnvOptions,
+    *,
+    episodes: int,
+    seed: int = 0,
+    epsilon: float = 0.0,
+    num_envs: int = 8,
+    on_game: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Play `episodes` full games and return their scores.
+
+    Env i plays the games i, i + n, i + 2n, ...: a fixed set of games, so that fast ones are not
+    counted more often than slow ones.
+
+    Args:
+        player: who plays, without exploration of its own.
+        env_id: what is played.
+        options: the protocol, as in training.
+        episodes: games, 1 or more.
+        seed: of the held-out set.
+        epsilon: probability of a random action; 0 is the deterministic policy.
+        num_envs: games at the same time; the scores do not depend on the machine's speed.
+        on_game: called with the number of finished games.
+    """
+    env = make(env_id, min(num_envs, episodes), seed + HELD_OUT, options)
+    env.action_space.seed(seed)
+    try:
+        return _play(player, env, episodes, np.random.default_rng([seed, 3]), epsilon, on_game)
+    finally:
+        env.close()
+
+
+def _play(
+    player: Player,
+    env: VectorEnv,
+    episodes: int,
+    generator: np.random.Generator,
+    epsilon: float,
+    on_game: Callable[[int], None] | None,
+) -> Evaluation:
+    count = env.num_envs
+    quota = np.array([len(range(i, episodes, count)) for i in range(count)])
+    scores: list[list[tuple[float, int]]] = [[] for _ in range(count)]
+    row, state = env.reset(), None
+    done = 0
+    while done < episodes:
+        actions, state = player.predict(row.obs, state, row.first, deterministic=True)
+        for i in np.flatnonzero(generator.random(count) < epsilon) if epsilon else ():
+            actions[i] = env.action_space.sample()
+        env.send(actions)
+        row = env.recv()
+        for i in np.flatnonzero(row.game_over):
+            if len(scores[i]) < quota[i]:
+                scores[i].append((float(row.episode_return[i]), int(row.episode_length[i])))
+                done += 1
+                if on_game is not None:
+                    on_game(done)
+    ordered = [scores[game % count][game // count] for game in range(episodes)]
+    return Evaluation([r for r, _ in ordered], [n for _, n in ordered])

@@ -1,0 +1,204 @@
+"""What a training says while it runs: TensorBoard with SB3's tags, episodes.csv, a progress bar."""
+
+import csv
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from ludus.envs.vector import Row
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from torch.utils.tensorboard import SummaryWriter
+
+_WINDOW = 100  # finished games in a mean, as in SB3
+_PLAIN_SECONDS = 10.0  # between lines where there is no terminal
+_ROLLOUT = ("exploration_rate",)
+
+
+class Episodes:
+    """The finished games of a run: env steps and seconds at the end, unclipped return, length."""
+
+    columns = ("env_steps", "seconds", "return", "length")
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, float, float, int]] = []
+
+    def array(self) -> np.ndarray:
+        """[games, 4] float64."""
+        return np.array(self.rows, np.float64).reshape(-1, 4)
+
+    @classmethod
+    def read(cls, path: Path) -> np.ndarray:
+        """[games, 4] float64 from an episodes.csv."""
+        return np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2).reshape(-1, 4)
+
+
+class Bar:
+    """A progress bar with steps, speed, return and time left; plain lines without a terminal."""
+
+    def __init__(self, name: str, total: int, done: int, quiet: bool) -> None:
+        self._name, self._total, self._quiet = name, total, quiet
+        self._console = Console(stderr=True)
+        self._last_line = time.monotonic()
+        self._started, self._first = time.monotonic(), done
+        self._progress: Progress | None = None
+        if self._console.is_terminal and not quiet:
+            self._progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[fps]} steps/s  return {task.fields[score]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=self._console,
+                refresh_per_second=4,
+            )
+            self._progress.start()
+            self._task = self._progress.add_task(
+                name, total=total, completed=done, fps="-", score="-"
+            )
+
+    def update(self, done: int, score: float | None) -> None:
+        """Show env steps done and the mean return."""
+        now = time.monotonic()
+        fps = (done - self._first) / max(now - self._started, 1e-9)
+        shown = "-" if score is None else f"{score:.1f}"
+        if self._progress is not None:
+            self._progress.update(self._task, completed=done, fps=f"{fps:.0f}", score=shown)
+        elif not self._quiet and (now - self._last_line > _PLAIN_SECONDS or done >= self._total):
+            self._last_line = now
+            left = (self._total - done) / max(fps, 1e-9)
+            self._console.print(
+                f"{self._name}: {done:,} of {self._total:,} steps, {fps:.0f} steps/s, "
+                f"return {shown}, {left:.0f} s left",
+                highlight=False,
+            )
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._progress is not None:
+            self._progress.stop()
+
+
+class Logger:
+    """One run's log.
+
+    Args:
+        path: the run's folder.
+        name: shown beside the progress bar.
+        total: env steps of the whole training.
+        every: env steps between two points in TensorBoard.
+        quiet: no progress.
+        state: what `state_dict` returned, to go on from.
+        done: env steps already done.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        total: int,
+        every: int,
+        quiet: bool,
+        state: dict[str, Any] | None = None,
+        done: int = 0,
+    ) -> None:
+        self.episodes = Episodes()
+        self._window: deque[tuple[float, int]] = deque(maxlen=_WINDOW)
+        self._seconds_before, self._started = 0.0, time.monotonic()
+        self._every, self._next = every, done + every
+        if state is not None:
+            self.episodes.rows = [tuple(row) for row in state["episodes"].tolist()]
+            self._window.extend((row[2], int(row[3])) for row in self.episodes.rows[-_WINDOW:])
+            self._seconds_before = state["seconds"]
+            self._next = state["next"]
+        # points after the checkpoint, left by the killed process, are dropped by TensorBoard
+        self._writer = SummaryWriter(str(path), purge_step=done + 1 if state else None)
+        self._file: TextIO = (path / "episodes.csv").open("w", newline="")
+        self._csv = csv.writer(self._file)
+        self._csv.writerow(Episodes.columns)
+        self._csv.writerows(self.episodes.rows)
+        self._fps = (time.monotonic(), done)
+        self._ended: float | None = None
+        self.bar = Bar(name, total, done, quiet)
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds of training, all sittings together."""
+        return self._seconds_before + (self._ended or time.monotonic()) - self._started
+
+    @property
+    def mean_return(self) -> float | None:
+        """Mean unclipped return of the last 100 finished games."""
+        return float(np.mean([r for r, _ in self._window])) if self._window else None
+
+    def row(self, row: Row, env_steps: int) -> None:
+        """Account for the games that ended in this row."""
+        if not row.game_over.any():
+            return
+        for i in np.flatnonzero(row.game_over):
+            score, length = float(row.episode_return[i]), int(row.episode_length[i])
+            self._window.append((score, length))
+            self.episodes.rows.append((env_steps, round(self.seconds, 3), score, length))
+            self._csv.writerow(self.episodes.rows[-1])
+        self._file.flush()
+
+    def due(self, env_steps: int) -> bool:
+        """Whether a point in TensorBoard is due; says so once."""
+        if env_steps < self._next:
+            return False
+        self._next += self._every * (1 + (env_steps - self._next) // self._every)
+        return True
+
+    def progress(self, env_steps: int) -> None:
+        """Move the progress bar."""
+        self.bar.update(env_steps, self.mean_return)
+
+    def write(self, metrics: dict[str, float], env_steps: int, updates: int) -> None:
+        """One point of every curve."""
+        now = time.monotonic()
+        then, steps = self._fps
+        self._fps = (now, env_steps)
+        points = {_tag(name): value for name, value in metrics.items()}
+        points["train/n_updates"] = updates
+        points["time/fps"] = (env_steps - steps) / max(now - then, 1e-9)
+        if self._window:
+            points["rollout/ep_rew_mean"] = float(np.mean([r for r, _ in self._window]))
+            points["rollout/ep_len_mean"] = float(np.mean([n for _, n in self._window]))
+        self.scalars(points, env_steps)
+
+    def scalars(self, points: dict[str, float], env_steps: int) -> None:
+        """Points under their full tags."""
+        for tag, value in points.items():
+            self._writer.add_scalar(tag, value, env_steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed log goes on from."""
+        return {
+            "episodes": self.episodes.array(),
+            "seconds": self.seconds,
+            "next": self._next,
+        }
+
+    def close(self) -> None:
+        """Flush everything."""
+        self._ended = time.monotonic()
+        self.bar.close()
+        self._writer.close()
+        self._file.close()
+
+
+def _tag(name: str) -> str:
+    if "/" in name:
+        return name
+    return f"rollout/{name}" if name in _ROLLOUT else f"train/{name}"

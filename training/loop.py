@@ -1,0 +1,46 @@
+"""The training loop: act, send, learn while the env works, receive, observe."""
+
+from collections.abc import Callable
+
+from ludus.agents.agent import Agent, Step
+from ludus.envs.vector import Row, VectorEnv
+from ludus.networks.cores import State
+
+
+def train_loop(
+    agent: Agent,
+    env: VectorEnv,
+    row: Row,
+    state: State,
+    steps: int,
+    after: Callable[[Row, State], bool],
+) -> None:
+    """Train until the agent has taken `steps` env steps.
+
+    Args:
+        agent: acts, observes and learns at its own cadence.
+        env: the stream.
+        row: where the stream stands, from `env.reset` or a checkpoint.
+        state: the agent's state there.
+        steps: env steps, those already taken included.
+        after: called after each step with where the stream stands; False ends the loop.
+    """
+    while agent.env_steps < steps:
+        action, state, extras = agent.act(row.obs, state, row.first, explore=True)
+        env.send(action)
+        agent.learn()  # on what was observed up to this row, while the env works
+        following = env.recv()
+        agent.observe(
+            Step(
+                obs=row.obs,
+                first=row.first,
+                valid=~row.game_over,
+                action=action,
+                reward=following.reward,
+                terminated=following.terminated,
+                extras=extras,
+            )
+        )
+        row = following
+        if not after(row, state):
+            return

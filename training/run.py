@@ -1,0 +1,253 @@
+"""A run's folder: one training of one agent on one env with one seed.
+
+runs/<env>/<agent>/<seed>-<time>/
+    config.json     agent, env, options, protocol, versions, commit: all that repeats the run
+    status.json     running, finished, stopped or failed; env steps; score
+    episodes.csv    env_steps, seconds, return, length of every finished game
+    evaluations.json
+    checkpoints/    for resuming, the newest few
+    weights/        what acting needs, after each evaluation and at the end
+    events.out...   TensorBoard
+"""
+
+import json
+import platform
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+from time import strftime
+from typing import Any, TypeVar
+
+from ludus.agents import presets
+from ludus.agents.dqn import DQNConfig
+from ludus.agents.sb3 import SB3Config
+from ludus.agents.uniform import RandomConfig
+from ludus.envs.make import EnvOptions
+from ludus.training.checkpoint import CheckpointError, newest_checkpoint, write_atomically
+from torch import Tensor
+
+_CONFIGS: dict[str, type[presets.Config]] = {
+    config.__name__: config for config in (DQNConfig, SB3Config, RandomConfig)
+}
+_PACKAGES = ("ludus", "torch", "numpy", "gymnasium", "ale-py", "minatar", "stable-baselines3")
+_T = TypeVar("_T")
+
+
+class RunError(RuntimeError):
+    """A run cannot be used: the message says which and why."""
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How long and how to train, whatever the agent."""
+
+    steps: int = 100_000
+    """env steps (decisions) to train for"""
+    seed: int = 0
+    """fixes the envs, the weights, the exploration and the sampling"""
+    num_envs: int = 8
+    """envs that step together"""
+    device: str = "auto"
+    """auto, cpu or cuda; auto takes the GPU where there is one"""
+    log_every: int = 1_000
+    """env steps between two points in TensorBoard"""
+    eval_every: int = 0
+    """env steps between two evaluations; 0 for one at the end only"""
+    eval_episodes: int = 10
+    """full games of an evaluation; 0 for no evaluation"""
+    eval_epsilon: float = 0.0
+    """probability of a random action in an evaluation; 0 is the deterministic policy"""
+    checkpoint_seconds: float = 300.0
+    """seconds between two checkpoints"""
+    keep_checkpoints: int = 2
+    """checkpoints that stay, the newest"""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        for name in ("steps", "num_envs", "log_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise RunError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        for name in ("seed", "eval_every", "eval_episodes", "checkpoint_seconds"):
+            if not getattr(self, name) >= 0:
+                raise RunError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        if self.seed >= 1 << 40:
+            raise RunError(
+                f"seed is {self.seed}; it must be below 2^40, where held-out seeds begin"
+            )
+        if not 0 <= self.eval_epsilon <= 1:
+            raise RunError(f"eval_epsilon is {self.eval_epsilon}; it must be from 0 to 1")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise RunError(f"device is {self.device}; it must be auto, cpu or cuda")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All that repeats a run."""
+
+    agent: str
+    env: str
+    train: TrainOptions
+    options: EnvOptions
+    config: presets.Config
+    protocol: dict[str, Any]
+
+
+def _from_json(kind: type[_T], values: dict[str, Any]) -> _T:
+    """A config dataclass from JSON, whose lists were tuples."""
+    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]  # always a dataclass
+    unknown = set(values) - known
+    if unknown:
+        raise RunError(f"{kind.__name__} has no field {sorted(unknown)[0]}")
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def _commit() -> str | None:
+    """The git commit of the working folder, with a + where files differ from it."""
+    here = Path(__file__).resolve().parent
+    try:
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=40", "--exclude=*"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit.stdout.strip()
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a score depends on."""
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in _PACKAGES},
+    }
+
+
+class Run:
+    """The folder of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, root: Path, config: RunConfig) -> "Run":
+        """A new folder under root, named after env, agent, seed and time, with its config."""
+        parts = (config.env.replace("/", "-").replace(":", "-"), config.agent.replace(":", "-"))
+        stem = f"{config.train.seed}-{strftime('%Y%m%d-%H%M%S')}"
+        for suffix in range(1000):
+            path = root.joinpath(*parts, stem + (f"-{suffix}" if suffix else ""))
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise RunError(f"the run folder {path} cannot be made: {error.strerror}") from error
+            break
+        run = cls(path)
+        told = {
+            "agent": config.agent,
+            "env": config.env,
+            "train": asdict(config.train),
+            "options": asdict(config.options),
+            "config_type": type(config.config).__name__,
+            "config": asdict(config.config),
+            "protocol": config.protocol,
+            "versions": versions(),
+            "commit": _commit(),
+            "command": sys.argv,
+        }
+        write_atomically(path / "config.json", json.dumps(told, indent=2))
+        return run
+
+    @classmethod
+    def open(cls, path: Path | str) -> "Run":
+        """An existing run.
+
+        Raises:
+            RunError: there is none at that path.
+        """
+        run = cls(Path(path))
+        if not (run.path / "config.json").is_file():
+            raise RunError(
+                f"{path} is not a run: it has no config.json; `ludus list runs` shows all"
+            )
+        return run
+
+    def config(self) -> RunConfig:
+        """What the run was started with.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        try:
+            told = json.loads((self.path / "config.json").read_text())
+            return RunConfig(
+                told["agent"],
+                told["env"],
+                _from_json(TrainOptions, told["train"]),
+                _from_json(EnvOptions, told["options"]),
+                _from_json(_CONFIGS[told["config_type"]], told["config"]),
+                told["protocol"],
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{self.path}/config.json cannot be read: {error}") from error
+
+    def write_evaluations(self, evaluations: list[dict[str, Any]]) -> None:
+        """Keep every evaluation: env_steps, returns and lengths of its games."""
+        write_atomically(self.path / "evaluations.json", json.dumps(evaluations))
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """What `write_evaluations` kept."""
+        try:
+            return json.loads((self.path / "evaluations.json").read_text())
+        except (OSError, ValueError):
+            return []
+
+    def newest_weights(self) -> dict[str, Tensor]:
+        """What acting needs, from the weights folder, else from the newest checkpoint.
+
+        Raises:
+            RunError: the run has neither yet.
+        """
+        found = []
+        for folder, part in ((self.weights, None), (self.checkpoints, "agent")):
+            try:
+                tree, _ = newest_checkpoint(folder)
+            except CheckpointError:
+                continue
+            found.append(tree if part is None else tree[part].get("network", {}))
+        if not found:
+            raise RunError(f"{self.path} has no weights yet: it has not saved a checkpoint")
+        return found[0]
+
+    def write_status(self, state: str, env_steps: int, score: float | None) -> None:
+        """Say how the run stands: running, finished, stopped or failed."""
+        status = {"state": state, "env_steps": env_steps, "score": score}
+        write_atomically(self.path / "status.json", json.dumps(status))
+
+    def status(self) -> dict[str, Any]:
+        """What `write_status` said last."""
+        try:
+            return json.loads((self.path / "status.json").read_text())
+        except (OSError, ValueError):
+            return {"state": "unknown", "env_steps": 0, "score": None}
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints lie."""
+        return self.path / "checkpoints"
+
+    @property
+    def weights(self) -> Path:
+        """Where the newest weights lie."""
+        return self.path / "weights"
+
+
+def all_runs(root: Path) -> list[Run]:
+    """Every run below root, by path."""
+    return [Run(path.parent) for path in sorted(root.glob("*/*/*/config.json"))]
