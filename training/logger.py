@@ -118,8 +118,11 @@ class Logger:
         self._seconds_before, self._started = 0.0, time.monotonic()
         self._every, self._next = every, done + every
         if state is not None:
-            self.episodes.rows = [tuple(row) for row in state["episodes"].tolist()]
-            self._window.extend((row[2], int(row[3])) for row in self.episodes.rows[-_WINDOW:])
+            self.episodes.rows = [
+                (int(at), seconds, score, int(length))
+                for at, seconds, score, length in state["episodes"].tolist()
+            ]
+            self._window.extend((row[2], row[3]) for row in self.episodes.rows[-_WINDOW:])
             self._seconds_before = state["seconds"]
             self._next = state["next"]
         # points after the checkpoint, left by the killed process, are dropped by TensorBoard

@@ -1,0 +1,106 @@
+
+import numpy as np
+import pytest
+import torch
+
+from ludus.training.checkpoint import (
+    CheckpointError,
+    newest_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+)
+
+
+def _tree(value: float = 1.0):
+    generator = np.random.default_rng(3).bit_generator.state  # holds integers of 128 bits
+    return {
+        "weights": {"a": torch.full((2, 3), value), "scalar": torch.tensor(5.0)},
+        "moments": [{"step": torch.tensor(2.0)}, {}],
+        "small": np.arange(5),
+        "flags": np.array([True, False]),
+        "large": np.arange(400_000, dtype=np.float64).reshape(1000, 400),
+        "generator": generator,
+        "count": 7,
+        "rate": 0.1 + 0.2,
+        "nothing": None,
+        "text": "x",
+        "empty": np.zeros((0, 4)),
+    }
+
+
+def _equal(a, b):
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            _equal(a[key], b[key])
+    elif isinstance(a, list):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            _equal(x, y)
+    elif isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype
+        assert torch.equal(a, b)
+    elif isinstance(a, np.ndarray):
+        assert a.dtype == b.dtype
+        assert np.array_equal(a, b)
+    else:
+        assert a == b
+
+
+def test_what_is_saved_comes_back(tmp_path):
+    tree = _tree()
+    path = save_checkpoint(tmp_path / "c", 12, tree, keep=2)
+    assert path.name == "000000000012"
+    _equal(tree, read_checkpoint(path))
+
+
+def test_channels_last_tensors_keep_their_values(tmp_path):
+    x = torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
+    path = save_checkpoint(tmp_path, 1, {"x": x}, keep=1)
+    assert torch.equal(read_checkpoint(path)["x"], x)
+
+
+def test_only_the_newest_stay(tmp_path):
+    for step in (1, 2, 10, 100):
+        save_checkpoint(tmp_path, step, {"a": step}, keep=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["000000000010", "000000000100"]
+
+
+@pytest.mark.parametrize("name", ["tensors.safetensors", "manifest.json", "state.large.npy"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_a_damaged_newest_one_is_passed_over_and_named(tmp_path, name, damage):
+    save_checkpoint(tmp_path, 1, _tree(1.0), keep=3)
+    newest = save_checkpoint(tmp_path, 2, _tree(2.0), keep=3)
+    file = newest / name
+    data = bytearray(file.read_bytes())
+    if damage == "flip":
+        data[len(data) // 2] ^= 1
+        file.write_bytes(bytes(data))
+    elif damage == "cut":
+        file.write_bytes(bytes(data[:-1]))
+    else:
+        file.unlink()
+    tree, damaged = newest_checkpoint(tmp_path)
+    assert tree["weights"]["a"][0, 0] == 1.0
+    assert len(damaged) == 1
+    assert str(newest) in damaged[0]
+
+
+def test_none_left_is_said(tmp_path):
+    with pytest.raises(CheckpointError, match="not saved any"):
+        newest_checkpoint(tmp_path / "run" / "checkpoints")
+
+
+def test_a_half_written_one_is_not_seen_and_swept_away(tmp_path):
+    (tmp_path / ".tmp-5").mkdir()
+    (tmp_path / ".tmp-5" / "manifest.json").write_text("{}")
+    save_checkpoint(tmp_path, 6, {"a": 1}, keep=2)
+    assert [p.name for p in tmp_path.iterdir()] == ["000000000006"]
+
+
+def test_a_pickle_in_place_of_an_array_is_refused(tmp_path):
+    path = save_checkpoint(tmp_path, 1, _tree(), keep=1)
+    evil = path / "state.large.npy"
+    np.save(evil, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(CheckpointError):
+        read_checkpoint(path)

@@ -1,0 +1,167 @@
+"""A training killed at any moment and resumed ends with the same weights as one never stopped."""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+LUDUS = [sys.executable, "-m", "ludus.cli"]
+CARTPOLE = ["dqn", "CartPole-v1", "--steps", "2000", "--learning-starts", "200"]
+ATARI = [
+    *("dqn2013", "ALE/Breakout-v5", "--steps", "900", "--learning-starts", "200"),
+    *("--num-envs", "4", "--life-loss", "True", "--replay-size", "1000", "--n-step", "3"),
+]
+
+
+def _start(arguments, root, *more):
+    command = [*LUDUS, "train", *arguments, "--eval-episodes", "0", "--run-dir", str(root), *more]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def _resume(run):
+    command = [*LUDUS, "train", "--resume", str(run)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def _only_run(root) -> Path:
+    (config,) = root.glob("*/*/*/config.json")
+    return config.parent
+
+
+def _weights_sha256(run) -> str:
+    (file,) = run.glob("weights/*/tensors.safetensors")
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _episodes(run) -> list[str]:
+    """The finished games without their wall-clock column."""
+    rows = [line.split(",") for line in (run / "episodes.csv").read_text().splitlines()]
+    return [",".join([row[0], *row[2:]]) for row in rows]
+
+
+def _finish(process) -> str:
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    return out + err
+
+
+def _killed_at_random_moments(arguments, root, seed, kills, every) -> Path:
+    """Kill -9 `kills` times, each after a random while in which a checkpoint was begun."""
+    moments = random.Random(seed)
+    process = _start(arguments, root, "--checkpoint-seconds", str(every))
+    for _ in range(kills):
+        deadline = time.monotonic() + 120
+        before = set(root.glob("*/*/*/checkpoints/0*"))
+        while process.poll() is None and time.monotonic() < deadline:
+            if set(root.glob("*/*/*/checkpoints/0*")) - before:  # it has made progress
+                break
+            time.sleep(0.005)
+        time.sleep(moments.uniform(0.0, 0.3))
+        if process.poll() is not None:
+            break
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        process = _resume(_only_run(root))
+    _finish(process)
+    return _only_run(root)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kills", "every"),
+    [(CARTPOLE, 3, 0.0), (ATARI, 2, 0.0)],  # 0 seconds: most of the time goes into checkpoints
+    ids=["cartpole", "atari"],
+)
+def test_killed_and_resumed_ends_bit_for_bit_alike(tmp_path, arguments, kills, every):
+    _finish(_start(arguments, tmp_path / "whole"))
+    whole = _only_run(tmp_path / "whole")
+    killed = _killed_at_random_moments(arguments, tmp_path / "killed", 1, kills, every)
+    assert _weights_sha256(killed) == _weights_sha256(whole)
+    assert _episodes(killed) == _episodes(whole)
+    assert len(_episodes(whole)) > 5
+
+
+def test_a_damaged_checkpoint_is_said_and_the_one_before_used(tmp_path):
+    _finish(_start(CARTPOLE, tmp_path / "whole"))
+    process = _start(CARTPOLE, tmp_path / "cut", "--checkpoint-seconds", "0")
+    while len(list(tmp_path.glob("cut/*/*/*/checkpoints/0*"))) < 2:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    run = _only_run(tmp_path / "cut")
+    newest = sorted(run.glob("checkpoints/0*"))[-1]
+    file = newest / "tensors.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 255
+    file.write_bytes(bytes(data))
+    said = _finish(_resume(run))
+    assert "is damaged" in said
+    assert str(newest) in said
+    assert _weights_sha256(run) == _weights_sha256(_only_run(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_save_and_exit(tmp_path, number, code):
+    arguments = ["dqn", "CartPole-v1", "--steps", "400000"]
+    process = _start(arguments, tmp_path)
+    while not list(tmp_path.glob("*/*/*/episodes.csv")):
+        time.sleep(0.02)
+    time.sleep(0.5)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    run = _only_run(tmp_path)
+    assert f"--resume {run}" in err
+    assert len(list(run.glob("checkpoints/0*"))) == 1
+    assert json.loads((run / "status.json").read_text())["state"] == "stopped"
+
+
+def test_tensorboard_goes_on_where_the_checkpoint_was(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = _killed_at_random_moments(
+        [*CARTPOLE, "--log-every", "100"], tmp_path, seed=2, kills=2, every=0.3
+    )
+    events = EventAccumulator(str(run))
+    events.Reload()
+    steps = [point.step for point in events.Scalars("train/n_updates")]
+    assert steps == sorted(set(steps)), "a step is there twice, or out of order"
+    assert steps[-1] >= 1900
+    tags = set(events.Tags()["scalars"])
+    wanted = {
+        *("rollout/ep_rew_mean", "rollout/ep_len_mean", "rollout/exploration_rate"),
+        *("train/loss", "train/learning_rate", "train/n_updates", "time/fps"),
+        *("train/q_values", "train/grad_norm", "train/replay_fill"),
+    }
+    assert wanted <= tags
+
+
+def test_no_pickle_on_the_way(tmp_path):
+    """Train, save, resume and load with pickle's machinery switched off."""
+    script = f"""
+import pickle, _pickle
+from pathlib import Path
+from ludus.training import train, load
+from ludus.training.run import Run, all_runs
+from ludus.training.train import Session
+def refuse(*a, **k): raise AssertionError("pickle was used")
+for m in (pickle, _pickle):
+    m.load = m.loads = m.dump = m.dumps = refuse
+pickle.Unpickler = pickle.Pickler = refuse
+train("dqn", "CartPole-v1", steps=1500, root={str(tmp_path)!r}, quiet=True, eval_episodes=1)
+(run,) = all_runs(Path({str(tmp_path)!r}))
+Session.resume(run, quiet=True).run_to_end()
+load(run.path)
+print("fine")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=os.environ, timeout=120
+    )
+    assert done.stdout.strip() == "fine", done.stderr
