@@ -4,7 +4,7 @@ target = reward + discount * q_target(next_obs, argmax_a q(next_obs, a)), where 
 online network's with `double` (https://arxiv.org/abs/1509.06461) and the target's without.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from ludus.networks.heads import DuelingHead, QHead, QOut
 from ludus.networks.network import Network
 from torch import Tensor
 
+Gradients = Callable[[Tensor], Sequence[Tensor]]
 Update = Callable[[Tensor], None]
 
 _METRICS = ("loss", "q_values", "grad_norm")
@@ -187,7 +188,8 @@ class DQN:
         self._loss: losses.TDLoss = losses.huber_td if config.loss == "huber" else losses.mse_td
         self._exploration = np.random.default_rng([seed, 1])
         self._evaluation = np.random.default_rng([seed, 2])
-        self._apply: Update = self.update
+        self.gradients: Gradients = self._gradients
+        self.update: Update = self._update
         self._sums = torch.zeros(len(_METRICS), device=device)
         self._summed = 0
         self._no_first = torch.zeros(1, config.batch_size, dtype=torch.bool, device=device)
@@ -271,15 +273,18 @@ class DQN:
         due = int(self._carry)
         self._carry -= due
         for _ in range(due):
-            self._apply(self.memory.draw(self.config.batch_size))
+            self.update(self.memory.draw(self.config.batch_size))
             self.updates += 1
             if self.updates % self.config.target_interval == 0:
                 self._move_target()
         self._summed += due
         return due
 
-    def update(self, chance: Tensor) -> None:
-        """One optimizer step on the batch that `chance` picks; asks for no tensor's value."""
+    def _gradients(self, chance: Tensor) -> list[Tensor]:
+        """Metrics [3], the factor that limits the norm, and a gradient for each parameter.
+
+        A pure function of `chance` [N], which picks the batch; asks for no tensor's value.
+        """
         batch = self.memory.sample(chance)
         next_out, next_action = self._next(batch.next_obs)
         out = self._out(self.network, batch.obs)
@@ -287,19 +292,29 @@ class DQN:
             out, batch.action, batch.reward, batch.discount, next_out, next_action
         ).mean()
         gradients = torch.autograd.grad(loss, self.parameters)
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        limit = self.config.max_grad_norm or float("inf")
+        scale = (limit / (norm + 1e-6)).clamp(max=1.0)
+        metrics = torch.stack([loss.detach(), out.q.detach().mean(), norm])
+        return [metrics, scale, *gradients]
+
+    def _update(self, chance: Tensor) -> None:
+        """One optimizer step on the batch that `chance` picks; asks for no tensor's value."""
+        metrics, scale, *gradients = self.gradients(chance)
+        torch._foreach_mul_(gradients, scale)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
-        limit = self.config.max_grad_norm or float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit, foreach=True)
         self.optimizer.step()
-        self.optimizer.zero_grad()
-        self._sums += torch.stack([loss.detach(), out.q.detach().mean(), norm])
+        self._sums += metrics
 
-    def capture(self, capture: Callable[[Update, Tensor, list[Tensor]], Update]) -> None:
-        """Let `capture` turn `update` into something faster that does the same."""
+    def example(self) -> Tensor:
+        """An input of `gradients` and `update`."""
+        return torch.zeros(self.config.batch_size, dtype=torch.float64, device=self.device)
+
+    def changes(self) -> list[Tensor]:
+        """The tensors that `update` changes."""
         moments = [t for p in self.parameters for t in self.optimizer.state[p].values()]
-        chance = self.memory.draw(0).new_zeros(self.config.batch_size)
-        self._apply = capture(self.update, chance, [*self.parameters, *moments, self._sums])
+        return [*self.parameters, *moments, self._sums]
 
     def _out(self, network: Network[QOut], obs: Tensor) -> QOut:
         """Values [N, A] of a batch of observations [N, *obs]."""

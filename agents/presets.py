@@ -64,11 +64,12 @@ _BASE: dict[Family, DQNConfig] = {"atari": _ATARI, "minatar": _MINATAR, "classic
 
 
 def _small(config: DQNConfig) -> DQNConfig:
-    """The 2013 DQN's network, for a machine of two cores and little time."""
+    """The 2013 DQN's network and 3-step returns, for a machine of two cores and little time."""
     return replace(
         config,
         encoder="dqn2013",
         head_hidden=256,
+        n_step=3,
         learning_starts=1_000,
         epsilon_steps=10_000,
         epsilon_end=0.05,
@@ -166,6 +167,7 @@ def match_dqn(config: DQNConfig) -> dict[str, Any]:
         "learning_starts": config.learning_starts,
         "batch_size": config.batch_size,
         "gamma": config.gamma,
+        "n_steps": config.n_step,
         "train_freq": per_round,
         "gradient_steps": max(1, round(config.replay_ratio * per_round)),
         "target_update_interval": round(config.target_interval / config.replay_ratio),

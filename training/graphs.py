@@ -1,76 +1,81 @@
-"""Capture an update once and replay it: as a CUDA graph on a GPU, as a traced graph on a CPU.
+"""Run an update without Python between its operations: traced on a CPU, as a CUDA graph on a GPU.
 
 A small network's update is some seventy tensor operations of a few microseconds, and most of its
-time is Python, modules and autograd. Captured, the same operations run without them. The function
-knows nothing of it: it must take its randomness as input, read and change tensors in place, and
-never ask for a tensor's value.
+time is Python, modules and autograd. The agent knows nothing of it: its `gradients` is a pure
+function of tensors, its `update` changes tensors in place, and neither asks for a tensor's value.
 """
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
+Gradients = Callable[[Tensor], Sequence[Tensor]]
 Update = Callable[[Tensor], None]
 
 
-def capture(update: Update, example: Tensor, changes: Sequence[Tensor]) -> Update:
-    """`update` as a captured graph that does the same to the same tensors.
+class Capturable(Protocol):
+    """An agent whose update can be captured."""
 
-    Args:
-        update: reads its input and changes tensors in place.
-        example: an input; later ones have its shape, dtype and device.
-        changes: every tensor that update changes; they are put back after the capture.
+    gradients: Gradients  # pure: from one input to tensors
+    update: Update  # calls `gradients` and changes tensors in place
+
+    def example(self) -> Tensor:
+        """An input of both; later ones have its shape, dtype and device."""
+
+    def changes(self) -> Sequence[Tensor]:
+        """Every tensor that `update` changes."""
+
+
+def capture(agent: Capturable) -> None:
+    """Replace the agent's update by something faster that does the same."""
+    example = agent.example()
+    if example.is_cuda:
+        agent.update = _record(agent.update, example, agent.changes())
+    else:
+        agent.gradients = _trace(agent.gradients, example)
+
+
+def _trace(gradients: Gradients, example: Tensor) -> Gradients:
+    """Forward and backward flattened to ATen operations and run by TorchScript.
+
+    Only for pure functions: TorchScript drops operations that change the tensors of a list.
     """
-    before = [tensor.detach().clone() for tensor in changes]
-    try:
-        return (_capture_cuda if example.is_cuda else _trace)(update, example)
-    finally:
-        with torch.no_grad():
-            for tensor, value in zip(changes, before, strict=True):
-                tensor.copy_(value)
-
-
-def _trace(update: Update, example: Tensor) -> Update:
-    """Forward, backward and optimizer flattened to ATen operations, run by TorchScript."""
-
-    def returning(unit: Tensor) -> Tensor:
-        update(unit)
-        return unit
-
-    graph = make_fx(returning)(example)
+    graph = make_fx(lambda x: tuple(gradients(x)))(example)
     for node in graph.graph.nodes:  # TorchScript chooses among an operation's overloads itself
         if isinstance(node.target, torch._ops.OpOverload):
+            if node.target._schema.is_mutable:
+                raise TypeError(f"{node.target} changes a tensor; only pure functions are traced")
             node.target = node.target.overloadpacket
     graph.recompile()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of empty lists in torch's own GraphModule
         traced = torch.jit.script(graph)
-
-    @torch.no_grad()
-    def run(unit: Tensor) -> None:
-        traced(unit)
-
-    return run
+    return torch.no_grad()(traced.forward)
 
 
-def _capture_cuda(update: Update, example: Tensor) -> Update:
-    """Kernels recorded once and launched together."""
+def _record(update: Update, example: Tensor, changes: Sequence[Tensor]) -> Update:
+    """Kernels recorded once and launched together; what the recording changed is put back."""
+    before = [tensor.detach().clone() for tensor in changes]
     static = example.clone()
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):  # cuBLAS and cuDNN choose their kernels before the capture
+    with torch.cuda.stream(side):  # cuBLAS and cuDNN choose their kernels before the recording
         for _ in range(3):
             update(static)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         update(static)
+    with torch.no_grad():
+        for tensor, value in zip(changes, before, strict=True):
+            tensor.copy_(value)
 
-    def run(unit: Tensor) -> None:
-        static.copy_(unit)
+    def run(x: Tensor) -> None:
+        static.copy_(x)
         graph.replay()
 
     return run

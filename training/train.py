@@ -128,7 +128,7 @@ class Session:
         self.run, self.config, self.env, self.agent = run, config, env, agent
         self.device, self.quiet, self._resume = device, quiet, resumed
         if isinstance(agent, DQN):
-            agent.capture(capture)
+            capture(agent)
         self._signal: int | None = None
         self._saved_at = time.monotonic()
         self._log: Logger
