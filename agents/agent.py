@@ -3,8 +3,9 @@
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from ludus.networks.cores import State
 from torch import Tensor
+
+from ludus.networks.cores import State
 
 Extras = dict[str, Any]  # what `act` remembers for `observe`; never kept on the agent
 

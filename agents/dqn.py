@@ -11,6 +11,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from gymnasium import spaces
+from torch import Tensor
+
 from ludus.agents import losses
 from ludus.agents.agent import ConfigError, Extras, Step
 from ludus.agents.memory.replay import Replay
@@ -19,7 +21,6 @@ from ludus.networks.cores import State, make_core
 from ludus.networks.encoders import EncoderName, make_encoder
 from ludus.networks.heads import DuelingHead, QHead, QOut
 from ludus.networks.network import Network
-from torch import Tensor
 
 Gradients = Callable[[Tensor], Sequence[Tensor]]
 Update = Callable[[Tensor], None]

@@ -9,9 +9,10 @@ data and not cases. Watkins and Dayan 1992; the Huber form is the 2015 DQN's err
 from collections.abc import Callable
 
 import torch
-from ludus.networks.heads import QOut
 from torch import Tensor
 from torch.nn import functional as F
+
+from ludus.networks.heads import QOut
 
 # (out, action, reward, discount, next_out, next_action) -> loss [N]
 TDLoss = Callable[[QOut, Tensor, Tensor, Tensor, QOut, Tensor], Tensor]

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
+
 from ludus.agents import dqn, sb3
 from ludus.agents.agent import Agent, ConfigError
 from ludus.agents.dqn import DQN, DQNConfig

@@ -13,16 +13,18 @@ import numpy as np
 import torch
 import tyro
 from gymnasium import spaces
-from ludus.agents.agent import ConfigError
-from ludus.envs.vector import Row, VectorEnv
-from ludus.networks.encoders import EncoderName, make_encoder
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_atari_env, make_vec_env
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
 from torch import Tensor, nn
+
+from ludus.agents.agent import ConfigError
+from ludus.envs.vector import Row, VectorEnv
+from ludus.networks.encoders import EncoderName, make_encoder
 
 Algorithm = Literal["dqn", "ppo", "a2c", "qrdqn", "recurrent_ppo"]
 
@@ -282,3 +284,27 @@ def installed() -> Sequence[str]:
     except ImportError:
         return names
     return [*names, "qrdqn", "recurrent_ppo"]
+
+
+def reference_dqn(
+    env_id: str, env: VectorEnv | None, arguments: dict[str, Any], device: torch.device, seed: int
+) -> DQN:
+    """SB3's DQN with SB3's own network, for measuring: as its users run it, or on our env.
+
+    Args:
+        env_id: an Atari `...NoFrameskip-v4` id or a classic one.
+        env: our env to run on, or None for SB3's wrappers around Gymnasium's.
+        arguments: of SB3's DQN.
+        device: where the network lives.
+        seed: of everything.
+    """
+    atari = "NoFrameskip" in env_id
+    made: VecEnv
+    if env is not None:
+        made = StreamVecEnv(env, clip_reward=atari)
+    elif atari:
+        made = VecFrameStack(make_atari_env(env_id, n_envs=1, seed=seed), n_stack=4)
+    else:
+        made = make_vec_env(env_id, n_envs=1, seed=seed)
+    policy = "CnnPolicy" if atari else "MlpPolicy"
+    return DQN(policy, made, device=device, seed=seed, **arguments)

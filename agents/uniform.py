@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from torch import Tensor
+
 from ludus.agents.agent import Extras, Step
 from ludus.networks.cores import State
-from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import strftime
 
+from rich.console import Console
+from tyro.conf import OmitArgPrefixes
+
 from ludus.cli.options import UsageError, parse
 from ludus.envs.make import EnvOptions
 from ludus.training.compare import compare, table
 from ludus.training.train import load
 from ludus.training.video import record
-from rich.console import Console
-from tyro.conf import OmitArgPrefixes
 
 
 @dataclass(frozen=True)

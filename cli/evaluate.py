@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tyro.conf import Positional
+
 from ludus.cli.options import UsageError, parse, print_json
 from ludus.training.evaluate import evaluate
 from ludus.training.run import Run
 from ludus.training.statistics import summarise
 from ludus.training.train import load
-from tyro.conf import Positional
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ludus.cli.options import UsageError, closest, parse, print_json
 from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
+
+from ludus.cli.options import UsageError, closest, parse, print_json
 
 KINDS = ("agents", "envs", "runs")
 

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from tyro.conf import Positional
+
 from ludus.cli.options import UsageError, parse, print_json
 from ludus.training.run import Run
 from ludus.training.train import load
 from ludus.training.video import record
-from tyro.conf import Positional
 
 
 @dataclass(frozen=True)

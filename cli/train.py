@@ -5,12 +5,13 @@ from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Any
 
+from tyro.conf import OmitArgPrefixes
+
 from ludus.agents import presets
 from ludus.cli.options import UsageError, parse, print_json
 from ludus.envs.make import EnvOptions, make
 from ludus.training.run import Run, TrainOptions
 from ludus.training.train import Session, Stopped
-from tyro.conf import OmitArgPrefixes
 
 ABOUT = """Train AGENT on ENV in a new run folder, or go on with RUN.
 

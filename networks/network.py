@@ -2,8 +2,9 @@
 
 from typing import Generic, TypeVar
 
-from ludus.networks.cores import NoCore, RecurrentCore, State
 from torch import Tensor, nn
+
+from ludus.networks.cores import NoCore, RecurrentCore, State
 
 Out = TypeVar("Out")
 

@@ -1,4 +1,4 @@
-"""Learning tests: every mechanism on the probe that isolates it, then real envs, several seeds each."""
+"""Learning tests: each mechanism on the probe that isolates it, then real envs, several seeds."""
 
 from dataclasses import replace
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.table import Table
+
 from ludus.agents import presets
 from ludus.envs.make import EnvOptions, make
 from ludus.training.checkpoint import write_atomically
@@ -16,7 +18,6 @@ from ludus.training.plots import learning_curves
 from ludus.training.run import TrainOptions
 from ludus.training.statistics import Score, human_normalised, summarise
 from ludus.training.train import Session, load
-from rich.table import Table
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,13 @@
 """Evaluation: full games on seeds that training never sees, unclipped, under the same protocol."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import torch
+
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import VectorEnv
 
@@ -22,6 +25,22 @@ class Player(Protocol):
         deterministic: bool = False,
     ) -> tuple[np.ndarray, Any]:
         """Actions for a batch of observations, and the state."""
+
+
+@contextmanager
+def threads_for(env: VectorEnv) -> Iterator[None]:
+    """One torch thread where the network is small, as for every observation below 36 x 36 pixels.
+
+    Two threads make such a network no faster on a quiet machine, and many times slower on a busy
+    one, where each of its operations waits for a thread that does not get its turn.
+    """
+    before = torch.get_num_threads()
+    if np.prod(env.observation_space.shape) < 36 * 36:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)
@@ -65,8 +84,10 @@ def evaluate(
     """
     env = make(env_id, min(num_envs, episodes), seed + HELD_OUT, options)
     env.action_space.seed(seed)
+    generator = np.random.default_rng([seed, 3])
     try:
-        return _play(player, env, episodes, np.random.default_rng([seed, 3]), epsilon, on_game)
+        with threads_for(env):
+            return _play(player, env, episodes, generator, epsilon, on_game)
     finally:
         env.close()
 

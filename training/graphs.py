@@ -42,19 +42,26 @@ def capture(agent: Capturable) -> None:
 def _trace(gradients: Gradients, example: Tensor) -> Gradients:
     """Forward and backward flattened to ATen operations and run by TorchScript.
 
-    Only for pure functions: TorchScript drops operations that change the tensors of a list.
+    Writes to a list of tensors, as the optimizers do them, must stay outside: TorchScript takes
+    them for dead code.
     """
     graph = make_fx(lambda x: tuple(gradients(x)))(example)
-    for node in graph.graph.nodes:  # TorchScript chooses among an operation's overloads itself
+    for node in graph.graph.nodes:
         if isinstance(node.target, torch._ops.OpOverload):
-            if node.target._schema.is_mutable:
-                raise TypeError(f"{node.target} changes a tensor; only pure functions are traced")
-            node.target = node.target.overloadpacket
+            _refuse_list_writes(node.target)
+            node.target = node.target.overloadpacket  # TorchScript chooses the overload itself
     graph.recompile()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of empty lists in torch's own GraphModule
         traced = torch.jit.script(graph)
     return torch.no_grad()(traced.forward)
+
+
+def _refuse_list_writes(operation: torch._ops.OpOverload) -> None:
+    for argument in operation._schema.arguments:
+        written = argument.alias_info is not None and argument.alias_info.is_write
+        if written and isinstance(argument.type, torch.ListType):
+            raise TypeError(f"{operation} writes to a list of tensors and cannot be traced")
 
 
 def _record(update: Update, example: Tensor, changes: Sequence[Tensor]) -> Update:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-from ludus.envs.vector import Row
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -18,6 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from torch.utils.tensorboard import SummaryWriter
+
+from ludus.envs.vector import Row
 
 _WINDOW = 100  # finished games in a mean, as in SB3
 _PLAIN_SECONDS = 10.0  # between lines where there is no terminal

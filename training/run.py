@@ -20,13 +20,14 @@ from pathlib import Path
 from time import strftime
 from typing import Any, TypeVar
 
+from torch import Tensor
+
 from ludus.agents import presets
 from ludus.agents.dqn import DQNConfig
 from ludus.agents.sb3 import SB3Config
 from ludus.agents.uniform import RandomConfig
 from ludus.envs.make import EnvOptions
 from ludus.training.checkpoint import CheckpointError, newest_checkpoint, write_atomically
-from torch import Tensor
 
 _CONFIGS: dict[str, type[presets.Config]] = {
     config.__name__: config for config in (DQNConfig, SB3Config, RandomConfig)

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
+
 from ludus.agents import presets
 from ludus.agents.dqn import DQN
 from ludus.agents.sb3 import SB3Agent
@@ -16,12 +18,11 @@ from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import EnvError, Row, VectorEnv
 from ludus.networks.cores import State
 from ludus.training.checkpoint import newest_checkpoint, save_checkpoint
-from ludus.training.evaluate import Evaluation, evaluate
+from ludus.training.evaluate import Evaluation, evaluate, threads_for
 from ludus.training.graphs import capture
 from ludus.training.logger import Logger
 from ludus.training.loop import train_loop
 from ludus.training.run import Run, RunConfig, RunError, TrainOptions
-from rich.console import Console
 
 _console = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -145,7 +146,7 @@ class Session:
         t = self.config.train
         self._say_what()
         try:
-            with _Signals(self._on_signal):
+            with _Signals(self._on_signal), threads_for(self.env):
                 if isinstance(self.agent, SB3Agent):
                     self._train_sb3(self.agent)
                 else:

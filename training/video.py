@@ -6,6 +6,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+
 from ludus.envs.make import EnvOptions, make
 from ludus.training.evaluate import HELD_OUT, Player
 

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
+from torch import Tensor
+
 from ludus.agents.agent import Batch, ConfigError, Step
 from ludus.agents.returns import n_step_return
-from torch import Tensor
 
 _PER_TRANSITION = 4 + 4 + 4 + 3  # bytes: action, reward, slot, three flags
 

@@ -146,7 +146,7 @@ def test_tensorboard_goes_on_where_the_checkpoint_was(tmp_path):
 def test_no_pickle_on_the_way(tmp_path):
     """Train, save, resume and load with pickle's machinery switched off."""
     script = f"""
-import pickle, _pickle
+import pickle, _pickle, torch._dynamo
 from pathlib import Path
 from ludus.training import train, load
 from ludus.training.run import Run, all_runs

@@ -1,0 +1,82 @@
+"""`ludus bench`: our speed against Stable-Baselines3's on this machine, in one run."""
+
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from ludus.cli.options import UsageError, parse, print_json
+from ludus.training.speed import CARTPOLE, PONG, Speed, as_dict, measure
+from ludus.training.train import device_of
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What is measured, and how long."""
+
+    only: Literal["pong", "cartpole", "both"] = "both"
+    """which env"""
+    rounds: int = 5
+    """turns of each contender; figures are medians over rounds"""
+    pong_steps: int = 800
+    """env steps of a turn on Pong"""
+    cartpole_steps: int = 6_000
+    """env steps of a turn on CartPole"""
+    pong_envs: int = 8
+    """our envs on Pong; SB3's DQN has one"""
+    cartpole_envs: int = 16
+    """our envs on CartPole; SB3's DQN has one"""
+    peers: bool = True
+    """measure SB3 too"""
+    device: str = "auto"
+    """auto, cpu or cuda"""
+    json: bool = False
+    """print one JSON object on stdout and nothing else"""
+
+
+def run(argv: list[str]) -> int:
+    """Measure and print the ratios."""
+    about = "Env steps per second of our DQN and of SB3's: same network, batch 32, 1 update per 4."
+    given = parse(Arguments, argv, verb="bench", about=about)
+    for name in ("rounds", "pong_steps", "cartpole_steps", "pong_envs", "cartpole_envs"):
+        if getattr(given, name) < 1:
+            raise UsageError(f"{name} is {getattr(given, name)}; it must be 1 or more")
+    device = device_of(given.device)
+    plan = {PONG: (given.pong_steps, given.pong_envs)}
+    plan[CARTPOLE] = (given.cartpole_steps, given.cartpole_envs)
+    if given.only != "both":
+        plan = {env: v for env, v in plan.items() if given.only in env.lower()}
+    speeds = [
+        measure(
+            env,
+            rounds=given.rounds,
+            steps=steps,
+            num_envs=num_envs,
+            device=device,
+            peers=given.peers,
+            say=lambda line: print(line, file=sys.stderr),
+        )
+        for env, (steps, num_envs) in plan.items()
+    ]
+    if given.json:
+        print_json(as_dict(speeds, device))
+    else:
+        for speed in speeds:
+            _show(speed)
+    return 0
+
+
+def _show(speed: Speed) -> None:
+    shown = Table(title=speed.env, title_justify="left")
+    for name in ("who", "env steps/s", "ours over this"):
+        shown.add_column(name, justify="left" if name == "who" else "right")
+    for rate in speed.rates:
+        shown.add_row(rate.name, f"{rate.steps_per_second:.0f}", f"{rate.ours_over_this:.2f}x")
+    Console().print(shown)
+    if speed.floor_share is not None:
+        print(
+            f"{100 * speed.floor_share:.0f}% of the floating-point floor: 2.18 GFLOP an update, "
+            f"{speed.matrix_gflops:.0f} GFLOP/s in a float32 matrix product"
+        )

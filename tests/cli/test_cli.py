@@ -1,0 +1,151 @@
+"""The command line as a user meets it: every verb, and every mistake in one sentence with code 2."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+LUDUS = [sys.executable, "-m", "ludus.cli"]
+
+
+def _ludus(*arguments, cwd=None, timeout=120):
+    return subprocess.run(
+        [*LUDUS, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, timeout=timeout
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A short training of a DQN on CartPole."""
+    root = tmp_path_factory.mktemp("runs")
+    done = _ludus(
+        *("train", "dqn", "CartPole-v1", "--steps", 1500, "--run-dir", root, "--json"),
+        *("--eval-episodes", 2, "--eval-every", 1000),
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["state"] == "finished"
+    assert told["env_steps"] >= 1500
+    assert [e["env_steps"] // 1000 for e in told["evaluations"]] == [1, 1]
+    return Path(told["run"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("trian dqn CartPole-v1", "did you mean train?"),
+        ("train", "needs an agent and an env"),
+        ("train dqn", "needs an agent and an env"),
+        ("train dqm CartPole-v1", "did you mean dqn?"),
+        ("train dqn CartPol-v1", "did you mean CartPole-v1?"),
+        ("train dqn ALE/Pog-v5", "did you mean ALE/Pong-v5?"),
+        ("train dqn nowhere:Env-v0", "could not be imported"),
+        ("train dqn CartPole-v1 --learing-rate 1", "did you mean --learning-rate?"),
+        ("train dqn CartPole-v1 --steps many", "--steps"),
+        ("train dqn CartPole-v1 --steps 0", "steps is 0"),
+        ("train dqn CartPole-v1 --gamma 1.5", "gamma is 1.5"),
+        ("train dqn CartPole-v1 --loss hubber", "hubber"),
+        ("train dqn CartPole-v1 --num-envs 0", "num_envs is 0"),
+        ("train dqn CartPole-v1 --encoder nature", "nature encoder takes pictures"),
+        ("train dqn CartPole-v1 --sticky 0.2", "does not have it"),
+        ("train dqn ALE/Pong-v5 --sticky 5", "sticky is 5.0"),
+        ("train dqn ALE/Pong-v5 --replay-size 1000000000", "GB are free"),
+        ("train dqn Pendulum-v1", "Discrete action space"),
+        ("train dqn2013 CartPole-v1", "dqn2013 is for pictures"),
+        ("train sb3:pppo CartPole-v1", "did you mean sb3:ppo?"),
+        ("train --resume nowhere", "is not a run"),
+        ("evaluate nowhere", "is not a run"),
+        ("evaluate", "Missing"),
+        ("record nowhere", "is not a run"),
+        ("compare --env CartPole-v1 --agents dqn dqm", "did you mean dqn?"),
+        ("compare --env CartPole-v1 --seeds 0", "must be 1 or more"),
+        ("bench --rounds 0", "rounds is 0"),
+        ("list agnets", "did you mean agents?"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_code_2(arguments, said, tmp_path):
+    done = _ludus(*arguments.split(), cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert done.stderr.startswith("ludus: ")
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert done.stdout == ""
+    assert not list(tmp_path.rglob("config.json")), "a refused training leaves no run behind"
+
+
+def test_help_shows_every_field_with_its_docstring():
+    done = _ludus("train", "dqn", "CartPole-v1", "--help")
+    assert done.returncode == 0
+    for words in ("--learning-rate", "step size of the optimizer", "--checkpoint-seconds", "--stack"):
+        assert words in done.stdout
+    assert _ludus("--help").stdout.count("\n") > 6
+
+
+def test_evaluate_prints_one_json_object_and_repeats(run):
+    first, second = (_ludus("evaluate", run, "--episodes", 5, "--json") for _ in range(2))
+    assert first.returncode == 0, first.stderr
+    told = json.loads(first.stdout)
+    assert len(told["returns"]) == 5
+    assert told["protocol"]["kind"] == "gymnasium"
+    assert first.stdout == second.stdout
+    fewer = json.loads(_ludus("evaluate", run, "--episodes", 3, "--num-envs", 2, "--json").stdout)
+    assert len(fewer["returns"]) == 3
+    assert "mean" in _ludus("evaluate", run, "--episodes", 2).stdout
+
+
+def test_record_writes_a_film_of_the_whole_game(run, tmp_path):
+    import av
+
+    done = _ludus("record", run, "--out", tmp_path / "game.mp4", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    with av.open(told["video"]) as film:
+        stream = film.streams.video[0]
+        pictures = sum(1 for _ in film.decode(stream))
+        assert stream.codec_context.name == "h264"
+        assert stream.height >= 400
+    assert pictures == told["length"] + 1
+    assert _ludus("record", run, "--out", "game.gif").returncode == 2
+    assert "is not there" in _ludus("record", run, "--out", "no/where.mp4").stderr
+
+
+def test_list(run):
+    runs = json.loads(_ludus("list", "runs", "--run-dir", run.parents[2], "--json").stdout)["runs"]
+    assert [r["run"] for r in runs] == [str(run)]
+    envs = json.loads(_ludus("list", "envs", "--json").stdout)["envs"]
+    names = {row["env"] for row in envs}
+    assert {"CartPole-v1", "ALE/Pong-v5", "MinAtar/Breakout-v1", "ludus/Recall-v0"} <= names
+    assert "sb3:dqn" in _ludus("list", "agents").stdout
+
+
+def test_an_empty_list_says_what_to_do(tmp_path):
+    done = _ludus("list", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "ludus train" in done.stdout
+
+
+def test_compare_end_to_end(tmp_path):
+    done = _ludus(
+        *("compare", "--env", "CartPole-v1", "--agents", "dqn", "sb3:dqn", "random"),
+        *("--steps", 1500, "--seeds", 2, "--episodes", 4, "--out", tmp_path / "out"),
+        *("--run-dir", tmp_path / "runs", "--json"),
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert [r["agent"] for r in told["results"]] == ["dqn", "sb3:dqn", "random"]
+    for result in told["results"]:
+        assert [len(games) for games in result["returns"]] == [4, 4]
+        low, iqm, high = (result["score"][key] for key in ("low", "iqm", "high"))
+        assert low <= iqm <= high
+    assert told["results"][2]["steps_per_second"] is None
+    assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_resumed_training_that_had_finished_changes_nothing(run):
+    before = sorted(p.name for p in run.glob("weights/*"))
+    done = _ludus("train", "--resume", run, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["state"] == "finished"
+    assert sorted(p.name for p in run.glob("weights/*")) == before
