@@ -6,6 +6,7 @@ online network's with `double` (https://arxiv.org/abs/1509.06461) and the target
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
@@ -47,7 +48,7 @@ class DQNConfig:
     loss: Literal["huber", "mse"] = "huber"
     """of the temporal-difference error"""
     optimizer: Literal["adam", "rmsprop", "sgd", "adagrad"] = "adam"
-    """rmsprop is the centred form of the 2015 DQN"""
+    """rmsprop is centred as the 2015 DQN's, with eps outside the root"""
     learning_rate: float = 1e-4
     """step size of the optimizer"""
     optimizer_eps: float = 1e-8
@@ -87,8 +88,8 @@ class DQNConfig:
         """Refuse values that cannot work."""
         positive = "learning_rate optimizer_eps batch_size n_step replay_size replay_ratio "
         for name in (positive + "target_interval width").split():
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0")
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0 and finite")
         for name in (
             "learning_starts",
             "epsilon_steps",
@@ -194,14 +195,17 @@ class DQN:
         self._sums = torch.zeros(len(_METRICS), device=device)
         self._summed = 0
         self._no_first = torch.zeros(1, config.batch_size, dtype=torch.bool, device=device)
-        self.env_steps, self.updates, self._carry = 0, 0, 0.0
+        self._ratio = Fraction(str(config.replay_ratio))  # exact, whatever num_envs is
+        self.env_steps, self.updates = 0, 0
 
     # -- acting -------------------------------------------------------------------------------
 
     @property
     def epsilon(self) -> float:
-        """Probability of a random action at this env step."""
+        """Probability of a random action at this env step; 1 before learning starts."""
         c = self.config
+        if self.env_steps < c.learning_starts:
+            return 1.0
         return linear(c.epsilon_start, c.epsilon_end, c.epsilon_steps, self.env_steps)
 
     def initial_state(self, num_envs: int) -> State:
@@ -262,17 +266,14 @@ class DQN:
         reward = np.clip(step.reward, -1, 1) if self.config.clip_reward else step.reward
         action = step.action - self._first_action
         self.memory.add(step._replace(reward=reward, action=action.astype(np.int32)))
-        decisions = int(step.valid.sum())
-        before = max(self.env_steps, self.config.learning_starts)
-        self.env_steps += decisions
-        self._carry += max(0, self.env_steps - before) * self.config.replay_ratio
+        self.env_steps += int(step.valid.sum())
 
     def learn(self) -> int:
-        """Do the updates that are due: floor(env_steps * replay_ratio + carry)."""
+        """Do the updates that are due: floor(replay_ratio * steps since learning_starts) in all."""
         if len(self.memory) < self.config.batch_size:
             return 0
-        due = int(self._carry)
-        self._carry -= due
+        learned = max(0, self.env_steps - self.config.learning_starts)
+        due = int(self._ratio * learned) - self.updates
         for _ in range(due):
             self.update(self.memory.draw(self.config.batch_size))
             self.updates += 1
@@ -372,7 +373,6 @@ class DQN:
             "evaluation": self._evaluation.bit_generator.state,
             "env_steps": self.env_steps,
             "updates": self.updates,
-            "carry": self._carry,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -387,7 +387,6 @@ class DQN:
         self._exploration.bit_generator.state = state["exploration"]
         self._evaluation.bit_generator.state = state["evaluation"]
         self.env_steps, self.updates = state["env_steps"], state["updates"]
-        self._carry = state["carry"]
 
 
 def build(
@@ -408,6 +407,14 @@ def build(
     """
     if not isinstance(action_space, spaces.Discrete):
         raise ConfigError(f"DQN needs a Discrete action space; this env has {action_space}")
+    # at worst, in games of one step, every second row only ends a game
+    usable = (config.replay_size // num_envs - config.n_step - stack + 1) * num_envs // 2
+    if usable < config.batch_size:
+        raise ConfigError(
+            f"replay_size is {config.replay_size}; with {num_envs} envs, stack {stack}, n_step "
+            f"{config.n_step} and batch_size {config.batch_size} it must be at least "
+            f"{2 * config.batch_size + num_envs * (config.n_step + stack)}"
+        )
     smallest = num_envs * (config.n_step + stack + 1)
     memory = Replay(
         config.replay_size if training else smallest,
@@ -418,9 +425,11 @@ def build(
         n_step=config.n_step,
         gamma=config.gamma,
         device=device,
-        seed=seed,
+        seed=int(np.random.SeedSequence([seed, 3]).generate_state(1)[0]),
     )
-    with torch.random.fork_rng(devices=[]):  # one generator per purpose: this one for the weights
+    with torch.random.fork_rng(
+        devices=[device] if device.type == "cuda" else []
+    ):  # one generator per purpose: this one for the weights
         torch.manual_seed(seed)
         network = make_network(config, observation_space, int(action_space.n)).to(device)
         target = make_network(config, observation_space, int(action_space.n)).to(device)

@@ -27,7 +27,7 @@ def _chosen_and_target(
     next_action: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """q of the taken action and its target, both [N]; no gradient through the target."""
-    assert out.q.ndim == action.ndim + 1, "q is [N, A] where action is [N]"
+    assert out.q.shape[:-1] == next_out.q.shape[:-1] == action.shape, "q [N, A], action [N]"
     assert action.shape == reward.shape == discount.shape == next_action.shape
     chosen = out.q.gather(-1, action.unsqueeze(-1)).squeeze(-1)
     following = next_out.q.gather(-1, next_action.unsqueeze(-1)).squeeze(-1)

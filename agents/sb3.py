@@ -5,6 +5,7 @@ logging and the run folder are ours. Only the policy's weights are kept, without
 run can be evaluated and recorded but not resumed.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -140,13 +141,17 @@ class _Encoder(BaseFeaturesExtractor):
         head_hidden: int,
     ) -> None:
         encoder = make_encoder(name, observation_space, hidden)
+        for parameter in encoder.parameters():  # SB3's initialisation takes no other layout
+            parameter.data = parameter.data.contiguous()
         dim = head_hidden or encoder.dim
         super().__init__(observation_space, dim)
         after = (nn.Linear(encoder.dim, dim), nn.ReLU()) if head_hidden else ()
         self.layers = nn.Sequential(encoder, *after)
+        self._bytes = observation_space.dtype == np.uint8
 
     def forward(self, observations: Tensor) -> Tensor:  # [N, *obs] to [N, dim]
-        return self.layers(observations)
+        # SB3 hands over bytes as floats
+        return self.layers(observations.to(torch.uint8) if self._bytes else observations)
 
 
 class _Writer(KVWriter):
@@ -246,6 +251,7 @@ class SB3Agent:
             return on_step(done)
 
         model.learn(steps, callback=_AfterStep(go_on), log_interval=4)
+        self.updates = int(getattr(model, "_n_updates", 0))
 
     def predict(
         self,
@@ -265,7 +271,9 @@ class SB3Agent:
     def load_weights(self, weights: dict[str, Tensor]) -> None:
         """The inverse of `weights`."""
         if self._model is None:
-            self._model = self._make(_SpacesOnly(*self._spaces), 1)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # of buffers that are never filled
+                self._model = self._make(_SpacesOnly(*self._spaces), 1)
         self._model.policy.load_state_dict(weights)
 
 

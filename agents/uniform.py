@@ -1,5 +1,6 @@
 """The random player: every action with the same probability; the zero of every comparison."""
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ class RandomAgent:
 
     def __init__(self, observation_space: spaces.Box, action_space: spaces.Space[Any], seed: int):
         self._obs_dims = len(observation_space.shape)
-        self._space, self._seed = action_space, seed
+        self._space = copy.deepcopy(action_space)  # the env's own keeps its generator
         self._space.seed(seed)
         self.env_steps = self.updates = 0
 

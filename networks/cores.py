@@ -62,8 +62,8 @@ class RecurrentCore(nn.Module):
         """[T, B, dim] to [T, B, units]; the state of env b is zeroed where first[t, b]."""
         outs = []
         for start, end in _segments(first):
-            keep = (~first[start]).to(x.dtype).unsqueeze(-1)  # [B, 1]
-            inside = tuple((s * keep).unsqueeze(0) for s in state)  # [1, B, units]
+            opens = first[start].unsqueeze(-1)  # [B, 1]
+            inside = tuple(s.masked_fill(opens, 0).unsqueeze(0) for s in state)  # [1, B, units]
             hidden = inside if self._parts == 2 else inside[0]
             out, hidden = self.cell(x[start:end], hidden)
             outs.append(out)

@@ -14,9 +14,9 @@ EncoderName = Literal["mlp", "dqn2013", "nature", "impala", "minatar"]
 
 
 def _pixels(obs: Tensor) -> Tensor:
-    """Uint8 [N, C, H, W] to float32 in [0, 1], channels last in memory (twice as fast on a CPU)."""
+    """[N, C, H, W] to float32, channels last (twice as fast on a CPU); bytes become 0 to 1."""
     x = obs.to(torch.float32, memory_format=torch.channels_last)
-    return x.div_(255.0) if obs.dtype == torch.uint8 else x / 255.0
+    return x.div_(255.0) if obs.dtype == torch.uint8 else x
 
 
 def _channels_last(module: nn.Module) -> None:

@@ -82,8 +82,10 @@ class Replay:
 
     def _zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Tensor:
         """Zeros that take real memory only once written, on a CPU."""
-        array = torch.from_numpy(np.zeros(shape, dtype))
-        return array if self.device.type == "cpu" else array.to(self.device)
+        if self.device.type == "cpu":
+            return torch.from_numpy(np.zeros(shape, dtype))
+        like = torch.from_numpy(np.empty(0, dtype)).dtype
+        return torch.zeros(shape, dtype=like, device=self.device)
 
     def __len__(self) -> int:
         """Transitions that can be sampled now."""
@@ -183,12 +185,22 @@ class Replay:
         arrays = {name: getattr(self, f"_{name}")[:used].cpu().numpy() for name in names}
         return {
             "written": self.written,
+            "shape": [self.rows, self.num_envs],
             "generator": self._generator.get_state(),
             **arrays,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`; the slots follow from the rows."""
+        """The inverse of `state_dict`; the slots follow from the rows.
+
+        Raises:
+            ConfigError: the state is of a memory of another size.
+        """
+        if state["shape"] != [self.rows, self.num_envs]:
+            raise ConfigError(
+                f"the replay saved has {state['shape']} rows and envs, this one "
+                f"{[self.rows, self.num_envs]}; resume with the replay_size and num_envs of the run"
+            )
         used = len(state["action"])
         for name in ("frames", "action", "reward", "terminated", "first", "valid"):
             getattr(self, f"_{name}")[:used] = torch.from_numpy(state[name]).to(self.device)
@@ -209,7 +221,7 @@ def _refuse_if_too_large(transitions: int, frame_bytes: int, device: torch.devic
         free = torch.cuda.mem_get_info(device)[0]
     else:
         free = psutil.virtual_memory().available
-    if need > free:
+    if need > 0.95 * free:  # the network and the emulators need some too
         fits = int(transitions * 0.8 * free / need)
         raise ConfigError(
             f"a replay of {transitions:,} transitions needs {need / 1e9:.1f} GB, and only "

@@ -1,0 +1,479 @@
+import copy
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from ludus.agents.agent import ConfigError
+from ludus.agents.dqn import DQN, DQNConfig, build
+from ludus.training.graphs import capture
+
+DEVICE = torch.device("cpu")
+OBS = spaces.Box(-9, 9, (3,), np.float32)
+ACTIONS = spaces.Discrete(4)
+CONFIG = DQNConfig(
+    hidden=(8,),
+    learning_rate=1e-2,
+    batch_size=8,
+    gamma=0.9,
+    replay_size=400,
+    learning_starts=10,
+    replay_ratio=1.0,
+    target_interval=3,
+)
+
+
+def _frame(generator, t, b):
+    return generator.normal(0, 1, 3).astype(np.float32)
+
+
+def _agent(envs=2, seed=0, space=ACTIONS, **changes) -> DQN:
+    config = replace(CONFIG, **changes)
+    return build(config, OBS, space, num_envs=envs, stack=1, device=DEVICE, seed=seed)
+
+
+def _fill(agent, stream, rows):
+    for _ in range(rows):
+        agent.observe(stream.step())
+
+
+def _filled(random_stream, rows=40, envs=2, **changes) -> DQN:
+    """An agent with experience and a target that is not the online network; no update made."""
+    agent = _agent(envs, **changes)
+    _fill(agent, random_stream(envs, 1, 3, _frame, actions=4), rows)
+    with torch.no_grad():
+        for parameter in agent.target.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    return agent
+
+
+def _learn(agent, updates):
+    """Exactly so many updates, whatever is due."""
+    wanted = agent.updates + updates
+    agent.env_steps = agent.config.learning_starts + int(wanted / agent.config.replay_ratio)
+    assert agent.learn() == updates
+
+
+def _parameters(agent):
+    return torch.cat([p.detach().flatten() for p in agent.network.parameters()])
+
+
+def _targets(agent):
+    return torch.cat([p.detach().flatten() for p in agent.target.parameters()])
+
+
+def _always(agent, action):
+    """Make `action` the greedy one, whatever is seen."""
+    with torch.no_grad():
+        for parameter in agent.network.parameters():
+            parameter.zero_()
+        list(agent.network.parameters())[-1][action] = 1.0
+
+
+def _q(network, obs):
+    out, _ = network(obs.unsqueeze(0), (), torch.zeros(1, len(obs), dtype=torch.bool))
+    return out.q[0]
+
+
+def _loss_by_hand(agent, chance):
+    """The loss of the batch that `chance` picks, written in the formulas of the papers."""
+    config, batch = agent.config, agent.memory.sample(chance)
+    q, target_q = _q(agent.network, batch.obs), _q(agent.target, batch.next_obs)
+    chosen = q[torch.arange(len(q)), batch.action]
+    chooser = _q(agent.network, batch.next_obs) if config.double else target_q
+    following = target_q[torch.arange(len(q)), chooser.argmax(1)]
+    delta = (batch.reward + batch.discount * following).detach() - chosen
+    if config.loss == "mse":
+        return (delta**2).mean()
+    return torch.where(delta.abs() <= 1, delta**2 / 2, delta.abs() - 0.5).mean()
+
+
+def _obs(rows, seed=1):
+    return np.random.default_rng(seed).normal(0, 1, (rows, 3)).astype(np.float32)
+
+
+def _act(agent, obs, explore):
+    return agent.act(obs, agent.initial_state(len(obs)), np.zeros(len(obs), bool), explore=explore)
+
+
+# -- acting -------------------------------------------------------------------------------------
+
+
+def test_each_env_throws_its_own_coin():
+    agent = _agent(50, epsilon_start=0.4, epsilon_end=0.4, learning_starts=0)
+    _always(agent, 2)
+    random = np.stack([_act(agent, _obs(50), True)[0] != 2 for _ in range(200)])
+    share = 0.4 * 3 / 4
+    assert stats.binomtest(int(random.sum()), random.size, share).pvalue > 1e-3
+    # One coin for all would make each call all or nothing; these vary as 50 coins do.
+    expected = 50 * share * (1 - share)
+    assert 0.7 * expected < random.sum(1).var() < 1.4 * expected
+
+
+def test_with_epsilon_1_every_action_is_as_likely_and_envs_differ():
+    agent = _agent(64, epsilon_start=1.0, epsilon_end=1.0)
+    actions = np.stack([_act(agent, _obs(64), True)[0] for _ in range(50)])
+    assert stats.chisquare(np.bincount(actions.ravel(), minlength=4)).pvalue > 1e-3
+    assert all(len(np.unique(row)) > 1 for row in actions)
+
+
+def test_without_exploring_or_with_epsilon_0_the_best_action_is_taken():
+    agent = _agent(32, epsilon_start=0.0, epsilon_end=0.0, learning_starts=0)
+    obs = _obs(32)
+    best = _q(agent.network, torch.from_numpy(obs)).argmax(1).numpy()
+    assert len(np.unique(best)) > 1
+    for explore in (True, False):
+        actions, state, extras = _act(agent, obs, explore)
+        assert np.array_equal(actions, best)
+        assert (state, extras) == ((), {})
+    always = _agent(32, epsilon_start=1.0, epsilon_end=1.0)
+    always.load_weights(agent.weights())
+    assert np.array_equal(_act(always, obs, False)[0], best)
+
+
+def test_every_action_is_random_before_learning_starts():
+    agent = _agent(1, epsilon_start=0.0, epsilon_end=0.0, learning_starts=7)
+    seen = []
+    for _ in range(9):
+        seen.append(agent.epsilon)
+        agent.env_steps += 1
+    assert seen == [1.0] * 7 + [0.0] * 2
+
+
+def test_epsilon_falls_with_env_steps_not_with_rows(random_stream):
+    agent = _agent(4, epsilon_start=0.8, epsilon_end=0.2, epsilon_steps=40, learning_starts=0)
+    stream = random_stream(4, 1, 0, _frame, (0, 0, 0, 0))
+    seen = [agent.epsilon]
+    for _ in range(11):
+        agent.observe(stream.step())
+        seen.append(agent.epsilon)
+    assert seen == pytest.approx([0.8 - 0.06 * row for row in range(10)] + [0.2, 0.2])
+
+
+def test_actions_count_from_the_first_of_the_space(random_stream):
+    agent = _agent(4, space=spaces.Discrete(4, start=5), epsilon_start=1.0, epsilon_end=1.0)
+    stream = random_stream(4, 1, 0, _frame, (0, 0, 0, 0))
+    seen = set()
+    for _ in range(30):
+        actions, _, _ = _act(agent, _obs(4), True)
+        seen |= set(actions.tolist())
+        agent.observe(stream.step(actions))
+    assert seen == {5, 6, 7, 8}
+    assert set(agent.memory.sample(agent.memory.draw(500)).action.tolist()) == {0, 1, 2, 3}
+    assert agent.predict(_obs(1)[0], deterministic=True)[0] in seen
+    assert set(agent.predict(_obs(9))[0]) <= seen
+
+
+# -- predict ------------------------------------------------------------------------------------
+
+
+def test_predict_takes_one_observation_or_a_batch():
+    agent = _agent()
+    obs = _obs(6)
+    best = _q(agent.network, torch.from_numpy(obs)).argmax(1).tolist()
+    actions, state = agent.predict(obs, deterministic=True)
+    assert (actions.tolist(), actions.shape) == (best, (6,))
+    assert state == ()
+    assert [int(agent.predict(o, deterministic=True)[0]) for o in obs] == best
+    assert agent.predict(obs[0], deterministic=True)[0].shape == ()
+    assert agent.predict(obs.astype(np.float64), deterministic=True)[0].tolist() == best
+    again = agent.predict(obs[:, ::-1][:, ::-1], state, np.ones(6, bool), deterministic=True)
+    assert again[0].tolist() == best
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 4), (2, 2, 3), ()])
+def test_predict_refuses_another_shape(shape):
+    with pytest.raises(ValueError, match=r"trained on \[3\]"):
+        _agent().predict(np.zeros(shape, np.float32))
+
+
+def test_evaluation_epsilon_is_used_by_predict_without_deterministic_alone():
+    agent = _agent(epsilon_start=0.0, epsilon_end=0.0, evaluation_epsilon=0.4, learning_starts=0)
+    _always(agent, 1)
+    obs = _obs(500)
+    random = sum(int((agent.predict(obs)[0] != 1).sum()) for _ in range(20))
+    assert stats.binomtest(random, 10_000, 0.3).pvalue > 1e-3
+    assert (agent.predict(obs, deterministic=True)[0] == 1).all()
+    assert (_act(agent, obs, True)[0] == 1).all()
+    greedy = _agent(epsilon_start=1.0, evaluation_epsilon=0.0)
+    _always(greedy, 1)
+    assert (greedy.predict(obs)[0] == 1).all()
+
+
+def _generators(agent):
+    state = agent.state_dict()
+    return copy.deepcopy((state["exploration"], state["memory"]["generator"].tolist()))
+
+
+def test_looking_on_moves_no_generator_of_the_training(random_stream):
+    agent = _filled(random_stream)
+    before, everyone = _generators(agent), torch.get_rng_state()
+    evaluation = copy.deepcopy(agent.state_dict()["evaluation"])
+    _act(agent, _obs(5), False)
+    agent.predict(_obs(5), deterministic=True)
+    assert agent.state_dict()["evaluation"] == evaluation
+    agent.predict(_obs(5))
+    assert agent.state_dict()["evaluation"] != evaluation
+    assert _generators(agent) == before
+    _act(agent, _obs(5), True)
+    agent.memory.draw(1)
+    assert all(a != b for a, b in zip(_generators(agent), before, strict=True))
+    assert torch.equal(torch.get_rng_state(), everyone)
+
+
+def test_building_leaves_the_global_generator_alone_and_follows_its_seed():
+    before = torch.get_rng_state()
+    one, same, other = _agent(seed=3), _agent(seed=3), _agent(seed=4)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(_parameters(one), _parameters(same))
+    assert torch.equal(_parameters(one), _targets(one))
+    assert not torch.equal(_parameters(one), _parameters(other))
+    chances = [agent.memory.draw(4) for agent in (one, same, other)]
+    assert torch.equal(chances[0], chances[1])
+    assert not torch.equal(chances[0], chances[2])
+
+
+# -- cadence ------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    envs=st.integers(1, 9),
+    ratio=st.sampled_from(["0.25", "0.5", "1", "2.5", "0.1", "0.3", "0.7"]),
+    starts=st.integers(0, 40),
+    ends=st.sampled_from([(0, 0, 0, 0), (0.3, 0.2, 0.0, 0.1)]),
+)
+def test_the_replay_ratio_holds_exactly_for_any_num_envs(random_stream, envs, ratio, starts, ends):
+    agent = _agent(envs, replay_ratio=float(ratio), learning_starts=starts, batch_size=1)
+    agent.update = lambda chance: None
+    stream, total, done = random_stream(envs, 1, 0, _frame, ends), 0, 0
+    for _ in range(60):
+        step = stream.step()
+        agent.observe(step)
+        total += int(step.valid.sum())
+        done += agent.learn()
+        due = int(max(0, total - starts) * Fraction(ratio))
+        assert (agent.env_steps, agent.updates) == (total, done)
+        assert done == (due if len(agent.memory) else 0)
+
+
+def test_updates_wait_for_a_batch_and_are_made_up_for(random_stream):
+    agent = _agent(1, learning_starts=2, batch_size=20, replay_ratio=0.5)
+    agent.update = lambda chance: None
+    stream, made = random_stream(1, 1, 0, _frame, (0, 0, 0, 0)), []
+    for _ in range(24):
+        agent.observe(stream.step())
+        made.append(agent.learn())
+    assert made[:20] == [0] * 20  # a transition can be sampled once its successor is there
+    assert made[20] == 9  # (21 - 2) / 2
+    assert sum(made) == 11
+
+
+@pytest.mark.parametrize(("size", "batch", "envs"), [(32, 32, 1), (100, 100, 16), (64, 60, 8)])
+def test_a_replay_that_cannot_hold_a_batch_is_refused_or_learned_from(
+    random_stream, size, batch, envs
+):
+    try:
+        agent = _agent(envs, replay_size=size, batch_size=batch)
+    except ConfigError as error:
+        assert "replay_size" in str(error)  # noqa: PT017  either outcome is right
+        return
+    agent.update = lambda chance: None
+    stream = random_stream(envs, 1, 0, _frame, (0, 0, 0, 0))
+    assert sum(agent.observe(stream.step()) or agent.learn() for _ in range(3 * size)) > 0
+
+
+def test_clipped_rewards_reach_the_learner_alone(random_stream):
+    for clip in (True, False):
+        agent, stream = _agent(clip_reward=clip), random_stream(2, 1, 0, _frame)
+        for _ in range(30):
+            step = stream.step()
+            before = step.reward.copy()
+            agent.observe(step)
+            assert np.array_equal(step.reward, before)
+        learned = agent.memory.sample(agent.memory.draw(400)).reward
+        raw = {float(r) for row in stream.reward for r in row}
+        expected = {min(1.0, max(-1.0, r)) for r in raw} if clip else raw
+        assert set(learned.tolist()) <= expected
+        assert (learned.abs().max() > 1) == (not clip)
+
+
+# -- one update ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_step", [1, 3])
+@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("dueling", [False, True])
+@pytest.mark.parametrize("loss", ["huber", "mse"])
+def test_the_loss_is_the_papers(random_stream, loss, dueling, double, n_step):
+    agent = _filled(random_stream, loss=loss, dueling=dueling, double=double, n_step=n_step)
+    chance = agent.memory.draw(8)
+    expected = _loss_by_hand(agent, chance).item()
+    other = copy.copy(agent)
+    other.config = replace(agent.config, double=not double)
+    assert abs(_loss_by_hand(other, chance).item() - expected) > 1e-3  # so double can be told
+    agent.memory.draw = lambda size: chance
+    _learn(agent, 1)
+    assert agent.metrics()["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_gamma_and_n_step_reach_the_memory(random_stream):
+    agent = _filled(random_stream, n_step=3, gamma=0.5)
+    discounts = set(agent.memory.sample(agent.memory.draw(500)).discount.tolist())
+    assert discounts == {0.0, 0.125, 0.25, 0.5}
+
+
+OPTIMIZERS = {
+    "adam": lambda p: torch.optim.Adam(p, 1e-2, eps=1e-3, foreach=False),
+    "rmsprop": lambda p: torch.optim.RMSprop(
+        p, 1e-2, alpha=0.95, eps=1e-3, momentum=0.5, centered=True, foreach=False
+    ),
+    "sgd": lambda p: torch.optim.SGD(p, 1e-2, momentum=0.5, foreach=False),
+    "adagrad": lambda p: torch.optim.Adagrad(p, 1e-2, eps=1e-3, foreach=False),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_updates_equal_the_plain_optimizer(random_stream, name):
+    momentum = 0.5 if name in ("rmsprop", "sgd") else 0.0
+    agent = _filled(
+        random_stream, optimizer=name, optimizer_eps=1e-3, momentum=momentum, max_grad_norm=0.2
+    )
+    plain = copy.deepcopy(agent)
+    optimizer = OPTIMIZERS[name](plain.network.parameters())
+    for _ in range(3):  # the first shows the starting moments, the later ones their decay
+        chance = agent.memory.draw(8)
+        agent.update(chance)
+        optimizer.zero_grad()
+        _loss_by_hand(plain, chance).backward()
+        norm = torch.nn.utils.clip_grad_norm_(plain.network.parameters(), 0.2)
+        assert norm > 0.2  # so that the limit is part of what is compared
+        optimizer.step()
+        torch.testing.assert_close(_parameters(agent), _parameters(plain), rtol=1e-5, atol=1e-6)
+    assert (_parameters(agent) - _parameters(_agent())).abs().max() > 1e-3
+
+
+def test_the_first_step_of_adam_by_hand(random_stream):
+    agent = _filled(random_stream, max_grad_norm=0.0, optimizer_eps=1e-3)
+    chance, before = agent.memory.draw(8), _parameters(agent)
+    slopes = torch.autograd.grad(_loss_by_hand(agent, chance), list(agent.network.parameters()))
+    slope = torch.cat([g.flatten() for g in slopes])
+    agent.update(chance)
+    # m = 0.1 g and v = 0.001 g^2, both corrected for their start at 0
+    expected = before - 1e-2 * slope / (slope.abs() + 1e-3)
+    torch.testing.assert_close(_parameters(agent), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("limit", "applied"), [(0.25, 0.25), (1e9, None), (0.0, None)])
+def test_max_grad_norm_limits_what_is_applied(random_stream, limit, applied):
+    agent = _filled(random_stream, optimizer="sgd", learning_rate=1.0, max_grad_norm=limit)
+    before = _parameters(agent)
+    _learn(agent, 1)
+    norm = agent.metrics()["grad_norm"]  # as it was before the limit
+    assert norm > 0.5
+    moved = float((_parameters(agent) - before).norm())
+    assert moved == pytest.approx(norm if applied is None else applied, rel=1e-4)
+
+
+def test_metrics_are_means_since_the_last_call(random_stream):
+    agent = _filled(random_stream, optimizer="sgd", learning_rate=1e-12, replay_ratio=1.0)
+    chances = [agent.memory.draw(8) for _ in range(3)]
+    losses = [_loss_by_hand(agent, chance).item() for chance in chances]
+    queue = iter(chances)
+    agent.memory.draw = lambda size: next(queue)
+    _learn(agent, 2)
+    assert agent.metrics()["loss"] == pytest.approx(sum(losses[:2]) / 2, rel=1e-5)
+    assert "loss" not in agent.metrics()
+    _learn(agent, 1)
+    assert agent.metrics()["loss"] == pytest.approx(losses[2], rel=1e-5)
+
+
+# -- the target ---------------------------------------------------------------------------------
+
+
+def test_the_target_is_copied_every_interval(random_stream):
+    agent = _filled(random_stream, target_interval=3)
+    start = _targets(agent)
+    for update in range(1, 8):
+        _learn(agent, 1)
+        if update in (3, 6):
+            assert torch.equal(_targets(agent), _parameters(agent))
+            start = _targets(agent)
+        else:
+            assert torch.equal(_targets(agent), start)
+            assert not torch.equal(_targets(agent), _parameters(agent))
+
+
+def test_a_target_moved_by_polyak_by_hand(random_stream):
+    agent = _filled(random_stream, target_interval=2, polyak=0.25)
+    start = _targets(agent)
+    _learn(agent, 2)
+    expected = 0.75 * start + 0.25 * _parameters(agent)
+    torch.testing.assert_close(_targets(agent), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_no_gradient_ever_reaches_the_target(random_stream):
+    agent = _filled(random_stream)
+    agent.update(agent.memory.draw(8))
+    assert all(p.grad is None and not p.requires_grad for p in agent.target.parameters())
+
+
+# -- state --------------------------------------------------------------------------------------
+
+
+def _train(agent, stream, rows):
+    """What the loop does, on a stream of its own; returns the actions."""
+    actions = []
+    for _ in range(rows):
+        action, _, _ = agent.act(stream.obs[-1], (), stream.first[-1], explore=True)
+        agent.learn()
+        agent.observe(stream.step(action))
+        actions.append(action)
+    return np.array(actions)
+
+
+def _equal(one, other):
+    """Two trees of tensors, arrays and numbers are the same, bit for bit."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_equal(one[k], other[k]) for k in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    return np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("captured", [False, True])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_loaded_agent_goes_on_bit_for_bit(random_stream, optimizer, captured):
+    changes = {"optimizer": optimizer, "n_step": 2, "replay_ratio": 0.7, "epsilon_steps": 500}
+    changes |= {"momentum": 0.5, "polyak": 0.5, "double": True, "replay_size": 120}
+    agent = _agent(3, seed=1, **changes)
+    fresh = _agent(3, seed=2, **changes)
+    if captured:
+        capture(agent)
+        capture(fresh)
+    stream = random_stream(3, 1, 0, _frame, actions=4)
+    _train(agent, stream, 60)  # the ring of 40 rows has wrapped
+    agent.predict(_obs(5))
+    fresh.load_state_dict(copy.deepcopy(agent.state_dict()))
+    assert _equal(fresh.state_dict(), agent.state_dict())
+    twin = copy.deepcopy(stream)
+    assert np.array_equal(_train(agent, stream, 40), _train(fresh, twin, 40))
+    assert agent.updates > 90
+    assert _equal(fresh.state_dict(), agent.state_dict())
+
+
+def test_weights_are_all_that_acting_needs():
+    agent, other = _agent(seed=1), _agent(seed=2)
+    obs = _obs(200)
+    want = agent.predict(obs, deterministic=True)[0]
+    assert not np.array_equal(other.predict(obs, deterministic=True)[0], want)
+    other.load_weights(agent.weights())
+    assert np.array_equal(other.predict(obs, deterministic=True)[0], want)

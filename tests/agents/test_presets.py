@@ -1,0 +1,120 @@
+import re
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from ludus.agents import presets, sb3
+from ludus.agents.agent import ConfigError
+from ludus.agents.dqn import DQN, DQNConfig
+from ludus.agents.sb3 import SB3Agent, SB3Config
+from ludus.agents.uniform import RandomAgent, RandomConfig
+
+SHAPES = {"classic": (4,), "minatar": (4, 10, 10), "atari": (4, 84, 84)}
+
+
+def _env(kind):
+    """What presets look at of an env."""
+    kinds = {"classic": np.float32}
+    return SimpleNamespace(
+        env_id=kind,
+        num_envs=2,
+        stack=4 if kind == "atari" else 1,
+        observation_space=spaces.Box(0, 255, SHAPES[kind], kinds.get(kind, np.uint8)),
+        action_space=spaces.Discrete(3),
+    )
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_the_family_follows_from_the_observations(kind):
+    assert presets.family(_env(kind)) == kind
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("name", presets.names())
+def test_every_name_is_a_preset_that_can_be_built(name, kind):
+    env = _env(kind)
+    if name == "dqn2013" and kind != "atari":
+        with pytest.raises(ConfigError, match="36 pixels"):
+            presets.preset(name, env)
+        return
+    config = presets.preset(name, env)
+    agent = presets.build(config, env, device=torch.device("cpu"), seed=0, training=False)
+    expected = {RandomConfig: RandomAgent, DQNConfig: DQN, SB3Config: SB3Agent}
+    assert type(agent) is expected[type(config)]
+
+
+def test_variants_differ_in_what_their_names_say():
+    for kind in SHAPES:
+        base = presets.preset("dqn", _env(kind))
+        assert (base.double, base.dueling) == (False, False)
+        assert presets.preset("ddqn", _env(kind)) == replace(base, double=True)
+        assert presets.preset("dueling", _env(kind)) == replace(base, double=True, dueling=True)
+    small = presets.preset("dqn2013", _env("atari"))
+    assert (small.encoder, small.head_hidden) == ("dqn2013", 256)
+    assert presets.preset("dqn", _env("atari")).clip_reward
+    assert not presets.preset("dqn", _env("classic")).clip_reward
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"), [("dqm", "dqn"), ("duelling", "dueling"), ("sb3:dqnn", "sb3:dqn")]
+)
+def test_a_misspelt_name_is_answered_with_the_right_one(asked, meant):
+    with pytest.raises(ConfigError, match=rf"no agent {asked}; did you mean {meant}\?"):
+        presets.preset(asked, _env("classic"))
+
+
+def test_a_name_like_no_other_is_answered_with_where_to_look():
+    text = re.escape("`ludus list agents`")
+    with pytest.raises(ConfigError, match=text):
+        presets.preset("xyzzy", _env("classic"))
+
+
+def test_names_hold_ours_and_what_is_installed_of_sb3():
+    assert set(presets.names()) == set(presets.OURS) | {f"sb3:{n}" for n in sb3.installed()}
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("classic", {"train_freq": 2, "gradient_steps": 1, "target_update_interval": 256}),
+        ("classic", {"learning_rate": 2.3e-3, "batch_size": 64, "exploration_steps": 8_000}),
+        ("classic", {"exploration_final_eps": 0.04, "gamma": 0.99, "max_grad_norm": 10.0}),
+        ("atari", {"train_freq": 4, "gradient_steps": 1, "target_update_interval": 1_000}),
+        ("atari", {"learning_rate": 1e-4, "batch_size": 32, "exploration_steps": 100_000}),
+        ("atari", {"exploration_final_eps": 0.01, "learning_starts": 10_000, "tau": 1.0}),
+        ("atari", {"buffer_size": 100_000, "exploration_initial_eps": 1.0}),
+    ],
+)
+def test_sb3s_arguments_for_the_same_values(kind, expected):
+    arguments = presets.preset("sb3:dqn", _env(kind)).arguments
+    assert {name: arguments[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_the_sb3_preset_has_our_network_and_our_clipping(kind):
+    ours, theirs = (presets.preset(name, _env(kind)) for name in ("dqn", "sb3:dqn"))
+    for name in ("encoder", "hidden", "head_hidden", "clip_reward"):
+        assert getattr(theirs, name) == getattr(ours, name)
+
+
+@pytest.mark.parametrize("ratio", [0.125, 0.25, 0.5, 1.0, 2.0])
+def test_sb3_updates_as_often_as_we_do(ratio):
+    arguments = presets.match_dqn(DQNConfig(replay_ratio=ratio, target_interval=100))
+    assert arguments["gradient_steps"] / arguments["train_freq"] == ratio
+    assert arguments["target_update_interval"] * ratio == 100
+
+
+def test_no_limit_of_the_gradient_is_no_limit_there_either():
+    assert presets.match_dqn(DQNConfig(max_grad_norm=0.0))["max_grad_norm"] == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "expected"),
+    [("dqn", "classic", 16), ("dqn", "atari", 8), ("sb3:dqn", "atari", 1), ("sb3:ppo", "atari", 8)],
+)
+def test_envs_by_default(name, kind, expected):
+    assert presets.num_envs(name, kind) == expected

@@ -1,0 +1,70 @@
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ludus.agents.returns import n_step_return
+
+
+def _one(reward, terminated, stops, gamma):
+    """One window, step by step: (sum of rewards, discount of the bootstrap, steps to it)."""
+    total, power = 0.0, 1.0
+    for step, (r, ended, cut) in enumerate(zip(reward, terminated, stops, strict=True), start=1):
+        total += power * r
+        power *= gamma
+        if ended:
+            return total, 0.0, step
+        if cut:
+            return total, power, step
+    return total, power, len(reward)
+
+
+@st.composite
+def _windows(draw):
+    n, batch = draw(st.integers(1, 6)), draw(st.integers(1, 8))
+    flags = st.lists(st.booleans(), min_size=n * batch, max_size=n * batch)
+    number = st.floats(-4, 4, width=32)
+    reward = draw(st.lists(number, min_size=n * batch, max_size=n * batch))
+    tensors = torch.tensor(reward), torch.tensor(draw(flags)), torch.tensor(draw(flags))
+    return *(x.reshape(n, batch) for x in tensors), draw(st.floats(0, 1))
+
+
+@settings(max_examples=300, deadline=None)
+@given(_windows())
+def test_equal_to_a_loop_over_each_window(windows):
+    reward, terminated, stops, gamma = windows
+    got = n_step_return(reward, terminated, stops, gamma)
+    expected = [
+        _one(*(x[:, i].tolist() for x in (reward, terminated, stops)), gamma)
+        for i in range(reward.shape[1])
+    ]
+    totals, discounts, steps = zip(*expected, strict=True)
+    torch.testing.assert_close(got.reward, torch.tensor(totals), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(got.discount, torch.tensor(discounts), rtol=1e-5, atol=1e-6)
+    assert got.steps.tolist() == list(steps)
+    assert got.reward.dtype == got.discount.dtype == torch.float32
+
+
+def test_by_hand():
+    # columns: nothing, terminated at once, terminated at step 1, cut at step 1, cut at the last
+    reward = torch.tensor([[1.0, 1, 1, 1, 1], [2, 2, 2, 2, 2], [4, 4, 4, 4, 4]])
+    terminated, stops = torch.zeros(3, 5, dtype=torch.bool), torch.zeros(3, 5, dtype=torch.bool)
+    terminated[0, 1] = terminated[1, 2] = True
+    stops[1, 3] = stops[2, 4] = True
+    got = n_step_return(reward, terminated, stops, 0.5)
+    assert got.reward.tolist() == [3.0, 1.0, 2.0, 2.0, 3.0]
+    assert got.discount.tolist() == [0.125, 0.0, 0.0, 0.25, 0.125]
+    assert got.steps.tolist() == [3, 1, 2, 2, 3]
+
+
+def test_a_termination_beyond_a_cut_belongs_to_the_next_episode():
+    stops = torch.tensor([[True], [False]])
+    got = n_step_return(torch.tensor([[1.0], [9.0]]), ~stops, stops, 0.5)
+    assert (got.reward.item(), got.discount.item(), got.steps.item()) == (1.0, 0.5, 1)
+
+
+def test_the_inputs_are_left_as_they_were():
+    reward, ends = torch.ones(3, 2), torch.tensor([[False, True]] * 3)
+    before = reward.clone(), ends.clone()
+    n_step_return(reward, ends, ends, 0.9)
+    assert torch.equal(reward, before[0])
+    assert torch.equal(ends, before[1])

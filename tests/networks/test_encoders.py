@@ -1,0 +1,148 @@
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from torch import nn
+from torch.nn import functional as F
+
+from ludus.networks.encoders import make_encoder
+
+PICTURE = (4, 84, 84)
+SHAPES = {
+    "mlp": (5,),
+    "dqn2013": PICTURE,
+    "nature": PICTURE,
+    "impala": (3, 40, 36),
+    "minatar": (6, 10, 10),
+}
+
+
+def _pixels(shape, high=255):
+    return spaces.Box(0, high, shape, np.uint8)
+
+
+def _space(name):
+    if name == "mlp":
+        return spaces.Box(-1, 1, SHAPES[name], np.float32)
+    return _pixels(SHAPES[name], 1 if name == "minatar" else 255)
+
+
+def _sample(space, count):
+    generator = np.random.default_rng(3)
+    if space.dtype == np.uint8:
+        data = generator.integers(0, int(space.high.max()) + 1, (count, *space.shape), np.uint8)
+        return torch.from_numpy(data)
+    return torch.from_numpy(generator.uniform(-1, 1, (count, *space.shape)).astype(np.float32))
+
+
+def _impala(x, weights):
+    """Figure 3 of the paper, written out; `weights` in the order of the layers."""
+    weights = iter(weights)
+
+    def convolve(x):
+        return F.conv2d(x, next(weights), next(weights), padding=1)
+
+    for _ in range(3):
+        x = F.max_pool2d(convolve(x), 3, stride=2, padding=1)
+        for _ in range(2):
+            x = x + convolve(F.relu(convolve(F.relu(x))))
+    return F.relu(x).flatten(1)
+
+
+def _plain(name, x, weights):
+    """The same network in plain functions on a contiguous NCHW float tensor."""
+    if name == "impala":
+        return _impala(x, weights)
+    if name == "mlp":
+        w1, b1, w2, b2 = weights
+        return F.relu(F.linear(F.relu(F.linear(x.flatten(1), w1, b1)), w2, b2))
+    strides = {"dqn2013": (4, 2), "nature": (4, 2, 1), "minatar": (1,)}[name]
+    for stride, weight, bias in zip(strides, weights[::2], weights[1::2], strict=True):
+        x = F.relu(F.conv2d(x, weight, bias, stride=stride))
+    return x.flatten(1)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "dim"),
+    [
+        ("dqn2013", (4, 84, 84), 2592),  # 32 x 9 x 9
+        ("nature", (4, 84, 84), 3136),  # 64 x 7 x 7
+        ("nature", (1, 84, 84), 3136),
+        ("impala", (4, 84, 84), 3872),  # 32 x 11 x 11
+        ("minatar", (6, 10, 10), 1024),  # 16 x 8 x 8
+        ("mlp", (4, 3), 7),
+    ],
+)
+def test_the_documented_feature_counts(name, shape, dim):
+    encoder = make_encoder(name, _pixels(shape), hidden=(9, 7))
+    out = encoder(torch.zeros(2, *shape, dtype=torch.uint8))
+    assert encoder.dim == dim
+    assert out.shape == (2, dim)
+    assert out.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_values_and_gradients_equal_the_plain_network(name):
+    space = _space(name)
+    encoder = make_encoder(name, space, hidden=(9, 7))
+    obs = _sample(space, 3)
+    scaled = obs.float() / 255 if space.high.max() == 255 else obs.float()
+    copies = [p.detach().clone().contiguous().requires_grad_() for p in encoder.parameters()]
+    out, expected = encoder(obs), _plain(name, scaled, copies)
+    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
+    torch.manual_seed(1)
+    ahead = torch.randn_like(expected)
+    ours = torch.autograd.grad(out, list(encoder.parameters()), ahead)
+    for got, want in zip(ours, torch.autograd.grad(expected, copies, ahead), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3 * float(want.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["dqn2013", "nature", "impala", "minatar"])
+def test_the_input_is_left_as_it_was(name):
+    space = _space(name)
+    encoder = make_encoder(name, space)
+    for obs in (_sample(space, 2), _sample(space, 2).float()):
+        before = obs.clone()
+        encoder(obs)
+        assert torch.equal(obs, before)
+
+
+def test_an_mlp_scales_bytes_and_only_bytes():
+    weights = torch.nn.Parameter(torch.ones(1, 2)), torch.nn.Parameter(torch.zeros(1))
+    cases = [
+        (spaces.Box(0, 255, (2,), np.uint8), np.uint8, 1.0),
+        (spaces.Box(0, 1, (2,), np.uint8), np.uint8, 255.0),  # flags, not brightness
+        (spaces.Box(0, 255, (2,), np.float32), np.float32, 255.0),
+        (spaces.Box(-9, 9, (2,), np.float32), np.float64, 255.0),  # what a caller of predict has
+    ]
+    for space, dtype, expected in cases:
+        encoder = make_encoder("mlp", space, hidden=(1,))
+        encoder.layers[0].weight, encoder.layers[0].bias = weights
+        out = encoder(torch.from_numpy(np.array([[0, 255]], dtype)))
+        assert out.dtype == torch.float32
+        torch.testing.assert_close(out, torch.tensor([[expected]]))
+
+
+def test_an_empty_mlp_passes_the_observation_through():
+    encoder = make_encoder("mlp", spaces.Box(-1, 1, (2, 3), np.float32), hidden=())
+    obs = torch.randn(4, 2, 3)
+    assert encoder.dim == 6
+    assert torch.equal(encoder(obs), obs.flatten(1))
+
+
+def test_the_impala_width_multiplies_the_channels():
+    space = _pixels((4, 16, 16))
+    narrow, wide = (make_encoder("impala", space, width=w) for w in (1, 2))
+    channels = [m.out_channels for m in narrow.modules() if isinstance(m, nn.Conv2d)]
+    assert channels == [16] * 5 + [32] * 10
+    doubled = [m.out_channels for m in wide.modules() if isinstance(m, nn.Conv2d)]
+    assert doubled == [2 * c for c in channels]
+    assert wide.dim == 2 * narrow.dim
+
+
+@pytest.mark.parametrize(("name", "side"), [("dqn2013", 20), ("nature", 36), ("minatar", 3)])
+def test_the_smallest_picture_works_and_a_smaller_one_is_refused(name, side):
+    assert make_encoder(name, _pixels((1, side, side))).dim > 0
+    for shape in [(1, side - 1, side), (1, side, side - 1), (side, side)]:
+        with pytest.raises(ValueError, match=rf"{name} encoder .* at least {side} pixels"):
+            make_encoder(name, _pixels(shape))
