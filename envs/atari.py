@@ -12,6 +12,7 @@ import numpy as np
 from ale_py import ALEInterface, LoggerMode, roms
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium import spaces
+
 from ludus.envs.vector import EnvError, Raw
 
 ALEInterface.setLoggerMode(LoggerMode.Error)  # no banner

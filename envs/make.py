@@ -8,10 +8,11 @@ from typing import Any
 import ale_py
 import gymnasium
 from gymnasium.error import Error as GymnasiumError
+
 from ludus.envs import atari, probes  # noqa: F401  importing the probes registers them
 from ludus.envs.minatar import GAMES, MinAtarBackend
 from ludus.envs.stack import FrameStack
-from ludus.envs.vector import Backend, EnvError, VectorEnv
+from ludus.envs.vector import Backend, EnvError, VectorEnv, sentence
 from ludus.envs.workers import CartPoleBackend, GymnasiumBackend
 
 MAX_ENVS = 4096
@@ -152,21 +153,19 @@ def _make_gymnasium(
     source = str(spec.entry_point)
     known = source.startswith(("gymnasium.envs.classic", "ludus.envs.probes"))
     backend: Backend
-    if source.startswith("gymnasium.envs.classic_control.cartpole:") and spec.vector_entry_point:
+    if source == "gymnasium.envs.classic_control.cartpole:CartPoleEnv" and not spec.kwargs:
         backend = CartPoleBackend(num_envs, limit or 500, render)
     else:
-        mode = "rgb_array" if render else None
+        # not every env takes the argument
+        picture: dict[str, Any] = {"render_mode": "rgb_array"} if render else {}
 
         def make_env() -> gymnasium.Env[Any, Any]:
-            return gymnasium.make(env_id, render_mode=mode, disable_env_checker=True)
+            return gymnasium.make(env_id, disable_env_checker=True, **picture)
 
         try:
             backend = GymnasiumBackend(make_env, num_envs, not known, options.timeout)
-        except EnvError:
-            raise
         except Exception as error:  # whatever a user's constructor may raise
-            text = " ".join(str(error).split())
-            raise EnvError(f"{env_id} could not be made: {type(error).__name__}: {text}") from error
+            raise EnvError(f"{env_id} could not be made: it {sentence(error)}") from error
     stack = options.stack or 1
     if stack > 1:
         backend = FrameStack(backend, stack)
@@ -187,11 +186,13 @@ def _spec(env_id: str) -> Any:
     if module:
         try:
             importlib.import_module(module)
-        except ImportError as error:
+        except ModuleNotFoundError as error:
             raise EnvError(
                 f"{env_id}: the module {module} could not be imported ({error}); "
                 "run from its folder or install it"
             ) from error
+        except Exception as error:  # whatever a user's module may raise
+            raise EnvError(f"{env_id}: the module {module} {sentence(error)}") from error
     try:
         spec = gymnasium.spec(name or env_id)
     except GymnasiumError as error:

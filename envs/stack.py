@@ -2,6 +2,7 @@
 
 import numpy as np
 from gymnasium import spaces
+
 from ludus.envs.vector import Backend, Raw
 
 

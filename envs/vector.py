@@ -12,14 +12,24 @@ snapshot.
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from gymnasium import spaces
 
+_Result = TypeVar("_Result")
+
 
 class EnvError(RuntimeError):
-    """An env broke its contract: the message names the env's index, the action and the seed."""
+    """An env broke its contract, or was given what it does not take.
+
+    Where one env is at fault, the message names its index, the action and the seed, and `index`
+    holds the first.
+    """
+
+    def __init__(self, what: str, index: int | None = None) -> None:
+        super().__init__(what)
+        self.index = index
 
 
 class Raw(NamedTuple):
@@ -89,12 +99,18 @@ def episode_seed(seed: int, index: int, episode: int) -> int:
     return int(np.random.SeedSequence([seed, index, episode]).generate_state(1)[0] >> 1)
 
 
+def sentence(error: Exception) -> str:
+    """An error as the end of a sentence that begins with an env."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, EnvError) else f"raised {type(error).__name__}: {text}"
+
+
 class _Deadline:
     """Runs calls on a thread of its own so that a hung native call can be given up on."""
 
     def __init__(self) -> None:
-        self._calls: SimpleQueue[Callable[[], Raw] | None] = SimpleQueue()
-        self._results: SimpleQueue[Raw | BaseException] = SimpleQueue()
+        self._calls: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
+        self._results: SimpleQueue[Any] = SimpleQueue()
         Thread(target=self._serve, daemon=True, name="ludus-env").start()
 
     def _serve(self) -> None:
@@ -105,15 +121,16 @@ class _Deadline:
                 self._results.put(error)
             del call  # an idle thread keeps no env alive
 
-    def run(self, call: Callable[[], Raw], seconds: float) -> Raw:
+    def run(self, call: Callable[[], _Result], seconds: float) -> _Result:
         self._calls.put(call)
         try:
             result = self._results.get(timeout=seconds)
         except Empty:
-            raise TimeoutError(f"no answer after {seconds:g} s") from None
+            raise EnvError(f"gave no answer after {seconds:g} s") from None
         if isinstance(result, BaseException):
             raise result
-        return result
+        answer: _Result = result
+        return answer
 
     def end(self) -> None:
         """Let the thread go, once it is idle."""
@@ -131,7 +148,11 @@ class VectorEnv:
         stack: frames in one observation, oldest first along axis 0; 1 where there is no stack.
         life_loss: a lost life counts as terminated for the learner.
         timeout: seconds one step may take before it is given up on.
-        trusted: the backend's step is bounded (our own array code), so it needs no deadline.
+        trusted: the backend's step is bounded (our own array code, or workers with a deadline of
+            their own), so it needs none here.
+
+    Raises:
+        EnvError: the action space is not supported; the backend is closed then.
     """
 
     def __init__(
@@ -151,9 +172,12 @@ class VectorEnv:
         self.observation_space, self.action_space = backend.observation_space, backend.action_space
         self.action_names = tuple(backend.action_names)
         self.stack, self.life_loss, self.seed, self.timeout = stack, life_loss, seed, timeout
+        try:
+            self._low, self._high = self._action_bounds()
+        except EnvError:
+            backend.close()
+            raise
         self._deadline = None if trusted else _Deadline()
-        self._discrete = isinstance(self.action_space, spaces.Discrete)
-        self._low, self._high = self._action_bounds()
         self._action_shape: tuple[int, ...] = tuple(self.action_space.shape or ())
         num = self.num_envs
         self.episode = np.full(num, -1, np.int64)  # [B] number of the running episode
@@ -162,33 +186,32 @@ class VectorEnv:
         self._length = np.zeros(num, np.int64)
         self._history = np.zeros((1024, num, *self._action_shape), self._action_dtype())
         self._pending = np.zeros(num, bool)  # game over: the next row is a reset
-        self._sent: np.ndarray | None = None
+        self._sent: np.ndarray | None = None  # actions of the step that runs
+        self._failed: str | None = None
+        self._closed = False
 
     # -- the stream ---------------------------------------------------------------------------
 
     def reset(self) -> Row:
         """Start a new episode in every env and return its first row."""
+        self._expect("reset", sent=False)
         everywhere = np.ones(self.num_envs, bool)
+        self._pending[:] = False
         obs = self._begin(everywhere)
         none = np.zeros(self.num_envs, bool)
         return self._row(obs, np.zeros(self.num_envs, np.float32), everywhere, none, none, none)
 
     def send(self, actions: np.ndarray) -> None:
         """Validate actions [B, *action] and start the step; `recv` ends it."""
-        if self._sent is not None:
-            raise EnvError("send was called twice without a recv between them")
+        self._expect("send", sent=False)
         if self.episode[0] < 0:
             raise EnvError("send was called before reset")
-        actions = self._check_actions(np.asarray(actions))
-        self._sent = actions
-        self.backend.send(actions)
+        self._start(self._check_actions(np.asarray(actions)))
 
     def recv(self) -> Row:
         """Wait for the step that `send` started and return the next row."""
-        if self._sent is None:
-            raise EnvError("recv was called without a send before it")
-        raw = self._receive()
-        actions, self._sent = self._sent, None
+        self._expect("recv", sent=True)
+        raw, actions = self._receive()
         self._check(raw, actions)
         reset = self._pending.copy()
         self._record(actions, ~reset)
@@ -205,16 +228,32 @@ class VectorEnv:
         """Reset the envs whose game is over now, not at the next step; return all observations.
 
         For users of the SAME_STEP convention (Stable-Baselines3's VecEnv).
+
+        Raises:
+            EnvError: no game is over.
         """
+        self._expect("reset_over", sent=False)
+        if not self._pending.any():
+            raise EnvError("reset_over was called where no game is over")
         mask, self._pending = self._pending, np.zeros(self.num_envs, bool)
         return self._begin(mask)
 
     def render(self, index: int = 0) -> np.ndarray:
         """The picture of one env, [height, width, 3] uint8."""
-        return self.backend.render(index)
+        if not 0 <= index < self.num_envs:
+            raise EnvError(f"{self.env_id} has no env {index}; it has 0 to {self.num_envs - 1}")
+        try:
+            return self.backend.render(index)
+        except Exception as error:  # whatever a user's env or a missing library may raise
+            raise EnvError(
+                f"{self.env_id}: the picture of env {index}: {sentence(error)}"
+            ) from error
 
     def close(self) -> None:
-        """Free the envs' processes and threads."""
+        """Free the envs' processes and threads; a second call does nothing."""
+        if self._closed:
+            return
+        self._closed, self._failed = True, self._failed or "it is closed"
         if self._deadline is not None:
             self._deadline.end()
         self.backend.close()
@@ -223,12 +262,14 @@ class VectorEnv:
 
     def state_dict(self) -> dict[str, Any]:
         """Where every running episode stands: its number and the actions so far."""
-        longest = int(self._length.max(initial=0))
+        self._expect("state_dict", sent=False)
+        actions = self._history[: int(self._length.max(initial=0))].copy()
+        actions[np.arange(len(actions))[:, None] >= self._length] = 0  # of episodes before
         return {
             "episode": self.episode.copy(),
             "pending": self._pending.copy(),
             "length": self._length.copy(),
-            "actions": self._history[:longest].copy(),
+            "actions": actions,
         }
 
     def load_state_dict(self, state: dict[str, Any], last: Row) -> None:
@@ -236,11 +277,18 @@ class VectorEnv:
 
         Args:
             state: what `state_dict` returned.
-            last: the row that was current then; its observations must come out again.
+            last: the row that was current then; its observations and returns must come out again.
+
+        Raises:
+            EnvError: they do not, so this env cannot be resumed.
         """
+        self._expect("load_state_dict", sent=False)
         length, actions = state["length"], state["actions"]
+        if length.shape != (self.num_envs,) or actions.shape[2:] != self._action_shape:
+            raise EnvError(f"the state is of {len(length)} envs; {self.env_id} has {self.num_envs}")
         longest = int(length.max(initial=0))
         self.episode = state["episode"] - 1  # _begin counts on
+        self._length[:], self._return[:], self._pending[:] = 0, 0, False
         obs = np.zeros((self.num_envs, *self.observation_space.shape), self.observation_space.dtype)
         idle = np.broadcast_to(self._low, (self.num_envs, *self._action_shape))
         idle = idle.astype(self._history.dtype)
@@ -254,20 +302,21 @@ class VectorEnv:
             at = np.maximum(length - (longest - step), 0)  # [B] position in each env's own episode
             chosen = actions[at, np.arange(self.num_envs)]
             shape = (self.num_envs,) + (1,) * len(self._action_shape)
-            self._sent = np.where(running.reshape(shape), chosen, idle)
-            self.backend.send(self._sent)
-            raw = self._receive()
-            self._record(self._sent, running)
+            self._start(np.where(running.reshape(shape), chosen, idle))
+            raw, taken = self._receive()
+            self._record(taken, running)
             self._return += np.where(running, raw.reward.astype(np.float32), 0)
             self._length += running
             obs = raw.obs
-        self._sent, self._pending = None, state["pending"].copy()
-        wrong = [i for i in range(self.num_envs) if not np.array_equal(obs[i], last.obs[i])]
-        if wrong:
+        self._pending = state["pending"].copy()
+        same = (obs == last.obs).reshape(self.num_envs, -1).all(axis=1)
+        wrong = np.flatnonzero(~same | (self._return != last.episode_return))
+        if wrong.size:
             raise EnvError(
                 f"env {wrong[0]} of {self.env_id} cannot be resumed: seed "
                 f"{self.episode_seeds[wrong[0]]} and its {length[wrong[0]]} actions led to another "
-                "observation than before, so its dynamics do not follow from its seed alone"
+                f"{'return' if same[wrong[0]] else 'observation'} than before, so its dynamics do "
+                "not follow from its seed and its actions alone"
             )
 
     # -- guards -------------------------------------------------------------------------------
@@ -279,7 +328,7 @@ class VectorEnv:
         if isinstance(space, spaces.MultiDiscrete):
             return np.asarray(space.start), np.asarray(space.start + space.nvec - 1)
         if isinstance(space, spaces.Box):
-            return space.low, space.high
+            return space.low.astype(np.float32), space.high.astype(np.float32)
         raise EnvError(
             f"{self.env_id} has the action space {space}, which is not supported; "
             "use Discrete, MultiDiscrete or Box"
@@ -292,9 +341,11 @@ class VectorEnv:
         shape = (self.num_envs, *self._action_shape)
         if actions.shape != shape:
             raise EnvError(f"actions have shape {actions.shape}; {self.env_id} takes {shape}")
-        if self._action_dtype() is np.int64 and actions.dtype.kind not in "iu":
-            raise EnvError(f"actions have dtype {actions.dtype}; {self.env_id} takes integers")
-        bad = ~((actions >= self._low) & (actions <= self._high))  # NaN is bad too
+        kinds, name = ("iu", "integers") if self._action_dtype() is np.int64 else ("iuf", "numbers")
+        if actions.dtype.kind not in kinds:
+            raise EnvError(f"actions have dtype {actions.dtype}; {self.env_id} takes {name}")
+        actions = actions.astype(np.float32, copy=False) if kinds == "iuf" else actions
+        bad = ~((actions >= self._low) & (actions <= self._high) & np.isfinite(actions))
         if bad.any():
             index = int(np.argwhere(bad)[0][0])
             raise EnvError(
@@ -303,57 +354,75 @@ class VectorEnv:
             )
         return actions.astype(self._action_dtype(), copy=False)
 
-    def _receive(self) -> Raw:
-        try:
-            if self._deadline is None:
-                return self.backend.recv()
-            return self._deadline.run(self.backend.recv, self.timeout)
-        except EnvError as error:
-            raise self._blame(error) from error.__cause__
-        except TimeoutError as error:
-            raise self._blame(EnvError(f"gave {error}")) from None
-        except Exception as error:  # whatever an emulator or a user's env may raise
-            raise self._blame(EnvError(f"raised {type(error).__name__}: {error}")) from error
+    def _expect(self, call: str, *, sent: bool) -> None:
+        """Refuse a call out of turn, and any on an env that has failed."""
+        if self._failed is not None:
+            raise EnvError(f"{self.env_id} cannot go on: {self._failed}")
+        if sent != (self._sent is not None):
+            when = "without a send before it" if sent else "between send and recv"
+            raise EnvError(f"{call} was called {when}")
 
-    def _blame(self, error: EnvError) -> EnvError:
-        """Say which env, with which action and seed; all of them where that is not known."""
-        index = getattr(error, "index", None)
-        where = range(self.num_envs) if index is None else [index]
+    def _start(self, actions: np.ndarray) -> None:
+        self._sent = actions
+        self._guarded(lambda: self.backend.send(actions))
+
+    def _receive(self) -> tuple[Raw, np.ndarray]:
+        """The step's result, and the actions that led to it."""
         assert self._sent is not None
-        which = ", ".join(
-            f"env {i} (action {self._sent[i]}, seed {self.episode_seeds[i]}, "
-            f"step {self._length[i]})"
-            for i in where
-        )
-        return EnvError(f"{self.env_id}: {which} {error}")
+        raw, actions = self._guarded(self.backend.recv, self._deadline), self._sent
+        self._sent = None
+        return raw, actions
+
+    def _guarded(self, call: Callable[[], _Result], deadline: _Deadline | None = None) -> _Result:
+        """What a call to the backend returns; what it raises becomes one EnvError."""
+        try:
+            return call() if deadline is None else deadline.run(call, self.timeout)
+        except Exception as error:  # whatever an emulator or a user's env may raise
+            self._failed = self._blame(getattr(error, "index", None), sentence(error))
+            cause = error.__cause__ if isinstance(error, EnvError) else error
+            raise EnvError(self._failed, getattr(error, "index", None)) from cause
+        except BaseException:
+            self._failed = "it was interrupted within a step"
+            raise
+
+    def _blame(self, index: int | None, what: str) -> str:
+        """Say which env, with which action and seed; the first few where that is not known."""
+        where = range(min(self.num_envs, 8)) if index is None else [index]
+        which = ", ".join(f"env {i} ({self._circumstance(i)})" for i in where)
+        more = f" and {self.num_envs - 8} more" if index is None and self.num_envs > 8 else ""
+        return f"{self.env_id}: {which}{more} {what}"
+
+    def _circumstance(self, index: int, actions: np.ndarray | None = None) -> str:
+        actions = self._sent if actions is None else actions
+        action = "at its reset" if actions is None else f"action {actions[index]}"
+        return f"{action}, seed {self.episode_seeds[index]}, step {self._length[index]}"
 
     def _check(self, raw: Raw, actions: np.ndarray) -> None:
         """Shapes, dtypes and finite values of what the backend returned."""
-        self._check_obs(raw.obs, ~self._pending, f"for the actions {actions.tolist()}")
+        self._check_obs(raw.obs, ~self._pending, actions)
         bad = ~np.isfinite(raw.reward) & ~self._pending
         if bad.any():
             index = int(np.argmax(bad))
-            raise EnvError(
-                f"{self.env_id}: env {index} returned the reward {raw.reward[index]} for action "
-                f"{actions[index]} (seed {self.episode_seeds[index]}, step {self._length[index]})"
-            )
+            self._refuse(index, f"returned the reward {raw.reward[index]}", actions)
 
-    def _check_obs(self, obs: np.ndarray, used: np.ndarray, when: str) -> None:
+    def _check_obs(self, obs: np.ndarray, used: np.ndarray, actions: np.ndarray | None) -> None:
         space = self.observation_space
         shape = (self.num_envs, *space.shape)
         if obs.shape != shape or obs.dtype != space.dtype:
-            raise EnvError(
-                f"{self.env_id} returned observations {obs.dtype}{list(obs.shape)} {when}; "
+            self._failed = (
+                f"{self.env_id} returned observations {obs.dtype}{list(obs.shape)}; "
                 f"its space promises {space.dtype}{list(shape)}"
             )
+            raise EnvError(self._failed)
         if obs.dtype.kind == "f" and not np.isfinite(obs).all():
             bad = ~np.isfinite(obs).all(axis=tuple(range(1, obs.ndim))) & used
             if bad.any():
                 index = int(np.argmax(bad))
-                raise EnvError(
-                    f"{self.env_id}: env {index} returned the observation {obs[index]} {when} "
-                    f"(seed {self.episode_seeds[index]}, step {self._length[index]})"
-                )
+                self._refuse(index, f"returned the observation {obs[index]}", actions)
+
+    def _refuse(self, index: int, what: str, actions: np.ndarray | None) -> None:
+        self._failed = f"{self.env_id}: env {index} ({self._circumstance(index, actions)}) {what}"
+        raise EnvError(self._failed, index)
 
     # -- accounting ---------------------------------------------------------------------------
 
@@ -364,17 +433,9 @@ class VectorEnv:
         for index in np.flatnonzero(mask):
             number = int(self.episode[index])
             self.episode_seeds[index] = episode_seed(self.seed, int(index), number)
-        self._sent = np.zeros((self.num_envs, *self._action_shape), self._history.dtype)
-        obs = self._reset_backend(mask)
-        self._sent = None
-        self._check_obs(obs, mask, "at a reset")
+        obs = self._guarded(lambda: self.backend.reset(mask, self.episode_seeds), self._deadline)
+        self._check_obs(obs, mask, None)
         return obs
-
-    def _reset_backend(self, mask: np.ndarray) -> np.ndarray:
-        try:
-            return self.backend.reset(mask, self.episode_seeds)
-        except EnvError as error:
-            raise self._blame(error) from error.__cause__
 
     def _record(self, actions: np.ndarray, taken: np.ndarray) -> None:
         """Keep the actions [B] that were taken, so that the running episodes can be rebuilt."""

@@ -7,7 +7,10 @@ worker that dies or hangs is found by its pipe.
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable, Sequence
+from multiprocessing.connection import wait
+from threading import Thread
 from typing import Any
 
 import gymnasium
@@ -15,8 +18,10 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from gymnasium.utils.seeding import np_random
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
-from ludus.envs.vector import EnvError, Raw
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode
+from gymnasium.vector.async_vector_env import AsyncState, _async_worker
+
+from ludus.envs.vector import EnvError, Raw, sentence
 
 _ERROR = "ludus_error"
 
@@ -33,34 +38,38 @@ def _adapt(space: spaces.Space[Any]) -> tuple[spaces.Box, Callable[[Any], np.nda
             return spaces.Box(low, high, dtype=np.uint8), lambda obs: obs.transpose(2, 0, 1)
         return space, lambda obs: obs
     if isinstance(space, spaces.Box) and space.dtype.kind == "f":
-        low, high = space.low.astype(np.float32), space.high.astype(np.float32)
-        return spaces.Box(low, high, dtype=np.float32), lambda obs: obs.astype(np.float32)
+        low, high = _narrow(space.low), _narrow(space.high)
+        return spaces.Box(low, high, dtype=np.float32), _narrow
+    if not space.is_np_flattenable:
+        raise EnvError(f"has the observation space {space}, which has no fixed size")
     flat = spaces.flatten_space(space)
     box = spaces.Box(-np.inf, np.inf, flat.shape, np.float32)
     return box, lambda obs: np.asarray(spaces.flatten(space, obs), np.float32)
 
 
+def _narrow(values: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # what becomes inf is refused where it matters
+        return values.astype(np.float32)
+
+
 class GuardedEnv(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
     """One env that checks what it returns, and stands still between a game's end and its reset."""
 
-    def __init__(self, env: gymnasium.Env[Any, Any], trainer: int) -> None:
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         super().__init__(env)
         self._inner = env.observation_space
         self.observation_space, self._convert = _adapt(env.observation_space)
         self._last = np.zeros(self.observation_space.shape, self.observation_space.dtype)
         self._over = True
         self._discrete = isinstance(env.action_space, spaces.Discrete)
-        if os.getpid() != trainer:  # this is a worker
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's to answer
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, Any]:
         """Start an episode; an error becomes `info["ludus_error"]`."""
         try:
-            obs, _ = self.env.reset(seed=seed, options=options)
+            obs, _ = self.env.reset(seed=seed)
             self._last, self._over = self._checked(obs), False
         except Exception as error:  # whatever a user's env may raise
-            return self._last, {_ERROR: _sentence(error)}
+            return self._last, {_ERROR: sentence(error)}
         return self._last, {}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, Any]:
@@ -75,8 +84,15 @@ class GuardedEnv(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
             self._over = bool(terminated) or bool(truncated)
         except Exception as error:  # whatever a user's env may raise
             self._over = True
-            return self._last, 0.0, False, False, {_ERROR: _sentence(error)}
+            return self._last, 0.0, False, False, {_ERROR: sentence(error)}
         return self._last, reward, bool(terminated), bool(truncated), {}
+
+    def render(self) -> Any:
+        """The picture, or an error as a sentence."""
+        try:
+            return self.env.render()
+        except Exception as error:  # whatever a user's env may raise
+            return sentence(error)
 
     def _checked(self, obs: Any) -> np.ndarray:
         inner = self._inner
@@ -111,17 +127,44 @@ def _scalar(reward: Any) -> float:
     return float(value)
 
 
-def _sentence(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, EnvError) else f"raised {type(error).__name__}: {text}"
+class _Unmade(gymnasium.Env[Any, Any]):
+    """Stands for an env whose constructor failed in a worker, and says so at the reset."""
+
+    def __init__(self, error: Exception, *seen: spaces.Space[Any]) -> None:
+        self.observation_space, self.action_space = seen
+        self._what = f"could not be made in its worker: it {sentence(error)}"
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, Any]:
+        """Say what went wrong."""
+        raise EnvError(self._what)
 
 
-class _Blamed(EnvError):
-    """An error of one env; `index` says which."""
+def _work(*arguments: Any) -> None:
+    """Gymnasium's worker; it leaves Ctrl-C to the trainer and ends with it, in silence."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    try:
+        _async_worker(*arguments)
+    except (EOFError, OSError):
+        os._exit(1)  # the trainer is gone, so there is nobody to tell
 
-    def __init__(self, index: int, what: str) -> None:
-        super().__init__(what)
-        self.index = index
+
+def _end_with(trainer: int) -> None:
+    while os.getppid() == trainer:
+        time.sleep(1)
+    os._exit(1)
+
+
+class _Workers(AsyncVectorEnv):
+    """Gymnasium's workers, which are killed at the end, whatever they are doing."""
+
+    def close_extras(self, timeout: float | None = None, terminate: bool = True) -> None:
+        """Kill the workers without a word: one that hangs would not listen."""
+        for process in self.processes:
+            process.kill()
+        self._state = AsyncState.DEFAULT  # whatever was asked, nothing answers now
+        super().close_extras(terminate=True)
 
 
 class GymnasiumBackend:
@@ -141,37 +184,49 @@ class GymnasiumBackend:
         workers: bool,
         timeout: float,
     ) -> None:
-        trainer = os.getpid()
+        self.num_envs, self._timeout = num_envs, timeout
+        self._local: list[GuardedEnv] = []
+        self._async: AsyncVectorEnv | None = None
+        seen: tuple[spaces.Space[Any], ...] = ()
 
         def guarded() -> GuardedEnv:
-            return GuardedEnv(make_env(), trainer)
+            nonlocal seen
+            try:
+                env = make_env()
+            except Exception as error:  # whatever a user's constructor may raise
+                if not seen:
+                    raise
+                env = _Unmade(error, *seen)
+            seen = env.observation_space, env.action_space
+            return GuardedEnv(env)
 
-        self.num_envs, self._timeout = num_envs, timeout
-        mode = AutoresetMode.DISABLED
-        self._async: AsyncVectorEnv | None = None
-        if workers:
-            self._async = AsyncVectorEnv([guarded] * num_envs, autoreset_mode=mode, copy=True)
-            self._env: AsyncVectorEnv | SyncVectorEnv = self._async
+        if workers:  # Gymnasium makes one env here first, to see its spaces
+            mode = AutoresetMode.DISABLED
+            self._async = _Workers([guarded] * num_envs, worker=_work, autoreset_mode=mode)
+            space = self._async.single_observation_space
+            self.action_space = self._async.single_action_space
         else:
-            self._env = SyncVectorEnv([guarded] * num_envs, autoreset_mode=mode)
-        space = self._env.single_observation_space
+            self._local = [GuardedEnv(make_env()) for _ in range(num_envs)]
+            space = self._local[0].observation_space
+            self.action_space = self._local[0].action_space
         assert isinstance(space, spaces.Box)
-        self.observation_space, self.action_space = space, self._env.single_action_space
+        self.observation_space = space
         self.action_names: Sequence[str] = ()
+        self._obs = np.zeros((num_envs, *space.shape), space.dtype)  # of the envs in this process
         self._actions: np.ndarray | None = None
-        self._started = False
 
     def reset(self, mask: np.ndarray, seeds: np.ndarray) -> np.ndarray:
         """Start new episodes where mask [B] is true; return all observations."""
-        options = {"reset_mask": mask.copy()} if self._started else None
-        self._started = True
-        seed: list[int | None] = [int(s) for s in seeds]
         if self._async is None:
-            obs, info = self._env.reset(seed=seed, options=options)
-        else:
-            with _Watch(self._async):
-                self._async.reset_async(seed=seed, options=options)
-                obs, info = self._async.reset_wait(timeout=self._timeout)
+            for i in np.flatnonzero(mask):
+                self._obs[i], info = self._local[i].reset(seed=int(seeds[i]))
+                if _ERROR in info:
+                    raise EnvError(info[_ERROR], int(i))
+            return self._obs.copy()
+        with _Watch(self._async):
+            options = {"reset_mask": mask.copy()}
+            self._async.reset_async(seed=[int(s) for s in seeds], options=options)
+            obs, info = self._async.reset_wait(timeout=self._timeout)
         _raise_first(info)
         return np.asarray(obs)
 
@@ -184,42 +239,50 @@ class GymnasiumBackend:
 
     def recv(self) -> Raw:
         """Wait for the step."""
-        if self._async is None:
-            obs, reward, terminated, truncated, info = self._env.step(self._actions)
-        else:
-            with _Watch(self._async):
-                result = self._async.step_wait(timeout=self._timeout)
-            obs, reward, terminated, truncated, info = result
-        _raise_first(info)
         none = np.zeros(self.num_envs, bool)
+        if self._async is None:
+            return self._step_here(none)
+        with _Watch(self._async):
+            result = self._async.step_wait(timeout=self._timeout)
+        obs, reward, terminated, truncated, info = result
+        _raise_first(info)
         return Raw(np.asarray(obs), reward.astype(np.float32), terminated, truncated, none)
+
+    def _step_here(self, none: np.ndarray) -> Raw:
+        assert self._actions is not None
+        reward, ends = np.zeros(self.num_envs, np.float32), np.zeros((2, self.num_envs), bool)
+        for i, env in enumerate(self._local):
+            self._obs[i], reward[i], ends[0, i], ends[1, i], info = env.step(self._actions[i])
+            if _ERROR in info:
+                raise EnvError(info[_ERROR], i)
+        return Raw(self._obs.copy(), reward, ends[0], ends[1], none)
 
     def render(self, index: int) -> np.ndarray:
         """The env's own picture."""
         if self._async is None:
-            assert isinstance(self._env, SyncVectorEnv)
-            frame = self._env.envs[index].render()
+            frame = self._local[index].render()
         else:
             with _Watch(self._async):
-                frame = self._async.call("render")[index]
+                self._async.call_async("render")
+                frame = self._async.call_wait(timeout=self._timeout)[index]
+        if isinstance(frame, str):
+            raise EnvError(frame, index)
         if not isinstance(frame, np.ndarray):
             raise EnvError('the env has no render mode "rgb_array", so it cannot be recorded')
         return frame
 
     def close(self) -> None:
         """End the workers; a hung one is killed."""
-        if self._async is None:
-            self._env.close()
-            return
-        for process in self._async.processes:
-            process.kill()
-        self._async.close(terminate=True)
+        for env in self._local:
+            env.close()
+        if self._async is not None:
+            self._async.close()
 
 
 def _raise_first(info: dict[str, Any]) -> None:
     if _ERROR in info:
         index = int(np.argmax(info["_" + _ERROR]))
-        raise _Blamed(index, str(info[_ERROR][index]))
+        raise EnvError(str(info[_ERROR][index]), index)
 
 
 class _Watch:
@@ -234,17 +297,17 @@ class _Watch:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if error is None or not isinstance(error, Exception):
             return
+        pipes, processes = self._env.parent_pipes, self._env.processes
         if isinstance(error, multiprocessing.TimeoutError):
-            silent = [i for i, pipe in enumerate(self._env.parent_pipes) if not pipe.poll(0)]
-            index = silent[0] if silent else 0
-            raise _Blamed(index, f"did not answer in time ({error})") from None
+            silent = [i for i, pipe in enumerate(pipes) if not pipe.poll(0)]
+            raise EnvError("gave no answer in time", silent[0] if silent else None) from None
         if isinstance(error, EOFError | OSError):
-            for process in self._env.processes:
-                process.join(0.2)
-            dead = [i for i, p in enumerate(self._env.processes) if not p.is_alive()]
-            index = dead[0] if dead else 0
-            code = self._env.processes[index].exitcode
-            raise _Blamed(index, f"died with exit code {code}") from None
+            ended = wait([process.sentinel for process in processes], timeout=1)
+            dead = [i for i, process in enumerate(processes) if process.sentinel in ended]
+            if not dead:
+                raise EnvError(f"lost a worker: {sentence(error)}") from None
+            processes[dead[0]].join(1)  # its exit code comes a little later
+            raise EnvError(f"died with exit code {processes[dead[0]].exitcode}", dead[0]) from None
 
 
 class CartPoleBackend:

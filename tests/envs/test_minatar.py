@@ -5,9 +5,12 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
-from ludus.envs.minatar import BACKGROUND, CELL, ENEMIES, GAMES, KEYS, Draws, MinAtarBackend
-from ludus.envs.vector import VectorEnv
 from minatar.gym import BaseEnv
+
+from ludus.envs.minatar import BACKGROUND, CELL, GAMES, MinAtarBackend
+from ludus.envs.minatar_board import KEYS, Draws
+from ludus.envs.minatar_shooters import ENEMIES
+from ludus.envs.vector import VectorEnv
 
 GOLDEN, WORD = 0x9E3779B97F4A7C15, 2**64 - 1
 HABITS = {"freeway": "u", "space_invaders": "f"}  # what a random player of the game favours
