@@ -25,6 +25,7 @@ def _usage() -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one verb; exits with its status."""
     words = list(sys.argv[1:] if argv is None else argv)
+    sys.path.append(os.getcwd())  # so that `module:Env-v0` finds a user's own module
     if not words or words[0] in ("-h", "--help"):
         print(_usage())
         sys.exit(0 if words else 2)

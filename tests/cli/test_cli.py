@@ -1,4 +1,4 @@
-"""The command line as a user meets it: every verb, and every mistake in one sentence with code 2."""
+"""The command line as a user meets it: every verb, and every mistake in one sentence."""
 
 import json
 import subprocess
@@ -78,7 +78,7 @@ def test_a_mistake_is_one_sentence_and_code_2(arguments, said, tmp_path):
 def test_help_shows_every_field_with_its_docstring():
     done = _ludus("train", "dqn", "CartPole-v1", "--help")
     assert done.returncode == 0
-    for words in ("--learning-rate", "step size of the optimizer", "--checkpoint-seconds", "--stack"):
+    for words in ("--learning-rate", "step size of the optimizer", "--stack", "--run-dir"):
         assert words in done.stdout
     assert _ludus("--help").stdout.count("\n") > 6
 
