@@ -20,6 +20,7 @@ from ludus.agents.memory.replay import Replay
 from ludus.agents.schedules import linear
 from ludus.networks.cores import State, make_core
 from ludus.networks.encoders import EncoderName, make_encoder
+from ludus.networks.flat import flat_gradient, flatten_parameters
 from ludus.networks.heads import DuelingHead, QHead, QOut
 from ludus.networks.network import Network
 
@@ -123,16 +124,21 @@ def make_network(config: DQNConfig, observation_space: spaces.Box, actions: int)
     return Network(encoder, core, head(core.dim, actions, config.head_hidden))
 
 
-def make_optimizer(config: DQNConfig, parameters: list[Tensor]) -> torch.optim.Optimizer:
-    """The optimizer that the config names, with a learning rate that a CUDA graph may hold."""
+def make_optimizer(config: DQNConfig, flat: Tensor) -> torch.optim.Optimizer:
+    """The optimizer that the config names, in a form that a CUDA graph may hold where there is one.
+
+    Args:
+        config: which optimizer, and its values.
+        flat: all parameters, [size].
+    """
     rate, eps = config.learning_rate, config.optimizer_eps
-    cuda = parameters[0].is_cuda
+    cuda = flat.is_cuda
     match config.optimizer:
         case "adam":
-            return torch.optim.Adam(parameters, rate, eps=eps, fused=True, capturable=cuda)
+            return torch.optim.Adam([flat], rate, eps=eps, fused=True, capturable=cuda)
         case "rmsprop":
             return torch.optim.RMSprop(
-                parameters,
+                [flat],
                 rate,
                 alpha=0.95,
                 eps=eps,
@@ -141,20 +147,17 @@ def make_optimizer(config: DQNConfig, parameters: list[Tensor]) -> torch.optim.O
                 capturable=cuda,
             )
         case "sgd":
-            return torch.optim.SGD(parameters, rate, momentum=config.momentum, fused=True)
+            return torch.optim.SGD([flat], rate, momentum=config.momentum, fused=True)
         case "adagrad":
-            return torch.optim.Adagrad(parameters, rate, eps=eps, fused=not cuda)
+            return torch.optim.Adagrad([flat], rate, eps=eps, fused=not cuda)
 
 
-def prime(optimizer: torch.optim.Optimizer, parameters: list[Tensor]) -> None:
+def prime(optimizer: torch.optim.Optimizer, flat: Tensor) -> None:
     """Make the optimizer's moments now, at zero, so that a captured update finds them in place."""
-    for parameter in parameters:
-        parameter.grad = torch.zeros_like(parameter)
+    flat.grad = torch.zeros_like(flat)
     optimizer.step()
-    optimizer.zero_grad()
-    for parameter in parameters:
-        for moment in optimizer.state[parameter].values():
-            moment.zero_()
+    for moment in optimizer.state[flat].values():
+        moment.zero_()
 
 
 class DQN:
@@ -164,7 +167,9 @@ class DQN:
         config: cadence, loss and schedules.
         network: the online network; `target` has its shape.
         target: the target network.
-        optimizer: of the online network's parameters.
+        flat: the online network's parameters in one tensor, see `flatten_parameters`.
+        flat_target: the target network's.
+        optimizer: of `flat`.
         memory: where transitions go and batches come from.
         action_space: gives the number of the first action.
         device: where both networks live.
@@ -176,6 +181,8 @@ class DQN:
         config: DQNConfig,
         network: Network[QOut],
         target: Network[QOut],
+        flat: Tensor,
+        flat_target: Tensor,
         optimizer: torch.optim.Optimizer,
         memory: Replay,
         action_space: spaces.Discrete,
@@ -184,8 +191,8 @@ class DQN:
     ) -> None:
         self.config, self.network, self.target = config, network, target
         self.optimizer, self.memory, self.device = optimizer, memory, device
-        self.parameters: list[Tensor] = list(network.parameters())
-        self._target_parameters: list[Tensor] = list(target.parameters())
+        self._parameters: list[Tensor] = list(network.parameters())
+        self._flat, self._flat_target = flat, flat_target
         self._num_actions, self._first_action = int(action_space.n), int(action_space.start)
         self._loss: losses.TDLoss = losses.huber_td if config.loss == "huber" else losses.mse_td
         self._exploration = np.random.default_rng([seed, 1])
@@ -265,7 +272,7 @@ class DQN:
         """Remember one row."""
         reward = np.clip(step.reward, -1, 1) if self.config.clip_reward else step.reward
         action = step.action - self._first_action
-        self.memory.add(step._replace(reward=reward, action=action.astype(np.int32)))
+        self.memory.add(step._replace(reward=reward, action=action))
         self.env_steps += int(step.valid.sum())
 
     def learn(self) -> int:
@@ -282,8 +289,8 @@ class DQN:
         self._summed += due
         return due
 
-    def _gradients(self, chance: Tensor) -> list[Tensor]:
-        """Metrics [3], the factor that limits the norm, and a gradient for each parameter.
+    def _gradients(self, chance: Tensor) -> tuple[Tensor, Tensor]:
+        """Metrics [3], and the gradient of all parameters [size], scaled down to the largest norm.
 
         A pure function of `chance` [N], which picks the batch; asks for no tensor's value.
         """
@@ -293,19 +300,16 @@ class DQN:
         loss = self._loss(
             out, batch.action, batch.reward, batch.discount, next_out, next_action
         ).mean()
-        gradients = torch.autograd.grad(loss, self.parameters)
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        gradients = torch.autograd.grad(loss, self._parameters)
+        gradient = flat_gradient(gradients, self._parameters)
+        norm = torch.linalg.vector_norm(gradient)
         limit = self.config.max_grad_norm or float("inf")
-        scale = (limit / (norm + 1e-6)).clamp(max=1.0)
-        metrics = torch.stack([loss.detach(), out.q.detach().mean(), norm])
-        return [metrics, scale, *gradients]
+        gradient.mul_((limit / (norm + 1e-6)).clamp(max=1.0))
+        return torch.stack([loss.detach(), out.q.detach().mean(), norm]), gradient
 
     def _update(self, chance: Tensor) -> None:
         """One optimizer step on the batch that `chance` picks; asks for no tensor's value."""
-        metrics, scale, *gradients = self.gradients(chance)
-        torch._foreach_mul_(gradients, scale)
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient
+        metrics, self._flat.grad = self.gradients(chance)
         self.optimizer.step()
         self._sums += metrics
 
@@ -315,8 +319,7 @@ class DQN:
 
     def changes(self) -> list[Tensor]:
         """The tensors that `update` changes."""
-        moments = [t for p in self.parameters for t in self.optimizer.state[p].values()]
-        return [*self.parameters, *moments, self._sums]
+        return [self._flat, *self.optimizer.state[self._flat].values(), self._sums]
 
     def _out(self, network: Network[QOut], obs: Tensor) -> QOut:
         """Values [N, A] of a batch of observations [N, *obs]."""
@@ -333,9 +336,9 @@ class DQN:
     @torch.no_grad()
     def _move_target(self) -> None:
         if self.config.polyak == 1.0:
-            torch._foreach_copy_(self._target_parameters, self.parameters)
+            self._flat_target.copy_(self._flat)
         else:
-            torch._foreach_lerp_(self._target_parameters, self.parameters, self.config.polyak)
+            self._flat_target.lerp_(self._flat, self.config.polyak)
 
     def metrics(self) -> dict[str, float]:
         """Means since the last call, and where the schedules stand."""
@@ -363,11 +366,10 @@ class DQN:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next update depends on."""
-        moments = [dict(self.optimizer.state.get(p, {})) for p in self.parameters]
         return {
             "network": self.weights(),
             "target": dict(self.target.state_dict()),
-            "optimizer": moments,
+            "optimizer": dict(self.optimizer.state[self._flat]),
             "memory": self.memory.state_dict(),
             "exploration": self._exploration.bit_generator.state,
             "evaluation": self._evaluation.bit_generator.state,
@@ -379,10 +381,8 @@ class DQN:
         """The inverse of `state_dict`."""
         self.load_weights(state["network"])
         self.target.load_state_dict(state["target"])
-        for parameter, moments in zip(self.parameters, state["optimizer"], strict=True):
-            own = self.optimizer.state[parameter]
-            for name, value in moments.items():
-                own[name].copy_(value)
+        for name, moment in self.optimizer.state[self._flat].items():
+            moment.copy_(state["optimizer"][name])
         self.memory.load_state_dict(state["memory"])
         self._exploration.bit_generator.state = state["exploration"]
         self._evaluation.bit_generator.state = state["evaluation"]
@@ -435,7 +435,9 @@ def build(
         target = make_network(config, observation_space, int(action_space.n)).to(device)
     target.load_state_dict(network.state_dict())
     target.requires_grad_(False)
-    parameters: list[Tensor] = list(network.parameters())
-    optimizer = make_optimizer(config, parameters)
-    prime(optimizer, parameters)
-    return DQN(config, network, target, optimizer, memory, action_space, device, seed)
+    flat, flat_target = flatten_parameters(network), flatten_parameters(target)
+    optimizer = make_optimizer(config, flat)
+    prime(optimizer, flat)
+    return DQN(
+        config, network, target, flat, flat_target, optimizer, memory, action_space, device, seed
+    )

@@ -10,26 +10,21 @@ class NStep(NamedTuple):
     """A return of up to n steps."""
 
     reward: Tensor  # [N] discounted sum of the rewards that count
-    discount: Tensor  # [N] gamma^steps, 0 where the window holds a termination
+    discount: Tensor  # [N] product over the steps that count: 0 where one terminated
     steps: Tensor  # [N] int64, how far ahead the bootstrap observation lies, 1 to n
 
 
-def n_step_return(reward: Tensor, terminated: Tensor, stops: Tensor, gamma: float) -> NStep:
+def n_step_return(reward: Tensor, discount: Tensor, stops: Tensor) -> NStep:
     """Sum the rewards of a window up to its first end (Sutton and Barto, equation 7.1).
 
     Args:
         reward: [n, N], reward of step j.
-        terminated: [n, N] bool, step j led to a terminal state: no bootstrap, none beyond.
+        discount: [n, N], gamma, or 0 where step j led to a terminal state.
         stops: [n, N] bool, step j was the episode's last, cut off by a limit: bootstrap there.
-        gamma: discount per step.
     """
-    if len(reward) == 1:
-        steps = torch.ones_like(reward[0], dtype=torch.int64)
-        return NStep(reward[0], gamma * (~terminated[0]).to(reward.dtype), steps)
-    ends = (terminated | stops)[:-1]
-    alive = torch.cat([torch.ones_like(ends[:1]), (~ends).cumprod(0).bool()])  # [n, N]
-    powers = gamma ** torch.arange(len(reward), dtype=reward.dtype, device=reward.device)
-    total = (reward * alive * powers.unsqueeze(1)).sum(0)
-    steps = alive.sum(0)  # [N]
-    discount = gamma ** steps.to(reward.dtype) * ~(alive & terminated).any(0)
-    return NStep(total, discount, steps)
+    ends = stops | (discount == 0)  # [n, N]
+    ended = ends.cumsum(0) > 0
+    alive = torch.cat([torch.ones_like(ended[:1]), ~ended[:-1]])  # up to and with the end
+    factors = torch.where(alive, discount, 1.0).cumprod(0)  # [n, N] discount after step j
+    before = torch.cat([torch.ones_like(factors[:1]), factors[:-1]])
+    return NStep((reward * alive * before).sum(0), factors[-1], alive.sum(0))

@@ -26,7 +26,7 @@ class Arguments:
     """env steps of a turn on CartPole"""
     pong_envs: int = 8
     """our envs on Pong; SB3's DQN has one"""
-    cartpole_envs: int = 16
+    cartpole_envs: int = 64
     """our envs on CartPole; SB3's DQN has one"""
     peers: bool = True
     """measure SB3 too"""

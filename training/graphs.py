@@ -50,6 +50,10 @@ def _trace(gradients: Gradients, example: Tensor) -> Gradients:
         if isinstance(node.target, torch._ops.OpOverload):
             _refuse_list_writes(node.target)
             node.target = node.target.overloadpacket  # TorchScript chooses the overload itself
+    for node in list(graph.graph.nodes):
+        if node.target is torch.ops.aten.detach:  # nothing to detach from: it runs without autograd
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
     graph.recompile()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of empty lists in torch's own GraphModule

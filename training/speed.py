@@ -13,7 +13,7 @@ import torch
 from ludus.agents import dqn, presets, sb3
 from ludus.agents.dqn import DQNConfig
 from ludus.envs.make import make
-from ludus.training.evaluate import threads_for
+from ludus.training.evaluate import tuned_for
 from ludus.training.graphs import capture
 from ludus.training.loop import train_loop
 from ludus.training.run import versions
@@ -70,7 +70,7 @@ def _ours(env_id: str, num_envs: int, device: torch.device) -> Contender:
 
     def run(steps: int) -> float:
         began, before = time.perf_counter(), agent.env_steps
-        with threads_for(env):
+        with tuned_for(env):
             train_loop(agent, env, where[0], where[1], before + steps, keep)
         if device.type == "cuda":
             torch.cuda.synchronize()
@@ -128,7 +128,8 @@ def measure(
         peers: measure SB3 too.
         say: called with a line on each turn.
     """
-    contenders: dict[str, Contender] = {"ludus dqn": _ours(env_id, num_envs, device)}
+    ours_name = f"ludus dqn, {num_envs} envs"
+    contenders: dict[str, Contender] = {ours_name: _ours(env_id, num_envs, device)}
     if peers:
         contenders["sb3 dqn, its own env"] = _theirs(env_id, False, device)
         contenders["sb3 dqn, our env"] = _theirs(env_id, True, device)
@@ -142,7 +143,7 @@ def measure(
             found[name].append(steps / run(steps))
             say(f"{env_id}: round {turn + 1} of {rounds}, {name}: {found[name][-1]:.0f} steps/s")
         rates.append(matrix_gflops(device))
-    ours = found["ludus dqn"]
+    ours = found[ours_name]
     told = [
         Rate(
             name,

@@ -18,7 +18,7 @@ from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import EnvError, Row, VectorEnv
 from ludus.networks.cores import State
 from ludus.training.checkpoint import newest_checkpoint, save_checkpoint
-from ludus.training.evaluate import Evaluation, evaluate, threads_for
+from ludus.training.evaluate import Evaluation, evaluate, tuned_for
 from ludus.training.graphs import capture
 from ludus.training.logger import Logger
 from ludus.training.loop import train_loop
@@ -146,7 +146,7 @@ class Session:
         t = self.config.train
         self._say_what()
         try:
-            with _Signals(self._on_signal), threads_for(self.env):
+            with _Signals(self._on_signal), tuned_for(self.env):
                 if isinstance(self.agent, SB3Agent):
                     self._train_sb3(self.agent)
                 else:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ludus.agents.agent import Batch, ConfigError, Step
 from ludus.agents.returns import n_step_return
 
-_PER_TRANSITION = 4 + 4 + 4 + 3  # bytes: action, reward, slot, three flags
+_PER_TRANSITION = 8 + 4 + 4 + 8 + 3  # bytes: action, reward, discount, slot, three flags
 
 
 class Replay:
@@ -55,7 +55,8 @@ class Replay:
                 f"replay_size is {capacity}; with {num_envs} envs, stack {stack} and n_step "
                 f"{n_step} it must be at least {num_envs * (n_step + stack + 1)}"
             )
-        self.stack, self.n_step, self.gamma, self.device = stack, n_step, gamma, device
+        self.stack, self.n_step, self.device = stack, n_step, device
+        self._gamma = np.float32(gamma)
         self.obs_shape = obs_shape
         self._frame_shape = obs_shape[1:] if stack > 1 else obs_shape
         size = int(np.prod(self._frame_shape, dtype=np.int64))
@@ -63,13 +64,13 @@ class Replay:
         _refuse_if_too_large(total, size * obs_dtype.itemsize, device)
         # One frame more than transitions: the last stays zero and stands for "before the episode".
         self._frames = self._zeros((total + 1, size), obs_dtype)
-        self._action = self._zeros((total,), np.dtype(np.int32))
+        self._action = self._zeros((total,), np.dtype(np.int64))
         self._reward = self._zeros((total,), np.dtype(np.float32))
-        self._terminated = self._zeros((total,), np.dtype(bool))
+        self._discount = self._zeros((total,), np.dtype(np.float32))
         self._first = self._zeros((total,), np.dtype(bool))
         self._valid = self._zeros((total,), np.dtype(bool))
         # The places that may be sampled, oldest first, as a ring of their own.
-        self._slots = self._zeros((total,), np.dtype(np.int32))
+        self._slots = self._zeros((total,), np.dtype(np.int64))
         self._head = self._tail = 0  # of the slots, counted for ever
         # The same two on the device, so that sampling waits for nothing: first slot, slots in use.
         self._window = torch.zeros(2, dtype=torch.int64, device=device)
@@ -77,8 +78,9 @@ class Replay:
         self._forgotten = 0  # rows whose slots are gone, counted for ever
         self.written = 0  # rows, counted for ever
         self._generator = torch.Generator(device).manual_seed(seed)
-        self._back = torch.arange(stack - 1, -1, -1, device=device)  # [stack] oldest first
-        self._ahead = torch.arange(n_step, device=device)
+        # How far back in the ring the frames of a stack lie, and how far ahead a window
+        self._back = torch.arange(stack - 1, -1, -1, device=device).unsqueeze(1) * num_envs
+        self._ahead = torch.arange(n_step, device=device).unsqueeze(1) * num_envs
 
     def _zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Tensor:
         """Zeros that take real memory only once written, on a CPU."""
@@ -106,7 +108,7 @@ class Replay:
         self._frames[at] = torch.from_numpy(frame.reshape(self.num_envs, -1)).to(self.device)
         self._action[at] = torch.from_numpy(step.action)
         self._reward[at] = torch.from_numpy(step.reward)
-        self._terminated[at] = torch.from_numpy(step.terminated)
+        self._discount[at] = torch.from_numpy(np.where(step.terminated, 0, self._gamma))
         self._first[at] = torch.from_numpy(step.first)
         self._valid[at] = torch.from_numpy(step.valid)
         self._used[row] = step.valid
@@ -120,7 +122,7 @@ class Replay:
         row %= self.rows
         places = np.flatnonzero(self._used[row]) + row * self.num_envs  # [count]
         at = (np.arange(len(places)) + self._head) % self.capacity
-        slots = torch.from_numpy(places.astype(np.int32)).to(self.device)
+        slots = torch.from_numpy(places).to(self.device)
         self._slots[torch.from_numpy(at).to(self.device)] = slots
         self._head += len(places)
         self._mark()
@@ -144,33 +146,32 @@ class Replay:
         """The transitions that `chance` [N] from `draw` picks, uniformly and with replacement."""
         tail, size = self._window
         pick = (chance * size).to(torch.int64) + tail
-        return self.gather(self._slots[pick % self.capacity].to(torch.int64))
+        return self.gather(self._slots[pick % self.capacity])
 
     def gather(self, place: Tensor) -> Batch:
         """The transitions at places [N] of the ring."""
-        window = self._shift(place, self._ahead)  # [n, N]
-        after = self._shift(place, self._ahead + 1)
-        back = n_step_return(
-            self._reward[window], self._terminated[window], ~self._valid[after], self.gamma
-        )
-        following = (place + back.steps * self.num_envs) % self.capacity  # [N]
+        if self.n_step == 1:
+            reward, discount = self._reward[place], self._discount[place]
+            following = (place + self.num_envs) % self.capacity
+        else:
+            window = (place + self._ahead) % self.capacity  # [n, N]
+            after = (window + self.num_envs) % self.capacity
+            back = n_step_return(self._reward[window], self._discount[window], ~self._valid[after])
+            reward, discount = back.reward, back.discount
+            following = (place + back.steps * self.num_envs) % self.capacity  # [N]
         return Batch(
             self._observations(place),
-            self._action[place].to(torch.int64),
-            back.reward,
-            back.discount,
+            self._action[place],
+            reward,
+            discount,
             self._observations(following),
         )
-
-    def _shift(self, place: Tensor, rows: Tensor) -> Tensor:
-        """[R, N]: the same envs, `rows` [R] rows later."""
-        return (place + (rows * self.num_envs).unsqueeze(1)) % self.capacity
 
     def _observations(self, place: Tensor) -> Tensor:
         """[N, *obs]: the stack that ends at each place, zeros before the episode's first frame."""
         if self.stack == 1:
             return self._frames[place].unflatten(1, self._frame_shape)
-        index = self._shift(place, -self._back)  # [stack, N] oldest first
+        index = (place - self._back) % self.capacity  # [stack, N] oldest first
         opens = self._first[index[1:]]  # [stack - 1, N]: the next frame opened the episode
         # A frame is before the episode if any later frame of the stack opened it.
         before = opens.flip(0).cumsum(0).flip(0) > 0
@@ -181,7 +182,7 @@ class Replay:
     def state_dict(self) -> dict[str, Any]:
         """The rows in use, as arrays that share memory where they can."""
         used = min(self.written, self.rows) * self.num_envs
-        names = ("frames", "action", "reward", "terminated", "first", "valid")
+        names = ("frames", "action", "reward", "discount", "first", "valid")
         arrays = {name: getattr(self, f"_{name}")[:used].cpu().numpy() for name in names}
         return {
             "written": self.written,
@@ -202,7 +203,7 @@ class Replay:
                 f"{[self.rows, self.num_envs]}; resume with the replay_size and num_envs of the run"
             )
         used = len(state["action"])
-        for name in ("frames", "action", "reward", "terminated", "first", "valid"):
+        for name in ("frames", "action", "reward", "discount", "first", "valid"):
             getattr(self, f"_{name}")[:used] = torch.from_numpy(state[name]).to(self.device)
         self._generator.set_state(state["generator"])
         self.written = state["written"]

@@ -58,8 +58,7 @@ def _tensors(agent):
     state = agent.state_dict()
     named = {f"network.{k}": v for k, v in state["network"].items()}
     named |= {f"target.{k}": v for k, v in state["target"].items()}
-    for i, moments in enumerate(state["optimizer"]):
-        named |= {f"moment.{i}.{k}": v for k, v in moments.items()}
+    named |= {f"moment.{k}": v for k, v in state["optimizer"].items()}
     memory = state["memory"]
     named |= {f"memory.{k}": torch.as_tensor(v) for k, v in memory.items() if k != "written"}
     return {name: tensor.detach().clone() for name, tensor in named.items()}

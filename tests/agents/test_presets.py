@@ -80,8 +80,11 @@ def test_names_hold_ours_and_what_is_installed_of_sb3():
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
-        ("classic", {"train_freq": 2, "gradient_steps": 1, "target_update_interval": 256}),
-        ("classic", {"learning_rate": 2.3e-3, "batch_size": 64, "exploration_steps": 8_000}),
+        (
+            "classic",
+            {"train_freq": 2, "gradient_steps": 1, "target_update_interval": 2, "tau": 0.01},
+        ),
+        ("classic", {"learning_rate": 1e-3, "batch_size": 64, "exploration_steps": 8_000}),
         ("classic", {"exploration_final_eps": 0.04, "gamma": 0.99, "max_grad_norm": 10.0}),
         ("atari", {"train_freq": 4, "gradient_steps": 1, "target_update_interval": 1_000}),
         ("atari", {"learning_rate": 1e-4, "batch_size": 32, "exploration_steps": 100_000}),
