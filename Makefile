@@ -14,7 +14,7 @@ install: .venv/.installed
 	@touch $@
 
 demo: .venv/.installed
-	$(BIN)/ludus compare --env RoadRunnerNoFrameskip-v4 --agents dqn2013 sb3:dqn random \
+	$(BIN)/ludus compare --env RoadRunnerNoFrameskip-v4 --agents dqn2013 sb3:dqn2013 random \
 		--steps 30000 --seeds 1 --episodes 20 --record
 
 test: .venv/.installed

@@ -90,7 +90,9 @@ OURS = {
 
 def names() -> dict[str, str]:
     """Every agent that can be asked for, with a line on each."""
-    return OURS | {f"sb3:{name}": "Stable-Baselines3's" for name in sb3.installed()}
+    theirs = {f"sb3:{name}": f"Stable-Baselines3's {name}" for name in sb3.installed()}
+    small = {"sb3:dqn2013": "Stable-Baselines3's dqn with the network and values of dqn2013"}
+    return OURS | theirs | small
 
 
 def family(env: VectorEnv) -> Family:
@@ -114,10 +116,11 @@ def preset(agent: str, env: VectorEnv) -> Config:
             return RandomConfig()
         case "dqn":
             return base
-        case "dqn2013":
+        case "dqn2013" | "sb3:dqn2013":
             if kind != "atari":
-                raise ConfigError(f"dqn2013 is for pictures of 36 pixels or more; not {env.env_id}")
-            return _small(base)
+                raise ConfigError(f"{agent} is for pictures of 36 pixels or more; not {env.env_id}")
+            small = _small(base)
+            return small if agent == "dqn2013" else _sb3_preset("dqn", small, kind)
         case "ddqn":
             return replace(base, double=True)
         case "dueling":
@@ -131,7 +134,7 @@ def preset(agent: str, env: VectorEnv) -> Config:
 
 def num_envs(agent: str, kind: Family) -> int:
     """Envs that step together by default: SB3's value-based agents are written for one."""
-    if agent in ("sb3:dqn", "sb3:qrdqn"):
+    if agent in ("sb3:dqn", "sb3:dqn2013", "sb3:qrdqn"):
         return 1
     return 16 if kind == "classic" and not agent.startswith("sb3:") else 8
 

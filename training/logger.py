@@ -49,8 +49,7 @@ class Bar:
     def __init__(self, name: str, total: int, done: int, quiet: bool) -> None:
         self._name, self._total, self._quiet = name, total, quiet
         self._console = Console(stderr=True)
-        self._last_line = time.monotonic()
-        self._started, self._first = time.monotonic(), done
+        self._since, self._since_done = time.monotonic(), done  # what the speed is measured from
         self._progress: Progress | None = None
         if self._console.is_terminal and not quiet:
             self._progress = Progress(
@@ -72,18 +71,23 @@ class Bar:
     def update(self, done: int, score: float | None) -> None:
         """Show env steps done and the mean return."""
         now = time.monotonic()
-        fps = (done - self._first) / max(now - self._started, 1e-9)
+        pause = 1.0 if self._progress is not None else _PLAIN_SECONDS
+        ended = done >= self._total > self._since_done
+        if self._quiet or (now - self._since < pause and not ended):
+            return
+        fps = (done - self._since_done) / max(now - self._since, 1e-9)
+        self._since, self._since_done = now, done
         shown = "-" if score is None else f"{score:.1f}"
         if self._progress is not None:
             self._progress.update(self._task, completed=done, fps=f"{fps:.0f}", score=shown)
-        elif not self._quiet and (now - self._last_line > _PLAIN_SECONDS or done >= self._total):
-            self._last_line = now
-            left = (self._total - done) / max(fps, 1e-9)
-            self._console.print(
-                f"{self._name}: {done:,} of {self._total:,} steps, {fps:.0f} steps/s, "
-                f"return {shown}, {left:.0f} s left",
-                highlight=False,
-            )
+            return
+        left = max(0, self._total - done) / max(fps, 1e-9)
+        self._console.print(
+            f"{self._name}: {done:,} of {self._total:,} steps, {fps:.0f} steps/s, "
+            f"return {shown}, {left:.0f} s left",
+            highlight=False,
+            soft_wrap=True,
+        )
 
     def close(self) -> None:
         """Leave the terminal as it was."""

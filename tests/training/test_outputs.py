@@ -1,0 +1,133 @@
+"""What a person looks at: curves, films, logs, run folders, and SB3's users coming over."""
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from ludus.agents import presets
+from ludus.envs.make import EnvOptions, make
+from ludus.envs.vector import Row
+from ludus.training import load, train
+from ludus.training.logger import Episodes, Logger
+from ludus.training.plots import learning_curves, smooth
+from ludus.training.run import Run, RunError, TrainOptions
+from ludus.training.train import Session
+from ludus.training.video import record
+
+
+def _episodes(*games):
+    return np.array([(steps, steps / 100, score, 10) for steps, score in games], float)
+
+
+def test_smooth_is_the_mean_of_the_last_games():
+    episodes = _episodes((10, 1.0), (20, 3.0), (30, 8.0))
+    grid = np.array([0, 10, 19, 20, 30, 100])
+    shown = smooth(episodes, grid, window=2)
+    assert np.isnan(shown[0])
+    assert shown[1:].tolist() == [1.0, 1.0, 2.0, 5.5, 5.5]
+
+
+def test_curves_are_drawn_also_where_an_agent_finished_no_game(tmp_path):
+    runs = {"a": [_episodes((10, 1.0), (90, 5.0)), _episodes((50, 2.0))], "b": [np.zeros((0, 4))]}
+    learning_curves(runs, {"random": 1.5}, "title", tmp_path / "c.png")
+    assert (tmp_path / "c.png").stat().st_size > 10_000
+
+
+def _row(over, score, length):
+    flags = np.array(over)
+    none = np.zeros(len(over), bool)
+    return Row(
+        *(np.zeros((len(over), 1)), np.zeros(len(over)), none, none, none, flags),
+        *(np.array(score, float), np.array(length)),
+    )
+
+
+def test_a_log_counts_games_and_not_rows(tmp_path):
+    log = Logger(tmp_path, "x", 100, 10, quiet=True)
+    log.row(_row([False, False], [1, 2], [3, 4]), 5)
+    assert log.mean_return is None
+    log.row(_row([True, False], [7, 2], [30, 4]), 6)
+    log.row(_row([True, True], [1, 4], [5, 6]), 9)
+    assert log.mean_return == 4
+    state = log.state_dict()
+    log.close()
+    steps_scores = Episodes.read(tmp_path / "episodes.csv")[:, [0, 2, 3]].tolist()
+    assert steps_scores == [[6, 7, 30], [9, 1, 5], [9, 4, 6]]
+    again = Logger(tmp_path, "x", 100, 10, quiet=True, state=state, done=9)
+    assert again.mean_return == 4
+    assert again.seconds >= state["seconds"]
+    again.close()
+
+
+def test_points_are_due_once_an_interval(tmp_path):
+    log = Logger(tmp_path, "x", 100, 10, quiet=True)
+    assert [step for step in (3, 8, 16, 24, 25, 61, 69, 70) if log.due(step)] == [16, 24, 61, 70]
+    log.close()
+
+
+def test_an_agent_trained_and_loaded_acts_alike_and_suits_sb3(tmp_path):
+    from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.evaluation import evaluate_policy
+
+    agent = train("dqn", "CartPole-v1", steps=2_000, seed=0, root=tmp_path, quiet=True)
+    run = next(tmp_path.glob("*/*/*/config.json")).parent
+    again = load(run)
+    obs = np.random.default_rng(0).normal(0, 0.1, (64, 4)).astype(np.float32)
+    ours, _ = agent.predict(obs, deterministic=True)
+    theirs, _ = again.predict(obs, deterministic=True)
+    assert np.array_equal(ours, theirs)
+    mean, deviation = evaluate_policy(again, make_vec_env("CartPole-v1", 2, seed=0), 4)
+    assert mean >= 8
+    assert deviation >= 0
+
+
+@pytest.mark.parametrize("agent", ["sb3:dqn", "sb3:ppo"])
+def test_an_sb3_run_can_be_loaded_but_not_resumed(tmp_path, agent):
+    trained = train(agent, "CartPole-v1", steps=600, seed=0, root=tmp_path, quiet=True)
+    run = Run.open(next(tmp_path.glob("*/*/*/config.json")).parent)
+    obs = np.random.default_rng(0).normal(0, 0.1, (64, 4)).astype(np.float32)
+    same, _ = load(run.path).predict(obs, deterministic=True)
+    assert np.array_equal(same, trained.predict(obs, deterministic=True)[0])
+    with pytest.raises(RunError, match="cannot be resumed"):
+        Session.resume(run, quiet=True).run_to_end()
+    assert run.status()["state"] == "finished"
+
+
+def test_a_run_says_what_it_was(tmp_path):
+    train("dqn", "CartPole-v1", steps=300, seed=3, root=tmp_path, quiet=True, eval_episodes=0)
+    run = Run.open(next(tmp_path.glob("CartPole-v1/dqn/3-*")))
+    told = json.loads((run.path / "config.json").read_text())
+    assert told["versions"]["torch"]
+    assert told["protocol"]["max_episode_steps"] == 500
+    config = run.config()
+    assert config.train == TrainOptions(steps=300, seed=3, eval_episodes=0)
+    assert config.config == presets.preset("dqn", make("CartPole-v1", 1))
+    (run.path / "config.json").write_text(json.dumps(told | {"train": {"stepz": 1}}))
+    with pytest.raises(RunError, match="stepz"):
+        run.config()
+
+
+@pytest.mark.parametrize(
+    ("env_id", "shape"),
+    [("ALE/Pong-v5", (420, 320)), ("MinAtar/Breakout-v1", None), ("CartPole-v1", None)],
+)
+def test_a_film_shows_every_step(tmp_path, env_id, shape):
+    agent = presets.build(
+        replace(presets.preset("dqn", make(env_id, 1)), replay_size=1_000),
+        make(env_id, 1),
+        device=torch.device("cpu"),
+        seed=0,
+    )
+    _, length = record(agent, env_id, EnvOptions(), tmp_path / "f.mp4", max_steps=40)
+    with av.open(str(tmp_path / "f.mp4")) as film:
+        frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
+    assert len(frames) in (length, length + 1)
+    assert shape is None or frames[0].shape[:2] == shape
+    assert min(frames[0].shape[:2]) >= 200
+    assert any((a != b).any() for a, b in pairwise(frames))
+    assert list(tmp_path.iterdir()) == [tmp_path / "f.mp4"]
