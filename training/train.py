@@ -3,6 +3,7 @@
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -55,9 +56,9 @@ def train(
     seed: int = 0,
     config: presets.Config | None = None,
     options: EnvOptions | None = None,
+    more: TrainOptions | None = None,
     root: Path | str = "runs",
     quiet: bool = False,
-    **train_fields: Any,
 ) -> presets.AnyAgent:
     """Train an agent on an env and return it.
 
@@ -68,15 +69,17 @@ def train(
         seed: of everything.
         config: in place of the preset's.
         options: changes to the env's protocol.
+        more: the other choices of a training; its own steps and seed are not read.
         root: where run folders are made.
         quiet: no progress.
-        train_fields: the other fields of `TrainOptions`.
     """
-    train_options = TrainOptions(steps=steps, seed=seed, **train_fields)
-    session = Session.start(
-        agent, env, train_options, options or EnvOptions(), config, Path(root), quiet=quiet
-    )
-    return session.run_to_end()
+    options = options or EnvOptions()
+    if more is None:
+        probe = make(env, 1, 0, options)
+        more = TrainOptions(num_envs=presets.num_envs(agent, presets.family(probe)))
+        probe.close()
+    chosen = replace(more, steps=steps, seed=seed)
+    return Session.start(agent, env, chosen, options, config, Path(root), quiet=quiet).run_to_end()
 
 
 class Session:

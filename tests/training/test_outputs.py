@@ -99,7 +99,8 @@ def test_an_sb3_run_can_be_loaded_but_not_resumed(tmp_path, agent):
 
 
 def test_a_run_says_what_it_was(tmp_path):
-    train("dqn", "CartPole-v1", steps=300, seed=3, root=tmp_path, quiet=True, eval_episodes=0)
+    more = TrainOptions(eval_episodes=0)
+    train("dqn", "CartPole-v1", steps=300, seed=3, more=more, root=tmp_path, quiet=True)
     run = Run.open(next(tmp_path.glob("CartPole-v1/dqn/3-*")))
     told = json.loads((run.path / "config.json").read_text())
     assert told["versions"]["torch"]

@@ -149,13 +149,14 @@ def test_no_pickle_on_the_way(tmp_path):
 import pickle, _pickle, torch._dynamo
 from pathlib import Path
 from ludus.training import train, load
-from ludus.training.run import Run, all_runs
+from ludus.training.run import Run, TrainOptions, all_runs
 from ludus.training.train import Session
 def refuse(*a, **k): raise AssertionError("pickle was used")
 for m in (pickle, _pickle):
     m.load = m.loads = m.dump = m.dumps = refuse
 pickle.Unpickler = pickle.Pickler = refuse
-train("dqn", "CartPole-v1", steps=1500, root={str(tmp_path)!r}, quiet=True, eval_episodes=1)
+train("dqn", "CartPole-v1", steps=1500, root={str(tmp_path)!r}, quiet=True,
+      more=TrainOptions(eval_episodes=1))
 (run,) = all_runs(Path({str(tmp_path)!r}))
 Session.resume(run, quiet=True).run_to_end()
 load(run.path)
