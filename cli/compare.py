@@ -11,7 +11,7 @@ from tyro.conf import OmitArgPrefixes
 
 from ludus.cli.options import UsageError, parse
 from ludus.envs.make import EnvOptions
-from ludus.training.compare import compare, table
+from ludus.training.compare import Plan, compare, table
 from ludus.training.train import load
 from ludus.training.video import record
 
@@ -62,20 +62,19 @@ def run(argv: list[str]) -> int:
         if not given.quiet:
             print(line, file=sys.stderr)
 
-    results = compare(
+    plan = Plan(
         given.env,
         given.agents,
-        steps=given.steps,
-        seeds=given.seeds,
-        episodes=given.episodes,
-        epsilon=given.epsilon,
-        options=given.options,
-        out=out,
-        root=given.run_dir,
-        device=given.device,
-        quiet=given.quiet,
-        say=say,
+        given.steps,
+        given.seeds,
+        given.episodes,
+        given.epsilon,
+        given.options,
+        given.run_dir,
+        given.device,
+        given.quiet,
     )
+    results = compare(plan, out, say)
     video = None
     trained = [result for result in results if result.runs]
     if given.record and trained:

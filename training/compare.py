@@ -17,7 +17,7 @@ from ludus.training.logger import Episodes
 from ludus.training.plots import learning_curves
 from ludus.training.run import TrainOptions
 from ludus.training.statistics import Score, human_normalised, summarise
-from ludus.training.train import Session, load
+from ludus.training.train import Session, device_of, load
 
 
 @dataclass(frozen=True)
@@ -33,109 +33,122 @@ class Result:
     settings: dict[str, Any]
 
 
-def compare(
-    env_id: str,
-    agents: Sequence[str],
-    *,
-    steps: int,
-    seeds: int,
-    episodes: int,
-    epsilon: float,
-    options: EnvOptions,
-    out: Path,
-    root: Path,
-    device: str,
-    quiet: bool,
-    say: Callable[[str], None],
-) -> list[Result]:
-    """Train, evaluate, tabulate; results go to `out`.
+@dataclass(frozen=True)
+class Plan:
+    """What is compared, and how."""
+
+    env_id: str
+    agents: Sequence[str]  # presets' names, see `ludus list agents`
+    steps: int  # env steps of each training
+    seeds: int  # trainings of each agent
+    episodes: int  # held-out games after each training, the same for all
+    epsilon: float  # probability of a random action in those games
+    options: EnvOptions  # changes to the protocol
+    root: Path  # where run folders are made
+    device: str  # auto, cpu or cuda
+    quiet: bool  # no progress
+
+
+def compare(plan: Plan, out: Path, say: Callable[[str], None]) -> list[Result]:
+    """Train, evaluate, tabulate.
 
     Args:
-        env_id: what is played.
-        agents: presets' names, see `ludus list agents`.
-        steps: env steps of each training.
-        seeds: trainings of each agent.
-        episodes: held-out games that each trained agent plays, the same for all.
-        epsilon: probability of a random action in those games.
-        options: changes to the protocol.
+        plan: what and how.
         out: folder of results.json and curves.png.
-        root: where run folders are made.
-        device: auto, cpu or cuda.
-        quiet: no progress.
         say: called with a line on each stage.
     """
-    probe = make(env_id, 1, 0, options)
-    protocol = probe.protocol
-    configs = {agent: presets.preset(agent, probe) for agent in agents}  # refuses before any work
-    kind = presets.family(probe)
+    probe = make(plan.env_id, 1, 0, plan.options)
+    kind, protocol = presets.family(probe), probe.protocol
+    configs = {a: presets.preset(a, probe) for a in plan.agents}  # refuses before any work
     probe.close()
     out.mkdir(parents=True, exist_ok=True)
-    results, curves = [], {}
-    for agent in agents:
-        runs, returns, speeds = [], [], []
-        trains = agent != "random"
-        for seed in range(seeds):
-            t = TrainOptions(
-                steps=steps if trains else 1,
-                seed=seed,
-                num_envs=presets.num_envs(agent, kind),
-                device=device,
-                eval_episodes=0,
-            )
-            say(f"{agent} on {env_id}, seed {seed}: training for {t.steps:,} steps")
-            session = Session.start(
-                agent, env_id, t, options, configs[agent], root, quiet=quiet or not trains
-            )
-            session.run_to_end()
-            run = session.run
-            say(f"{agent} on {env_id}, seed {seed}: playing {episodes} held-out games")
-            player = load(run.path, device=device)
-            played = evaluate(player, env_id, options, episodes=episodes, epsilon=epsilon)
-            run.write_status("finished", t.steps, played.mean)
-            returns.append(played.returns)
-            if trains:
-                runs.append(run)
-                speeds.append(session.steps_per_second)
-        score = summarise(np.array(returns))
-        rom = protocol.get("rom")
+    results = []
+    curves: dict[str, list[np.ndarray]] = {}
+    for agent, config in configs.items():
+        seeds = [_one_seed(plan, agent, kind, config, seed, say) for seed in range(plan.seeds)]
+        score = summarise(np.array([played for played, _ in seeds]))
+        runs = [session.run.path for _, session in seeds if session]
+        speeds = [session.steps_per_second for _, session in seeds if session]
         results.append(
             Result(
                 agent,
-                [str(run.path) for run in runs],
-                returns,
+                [str(run) for run in runs],
+                [played for played, _ in seeds],
                 score,
-                human_normalised(rom, score.iqm) if rom else None,
+                human_normalised(protocol["rom"], score.iqm) if "rom" in protocol else None,
                 float(np.mean(speeds)) if speeds else None,
-                asdict(configs[agent]),
+                asdict(config),
             )
         )
         if runs:
-            curves[agent] = [Episodes.read(run.path / "episodes.csv") for run in runs]
+            curves[agent] = [Episodes.read(run / "episodes.csv") for run in runs]
     levels = {r.agent: r.score.mean for r in results if not r.runs}
-    learning_curves(curves, levels, f"{env_id}, {seeds} seed(s)", out / "curves.png")
+    trainings = "1 training each" if plan.seeds == 1 else f"{plan.seeds} trainings each"
+    learning_curves(curves, levels, f"{plan.env_id}, {trainings}", out / "curves.png")
     told = {
-        "env": env_id,
+        "env": plan.env_id,
         "protocol": protocol,
-        "steps": steps,
-        "seeds": seeds,
-        "episodes": episodes,
-        "epsilon": epsilon,
+        "steps": plan.steps,
+        "seeds": plan.seeds,
+        "episodes": plan.episodes,
+        "epsilon": plan.epsilon,
         "results": [asdict(result) for result in results],
     }
     write_atomically(out / "results.json", json.dumps(told, indent=2))
     return results
 
 
+def _one_seed(
+    plan: Plan,
+    agent: str,
+    kind: presets.Family,
+    config: presets.Config,
+    seed: int,
+    say: Callable[[str], None],
+) -> tuple[list[float], Session | None]:
+    """The held-out scores of one training of one agent, and its session if it trains."""
+    session = None
+    if agent == "random":
+        env = make(plan.env_id, 1, 0, plan.options)
+        player: presets.AnyAgent = presets.build(config, env, device=device_of("cpu"), seed=seed)
+        env.close()
+    else:
+        say(f"{agent} on {plan.env_id}, seed {seed}: training for {plan.steps:,} steps")
+        train_options = TrainOptions(
+            steps=plan.steps,
+            seed=seed,
+            num_envs=presets.num_envs(agent, kind),
+            device=plan.device,
+            eval_episodes=0,
+        )
+        session = Session.start(
+            agent, plan.env_id, train_options, plan.options, config, plan.root, quiet=plan.quiet
+        )
+        session.run_to_end()
+        player = load(session.run.path, device=plan.device)
+    say(f"{agent} on {plan.env_id}, seed {seed}: playing {plan.episodes} held-out games")
+    played = evaluate(
+        player, plan.env_id, plan.options, episodes=plan.episodes, epsilon=plan.epsilon
+    )
+    if session is not None:
+        session.run.write_status("finished", session.agent.env_steps, played.mean)
+    return played.returns, session
+
+
 def table(results: Sequence[Result], title: str) -> Table:
-    """The comparison as a table."""
-    shown = Table(title=title, title_justify="left")
+    """The comparison as a table of at most 80 columns."""
     atari = any(r.human is not None for r in results)
-    columns = ["agent", "mean", "IQM", "95% interval of the IQM", "interval over"]
-    for name in [*columns, *(["human-normalised"] if atari else []), "env steps/s"]:
-        shown.add_column(name, justify="left" if name == "agent" else "right")
+    over = results[0].score.over
+    caption = f"95% bootstrap interval of the interquartile mean (IQM), over {over}"
+    if atari:
+        caption += "; human: (IQM - random) / (human - random)"
+    shown = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
+    columns = ["agent", "mean", "IQM", "95% interval", *(["human"] if atari else []), "steps/s"]
+    for name in columns:
+        shown.add_column(name, justify="left" if name == "agent" else "right", no_wrap=True)
     for r in results:
         cells = [r.agent, f"{r.score.mean:.1f}", f"{r.score.iqm:.1f}"]
-        cells += [f"{r.score.low:.1f} to {r.score.high:.1f}", r.score.over]
+        cells += [f"{r.score.low:.1f} to {r.score.high:.1f}"]
         if atari:
             cells.append("-" if r.human is None else f"{100 * r.human:.1f}%")
         cells.append("-" if r.steps_per_second is None else f"{r.steps_per_second:.0f}")
