@@ -136,6 +136,8 @@ def num_envs(agent: str, kind: Family) -> int:
     """Envs that step together by default: SB3's value-based agents are written for one."""
     if agent in ("sb3:dqn", "sb3:dqn2013", "sb3:qrdqn"):
         return 1
+    if agent == "dqn2013":
+        return 2  # Road Runner, 30,000 steps: 2 envs scored 2,430 and 2,730, 8 envs 1,150 to 3,600
     return 16 if kind == "classic" and not agent.startswith("sb3:") else 8
 
 

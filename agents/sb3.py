@@ -162,7 +162,8 @@ class _Writer(KVWriter):
 
     def write(self, key_values: dict[str, Any], key_excluded: Any, step: int = 0) -> None:
         numbers = {k: float(v) for k, v in key_values.items() if isinstance(v, int | float)}
-        self._write({k: v for k, v in numbers.items() if k.startswith("train/")}, step)
+        wanted = ("train/", "rollout/exploration_rate")  # the returns are ours to write
+        self._write({k: v for k, v in numbers.items() if k.startswith(wanted)}, step)
 
     def close(self) -> None:
         """Nothing to close."""
@@ -202,6 +203,8 @@ class SB3Agent:
         exploration = arguments.pop("exploration_steps", None)
         if exploration is not None:  # SB3 takes it as a share of the training
             arguments["exploration_fraction"] = min(1.0, exploration / steps)
+        if "buffer_size" in arguments:  # SB3 takes all its memory at once, needed or not
+            arguments["buffer_size"] = max(1, min(arguments["buffer_size"], steps))
         extractor = {"name": c.encoder, "hidden": c.hidden, "head_hidden": c.head_hidden}
         policy: dict[str, Any] = {
             "features_extractor_class": _Encoder,

@@ -9,7 +9,7 @@ from time import strftime
 from rich.console import Console
 from tyro.conf import OmitArgPrefixes
 
-from ludus.cli.options import UsageError, parse
+from ludus.cli.options import UsageError, parse, print_json, tensorboard
 from ludus.envs.make import EnvOptions
 from ludus.training.compare import Plan, compare, table
 from ludus.training.train import load
@@ -75,6 +75,9 @@ def run(argv: list[str]) -> int:
         given.quiet,
     )
     results = compare(plan, out, say)
+    title = f"{given.env}, {given.steps:,} env steps, {given.episodes} held-out games a training"
+    if not given.json:
+        Console().print(table(results, title))
     video = None
     trained = [result for result in results if result.runs]
     if given.record and trained:
@@ -84,13 +87,11 @@ def run(argv: list[str]) -> int:
         record(agent, given.env, given.options, video, epsilon=given.epsilon)
     if given.json:
         told = json.loads((out / "results.json").read_text())
-        print(json.dumps(told | {"out": str(out), "video": str(video) if video else None}))
+        print_json(told | {"out": str(out), "video": str(video) if video else None})
         return 0
-    title = f"{given.env}, {given.steps:,} env steps, {given.episodes} held-out games a training"
-    Console().print(table(results, title))
     print(f"scores           {out / 'results.json'}")
     print(f"learning curves  {out / 'curves.png'}")
     if video:
         print(f"video            {video}")
-    print(f"more curves      tensorboard --logdir {given.run_dir}")
+    print(f"more curves      {tensorboard()} --logdir {given.run_dir}")
     return 0

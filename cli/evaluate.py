@@ -27,7 +27,7 @@ class Arguments:
     epsilon: float = 0.0
     """probability of a random action; 0 is the deterministic policy"""
     num_envs: int = 8
-    """games at the same time"""
+    """games at the same time; with the seed it fixes which games are played"""
     device: str = "auto"
     """auto, cpu or cuda"""
     json: bool = False

@@ -46,6 +46,11 @@ def _run(verb: str, argv: list[str]) -> int:
         module = importlib.import_module(f"ludus.cli.{verb}")
         return module.run(argv)
     except Exception as error:
+        from ludus.training.train import Stopped
+
+        if isinstance(error, Stopped):
+            print(f"ludus: {error}", file=sys.stderr)
+            return error.code
         if _is_the_users(error):
             print(f"ludus: {error}", file=sys.stderr)
             return 2
@@ -59,4 +64,5 @@ def _is_the_users(error: Exception) -> bool:
     from ludus.training.checkpoint import CheckpointError
     from ludus.training.run import RunError
 
-    return isinstance(error, UsageError | ConfigError | EnvError | CheckpointError | RunError)
+    ours = UsageError | ConfigError | EnvError | CheckpointError | RunError
+    return isinstance(error, ours | OSError)  # a folder that cannot be written, say

@@ -4,7 +4,10 @@ import contextlib
 import difflib
 import io
 import json
+import shutil
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
@@ -54,6 +57,12 @@ def closest(word: str, known: Sequence[str], what: str) -> str:
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
     return f"there is no {what} {word}; {hint}"
+
+
+def tensorboard() -> str:
+    """How to call TensorBoard: by its path where it is not on the PATH."""
+    beside = Path(sys.executable).with_name("tensorboard")
+    return "tensorboard" if shutil.which("tensorboard") or not beside.exists() else str(beside)
 
 
 def print_json(told: Any) -> None:

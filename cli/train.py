@@ -1,6 +1,5 @@
 """`ludus train AGENT ENV`: train an agent; `ludus train --resume RUN`: go on with a training."""
 
-import sys
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Any
@@ -8,10 +7,10 @@ from typing import Any
 from tyro.conf import OmitArgPrefixes
 
 from ludus.agents import presets
-from ludus.cli.options import UsageError, parse, print_json
+from ludus.cli.options import UsageError, parse, print_json, tensorboard
 from ludus.envs.make import EnvOptions, make
 from ludus.training.run import Run, TrainOptions
-from ludus.training.train import Session, Stopped
+from ludus.training.train import Session
 
 ABOUT = """Train AGENT on ENV in a new run folder, or go on with RUN.
 
@@ -59,8 +58,8 @@ def run(argv: list[str]) -> int:
             names = [names[0] if names else "dqn", "CartPole-v1"]
         else:
             raise UsageError(
-                "train needs an agent and an env, as in `ludus train dqn CartPole-v1`, "
-                "or --resume RUN"
+                "train needs an agent and an env, and the options after them, as in "
+                "`ludus train dqn CartPole-v1 --seed 3`, or --resume RUN"
             )
     agent, env_id = names
     given: Any = parse(_arguments(agent, env_id), rest, verb=f"train {agent} {env_id}", about=ABOUT)
@@ -93,15 +92,7 @@ def _arguments(agent: str, env_id: str) -> type[Any]:
 
 def _train(session: Session, as_json: bool) -> int:
     made = session.run
-    try:
-        session.run_to_end()
-    except Stopped as stop:
-        print(
-            f"ludus: {stop} at {session.agent.env_steps:,} steps, everything is saved; "
-            f"go on with: ludus train --resume {made.path}",
-            file=sys.stderr,
-        )
-        return stop.code
+    session.run_to_end()
     status = made.status()
     if as_json:
         evaluations = made.evaluations()
@@ -110,5 +101,5 @@ def _train(session: Session, as_json: bool) -> int:
         score = status["score"]
         shown = "not evaluated" if score is None else f"mean return {score:.1f} in evaluation"
         print(f"{made.path}: {status['env_steps']:,} steps, {shown}")
-        print(f"learning curves: tensorboard --logdir {made.path}")
+        print(f"learning curves: {tensorboard()} --logdir {made.path}")
     return 0

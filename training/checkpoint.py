@@ -64,7 +64,8 @@ def _split(tree: Any, name: str, tensors: dict[str, torch.Tensor], arrays: dict[
     if isinstance(tree, list | tuple):
         return [_split(v, f"{name}.{i}", tensors, arrays) for i, v in enumerate(tree)]
     if isinstance(tree, torch.Tensor):
-        tensors[name] = tree.detach().cpu().contiguous()
+        # a copy: safetensors refuses tensors that share memory
+        tensors[name] = tree.detach().cpu().contiguous().clone()
         return {"$tensor": name}
     if isinstance(tree, np.ndarray):
         if tree.nbytes >= _LARGE:
@@ -93,18 +94,50 @@ def _join(tree: Any, folder: Path, tensors: dict[str, torch.Tensor]) -> Any:
 
 
 def save_checkpoint(folder: Path, step: int, tree: Any, keep: int) -> Path:
-    """Write `folder/<step>` and remove all but the newest `keep`.
+    """Write `folder/<step>` and remove all but the newest `keep` up to it.
+
+    One that is there already and whole stays as it is. Later ones are of a future that a damaged
+    checkpoint cut off: they go.
 
     Args:
         folder: where checkpoints lie, made if absent.
         step: env steps, the checkpoint's name.
         tree: dicts, lists, tensors, arrays and JSON's scalars.
         keep: checkpoints that stay, 1 or more.
+
+    Raises:
+        CheckpointError: it cannot be written; the older ones stay.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob(".tmp-*"):
-        shutil.rmtree(stale)
+    final = folder / f"{step:012d}"
     temporary = folder / f".tmp-{step}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for stale in folder.glob(".tmp-*"):
+            shutil.rmtree(stale)
+        if not _is_whole(final):
+            _write_folder(temporary, step, tree)
+            shutil.rmtree(final, ignore_errors=True)  # damaged
+            temporary.rename(final)
+            _sync_folder(folder)
+        names = [path.name for path in _all(folder)]
+        for name in names:
+            if name > final.name or name in names[: max(0, names.index(final.name) + 1 - keep)]:
+                shutil.rmtree(folder / name)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise CheckpointError(f"the checkpoint {final} cannot be written: {error}") from error
+    return final
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        read_checkpoint(path)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _write_folder(temporary: Path, step: int, tree: Any) -> None:
     temporary.mkdir()
     tensors: dict[str, torch.Tensor] = {}
     arrays: dict[str, np.ndarray] = {}
@@ -117,14 +150,6 @@ def save_checkpoint(folder: Path, step: int, tree: Any, keep: int) -> Path:
     text = json.dumps(body)
     manifest = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "body": text}
     write_atomically(temporary / _MANIFEST, json.dumps(manifest))
-    final = folder / f"{step:012d}"
-    if final.exists():
-        shutil.rmtree(final)
-    temporary.rename(final)
-    _sync_folder(folder)
-    for old in _all(folder)[:-keep]:
-        shutil.rmtree(old)
-    return final
 
 
 def _write(path: Path, content: np.ndarray | bytes) -> dict[str, Any]:

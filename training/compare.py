@@ -15,7 +15,7 @@ from ludus.training.checkpoint import write_atomically
 from ludus.training.evaluate import evaluate
 from ludus.training.logger import Episodes
 from ludus.training.plots import learning_curves
-from ludus.training.run import TrainOptions
+from ludus.training.run import TrainOptions, versions
 from ludus.training.statistics import Score, human_normalised, summarise
 from ludus.training.train import Session, device_of, load
 
@@ -82,9 +82,15 @@ def compare(plan: Plan, out: Path, say: Callable[[str], None]) -> list[Result]:
         )
         if runs:
             curves[agent] = [Episodes.read(run / "episodes.csv") for run in runs]
+        _write(plan, protocol, results, out)
     levels = {r.agent: r.score.mean for r in results if not r.runs}
     trainings = "1 training each" if plan.seeds == 1 else f"{plan.seeds} trainings each"
     learning_curves(curves, levels, f"{plan.env_id}, {trainings}", out / "curves.png")
+    return results
+
+
+def _write(plan: Plan, protocol: dict[str, Any], results: list[Result], out: Path) -> None:
+    """All that is known so far, after each agent: hours of training must not wait for the last."""
     told = {
         "env": plan.env_id,
         "protocol": protocol,
@@ -92,10 +98,10 @@ def compare(plan: Plan, out: Path, say: Callable[[str], None]) -> list[Result]:
         "seeds": plan.seeds,
         "episodes": plan.episodes,
         "epsilon": plan.epsilon,
+        "versions": versions(),
         "results": [asdict(result) for result in results],
     }
     write_atomically(out / "results.json", json.dumps(told, indent=2))
-    return results
 
 
 def _one_seed(

@@ -48,6 +48,10 @@ def tuned_for(env: VectorEnv) -> Iterator[None]:
             torch.set_flush_denormal(False)
 
 
+class EvaluationStopped(Exception):
+    """An evaluation was given up on before its last game."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """The games of one evaluation, in the order of their seeds."""
@@ -70,7 +74,7 @@ def evaluate(
     seed: int = 0,
     epsilon: float = 0.0,
     num_envs: int = 8,
-    on_game: Callable[[int], None] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> Evaluation:
     """Play `episodes` full games and return their scores.
 
@@ -84,15 +88,18 @@ def evaluate(
         episodes: games, 1 or more.
         seed: of the held-out set.
         epsilon: probability of a random action; 0 is the deterministic policy.
-        num_envs: games at the same time; the scores do not depend on the machine's speed.
-        on_game: called with the number of finished games.
+        num_envs: games at the same time; with `seed` it fixes which games are played.
+        stop: asked at every step; the evaluation is given up on where it says so.
+
+    Raises:
+        EvaluationStopped: `stop` said so.
     """
     env = make(env_id, min(num_envs, episodes), seed + HELD_OUT, options)
     env.action_space.seed(seed)
     generator = np.random.default_rng([seed, 3])
     try:
         with tuned_for(env):
-            return _play(player, env, episodes, generator, epsilon, on_game)
+            return _play(player, env, episodes, generator, epsilon, stop)
     finally:
         env.close()
 
@@ -103,7 +110,7 @@ def _play(
     episodes: int,
     generator: np.random.Generator,
     epsilon: float,
-    on_game: Callable[[int], None] | None,
+    stop: Callable[[], bool] | None,
 ) -> Evaluation:
     count = env.num_envs
     quota = np.array([len(range(i, episodes, count)) for i in range(count)])
@@ -111,6 +118,8 @@ def _play(
     row, state = env.reset(), None
     done = 0
     while done < episodes:
+        if stop is not None and stop():
+            raise EvaluationStopped
         actions, state = player.predict(row.obs, state, row.first, deterministic=True)
         for i in np.flatnonzero(generator.random(count) < epsilon) if epsilon else ():
             actions[i] = env.action_space.sample()
@@ -120,7 +129,5 @@ def _play(
             if len(scores[i]) < quota[i]:
                 scores[i].append((float(row.episode_return[i]), int(row.episode_length[i])))
                 done += 1
-                if on_game is not None:
-                    on_game(done)
     ordered = [scores[game % count][game // count] for game in range(episodes)]
     return Evaluation([r for r, _ in ordered], [n for _, n in ordered])

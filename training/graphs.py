@@ -5,6 +5,7 @@ time is Python, modules and autograd. The agent knows nothing of it: its `gradie
 function of tensors, its `update` changes tensors in place, and neither asks for a tensor's value.
 """
 
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -34,8 +35,9 @@ def capture(agent: Capturable) -> None:
     """Replace the agent's update by something faster that does the same."""
     example = agent.example()
     if example.is_cuda:
-        agent.update = _record(agent.update, example, agent.changes())
-    else:
+        if all(tensor.is_cuda for tensor in agent.changes()):  # torch's Adagrad counts on the host
+            agent.update = _record(agent.update, example, agent.changes())
+    elif sys.version_info < (3, 14):  # beyond it TorchScript is not supported
         agent.gradients = _trace(agent.gradients, example)
 
 

@@ -10,6 +10,7 @@ runs/<env>/<agent>/<seed>-<time>/
     events.out...   TensorBoard
 """
 
+import fcntl
 import json
 import platform
 import subprocess
@@ -18,7 +19,7 @@ from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from time import strftime
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from torch import Tensor
 
@@ -210,21 +211,29 @@ class Run:
             return []
 
     def newest_weights(self) -> dict[str, Tensor]:
-        """What acting needs, from the weights folder, else from the newest checkpoint.
+        """What acting needs, as it was at the newest checkpoint or evaluation.
 
         Raises:
-            RunError: the run has neither yet.
+            RunError: the run has not saved any yet.
         """
-        found = []
-        for folder, part in ((self.weights, None), (self.checkpoints, "agent")):
-            try:
-                tree, _ = newest_checkpoint(folder)
-            except CheckpointError:
-                continue
-            found.append(tree if part is None else tree[part].get("network", {}))
-        if not found:
-            raise RunError(f"{self.path} has no weights yet: it has not saved a checkpoint")
-        return found[0]
+        try:
+            return newest_checkpoint(self.weights)[0]
+        except CheckpointError as error:
+            raise RunError(f"{self.path} has no weights yet: {error}") from error
+
+    def lock(self) -> IO[str]:
+        """Keep other processes from training in this folder until the file is closed.
+
+        Raises:
+            RunError: another process does.
+        """
+        file = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.close()
+            raise RunError(f"{self.path} is being trained by another process") from error
+        return file
 
     def write_status(self, state: str, env_steps: int, score: float | None) -> None:
         """Say how the run stands: running, finished, stopped or failed."""

@@ -10,7 +10,8 @@ from importlib.resources import files
 import numpy as np
 from scipy import stats
 
-_RESAMPLES = 9_999
+_RESAMPLES = 5_000
+_ENOUGH_SEEDS = 5
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Score:
     iqm: float  # mean of the middle half
     low: float  # 95% interval of the IQM
     high: float
-    over: str  # what the interval speaks of: seeds, or the games of one training
+    over: str  # what the interval speaks of: trainings, or the games of these trainings
 
 
 def iqm(scores: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -30,25 +31,24 @@ def iqm(scores: np.ndarray, axis: int = -1) -> np.ndarray:
 
 
 def summarise(scores: np.ndarray) -> Score:
-    """Sum up scores [seeds, games].
+    """Sum up scores [seeds, games], every game counting alike.
 
-    With three seeds or more the interval is over trainings: each seed counts with its mean. With
-    fewer it can only speak of the games that these trainings played.
+    With five seeds or more the bootstrap draws trainings, whole. With fewer, which say nothing of
+    how trainings differ, it draws games within each training, and `over` says so.
     """
-    by_seed = len(scores) >= 3
-    units = scores.mean(axis=1) if by_seed else scores.reshape(-1)  # [units]
-    low = high = float(iqm(units))
-    if len(units) > 1 and np.ptp(units) > 0:
-        interval = stats.bootstrap(
-            (units,),
-            iqm,
-            n_resamples=_RESAMPLES,
-            method="percentile",
-            rng=np.random.default_rng(0),
-        ).confidence_interval
-        low, high = float(interval.low), float(interval.high)
-    over = f"{len(scores)} seeds" if by_seed else f"{units.size} games"
-    return Score(float(scores.mean()), float(iqm(units)), low, high, over)
+    seeds, games = scores.shape
+    generator = np.random.default_rng(0)
+    by_seed = seeds >= _ENOUGH_SEEDS
+    if by_seed:
+        drawn = scores[generator.integers(seeds, size=(_RESAMPLES, seeds))]  # [R, seeds, games]
+    else:
+        which = generator.integers(games, size=(_RESAMPLES, seeds, games))
+        drawn = np.take_along_axis(scores[None], which, axis=2)
+    low, high = np.percentile(iqm(drawn.reshape(_RESAMPLES, -1)), [2.5, 97.5])
+    over = f"{seeds} trainings" if by_seed else f"{scores.size} games"
+    return Score(
+        float(scores.mean()), float(iqm(scores.reshape(-1))), float(low), float(high), over
+    )
 
 
 def human_normalised(rom: str, score: float) -> float | None:

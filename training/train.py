@@ -1,5 +1,6 @@
 """Train an agent in a run folder, resume it bit for bit, load it to act."""
 
+import contextlib
 import signal
 import time
 from collections.abc import Callable
@@ -14,12 +15,12 @@ from rich.console import Console
 
 from ludus.agents import presets
 from ludus.agents.dqn import DQN
-from ludus.agents.sb3 import SB3Agent
+from ludus.agents.sb3 import SB3Agent, SB3Config
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import EnvError, Row, VectorEnv
 from ludus.networks.cores import State
 from ludus.training.checkpoint import newest_checkpoint, save_checkpoint
-from ludus.training.evaluate import Evaluation, evaluate, tuned_for
+from ludus.training.evaluate import Evaluation, EvaluationStopped, evaluate, tuned_for
 from ludus.training.graphs import capture
 from ludus.training.logger import Logger
 from ludus.training.loop import train_loop
@@ -31,9 +32,10 @@ _console = Console(stderr=True, highlight=False, soft_wrap=True)
 class Stopped(Exception):
     """A signal ended the training after a last checkpoint; `code` is the exit status."""
 
-    def __init__(self, number: int, run: Run) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}")
-        self.code, self.run = 128 + number, run
+    def __init__(self, number: int, steps: int, how_to_go_on: str) -> None:
+        name = signal.Signals(number).name
+        super().__init__(f"stopped by {name} at {steps:,} steps; {how_to_go_on}")
+        self.code = 128 + number
 
 
 def device_of(name: str) -> torch.device:
@@ -99,6 +101,7 @@ class Session:
     ) -> "Session":
         """A new training, whose run folder is made once all else has been found to work."""
         device = device_of(train_options.device)
+        train_options = replace(train_options, device=device.type)  # a resume is on the same
         env = make(env_id, train_options.num_envs, train_options.seed, options)
         try:
             chosen = presets.preset(agent, env) if config is None else config
@@ -113,6 +116,8 @@ class Session:
     def resume(cls, run: Run, *, quiet: bool = False) -> "Session":
         """Go on with a training from its newest whole checkpoint."""
         config = run.config()
+        if isinstance(config.config, SB3Config):
+            raise RunError(f"{run.path} is an SB3 run; those cannot be resumed, only evaluated")
         t = config.train
         device = device_of(t.device)
         env = make(config.env, t.num_envs, t.seed, config.options)
@@ -131,6 +136,7 @@ class Session:
     ) -> None:
         self.run, self.config, self.env, self.agent = run, config, env, agent
         self.device, self.quiet, self._resume = device, quiet, resumed
+        self._lock = run.lock()
         if isinstance(agent, DQN):
             capture(agent)
         self._signal: int | None = None
@@ -154,12 +160,13 @@ class Session:
                     self._train_sb3(self.agent)
                 else:
                     self._train_own()
-            self._log.progress(self.agent.env_steps)
-            if t.eval_episodes and (
-                not self._evaluated or self._evaluated[-1]["env_steps"] < self.agent.env_steps
-            ):
-                self._evaluate()
-            self._keep_weights()
+                self._log.progress(self.agent.env_steps)
+                self._keep_weights()
+                done = self._evaluated[-1]["env_steps"] if self._evaluated else -1
+                if t.eval_episodes and done < self.agent.env_steps:
+                    self._evaluate()
+                if self._signal is not None:
+                    raise self._stopped()
             self._status("finished")
         except Stopped:
             self._status("stopped")
@@ -167,10 +174,15 @@ class Session:
         except EnvError as error:
             self._status("failed")
             raise EnvError(f"{error}; {self._how_to_go_on()}") from error.__cause__
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self._status("failed")
+            raise
         finally:
+            self.env.close()
+            self._lock.close()
             if hasattr(self, "_log"):
                 self._log.close()
-            self.env.close()
         return self.agent
 
     @property
@@ -205,7 +217,7 @@ class Session:
         if late or self._signal is not None or agent.env_steps >= t.steps:
             self._save(row, state)
         if self._signal is not None:
-            raise Stopped(self._signal, self.run)
+            raise self._stopped()
         return True
 
     def _evaluations_done(self) -> int:
@@ -225,15 +237,13 @@ class Session:
         }
         keep = self.config.train.keep_checkpoints
         save_checkpoint(self.run.checkpoints, agent.env_steps, tree, keep)
+        self._keep_weights()
         self._status("running")
         self._saved_at = time.monotonic()
 
     def _restore(self) -> tuple[Row, State]:
         agent = self.agent
-        if isinstance(agent, SB3Agent):
-            raise RunError(
-                f"{self.run.path} is an SB3 run; those cannot be resumed, only evaluated"
-            )
+        assert not isinstance(agent, SB3Agent)
         tree, damaged = newest_checkpoint(self.run.checkpoints)
         for sentence in damaged:
             _console.print(f"warning: {sentence}", style="yellow")
@@ -251,8 +261,6 @@ class Session:
 
     def _train_sb3(self, agent: SB3Agent) -> None:
         t = self.config.train
-        if self._resume:
-            self._restore()
         self._log = self._logger(None)
         self._status("running")
         steps = 0
@@ -271,7 +279,7 @@ class Session:
         agent.fit(self.env, t.steps, on_row=on_row, on_step=on_step, write=self._log.scalars)
         if self._signal is not None:
             self._keep_weights()
-            raise Stopped(self._signal, self.run)
+            raise self._stopped()
 
     # -- around both --------------------------------------------------------------------------
 
@@ -285,13 +293,17 @@ class Session:
 
     def _evaluate(self) -> None:
         t, began = self.config.train, time.monotonic()
-        result: Evaluation = evaluate(
-            self.agent,
-            self.config.env,
-            self.config.options,
-            episodes=t.eval_episodes,
-            epsilon=t.eval_epsilon,
-        )
+        try:
+            result: Evaluation = evaluate(
+                self.agent,
+                self.config.env,
+                self.config.options,
+                episodes=t.eval_episodes,
+                epsilon=t.eval_epsilon,
+                stop=lambda: self._signal is not None,
+            )
+        except EvaluationStopped:  # the signal is answered where the training stands
+            return
         steps = self.agent.env_steps
         told = {"env_steps": steps, "returns": result.returns, "lengths": result.lengths}
         self._evaluated.append(told)
@@ -301,7 +313,6 @@ class Session:
             "eval/mean_ep_length": float(np.mean(result.lengths)),
         }
         self._log.scalars(points, steps)
-        self._keep_weights()
         self._evaluating += time.monotonic() - began
 
     def _keep_weights(self) -> None:
@@ -311,12 +322,18 @@ class Session:
         score = float(np.mean(self._evaluated[-1]["returns"])) if self._evaluated else None
         self.run.write_status(state, self.agent.env_steps, score)
 
+    def _stopped(self) -> Stopped:
+        assert self._signal is not None
+        return Stopped(self._signal, self.agent.env_steps, self._how_to_go_on())
+
     def _how_to_go_on(self) -> str:
+        if isinstance(self.agent, SB3Agent):
+            return f"an SB3 run cannot be resumed; {self.run.path} keeps what it had"
         saved = sorted(p.name for p in self.run.checkpoints.glob("[0-9]*"))
         if not saved:
             return f"no checkpoint had been saved in {self.run.path}"
         return (
-            f"the checkpoint at {int(saved[-1]):,} steps is whole: "
+            f"everything up to {int(saved[-1]):,} steps is saved; go on with: "
             f"ludus train --resume {self.run.path}"
         )
 
@@ -373,5 +390,9 @@ def load(
     finally:
         if env is None:
             made.close()
-    agent.load_weights(run.newest_weights())
+    try:
+        agent.load_weights(run.newest_weights())
+    except RuntimeError as error:  # torch's, on names or shapes
+        text = " ".join(str(error).split())
+        raise RunError(f"the weights of {path} do not fit its config or env: {text}") from error
     return agent

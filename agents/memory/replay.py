@@ -204,7 +204,7 @@ class Replay:
             )
         used = len(state["action"])
         for name in ("frames", "action", "reward", "discount", "first", "valid"):
-            getattr(self, f"_{name}")[:used] = torch.from_numpy(state[name]).to(self.device)
+            getattr(self, f"_{name}")[:used].copy_(torch.from_numpy(state[name]))
         self._generator.set_state(state["generator"])
         self.written = state["written"]
         rows = used // self.num_envs

@@ -103,3 +103,28 @@ def test_a_pickle_in_place_of_an_array_is_refused(tmp_path):
     np.save(evil, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(CheckpointError):
         read_checkpoint(path)
+
+
+def test_going_on_before_a_damaged_one_keeps_what_is_whole(tmp_path):
+    """After 200 is damaged and 100 used, saving 150 must not count 200 among those that stay."""
+    for step in (50, 100, 200):
+        save_checkpoint(tmp_path, step, {"a": step}, keep=3)
+    (tmp_path / "000000000200" / "manifest.json").write_text("")
+    assert newest_checkpoint(tmp_path)[0] == {"a": 100}
+    save_checkpoint(tmp_path, 150, {"a": 150}, keep=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["000000000100", "000000000150"]
+
+
+def test_a_whole_one_of_the_same_step_stays_and_a_damaged_one_is_replaced(tmp_path):
+    save_checkpoint(tmp_path, 7, {"a": 1}, keep=1)
+    path = save_checkpoint(tmp_path, 7, {"a": 2}, keep=1)
+    assert read_checkpoint(path) == {"a": 1}
+    (path / "manifest.json").write_text("")
+    save_checkpoint(tmp_path, 7, {"a": 3}, keep=1)
+    assert read_checkpoint(path) == {"a": 3}
+
+
+def test_what_cannot_be_written_is_said_and_leaves_nothing(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        save_checkpoint(tmp_path / "file" / "checkpoints", 1, {"a": 1}, keep=1)

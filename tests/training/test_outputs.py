@@ -106,7 +106,7 @@ def test_a_run_says_what_it_was(tmp_path):
     assert told["versions"]["torch"]
     assert told["protocol"]["max_episode_steps"] == 500
     config = run.config()
-    assert config.train == TrainOptions(steps=300, seed=3, eval_episodes=0)
+    assert config.train == TrainOptions(steps=300, seed=3, eval_episodes=0, device="cpu")
     assert config.config == presets.preset("dqn", make("CartPole-v1", 1))
     (run.path / "config.json").write_text(json.dumps(told | {"train": {"stepz": 1}}))
     with pytest.raises(RunError, match="stepz"):

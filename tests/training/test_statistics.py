@@ -9,18 +9,23 @@ def test_iqm_by_hand():
     assert iqm(np.array([100.0, 3, 1, 4, 5, 6, 2, -50])) == 3.5
 
 
-def test_three_seeds_count_as_one_number_each():
-    scores = np.array([[0.0, 10.0], [20.0, 30.0], [40.0, 50.0]])  # means 5, 25, 45
+def test_of_five_seeds_the_interval_is_over_trainings():
+    """Games within a training are alike, so only whole trainings can be drawn."""
+    scores = np.repeat(np.array([[0.0], [10.0], [20.0], [30.0], [40.0]]), 8, axis=1)
     score = summarise(scores)
-    assert score.mean == 25
-    assert score.over == "3 seeds"
-    assert 5 <= score.low < score.iqm < score.high <= 45
+    assert score.mean == score.iqm == 20
+    assert score.over == "5 trainings"
+    assert score.low <= 5
+    assert score.high >= 35
 
 
-def test_of_one_seed_only_the_games_can_speak():
-    score = summarise(np.array([np.arange(20.0)]))
-    assert score.over == "20 games"
-    assert score.low < score.iqm == 9.5 < score.high
+def test_of_fewer_seeds_it_is_over_their_games():
+    score = summarise(np.repeat(np.array([[0.0], [10.0], [20.0], [30.0]]), 8, axis=1))
+    assert score.over == "32 games"
+    assert score.low == score.high == 15  # games within a training do not differ here
+    one = summarise(np.array([np.arange(20.0)]))
+    assert one.over == "20 games"
+    assert one.low < one.iqm == 9.5 < one.high
 
 
 def test_equal_scores_have_no_interval():
