@@ -254,7 +254,9 @@ def test_fit_reports_rows_steps_and_metrics():
     assert steps == list(range(1, 201))
     assert (agent.env_steps, agent.updates) == (200, 38)  # after each 4th step, from step 52
     assert any("train/loss" in values for values, _ in written)
-    assert all(name.startswith("train/") for values, _ in written for name in values)
+    names = {name for values, _ in written for name in values}
+    assert "rollout/exploration_rate" in names
+    assert all(name.startswith("train/") for name in names - {"rollout/exploration_rate"})
 
 
 def test_fit_ends_when_it_is_told_to():

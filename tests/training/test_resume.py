@@ -17,6 +17,7 @@ CARTPOLE = ["dqn", "CartPole-v1", "--steps", "2000", "--learning-starts", "200"]
 ATARI = [
     *("dqn2013", "ALE/Breakout-v5", "--steps", "900", "--learning-starts", "200"),
     *("--num-envs", "4", "--life-loss", "True", "--replay-size", "1000", "--n-step", "3"),
+    *("--max-frames", "400"),  # so that games end
 ]
 
 
