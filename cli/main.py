@@ -43,6 +43,7 @@ def _run(verb: str, argv: list[str]) -> int:
     try:
         if verb not in VERBS:
             raise UsageError(closest(verb, list(VERBS), "verb"))
+        _flush_denormals()
         module = importlib.import_module(f"ludus.cli.{verb}")
         return module.run(argv)
     except Exception as error:
@@ -55,6 +56,16 @@ def _run(verb: str, argv: list[str]) -> int:
             print(f"ludus: {error}", file=sys.stderr)
             return 2
         raise
+
+
+def _flush_denormals() -> None:
+    """Count numbers below 1e-38 as 0, on this thread and on those that torch has yet to start.
+
+    An optimizer's moments fade into them, and computing with them slows a training down.
+    """
+    import torch
+
+    torch.set_flush_denormal(True)
 
 
 def _is_the_users(error: Exception) -> bool:

@@ -35,7 +35,7 @@ def tuned_for(env: VectorEnv) -> Iterator[None]:
     each operation waits for a thread that does not get its turn. And numbers below 1e-38, which an
     optimizer's moments fade into, count as 0: they cost the optimizer a fifth of its time.
     """
-    before = torch.get_num_threads()
+    threads, flushes = torch.get_num_threads(), float(torch.tensor([1e-40]) * 1.0) == 0.0
     small = np.prod(env.observation_space.shape) < 36 * 36
     if small:
         torch.set_num_threads(1)
@@ -44,8 +44,8 @@ def tuned_for(env: VectorEnv) -> Iterator[None]:
         yield
     finally:
         if small:
-            torch.set_num_threads(before)
-            torch.set_flush_denormal(False)
+            torch.set_num_threads(threads)
+            torch.set_flush_denormal(flushes)
 
 
 class EvaluationStopped(Exception):
