@@ -1,6 +1,5 @@
 """A trained agent's game as an MP4."""
 
-from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -23,8 +22,6 @@ def record(
     seed: int = 0,
     epsilon: float = 0.0,
     max_steps: int = 2_000,
-    fps: int = 0,
-    on_step: Callable[[int], None] | None = None,
 ) -> tuple[float, int]:
     """Play one held-out game and write its pictures; return its score and length so far.
 
@@ -36,22 +33,18 @@ def record(
         seed: of the held-out game, as in `evaluate`.
         epsilon: probability of a random action.
         max_steps: env steps after which the film ends, the game over or not.
-        fps: pictures a second; 0 for the game's own speed.
-        on_step: called with the steps so far.
     """
     env = make(env_id, 1, seed + HELD_OUT, options, render=True)
     env.action_space.seed(seed)
     generator = np.random.default_rng([seed, 4])
-    fps = fps or _SPEED.get(env.protocol["kind"], 30)
+    fps = _SPEED.get(env.protocol["kind"], 30)
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     try:
         row, state = env.reset(), None
         with av.open(str(temporary), "w", format="mp4") as container:
             film = _Film(container, env.render(0), fps)
-            for step in range(max_steps):
+            for _ in range(max_steps):
                 film.add(env.render(0))
-                if on_step is not None:
-                    on_step(step)
                 actions, state = player.predict(row.obs, state, row.first, deterministic=True)
                 if generator.random() < epsilon:
                     actions = np.stack([np.asarray(env.action_space.sample())])

@@ -89,7 +89,7 @@ class Bad(gymnasium.Env[Any, Any]):
             case "no array":
                 obs = [0.0, 0.0]
             case "three values":
-                return obs, reward, False  # type: ignore[return-value]
+                return obs, reward, False  # type: ignore[return-value]  # too short on purpose
         return obs, reward, False, False, {}
 
     def render(self) -> Any:
