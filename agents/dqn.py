@@ -1,13 +1,16 @@
-"""Deep Q-network (Mnih et al. 2015, https://doi.org/10.1038/nature14236) and its first refinements.
+"""Deep Q-network (Mnih et al. 2015, https://doi.org/10.1038/nature14236) and its whole family.
 
 target = reward + discount * q_target(next_obs, argmax_a q(next_obs, a)), where the argmax is the
-online network's with `double` (https://arxiv.org/abs/1509.06461) and the target's without.
+online network's with `double` (https://arxiv.org/abs/1509.06461) and the target's without. Every
+other member of the family changes one part: where batches come from (`prioritised`), what the head
+says (`dueling`, `noisy`, `head`), or the target (`n_step`, `munchausen`, `value_rescaling`).
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -15,17 +18,28 @@ from gymnasium import spaces
 from torch import Tensor
 
 from ludus.agents import losses
+from ludus.agents.acting import as_batch, epsilon_greedy
 from ludus.agents.agent import ConfigError, Extras, Step
 from ludus.agents.memory.replay import Replay
+from ludus.agents.optimizer import OptimizerName, clip_norm, make_optimizer
 from ludus.agents.schedules import linear
+from ludus.agents.target import OnlineAndTarget
 from ludus.networks.cores import State, make_core
 from ludus.networks.encoders import EncoderName, make_encoder
-from ludus.networks.flat import flat_gradient, flatten_parameters
-from ludus.networks.heads import DuelingHead, QHead, QOut
+from ludus.networks.heads import (
+    CategoricalHead,
+    HeadChance,
+    ImplicitQuantileHead,
+    QHead,
+    QuantileHead,
+    Streams,
+    ValueHead,
+    ValueOut,
+)
 from ludus.networks.network import Network
 
-Gradients = Callable[[Tensor], Sequence[Tensor]]
-Update = Callable[[Tensor], None]
+Gradients = Callable[..., Sequence[Tensor]]
+Update = Callable[..., None]
 
 _METRICS = ("loss", "q_values", "grad_norm")
 
@@ -40,20 +54,60 @@ class DQNConfig:
     """units of the MLP encoder's layers"""
     width: int = 1
     """IMPALA encoder: multiple of the paper's channels"""
+    pool: int = 0
+    """IMPALA encoder: side of the adaptive max-pooling at its end; 0 for none"""
+    spectral_norm: bool = False
+    """IMPALA encoder: spectral normalisation of the residual convolutions"""
+    layer_norm: bool = False
+    """layer normalisation before each ReLU"""
+    freeze: Literal["none", "encoder"] = "none"
+    """what keeps the weights it starts from"""
+    head: Literal["q", "c51", "qr", "iqn"] = "q"
+    """a value for each action, or a distribution: categorical, quantiles, implicit quantiles"""
     head_hidden: int = 0
     """units of the head's hidden layer; 0 for none"""
     dueling: bool = False
     """split the head into value and advantage"""
+    noisy: bool = False
+    """explore by learned noise in the head's layers"""
+    noisy_sigma: float = 0.5
+    """scale of that noise at first"""
+    atoms: int = 51
+    """c51: returns that the distribution is over"""
+    v_min: float = -10.0
+    """c51: the lowest of them"""
+    v_max: float = 10.0
+    """c51: the highest of them"""
+    quantiles: int = 200
+    """qr: quantiles"""
+    samples: int = 64
+    """iqn: quantiles drawn for each transition"""
+    target_samples: int = 64
+    """iqn: quantiles drawn for each target"""
+    policy_samples: int = 32
+    """iqn: quantiles, evenly spaced, whose mean the actor takes"""
     double: bool = False
     """the online network chooses the action that the target network values"""
+    munchausen: bool = False
+    """add the scaled log-policy to the reward, and follow the softmax policy"""
+    munchausen_scale: float = 0.9
+    """alpha: share of the log-policy that is added"""
+    munchausen_temperature: float = 0.03
+    """tau: temperature of the softmax policy"""
+    munchausen_floor: float = -1.0
+    """l0: temperature times log-policy is clipped to this and 0"""
+    value_rescaling: bool = False
+    """learn values on the scale of h(x) = sign(x) (sqrt(|x| + 1) - 1) + x / 1000"""
+    conservative: float = 0.0
+    """weight of CQL's penalty on actions that the data does not show; 0 for none"""
     loss: Literal["huber", "mse"] = "huber"
-    """of the temporal-difference error"""
-    optimizer: Literal["adam", "rmsprop", "sgd", "adagrad"] = "adam"
+    """of the temporal-difference error; a distribution has its own"""
+    optimizer: OptimizerName = "adam"
     """rmsprop is centred as the 2015 DQN's, with eps outside the root"""
     learning_rate: float = 1e-4
     """step size of the optimizer"""
     optimizer_eps: float = 1e-8
-    """added to the denominator (adam, rmsprop, adagrad)"""
+    """added to the denominator (adam, radam, rmsprop, adagrad)"""
     momentum: float = 0.0
     """of sgd and rmsprop"""
     max_grad_norm: float = 10.0
@@ -68,6 +122,14 @@ class DQNConfig:
     """learn from rewards clipped to [-1, 1]; scores are never clipped"""
     replay_size: int = 100_000
     """transitions kept"""
+    prioritised: bool = False
+    """replay in proportion to priority^alpha, corrected by importance weights"""
+    priority_alpha: float = 0.5
+    """exponent of the priorities; 0 is uniform"""
+    priority_beta_start: float = 0.4
+    """exponent of the importance weights at first"""
+    priority_beta_end: float = 1.0
+    """exponent of the importance weights at the end of the training"""
     learning_starts: int = 1_000
     """env steps before the first update"""
     replay_ratio: float = 0.25
@@ -86,78 +148,104 @@ class DQNConfig:
     """probability of a random action in `predict(deterministic=False)`"""
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot work."""
-        positive = "learning_rate optimizer_eps batch_size n_step replay_size replay_ratio "
-        for name in (positive + "target_interval width").split():
+        """Refuse values that cannot work, and combinations that do not make sense."""
+        positive = "learning_rate optimizer_eps batch_size n_step replay_size replay_ratio width "
+        positive += "target_interval noisy_sigma quantiles samples target_samples policy_samples "
+        for name in (positive + "munchausen_temperature").split():
             if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0 and finite")
-        for name in (
-            "learning_starts",
-            "epsilon_steps",
-            "momentum",
-            "max_grad_norm",
-            "head_hidden",
-        ):
+        not_negative = "learning_starts epsilon_steps momentum max_grad_norm head_hidden pool "
+        for name in (not_negative + "conservative").split():
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more")
-        for name in ("gamma", "polyak", "epsilon_start", "epsilon_end", "evaluation_epsilon"):
+        shares = "gamma polyak epsilon_start epsilon_end evaluation_epsilon priority_alpha "
+        for name in (shares + "priority_beta_start priority_beta_end munchausen_scale").split():
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be from 0 to 1")
-        if self.polyak == 0:
-            raise ConfigError("polyak is 0, so the target would never move; use up to 1")
-        if any(units < 1 for units in self.hidden):
-            raise ConfigError(f"hidden is {self.hidden}; every layer needs 1 unit or more")
-        if self.replay_size < self.batch_size:
-            raise ConfigError(
-                f"replay_size is {self.replay_size}, below batch_size {self.batch_size}"
-            )
+        for name, wrong, why in (
+            ("polyak", self.polyak == 0, "so the target would never move; use up to 1"),
+            ("hidden", min(self.hidden, default=1) < 1, "every layer needs 1 unit or more"),
+            ("atoms", self.atoms < 2, "it must be 2 or more"),
+            ("v_min", not self.v_min < self.v_max, f"it must be below v_max {self.v_max}"),
+            ("munchausen_floor", not self.munchausen_floor < 0, "it must be below 0"),
+            (
+                "replay_size",
+                self.replay_size < self.batch_size,
+                f"below batch_size {self.batch_size}",
+            ),
+        ):
+            if wrong:
+                raise ConfigError(f"{name} is {getattr(self, name)}; {why}")
+        for field, other, why in (
+            ("munchausen", self.double, "double: a softmax policy has no argmax to choose"),
+            ("munchausen", self.value_rescaling, "value_rescaling: its temperature is in rewards"),
+            (
+                "loss mse",
+                self.loss == "mse" and self.head != "q",
+                f"head {self.head}, which has a loss of its own",
+            ),
+            ("spectral_norm", self.encoder != "impala", f"the encoder {self.encoder}, only impala"),
+            ("pool", self.encoder != "impala", f"the encoder {self.encoder}, only impala"),
+            ("layer_norm", self.encoder == "impala", "the encoder impala"),
+        ):
+            if other and (field == "loss mse" or getattr(self, field)):
+                raise ConfigError(f"{field} does not go with {why}; turn one of them off")
 
 
-def make_network(config: DQNConfig, observation_space: spaces.Box, actions: int) -> Network[QOut]:
+def make_network(
+    config: DQNConfig, observation_space: spaces.Box, actions: int
+) -> Network[ValueOut]:
     """The Q-network that the config describes."""
+    c = config
     try:
-        encoder = make_encoder(config.encoder, observation_space, config.hidden, config.width)
+        encoder = make_encoder(
+            c.encoder,
+            observation_space,
+            c.hidden,
+            c.width,
+            pool=c.pool,
+            spectral_norm=c.spectral_norm,
+            layer_norm=c.layer_norm,
+        )
     except ValueError as error:
         raise ConfigError(str(error)) from error
     core = make_core("none", encoder.dim)
-    head = DuelingHead if config.dueling else QHead
-    return Network(encoder, core, head(core.dim, actions, config.head_hidden))
+    streams = Streams(
+        core.dim,
+        actions,
+        {"q": 1, "c51": c.atoms, "qr": c.quantiles, "iqn": 1}[c.head],
+        hidden=c.head_hidden,
+        dueling=c.dueling,
+        sigma=c.noisy_sigma if c.noisy else 0.0,
+        layer_norm=c.layer_norm,
+    )
+    head: ValueHead
+    match c.head:
+        case "q":
+            head = QHead(streams)
+        case "c51":
+            head = CategoricalHead(streams, c.v_min, c.v_max)
+        case "qr":
+            head = QuantileHead(streams)
+        case "iqn":
+            head = ImplicitQuantileHead(streams, c.samples, c.policy_samples)
+    return Network(encoder, core, head)
 
 
-def make_optimizer(config: DQNConfig, flat: Tensor) -> torch.optim.Optimizer:
-    """The optimizer that the config names, in a form that a CUDA graph may hold where there is one.
-
-    Args:
-        config: which optimizer, and its values.
-        flat: all parameters, [size].
-    """
-    rate, eps = config.learning_rate, config.optimizer_eps
-    cuda = flat.is_cuda
-    match config.optimizer:
-        case "adam":
-            return torch.optim.Adam([flat], rate, eps=eps, fused=True, capturable=cuda)
-        case "rmsprop":
-            return torch.optim.RMSprop(
-                [flat],
-                rate,
-                alpha=0.95,
-                eps=eps,
-                momentum=config.momentum,
-                centered=True,
-                capturable=cuda,
-            )
-        case "sgd":
-            return torch.optim.SGD([flat], rate, momentum=config.momentum, fused=True)
-        case "adagrad":
-            return torch.optim.Adagrad([flat], rate, eps=eps, fused=not cuda)
+def _make_loss(config: DQNConfig) -> losses.TDLoss:
+    backup = losses.rescaled if config.value_rescaling else losses.bellman
+    scalar = losses.huber_td if config.loss == "huber" else losses.mse_td
+    kinds: dict[str, Any] = {"q": scalar, "c51": losses.categorical_td}
+    return partial(kinds.get(config.head, losses.quantile_td), backup=backup)
 
 
-def prime(optimizer: torch.optim.Optimizer, flat: Tensor) -> None:
-    """Make the optimizer's moments now, at zero, so that a captured update finds them in place."""
-    flat.grad = torch.zeros_like(flat)
-    optimizer.step()
-    for moment in optimizer.state[flat].values():
-        moment.zero_()
+class Draw(NamedTuple):
+    """All that is random in one update of a batch of N."""
+
+    pick: Tensor  # [N] float64 in [0, 1), chooses the batch
+    noise: Tensor  # [3, noise_size] standard normal: online, target, choice of the next action
+    taus: Tensor  # [K, 1, N] in [0, 1), of the online network
+    next_taus: Tensor  # [K', 1, N], of the target network; what the config has no use for is `pick`
 
 
 class DQN:
@@ -165,44 +253,45 @@ class DQN:
 
     Args:
         config: cadence, loss and schedules.
-        network: the online network; `target` has its shape.
-        target: the target network.
-        flat: the online network's parameters in one tensor, see `flatten_parameters`.
-        flat_target: the target network's.
-        optimizer: of `flat`.
+        networks: online and target.
+        optimizer: of what is trained in `networks`.
         memory: where transitions go and batches come from.
         action_space: gives the number of the first action.
         device: where both networks live.
         seed: of the exploration.
+        steps: env steps of the whole training, for what is annealed over it.
     """
 
     def __init__(
         self,
         config: DQNConfig,
-        network: Network[QOut],
-        target: Network[QOut],
-        flat: Tensor,
-        flat_target: Tensor,
+        networks: OnlineAndTarget[ValueOut],
         optimizer: torch.optim.Optimizer,
         memory: Replay,
         action_space: spaces.Discrete,
         device: torch.device,
         seed: int,
+        steps: int,
     ) -> None:
-        self.config, self.network, self.target = config, network, target
+        self.config, self.networks, self.network = config, networks, networks.network
         self.optimizer, self.memory, self.device = optimizer, memory, device
-        self._parameters: list[Tensor] = list(network.parameters())
-        self._flat, self._flat_target = flat, flat_target
         self._num_actions, self._first_action = int(action_space.n), int(action_space.start)
-        self._loss: losses.TDLoss = losses.huber_td if config.loss == "huber" else losses.mse_td
+        self._loss = _make_loss(config)
         self._exploration = np.random.default_rng([seed, 1])
         self._evaluation = np.random.default_rng([seed, 2])
+        self._acting_noise = _generator(device, seed, 4)
+        self._update_noise = _generator(device, seed, 5)
         self.gradients: Gradients = self._gradients
         self.update: Update = self._update
+        streams = networks.network.head.streams
+        assert isinstance(streams, Streams)
+        self._noise_size = streams.noise_size
+        self._beta = torch.full((1,), config.priority_beta_start, device=device)
         self._sums = torch.zeros(len(_METRICS), device=device)
         self._summed = 0
         self._no_first = torch.zeros(1, config.batch_size, dtype=torch.bool, device=device)
         self._ratio = Fraction(str(config.replay_ratio))  # exact, whatever num_envs is
+        self._steps = steps
         self.env_steps, self.updates = 0, 0
 
     # -- acting -------------------------------------------------------------------------------
@@ -222,25 +311,27 @@ class DQN:
     def act(
         self, obs: np.ndarray, state: State, first: np.ndarray, *, explore: bool
     ) -> tuple[np.ndarray, State, Extras]:
-        """Actions [B] for obs [B, *obs]: epsilon-greedy with `explore`, else greedy."""
-        actions, state = self._greedy(obs, state, first)
+        """Actions [B] for obs [B, *obs]: with `explore` epsilon-greedy and noisy, else greedy."""
+        noise = self._normal(self._acting_noise, len(obs)) if explore else None
+        actions, state = self._greedy(obs, state, first, noise)
         if explore:
-            actions = self._explore(actions, self.epsilon, self._exploration)
+            actions = epsilon_greedy(actions, self.epsilon, self._num_actions, self._exploration)
         return actions + self._first_action, state, {}
 
+    def _normal(self, generator: torch.Generator, rows: int) -> Tensor | None:
+        """Standard normal [rows, noise_size], or None where no layer is noisy."""
+        if not self._noise_size:
+            return None
+        return torch.randn(rows, self._noise_size, generator=generator, device=self.device)
+
     @torch.no_grad()
-    def _greedy(self, obs: np.ndarray, state: State, first: np.ndarray) -> tuple[np.ndarray, State]:
+    def _greedy(
+        self, obs: np.ndarray, state: State, first: np.ndarray, noise: Tensor | None = None
+    ) -> tuple[np.ndarray, State]:
         seen = torch.from_numpy(obs).to(self.device, non_blocking=True).unsqueeze(0)  # [1, B, *obs]
         opens = torch.from_numpy(first).to(self.device, non_blocking=True).unsqueeze(0)
-        out, state = self.network(seen, state, opens)
+        out, state = self.network(seen, state, opens, HeadChance(noise))
         return out.q[0].argmax(-1).cpu().numpy(), state
-
-    def _explore(
-        self, actions: np.ndarray, epsilon: float, generator: np.random.Generator
-    ) -> np.ndarray:
-        """Each env throws its own coin."""
-        coins = generator.random(len(actions)) < epsilon
-        return np.where(coins, generator.integers(self._num_actions, size=len(actions)), actions)
 
     def predict(
         self,
@@ -250,19 +341,12 @@ class DQN:
         deterministic: bool = False,
     ) -> tuple[np.ndarray, Any]:
         """Stable-Baselines3's signature; takes one observation or a batch of them."""
-        obs = np.ascontiguousarray(observation)
-        single = obs.ndim == len(self.memory.obs_shape)
-        obs = obs[None] if single else obs
-        if obs.shape[1:] != self.memory.obs_shape:
-            raise ValueError(
-                f"the observation has shape {list(obs.shape[1:])}; this agent was trained on "
-                f"{list(self.memory.obs_shape)}"
-            )
-        first = np.zeros(len(obs), bool) if episode_start is None else np.asarray(episode_start)
+        obs, first, single = as_batch(observation, episode_start, self.memory.obs_shape)
         state = self.initial_state(len(obs)) if state is None else state
         actions, state = self._greedy(obs, state, first)
         if not deterministic:
-            actions = self._explore(actions, self.config.evaluation_epsilon, self._evaluation)
+            epsilon = self.config.evaluation_epsilon
+            actions = epsilon_greedy(actions, epsilon, self._num_actions, self._evaluation)
         actions = actions + self._first_action
         return (actions[0] if single else actions), state
 
@@ -281,64 +365,125 @@ class DQN:
             return 0
         learned = max(0, self.env_steps - self.config.learning_starts)
         due = int(self._ratio * learned) - self.updates
-        for _ in range(due):
-            self.update(self.memory.draw(self.config.batch_size))
-            self.updates += 1
-            if self.updates % self.config.target_interval == 0:
-                self._move_target()
-        self._summed += due
+        self.study(due, self.env_steps / self._steps)
         return due
 
-    def _gradients(self, chance: Tensor) -> tuple[Tensor, Tensor]:
-        """Metrics [3], and the gradient of all parameters [size], scaled down to the largest norm.
+    def study(self, updates: int, progress: float) -> None:
+        """Do so many updates from memory; `progress` is the share of the training that is over."""
+        c = self.config
+        if updates and c.prioritised:
+            beta = linear(c.priority_beta_start, c.priority_beta_end, 1, progress)
+            self._beta.fill_(beta)
+        for _ in range(updates):
+            self.update(*self.draw())
+            self.updates += 1
+            if self.updates % c.target_interval == 0:
+                self.networks.move(c.polyak)
+        self._summed += updates
 
-        A pure function of `chance` [N], which picks the batch; asks for no tensor's value.
+    def draw(self) -> Draw:
+        """The chance of the next update."""
+        c, pick = self.config, self.memory.draw(self.config.batch_size)
+        noise = self._normal(self._update_noise, 3)
+        if c.head != "iqn":
+            return Draw(pick, pick if noise is None else noise, pick, pick)
+        samples = c.samples + c.target_samples
+        taus = torch.rand(
+            samples, 1, c.batch_size, generator=self._update_noise, device=self.device
+        )
+        both = taus.split([c.samples, c.target_samples])
+        return Draw(pick, pick if noise is None else noise, *both)
+
+    def _gradients(
+        self, pick: Tensor, noise: Tensor, taus: Tensor, next_taus: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of one batch; a pure function of a `Draw` that asks for no tensor's value.
+
+        Returns:
+            Metrics [3]; the gradient of all that is trained [size], scaled down to the largest
+            norm; the places of the batch [N] and their new priorities [N].
         """
-        batch = self.memory.sample(chance)
-        next_out, next_action = self._next(batch.next_obs)
-        out = self._out(self.network, batch.obs)
-        loss = self._loss(
-            out, batch.action, batch.reward, batch.discount, next_out, next_action
-        ).mean()
-        gradients = torch.autograd.grad(loss, self._parameters)
-        gradient = flat_gradient(gradients, self._parameters)
-        norm = torch.linalg.vector_norm(gradient)
-        limit = self.config.max_grad_norm or float("inf")
-        gradient.mul_((limit / (norm + 1e-6)).clamp(max=1.0))
-        return torch.stack([loss.detach(), out.q.detach().mean(), norm]), gradient
+        sample = self.memory.sample(pick)
+        online, following, choosing = self._chances(noise, taus, next_taus)
+        batch = sample.batch
+        action = batch.action.unsqueeze(0)  # [1, N], as all that follows
+        reward, discount = batch.reward.unsqueeze(0), batch.discount.unsqueeze(0)
+        with torch.no_grad():
+            next_out = self._out(self.networks.target, batch.next_obs, following)
+            if self.config.munchausen:
+                here = self._out(self.networks.target, batch.obs, following)
+                reward, choice = self._munchausen(here.q, next_out.q, action, reward, discount)
+            elif self.config.double:
+                choice = self._out(self.network, batch.next_obs, choosing).q.argmax(-1)
+            else:
+                choice = next_out.q.argmax(-1)
+        out = self._out(self.network, batch.obs, online)
+        td = self._loss(out, action, reward, discount, next_out, choice)
+        loss = td.loss
+        if self.config.conservative:
+            loss = loss + self.config.conservative * losses.conservative(out.q, action)
+        if sample.likelihood is not None:
+            loss = loss * _importance(sample.likelihood, self._beta)
+        loss = loss.mean()
+        gradient = self.networks.gradient(loss)
+        norm = clip_norm(gradient, self.config.max_grad_norm)
+        metrics = torch.stack([loss.detach(), out.q.detach().mean(), norm])
+        return metrics, gradient, sample.place, td.priority[0]
 
-    def _update(self, chance: Tensor) -> None:
-        """One optimizer step on the batch that `chance` picks; asks for no tensor's value."""
-        metrics, self._flat.grad = self.gradients(chance)
+    def _chances(self, noise: Tensor, taus: Tensor, next_taus: Tensor) -> list[HeadChance]:
+        """For the online network, the target, and the choice of the next action."""
+        implicit = self.config.head == "iqn"
+        drawn = (taus, next_taus, None) if implicit else (None, None, None)
+        noises = noise if self._noise_size else (None, None, None)
+        return [HeadChance(n, t) for n, t in zip(noises, drawn, strict=True)]
+
+    def _munchausen(
+        self, q: Tensor, next_q: Tensor, action: Tensor, reward: Tensor, discount: Tensor
+    ) -> losses.Munchausen:
+        c = self.config
+        scale, temperature, floor = (
+            c.munchausen_scale,
+            c.munchausen_temperature,
+            c.munchausen_floor,
+        )
+        return losses.munchausen(
+            q, next_q, action, reward, discount, scale=scale, temperature=temperature, floor=floor
+        )
+
+    def _update(self, *draw: Tensor) -> None:
+        """One optimizer step on what a `Draw` picks; asks for no tensor's value."""
+        self.network.power_iteration()
+        metrics, self.networks.trained.grad, place, priority = self.gradients(*draw)
         self.optimizer.step()
+        if self.memory.priorities is not None:
+            self.memory.priorities.update(place, priority)
         self._sums += metrics
 
-    def example(self) -> Tensor:
-        """An input of `gradients` and `update`."""
-        return torch.zeros(self.config.batch_size, dtype=torch.float64, device=self.device)
+    def example(self) -> Draw:
+        """A draw without chance, of the shapes of all others."""
+        c = self.config
+        zeros = partial(torch.zeros, device=self.device)
+        pick = zeros(c.batch_size, dtype=torch.float64)
+        noise = zeros(3, self._noise_size) if self._noise_size else pick
+        if c.head != "iqn":
+            return Draw(pick, noise, pick, pick)
+        taus, next_taus = (
+            zeros(c.samples, 1, c.batch_size),
+            zeros(c.target_samples, 1, c.batch_size),
+        )
+        return Draw(pick, noise, taus, next_taus)
 
     def changes(self) -> list[Tensor]:
         """The tensors that `update` changes."""
-        return [self._flat, *self.optimizer.state[self._flat].values(), self._sums]
+        moments = self.optimizer.state[self.networks.trained].values()
+        priorities = self.memory.priorities
+        kept = [] if priorities is None else priorities.tensors().values()
+        return [self.networks.flat, *self.network.buffers(), *moments, *kept, self._sums]
 
-    def _out(self, network: Network[QOut], obs: Tensor) -> QOut:
-        """Values [N, A] of a batch of observations [N, *obs]."""
-        out, _ = network(obs.unsqueeze(0), network.initial_state(len(obs)), self._no_first)
-        return QOut(out.q[0])
-
-    @torch.no_grad()
-    def _next(self, next_obs: Tensor) -> tuple[QOut, Tensor]:
-        """The target's values of next_obs [N, *obs] and the action [N] to take there."""
-        out = self._out(self.target, next_obs)
-        chooser = self._out(self.network, next_obs) if self.config.double else out
-        return out, chooser.q.argmax(-1)
-
-    @torch.no_grad()
-    def _move_target(self) -> None:
-        if self.config.polyak == 1.0:
-            self._flat_target.copy_(self._flat)
-        else:
-            self._flat_target.lerp_(self._flat, self.config.polyak)
+    def _out(self, network: Network[ValueOut], obs: Tensor, chance: HeadChance) -> ValueOut:
+        """What the head says of a batch of observations [N, *obs], each value [1, N, A]."""
+        state = network.initial_state(len(obs))
+        return network(obs.unsqueeze(0), state, self._no_first, chance)[0]
 
     def metrics(self) -> dict[str, float]:
         """Means since the last call, and where the schedules stand."""
@@ -347,6 +492,8 @@ class DQN:
             "learning_rate": self.config.learning_rate,
             "replay_fill": len(self.memory) / self.memory.capacity,
         }
+        if self.config.prioritised:
+            values["priority_beta"] = float(self._beta)
         if self._summed:
             means = (self._sums / self._summed).tolist()
             values |= dict(zip(_METRICS, means, strict=True))
@@ -367,26 +514,42 @@ class DQN:
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next update depends on."""
         return {
-            "network": self.weights(),
-            "target": dict(self.target.state_dict()),
-            "optimizer": dict(self.optimizer.state[self._flat]),
+            **self.networks.state_dict(),
+            "optimizer": dict(self.optimizer.state[self.networks.trained]),
             "memory": self.memory.state_dict(),
             "exploration": self._exploration.bit_generator.state,
             "evaluation": self._evaluation.bit_generator.state,
+            "acting_noise": self._acting_noise.get_state(),
+            "update_noise": self._update_noise.get_state(),
+            "beta": self._beta,
             "env_steps": self.env_steps,
             "updates": self.updates,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
-        self.load_weights(state["network"])
-        self.target.load_state_dict(state["target"])
-        for name, moment in self.optimizer.state[self._flat].items():
+        self.networks.load_state_dict(state)
+        for name, moment in self.optimizer.state[self.networks.trained].items():
             moment.copy_(state["optimizer"][name])
         self.memory.load_state_dict(state["memory"])
         self._exploration.bit_generator.state = state["exploration"]
         self._evaluation.bit_generator.state = state["evaluation"]
+        self._acting_noise.set_state(state["acting_noise"])
+        self._update_noise.set_state(state["update_noise"])
+        self._beta.copy_(state["beta"])
         self.env_steps, self.updates = state["env_steps"], state["updates"]
+
+
+def _importance(likelihood: Tensor, beta: Tensor) -> Tensor:
+    """Importance weights [N] float32, the largest 1 (arXiv 1511.05952, section 3.4)."""
+    weight = likelihood.pow(-beta)
+    return (weight / weight.max()).to(torch.float32)
+
+
+def _generator(device: torch.device, seed: int, purpose: int) -> torch.Generator:
+    return torch.Generator(device).manual_seed(
+        int(np.random.SeedSequence([seed, purpose]).generate_state(1)[0])
+    )
 
 
 def build(
@@ -398,6 +561,7 @@ def build(
     stack: int,
     device: torch.device,
     seed: int,
+    steps: int,
     training: bool = True,
 ) -> DQN:
     """A fresh DQN for an env; without `training` its memory is as small as can be.
@@ -426,18 +590,19 @@ def build(
         gamma=config.gamma,
         device=device,
         seed=int(np.random.SeedSequence([seed, 3]).generate_state(1)[0]),
+        alpha=config.priority_alpha if config.prioritised else None,
     )
     with torch.random.fork_rng(
         devices=[device] if device.type == "cuda" else []
     ):  # one generator per purpose: this one for the weights
         torch.manual_seed(seed)
         network = make_network(config, observation_space, int(action_space.n)).to(device)
-        target = make_network(config, observation_space, int(action_space.n)).to(device)
-    target.load_state_dict(network.state_dict())
-    target.requires_grad_(False)
-    flat, flat_target = flatten_parameters(network), flatten_parameters(target)
-    optimizer = make_optimizer(config, flat)
-    prime(optimizer, flat)
-    return DQN(
-        config, network, target, flat, flat_target, optimizer, memory, action_space, device, seed
+    networks = OnlineAndTarget(network, frozen_encoder=config.freeze == "encoder")
+    optimizer = make_optimizer(
+        config.optimizer,
+        networks.trained,
+        config.learning_rate,
+        config.optimizer_eps,
+        config.momentum,
     )
+    return DQN(config, networks, optimizer, memory, action_space, device, seed, steps)

@@ -1,37 +1,94 @@
 """Temporal-difference losses, all of one signature; importance weights stay outside.
 
-delta = reward + discount * q'(next_obs, next_action) - q(obs, action)
+delta = backup(reward, discount, q'(next_obs, next_action)) - q(obs, action)
 
 `discount` is gamma^k, and 0 where the episode terminated, so n-step returns and episode ends are
-data and not cases. Watkins and Dayan 1992; the Huber form is the 2015 DQN's error clipping.
+data and not cases. The next action is an action, or a policy whose mean is taken; leading
+dimensions `...` may be any, [N] or [T, B].
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ludus.networks.heads import QOut
-
-# (out, action, reward, discount, next_out, next_action) -> loss [N]
-TDLoss = Callable[[QOut, Tensor, Tensor, Tensor, QOut, Tensor], Tensor]
+from ludus.networks.heads import CategoricalOut, QOut, QuantileOut, ValueOut
 
 
-def _chosen_and_target(
-    out: QOut,
+class TD(NamedTuple):
+    """What a loss says of each element."""
+
+    loss: Tensor  # [...]
+    priority: Tensor  # [...] >= 0, how much there is to learn; without gradient
+
+
+# (out, action, reward, discount, next_out, next_action) -> TD
+TDLoss = Callable[[ValueOut, Tensor, Tensor, Tensor, ValueOut, Tensor], TD]
+# (reward, discount, value of the next state) -> target
+Backup = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def bellman(reward: Tensor, discount: Tensor, value: Tensor) -> Tensor:
+    """Reward + discount * value, of one shape."""
+    return torch.addcmul(reward, discount, value)
+
+
+_SLOPE = 1e-3
+
+
+def squash(x: Tensor) -> Tensor:
+    """h(x) = sign(x) (sqrt(|x| + 1) - 1) + x / 1000, Pohlen et al. 2018 (arXiv 1805.11593)."""
+    return x.sign() * ((x.abs() + 1).sqrt() - 1) + _SLOPE * x
+
+
+def unsquash(x: Tensor) -> Tensor:
+    """The inverse of `squash`, in a form that float32 does not round away."""
+    y = x.abs() + 1 + _SLOPE
+    root = 2 * y / ((1 + 4 * _SLOPE * y).sqrt() + 1)  # = (sqrt(1 + 4 e y) - 1) / (2 e)
+    return x.sign() * (root.square() - 1)
+
+
+def rescaled(reward: Tensor, discount: Tensor, value: Tensor) -> Tensor:
+    """h(reward + discount * h^-1(value)): values are learned under `squash`, rewards unclipped."""
+    return squash(bellman(reward, discount, unsquash(value)))
+
+
+def chosen(values: Tensor, choice: Tensor, rest: int = 0) -> Tensor:
+    """Values [..., A, *rest] at the actions [...], or their mean under a policy [..., A].
+
+    Args:
+        values: of all actions.
+        choice: actions as int64 [...], or a policy as float32 [..., A].
+        rest: dimensions after A, 0 or 1.
+    """
+    weighted = choice.is_floating_point()
+    assert choice.ndim == values.ndim - rest - (0 if weighted else 1), (
+        "action [...], values [..., A]"
+    )
+    if weighted:
+        weights = choice.unsqueeze(-1) if rest else choice
+        return (values * weights).sum(-1 - rest)
+    if not rest:
+        return values.gather(-1, choice.unsqueeze(-1)).squeeze(-1)
+    index = choice[..., None, None].expand(*choice.shape, 1, values.shape[-1])
+    return values.gather(-2, index).squeeze(-2)
+
+
+def _scalar(
+    out: ValueOut,
     action: Tensor,
     reward: Tensor,
     discount: Tensor,
-    next_out: QOut,
+    next_out: ValueOut,
     next_action: Tensor,
+    backup: Backup,
 ) -> tuple[Tensor, Tensor]:
-    """q of the taken action and its target, both [N]; no gradient through the target."""
-    assert out.q.shape[:-1] == next_out.q.shape[:-1] == action.shape, "q [N, A], action [N]"
-    assert action.shape == reward.shape == discount.shape == next_action.shape
-    chosen = out.q.gather(-1, action.unsqueeze(-1)).squeeze(-1)
-    following = next_out.q.gather(-1, next_action.unsqueeze(-1)).squeeze(-1)
-    return chosen, torch.addcmul(reward, discount, following).detach()
+    """q of the taken action and its target, both [...]; no gradient through the target."""
+    assert action.shape == reward.shape == discount.shape == out.q.shape[:-1]
+    target = backup(reward, discount, chosen(next_out.q, next_action))
+    return chosen(out.q, action), target.detach()
 
 
 def huber_td(
@@ -41,10 +98,13 @@ def huber_td(
     discount: Tensor,
     next_out: QOut,
     next_action: Tensor,
-) -> Tensor:
-    """delta^2 / 2 where |delta| <= 1, else |delta| - 1/2; [N]."""
-    chosen, target = _chosen_and_target(out, action, reward, discount, next_out, next_action)
-    return F.smooth_l1_loss(chosen, target, reduction="none")
+    *,
+    backup: Backup = bellman,
+) -> TD:
+    """delta^2 / 2 where |delta| <= 1, else |delta| - 1/2: the 2015 DQN's error clipping."""
+    value, target = _scalar(out, action, reward, discount, next_out, next_action, backup)
+    loss = F.smooth_l1_loss(value, target, reduction="none")
+    return TD(loss, (target - value.detach()).abs())
 
 
 def mse_td(
@@ -54,7 +114,124 @@ def mse_td(
     discount: Tensor,
     next_out: QOut,
     next_action: Tensor,
-) -> Tensor:
-    """delta^2; [N]."""
-    chosen, target = _chosen_and_target(out, action, reward, discount, next_out, next_action)
-    return F.mse_loss(chosen, target, reduction="none")
+    *,
+    backup: Backup = bellman,
+) -> TD:
+    """delta^2."""
+    value, target = _scalar(out, action, reward, discount, next_out, next_action, backup)
+    loss = F.mse_loss(value, target, reduction="none")
+    return TD(loss, (target - value.detach()).abs())
+
+
+def project(returns: Tensor, p: Tensor, atoms: Tensor) -> Tensor:
+    """A distribution p [..., K] over returns [..., K] as one over the atoms [K]; [..., K].
+
+    Each return gives its mass to the two atoms beside it, the nearer the more; beyond the ends to
+    the last (https://arxiv.org/abs/1707.06887, equation 7, as one sum of triangular kernels).
+    """
+    low, high = atoms[0], atoms[-1]
+    inside = torch.minimum(torch.maximum(returns, low), high)
+    gap = (high - low) / (atoms.shape[0] - 1)
+    distance = (inside.unsqueeze(-2) - atoms.unsqueeze(-1)).abs() / gap  # [..., atom, return]
+    return ((1 - distance).clamp(min=0) * p.unsqueeze(-2)).sum(-1)
+
+
+def categorical_td(
+    out: CategoricalOut,
+    action: Tensor,
+    reward: Tensor,
+    discount: Tensor,
+    next_out: CategoricalOut,
+    next_action: Tensor,
+    *,
+    backup: Backup = bellman,
+) -> TD:
+    """C51's cross-entropy with the projected target; the priority is the KL divergence.
+
+    Bellemare et al. 2017, https://arxiv.org/abs/1707.06887, algorithm 1.
+    """
+    assert action.shape == reward.shape == discount.shape == out.q.shape[:-1]
+    with torch.no_grad():
+        p = chosen(next_out.log_p.exp(), next_action, rest=1)  # [..., K]
+        returns = backup(reward.unsqueeze(-1), discount.unsqueeze(-1), out.atoms)  # [..., K]
+        target = project(returns, p, out.atoms)
+        entropy = torch.special.entr(target).sum(-1)
+    loss = -(target * chosen(out.log_p, action, rest=1)).sum(-1)
+    return TD(loss, (loss.detach() - entropy).clamp(min=0))
+
+
+def quantile_td(
+    out: QuantileOut,
+    action: Tensor,
+    reward: Tensor,
+    discount: Tensor,
+    next_out: QuantileOut,
+    next_action: Tensor,
+    *,
+    backup: Backup = bellman,
+) -> TD:
+    """Quantile Huber loss: summed over the quantiles, mean over the target's; QR-DQN and IQN.
+
+    |tau - (delta < 0)| * huber(delta), with delta for each pair of a quantile and a target's.
+    https://arxiv.org/abs/1710.10044 equation 10, https://arxiv.org/abs/1806.06923 equation 3; the
+    Huber threshold is 1. The priority is the loss.
+    """
+    assert action.shape == reward.shape == discount.shape == out.q.shape[:-1]
+    with torch.no_grad():
+        following = chosen(next_out.quantiles, next_action, rest=1)  # [..., K']
+        target = backup(reward.unsqueeze(-1), discount.unsqueeze(-1), following)
+    value = chosen(out.quantiles, action, rest=1)  # [..., K]
+    pairs = (*value.shape, target.shape[-1])  # [..., K, K']
+    value, target = value.unsqueeze(-1).expand(pairs), target.unsqueeze(-2).expand(pairs)
+    huber = F.smooth_l1_loss(value, target, reduction="none")
+    slope = (out.taus.unsqueeze(-1) - (target < value).to(value.dtype)).abs()
+    loss = (slope * huber).mean(-1).sum(-1)
+    return TD(loss, loss.detach())
+
+
+class Munchausen(NamedTuple):
+    """A reward and a next policy that together make any loss here a Munchausen loss."""
+
+    reward: Tensor  # [...]
+    policy: Tensor  # [..., A]
+
+
+def munchausen(
+    q: Tensor,
+    next_q: Tensor,
+    action: Tensor,
+    reward: Tensor,
+    discount: Tensor,
+    *,
+    scale: float,
+    temperature: float,
+    floor: float,
+) -> Munchausen:
+    """Munchausen Q-learning (https://arxiv.org/abs/2007.14430, equation 3), with pi = softmax(q/t).
+
+    reward + scale * clip(t log pi(action), floor, 0) - discount * sum_a pi'(a) t log pi'(a)
+
+    is the reward; the rest of the target, discount * sum_a pi'(a) q'(a), is the loss's own with
+    the policy pi' in place of the next action.
+
+    Args:
+        q: [..., A], the target network's, of the observation.
+        next_q: [..., A], of the next one.
+        action: [...] int64.
+        reward: [...].
+        discount: [...].
+        scale: alpha of the paper.
+        temperature: tau of the paper.
+        floor: l_0 of the paper, below 0.
+    """
+    log_policy = temperature * F.log_softmax(q / temperature, dim=-1)
+    bonus = scale * chosen(log_policy, action).clamp(floor, 0)
+    next_log = F.log_softmax(next_q / temperature, dim=-1)
+    policy = next_log.exp()
+    entropy = -(policy * next_log).sum(-1)
+    return Munchausen(reward + bonus + discount * temperature * entropy, policy)
+
+
+def conservative(q: Tensor, action: Tensor) -> Tensor:
+    """CQL's penalty, logsumexp_a q(a) - q(action), [...] (arXiv 2006.04779, equation 4)."""
+    return q.logsumexp(-1) - chosen(q, action)

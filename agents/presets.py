@@ -193,9 +193,12 @@ def build(
     *,
     device: torch.device,
     seed: int,
+    steps: int,
     training: bool = True,
 ) -> DQN | SB3Agent | RandomAgent:
-    """A fresh agent for the env; without `training` it takes as little memory as it can.
+    """A fresh agent for the env and a training of so many env steps.
+
+    Without `training` it takes as little memory as it can.
 
     Raises:
         ConfigError: the configuration does not suit the env or the machine.
@@ -210,6 +213,7 @@ def build(
                 stack=env.stack,
                 device=device,
                 seed=seed,
+                steps=steps,
                 training=training,
             )
         case SB3Config():

@@ -28,3 +28,27 @@ def n_step_return(reward: Tensor, discount: Tensor, stops: Tensor) -> NStep:
     factors = torch.where(alive, discount, 1.0).cumprod(0)  # [n, N] discount after step j
     before = torch.cat([torch.ones_like(factors[:1]), factors[:-1]])
     return NStep((reward * alive * before).sum(0), factors[-1], alive.sum(0))
+
+
+def lambda_return(
+    reward: Tensor, discount: Tensor, next_value: Tensor, next_goes_on: Tensor, lam: float
+) -> Tensor:
+    """G_t = r_t + discount_t ((1 - lambda) v_{t+1} + lambda G_{t+1}), [T, B].
+
+    Sutton and Barto, equation 12.20, with v = max_a q for Q(lambda) (arXiv 2407.04811).
+
+    Args:
+        reward: [T, B].
+        discount: [T, B], gamma, or 0 where step t led to a terminal state.
+        next_value: [T, B], value of the row after each.
+        next_goes_on: [T, B] bool, the row after is a step of the same episode; where it is not,
+            or the rows end, the return takes next_value alone.
+        lam: lambda, 0 to 1.
+    """
+    returns = torch.empty_like(reward)
+    following = next_value[-1]
+    for t in range(len(reward) - 1, -1, -1):
+        mixed = torch.where(next_goes_on[t], next_value[t].lerp(following, lam), next_value[t])
+        following = reward[t] + discount[t] * mixed
+        returns[t] = following
+    return returns

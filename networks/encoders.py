@@ -10,6 +10,8 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ludus.networks.layers import SpectralConv2d
+
 EncoderName = Literal["mlp", "dqn2013", "nature", "impala", "minatar"]
 
 
@@ -31,21 +33,33 @@ def _flat_size(layers: nn.Module, shape: tuple[int, ...]) -> int:
         return int(layers(torch.zeros(1, *shape)).numel())
 
 
+def _block(layer: nn.Conv2d | nn.Linear, layer_norm: bool) -> list[nn.Module]:
+    """The layer and ReLU, with layer normalisation between them where it is asked for."""
+    if not layer_norm:
+        return [layer, nn.ReLU()]
+    if isinstance(layer, nn.Linear):
+        return [layer, nn.LayerNorm(layer.out_features), nn.ReLU()]
+    return [layer, nn.GroupNorm(1, layer.out_channels), nn.ReLU()]  # over channels and pixels
+
+
 class MLP(nn.Module):
     """Fully connected layers with ReLU over the flattened observation.
 
     Args:
         space: of one observation; uint8 in 0..255 is scaled to [0, 1].
         hidden: units of each layer.
+        layer_norm: normalise each layer before its ReLU.
     """
 
-    def __init__(self, space: spaces.Box, hidden: tuple[int, ...]) -> None:
+    def __init__(
+        self, space: spaces.Box, hidden: tuple[int, ...], layer_norm: bool = False
+    ) -> None:
         super().__init__()
         self._scale = 1 / 255 if space.dtype == "uint8" and space.high.max() == 255 else 1.0
         size = int(torch.Size(space.shape).numel())
         layers: list[nn.Module] = []
         for units in hidden:
-            layers += [nn.Linear(size, units), nn.ReLU()]
+            layers += _block(nn.Linear(size, units), layer_norm)
             size = units
         self.layers, self.dim = nn.Sequential(*layers), size
 
@@ -60,14 +74,12 @@ class MLP(nn.Module):
 class DQN2013(nn.Module):
     """The two convolutions of the first DQN (https://arxiv.org/abs/1312.5602), 2,592 features."""
 
-    def __init__(self, space: spaces.Box) -> None:
+    def __init__(self, space: spaces.Box, layer_norm: bool = False) -> None:
         super().__init__()
         channels = space.shape[0]
         self.layers = nn.Sequential(
-            nn.Conv2d(channels, 16, 8, stride=4),
-            nn.ReLU(),
-            nn.Conv2d(16, 32, 4, stride=2),
-            nn.ReLU(),
+            *_block(nn.Conv2d(channels, 16, 8, stride=4), layer_norm),
+            *_block(nn.Conv2d(16, 32, 4, stride=2), layer_norm),
         )
         self.dim = _flat_size(self.layers, space.shape)
         _channels_last(self)
@@ -80,16 +92,13 @@ class DQN2013(nn.Module):
 class NatureCNN(nn.Module):
     """The three convolutions of the 2015 DQN (https://doi.org/10.1038/nature14236)."""
 
-    def __init__(self, space: spaces.Box) -> None:
+    def __init__(self, space: spaces.Box, layer_norm: bool = False) -> None:
         super().__init__()
         channels = space.shape[0]
         self.layers = nn.Sequential(
-            nn.Conv2d(channels, 32, 8, stride=4),
-            nn.ReLU(),
-            nn.Conv2d(32, 64, 4, stride=2),
-            nn.ReLU(),
-            nn.Conv2d(64, 64, 3, stride=1),
-            nn.ReLU(),
+            *_block(nn.Conv2d(channels, 32, 8, stride=4), layer_norm),
+            *_block(nn.Conv2d(32, 64, 4, stride=2), layer_norm),
+            *_block(nn.Conv2d(64, 64, 3, stride=1), layer_norm),
         )
         self.dim = _flat_size(self.layers, space.shape)
         _channels_last(self)
@@ -102,9 +111,9 @@ class NatureCNN(nn.Module):
 class MinAtarCNN(nn.Module):
     """One 3x3 convolution of 16 filters, as in the MinAtar paper (https://arxiv.org/abs/1903.03176)."""
 
-    def __init__(self, space: spaces.Box) -> None:
+    def __init__(self, space: spaces.Box, layer_norm: bool = False) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Conv2d(space.shape[0], 16, 3), nn.ReLU())
+        self.layers = nn.Sequential(*_block(nn.Conv2d(space.shape[0], 16, 3), layer_norm))
         self.dim = _flat_size(self.layers, space.shape)
 
     def forward(self, obs: Tensor) -> Tensor:
@@ -113,10 +122,14 @@ class MinAtarCNN(nn.Module):
 
 
 class _Residual(nn.Module):
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, spectral_norm: bool) -> None:
         super().__init__()
-        self.first = nn.Conv2d(channels, channels, 3, padding=1)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        self.first, self.second = (
+            SpectralConv2d(channels, channels, 3)
+            if spectral_norm
+            else nn.Conv2d(channels, channels, 3, padding=1)
+            for _ in range(2)
+        )
 
     def forward(self, x: Tensor) -> Tensor:  # [N, C, H, W] to the same
         return x + self.second(F.relu(self.first(F.relu(x))))
@@ -128,9 +141,14 @@ class ImpalaResNet(nn.Module):
     Args:
         space: of one observation, [C, H, W] uint8.
         width: multiplies the 16, 32 and 32 channels of the paper.
+        pool: side of an adaptive max-pooling at the end, as in https://arxiv.org/abs/2411.03820;
+            0 for none.
+        spectral_norm: divide the weights of the residual convolutions by their spectral norm.
     """
 
-    def __init__(self, space: spaces.Box, width: int = 1) -> None:
+    def __init__(
+        self, space: spaces.Box, width: int = 1, pool: int = 0, spectral_norm: bool = False
+    ) -> None:
         super().__init__()
         blocks: list[nn.Module] = []
         channels = space.shape[0]
@@ -139,11 +157,12 @@ class ImpalaResNet(nn.Module):
             blocks += [
                 nn.Conv2d(channels, out, 3, padding=1),
                 nn.MaxPool2d(3, stride=2, padding=1),
-                _Residual(out),
-                _Residual(out),
+                _Residual(out, spectral_norm),
+                _Residual(out, spectral_norm),
             ]
             channels = out
-        self.layers = nn.Sequential(*blocks, nn.ReLU())
+        pooling = (nn.AdaptiveMaxPool2d(pool),) if pool else ()
+        self.layers = nn.Sequential(*blocks, nn.ReLU(), *pooling)
         self.dim = _flat_size(self.layers, space.shape)
         _channels_last(self)
 
@@ -153,7 +172,14 @@ class ImpalaResNet(nn.Module):
 
 
 def make_encoder(
-    name: EncoderName, space: spaces.Box, hidden: tuple[int, ...] = (64, 64), width: int = 1
+    name: EncoderName,
+    space: spaces.Box,
+    hidden: tuple[int, ...] = (64, 64),
+    width: int = 1,
+    *,
+    pool: int = 0,
+    spectral_norm: bool = False,
+    layer_norm: bool = False,
 ) -> MLP | DQN2013 | NatureCNN | MinAtarCNN | ImpalaResNet:
     """The encoder of that name.
 
@@ -162,12 +188,20 @@ def make_encoder(
         space: of one observation.
         hidden: units of the MLP's layers.
         width: of the IMPALA network.
+        pool: of the IMPALA network.
+        spectral_norm: of the IMPALA network.
+        layer_norm: of the others.
 
     Raises:
-        ValueError: the observation does not fit the encoder.
+        ValueError: the observation does not fit the encoder, or a choice is not for it.
     """
+    if name != "impala" and (spectral_norm or pool):
+        field = "spectral_norm" if spectral_norm else "pool"
+        raise ValueError(f"{field} is for the impala encoder; the encoder is {name}")
+    if name == "impala" and layer_norm:
+        raise ValueError("layer_norm is not for the impala encoder; choose another encoder")
     if name == "mlp":
-        return MLP(space, hidden)
+        return MLP(space, hidden, layer_norm)
     smallest = {"dqn2013": 20, "nature": 36, "minatar": 3, "impala": 1}[name]
     if len(space.shape) != 3 or min(space.shape[1:]) < smallest:
         raise ValueError(
@@ -176,10 +210,10 @@ def make_encoder(
         )
     match name:
         case "dqn2013":
-            return DQN2013(space)
+            return DQN2013(space, layer_norm)
         case "nature":
-            return NatureCNN(space)
+            return NatureCNN(space, layer_norm)
         case "minatar":
-            return MinAtarCNN(space)
+            return MinAtarCNN(space, layer_norm)
         case "impala":
-            return ImpalaResNet(space, width)
+            return ImpalaResNet(space, width, pool, spectral_norm)

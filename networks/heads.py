@@ -1,8 +1,27 @@
-"""Heads: features to action values. Every value head emits `.q`; other kinds add extras to it."""
+"""Heads: features to action values. Every value head emits `.q`; other kinds add extras to it.
 
+All that is random in a head comes in from outside, as `HeadChance`; without it a head is what an
+evaluation needs: the means of noisy layers, and evenly spaced quantiles.
+"""
+
+from itertools import pairwise
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ludus.networks.layers import NoisyLinear
+
+
+class HeadChance(NamedTuple):
+    """The random part of one forward pass."""
+
+    noise: Tensor | None = None  # [..., noise_size] standard normal, broadcast to the features
+    taus: Tensor | None = None  # [K, T, B] uniform in [0, 1)
+
+
+NO_CHANCE = HeadChance()
 
 
 class QOut(NamedTuple):
@@ -11,35 +30,182 @@ class QOut(NamedTuple):
     q: Tensor  # [..., A]
 
 
-def _stream(dim: int, hidden: int, out: int) -> nn.Sequential:
+class CategoricalOut(NamedTuple):
+    """A distribution of returns over fixed atoms."""
+
+    q: Tensor  # [..., A] means
+    log_p: Tensor  # [..., A, K] log-probabilities of the atoms
+    atoms: Tensor  # [K] returns, evenly spaced
+
+
+class QuantileOut(NamedTuple):
+    """A distribution of returns as quantiles of equal weight."""
+
+    q: Tensor  # [..., A] means
+    quantiles: Tensor  # [..., A, K]
+    taus: Tensor  # [..., K] where each quantile lies, in (0, 1); broadcast to the quantiles
+
+
+class _Stream(nn.Module):
     """One hidden layer with ReLU (none where hidden is 0), then a linear layer."""
-    if hidden == 0:
-        return nn.Sequential(nn.Linear(dim, out))
-    return nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, out))
+
+    def __init__(self, dim: int, hidden: int, out: int, sigma: float, layer_norm: bool) -> None:
+        super().__init__()
+        sizes = [dim, hidden, out] if hidden else [dim, out]
+        self.layers = nn.ModuleList(
+            NoisyLinear(a, b, sigma) if sigma else nn.Linear(a, b) for a, b in pairwise(sizes)
+        )
+        self.norm = nn.LayerNorm(hidden) if hidden and layer_norm else None
+        self._split = [a + b for a, b in pairwise(sizes)]
+        self.noise_size = sum(self._split) if sigma else 0
+
+    def forward(self, x: Tensor, noise: Tensor | None) -> Tensor:
+        """[..., dim] to [..., out]; noise [..., noise_size]."""
+        parts = [None] * len(self.layers) if noise is None else noise.split(self._split, dim=-1)
+        for depth, (layer, part) in enumerate(zip(self.layers, parts, strict=True)):
+            if depth:
+                x = F.relu(self.norm(x) if self.norm is not None else x)
+            x = layer(x, part) if isinstance(layer, NoisyLinear) else layer(x)
+        return x
+
+
+class Streams(nn.Module):
+    """Features to K numbers for each action: one stream, or a value and an advantage stream.
+
+    Dueling: y = v + a - mean_a(a), Wang et al. 2016 (https://arxiv.org/abs/1511.06581), equation 9.
+
+    Args:
+        dim: features in.
+        actions: A.
+        outputs: K, 1 for plain values.
+        hidden: units of the hidden layer of each stream; 0 for none.
+        dueling: two streams.
+        sigma: of the noisy layers' noise; 0 for plain layers.
+        layer_norm: normalise the hidden layer before its ReLU.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        actions: int,
+        outputs: int = 1,
+        *,
+        hidden: int = 0,
+        dueling: bool = False,
+        sigma: float = 0.0,
+        layer_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.dim, self.actions, self.outputs = dim, actions, outputs
+        self.value = _Stream(dim, hidden, outputs, sigma, layer_norm) if dueling else None
+        self.advantage = _Stream(dim, hidden, actions * outputs, sigma, layer_norm)
+        self._split = [0 if self.value is None else self.value.noise_size]
+        self._split.append(self.advantage.noise_size)
+        self.noise_size = sum(self._split)
+
+    def forward(self, x: Tensor, noise: Tensor | None) -> Tensor:
+        """[..., dim] to [..., A, K], or [..., A] where K is 1; noise [..., noise_size]."""
+        first, second = (None, None) if noise is None else noise.split(self._split, dim=-1)
+        y = self.advantage(x, second)  # [..., A * K]
+        y = y if self.outputs == 1 else y.unflatten(-1, (self.actions, self.outputs))
+        if self.value is None:
+            return y
+        over = -1 if self.outputs == 1 else -2
+        value = self.value(x, first)  # [..., K]
+        value = value if self.outputs == 1 else value.unsqueeze(-2)
+        return value + (y - y.mean(dim=over, keepdim=True))
 
 
 class QHead(nn.Module):
-    """One stream from features to the values of all actions."""
+    """Features to the values of all actions."""
 
-    def __init__(self, dim: int, actions: int, hidden: int) -> None:
+    samples = 0
+
+    def __init__(self, streams: Streams) -> None:
         super().__init__()
-        self.layers = _stream(dim, hidden, actions)
+        self.streams = streams
 
-    def forward(self, x: Tensor) -> QOut:
+    def forward(self, x: Tensor, chance: HeadChance = NO_CHANCE) -> QOut:
         """[..., dim] to q [..., A]."""
-        return QOut(self.layers(x))
+        return QOut(self.streams(x, chance.noise))
 
 
-class DuelingHead(nn.Module):
-    """q = v + a - mean(a), Wang et al. 2016 (https://arxiv.org/abs/1511.06581), equation 9."""
+class CategoricalHead(nn.Module):
+    """C51: a softmax over fixed atoms (https://arxiv.org/abs/1707.06887).
 
-    def __init__(self, dim: int, actions: int, hidden: int) -> None:
+    Args:
+        streams: with one output an atom.
+        low: return of the first atom.
+        high: return of the last.
+    """
+
+    atoms: Tensor
+    samples = 0
+
+    def __init__(self, streams: Streams, low: float, high: float) -> None:
         super().__init__()
-        self.value = _stream(dim, hidden, 1)
-        self.advantage = _stream(dim, hidden, actions)
+        self.streams = streams
+        atoms = torch.linspace(low, high, streams.outputs)
+        self.register_buffer("atoms", atoms, persistent=False)
 
-    def forward(self, x: Tensor) -> QOut:
-        """[..., dim] to q [..., A]."""
-        advantage = self.advantage(x)  # [..., A]
-        centred = advantage - advantage.mean(dim=-1, keepdim=True)
-        return QOut(self.value(x) + centred)
+    def forward(self, x: Tensor, chance: HeadChance = NO_CHANCE) -> CategoricalOut:
+        """[..., dim] to log-probabilities [..., A, K]."""
+        log_p = F.log_softmax(self.streams(x, chance.noise), dim=-1)
+        return CategoricalOut((log_p.exp() * self.atoms).sum(-1), log_p, self.atoms)
+
+
+class QuantileHead(nn.Module):
+    """QR-DQN: the quantiles at the midpoints of K equal parts (https://arxiv.org/abs/1710.10044)."""
+
+    taus: Tensor
+    samples = 0
+
+    def __init__(self, streams: Streams) -> None:
+        super().__init__()
+        self.streams = streams
+        self.register_buffer("taus", _midpoints(streams.outputs), persistent=False)
+
+    def forward(self, x: Tensor, chance: HeadChance = NO_CHANCE) -> QuantileOut:
+        """[..., dim] to quantiles [..., A, K]."""
+        quantiles = self.streams(x, chance.noise)
+        return QuantileOut(quantiles.mean(-1), quantiles, self.taus)
+
+
+class ImplicitQuantileHead(nn.Module):
+    """IQN: the quantile at any tau, from features * relu(linear(cos(pi i tau))), i = 0 .. 63.
+
+    Dabney et al. 2018, https://arxiv.org/abs/1806.06923, equation 4.
+
+    Args:
+        streams: with one output an action.
+        samples: taus that an update draws for each observation.
+        policy_samples: taus without chance, evenly spaced.
+    """
+
+    midpoints: Tensor
+    frequencies: Tensor
+    cosines = 64
+
+    def __init__(self, streams: Streams, samples: int, policy_samples: int) -> None:
+        super().__init__()
+        self.streams, self.samples = streams, samples
+        self.embedding = nn.Linear(self.cosines, streams.dim)
+        self.register_buffer("midpoints", _midpoints(policy_samples), persistent=False)
+        frequencies = torch.pi * torch.arange(self.cosines)
+        self.register_buffer("frequencies", frequencies, persistent=False)
+
+    def forward(self, x: Tensor, chance: HeadChance = NO_CHANCE) -> QuantileOut:
+        """[T, B, dim] to quantiles [T, B, A, K] at the taus [K, T, B] of chance."""
+        taus = self.midpoints[:, None, None] if chance.taus is None else chance.taus  # [K, T, B]
+        waves = (taus.unsqueeze(-1) * self.frequencies).cos()  # [K, T, B, cosines]
+        mixed = x * F.relu(self.embedding(waves))  # [K, T, B, dim]
+        values = self.streams(mixed, chance.noise)  # [K, T, B, A]
+        return QuantileOut(values.mean(0), values.movedim(0, -1), taus.movedim(0, -1))
+
+
+def _midpoints(parts: int) -> Tensor:
+    return (torch.arange(parts) + 0.5) / parts
+
+
+ValueHead = QHead | CategoricalHead | QuantileHead | ImplicitQuantileHead
+ValueOut = QOut | CategoricalOut | QuantileOut

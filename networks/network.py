@@ -5,6 +5,8 @@ from typing import Generic, TypeVar
 from torch import Tensor, nn
 
 from ludus.networks.cores import NoCore, RecurrentCore, State
+from ludus.networks.heads import NO_CHANCE, HeadChance
+from ludus.networks.layers import SpectralConv2d
 
 Out = TypeVar("Out")
 
@@ -21,20 +23,29 @@ class Network(nn.Module, Generic[Out]):
     def __init__(self, encoder: nn.Module, core: NoCore | RecurrentCore, head: nn.Module) -> None:
         super().__init__()
         self.encoder, self.core, self.head = encoder, core, head
+        self._spectral = [m for m in encoder.modules() if isinstance(m, SpectralConv2d)]
 
     def initial_state(self, batch: int) -> State:
         """The core's state before an episode."""
         return self.core.initial_state(batch)
 
-    def forward(self, obs: Tensor, state: State, first: Tensor) -> tuple[Out, State]:
+    def power_iteration(self) -> None:
+        """Follow the weights of the layers under spectral normalisation, if there are any."""
+        for layer in self._spectral:
+            layer.power_iteration()
+
+    def forward(
+        self, obs: Tensor, state: State, first: Tensor, chance: HeadChance = NO_CHANCE
+    ) -> tuple[Out, State]:
         """What the head says of obs [T, B, *obs], and the state after it.
 
         Args:
             obs: observations, uint8 or float32.
             state: of the core before row 0.
             first: [T, B] bool, the row opens an episode.
+            chance: what is random in the head.
         """
         steps, batch = obs.shape[:2]
         x = self.encoder(obs.flatten(0, 1)).unflatten(0, (steps, batch))  # [T, B, dim]
         x, state = self.core(x, state, first)  # [T, B, units]
-        return self.head(x), state
+        return self.head(x, chance), state

@@ -116,7 +116,9 @@ def _one_seed(
     session = None
     if agent == "random":
         env = make(plan.env_id, 1, 0, plan.options)
-        player: presets.AnyAgent = presets.build(config, env, device=device_of("cpu"), seed=seed)
+        player: presets.AnyAgent = presets.build(
+            config, env, device=device_of("cpu"), seed=seed, steps=plan.steps
+        )
         env.close()
     else:
         say(f"{agent} on {plan.env_id}, seed {seed}: training for {plan.steps:,} steps")

@@ -8,24 +8,25 @@ function of tensors, its `update` changes tensors in place, and neither asks for
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-Gradients = Callable[[Tensor], Sequence[Tensor]]
-Update = Callable[[Tensor], None]
+Gradients = Callable[..., Sequence[Tensor]]
+Update = Callable[..., None]
 
 
+@runtime_checkable
 class Capturable(Protocol):
     """An agent whose update can be captured."""
 
-    gradients: Gradients  # pure: from one input to tensors
+    gradients: Gradients  # pure: from the draw's tensors to tensors
     update: Update  # calls `gradients` and changes tensors in place
 
-    def example(self) -> Tensor:
-        """An input of both; later ones have its shape, dtype and device."""
+    def example(self) -> Sequence[Tensor]:
+        """An input of both; later ones have its shapes, dtypes and device."""
 
     def changes(self) -> Sequence[Tensor]:
         """Every tensor that `update` changes."""
@@ -34,20 +35,20 @@ class Capturable(Protocol):
 def capture(agent: Capturable) -> None:
     """Replace the agent's update by something faster that does the same."""
     example = agent.example()
-    if example.is_cuda:
+    if example[0].is_cuda:
         if all(tensor.is_cuda for tensor in agent.changes()):  # torch's Adagrad counts on the host
             agent.update = _record(agent.update, example, agent.changes())
     elif sys.version_info < (3, 14):  # beyond it TorchScript is not supported
         agent.gradients = _trace(agent.gradients, example)
 
 
-def _trace(gradients: Gradients, example: Tensor) -> Gradients:
+def _trace(gradients: Gradients, example: Sequence[Tensor]) -> Gradients:
     """Forward and backward flattened to ATen operations and run by TorchScript.
 
     Writes to a list of tensors, as the optimizers do them, must stay outside: TorchScript takes
     them for dead code.
     """
-    graph = make_fx(lambda x: tuple(gradients(x)))(example)
+    graph = make_fx(lambda *x: tuple(gradients(*x)))(*example)
     for node in graph.graph.nodes:
         if isinstance(node.target, torch._ops.OpOverload):
             _refuse_list_writes(node.target)
@@ -70,25 +71,26 @@ def _refuse_list_writes(operation: torch._ops.OpOverload) -> None:
             raise TypeError(f"{operation} writes to a list of tensors and cannot be traced")
 
 
-def _record(update: Update, example: Tensor, changes: Sequence[Tensor]) -> Update:
+def _record(update: Update, example: Sequence[Tensor], changes: Sequence[Tensor]) -> Update:
     """Kernels recorded once and launched together; what the recording changed is put back."""
     before = [tensor.detach().clone() for tensor in changes]
-    static = example.clone()
+    static = [x.clone() for x in example]
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):  # cuBLAS and cuDNN choose their kernels before the recording
         for _ in range(3):
-            update(static)
+            update(*static)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        update(static)
+        update(*static)
     with torch.no_grad():
         for tensor, value in zip(changes, before, strict=True):
             tensor.copy_(value)
 
-    def run(x: Tensor) -> None:
-        static.copy_(x)
+    def run(*draw: Tensor) -> None:
+        for held, x in zip(static, draw, strict=True):
+            held.copy_(x)
         graph.replay()
 
     return run

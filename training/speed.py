@@ -59,7 +59,7 @@ def _config(env_id: str) -> DQNConfig:
 
 def _ours(env_id: str, num_envs: int, device: torch.device) -> Contender:
     env = make(env_id, num_envs, seed=1)
-    agent = presets.build(_config(env_id), env, device=device, seed=1)
+    agent = presets.build(_config(env_id), env, device=device, seed=1, steps=1_000_000)
     assert isinstance(agent, dqn.DQN)
     capture(agent)
     where: list[Any] = [env.reset(), agent.initial_state(num_envs)]

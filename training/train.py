@@ -14,14 +14,13 @@ import torch
 from rich.console import Console
 
 from ludus.agents import presets
-from ludus.agents.dqn import DQN
 from ludus.agents.sb3 import SB3Agent, SB3Config
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import EnvError, Row, VectorEnv
 from ludus.networks.cores import State
 from ludus.training.checkpoint import newest_checkpoint, save_checkpoint
 from ludus.training.evaluate import Evaluation, EvaluationStopped, evaluate, tuned_for
-from ludus.training.graphs import capture
+from ludus.training.graphs import Capturable, capture
 from ludus.training.logger import Logger
 from ludus.training.loop import train_loop
 from ludus.training.run import Run, RunConfig, RunError, TrainOptions
@@ -105,7 +104,8 @@ class Session:
         env = make(env_id, train_options.num_envs, train_options.seed, options)
         try:
             chosen = presets.preset(agent, env) if config is None else config
-            built = presets.build(chosen, env, device=device, seed=train_options.seed)
+            t = train_options
+            built = presets.build(chosen, env, device=device, seed=t.seed, steps=t.steps)
             whole = RunConfig(agent, env_id, train_options, options, chosen, env.protocol)
             return cls(Run.create(root, whole), whole, env, built, device, quiet, resumed=False)
         except BaseException:
@@ -121,7 +121,7 @@ class Session:
         t = config.train
         device = device_of(t.device)
         env = make(config.env, t.num_envs, t.seed, config.options)
-        built = presets.build(config.config, env, device=device, seed=t.seed)
+        built = presets.build(config.config, env, device=device, seed=t.seed, steps=t.steps)
         return cls(run, config, env, built, device, quiet, resumed=True)
 
     def __init__(
@@ -137,7 +137,7 @@ class Session:
         self.run, self.config, self.env, self.agent = run, config, env, agent
         self.device, self.quiet, self._resume = device, quiet, resumed
         self._lock = run.lock()
-        if isinstance(agent, DQN):
+        if isinstance(agent, Capturable):
             capture(agent)
         self._signal: int | None = None
         self._saved_at = time.monotonic()
@@ -385,7 +385,12 @@ def load(
     made = env or make(config.env, 1, 0, config.options)
     try:
         agent = presets.build(
-            config.config, made, device=device_of(device), seed=config.train.seed, training=False
+            config.config,
+            made,
+            device=device_of(device),
+            seed=config.train.seed,
+            steps=config.train.steps,
+            training=False,
         )
     finally:
         if env is None:

@@ -1,11 +1,11 @@
-"""Replay memory: a ring of single frames, uniform sampling, n-step returns at sampling time.
+"""Replay memory: a ring of single frames, n-step returns at sampling time, uniform or prioritised.
 
 Row t holds the newest frame of B observations, the actions there, and the reward and termination of
 row t + 1. Observations are stacked again when sampled. A row that ended a game (its action was
 ignored) is kept for bootstrapping and never sampled (Lin 1992; Mnih et al. 2015).
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -13,9 +13,18 @@ import torch
 from torch import Tensor
 
 from ludus.agents.agent import Batch, ConfigError, Step
+from ludus.agents.memory.priority import Priorities
 from ludus.agents.returns import n_step_return
 
-_PER_TRANSITION = 8 + 4 + 4 + 8 + 3  # bytes: action, reward, discount, slot, three flags
+_PER_TRANSITION = 8 + 4 + 4 + 8 + 3 + 4  # bytes: action, reward, discount, slot, flags, priority
+
+
+class Sample(NamedTuple):
+    """A batch, where it came from, and how likely that was."""
+
+    batch: Batch
+    place: Tensor  # [N] int64, of the ring, for `Priorities.update`
+    likelihood: Tensor | None  # [N] float64, probability times size: 1 if all were alike; or None
 
 
 class Replay:
@@ -31,6 +40,7 @@ class Replay:
         gamma: discount per step.
         device: where the memory lives and batches come out.
         seed: of the sampling generator.
+        alpha: exponent of the priorities; None for uniform sampling.
 
     Raises:
         ConfigError: the capacity is too small for a batch of windows, or does not fit in memory.
@@ -48,6 +58,7 @@ class Replay:
         gamma: float,
         device: torch.device,
         seed: int,
+        alpha: float | None = None,
     ) -> None:
         self.rows, self.num_envs = capacity // num_envs, num_envs
         if self.rows < n_step + stack + 1:
@@ -77,6 +88,7 @@ class Replay:
         self._used = np.zeros((self.rows, num_envs), bool)  # `_valid`, for the host
         self._forgotten = 0  # rows whose slots are gone, counted for ever
         self.written = 0  # rows, counted for ever
+        self.priorities = None if alpha is None else Priorities(total, alpha, device)
         self._generator = torch.Generator(device).manual_seed(seed)
         # How far back in the ring the frames of a stack lie, and how far ahead a window
         self._back = torch.arange(stack - 1, -1, -1, device=device).unsqueeze(1) * num_envs
@@ -124,13 +136,21 @@ class Replay:
         at = (np.arange(len(places)) + self._head) % self.capacity
         slots = torch.from_numpy(places).to(self.device)
         self._slots[torch.from_numpy(at).to(self.device)] = slots
+        if self.priorities is not None and len(places):
+            self.priorities.admit(slots)
         self._head += len(places)
         self._mark()
 
     def _forget(self, until: int) -> None:
         """Rows before `until`, counted for ever, lose their history to the ring: their slots go."""
         for row in range(self._forgotten, until):
-            self._tail += int(self._used[row % self.rows].sum())
+            at = row % self.rows
+            self._tail += int(self._used[at].sum())
+            if self.priorities is not None:
+                first = at * self.num_envs
+                self.priorities.forget(
+                    torch.arange(first, first + self.num_envs, device=self.device)
+                )
         self._forgotten = until
 
     def _mark(self) -> None:
@@ -142,11 +162,15 @@ class Replay:
             batch_size, generator=self._generator, device=self.device, dtype=torch.float64
         )
 
-    def sample(self, chance: Tensor) -> Batch:
-        """The transitions that `chance` [N] from `draw` picks, uniformly and with replacement."""
+    def sample(self, chance: Tensor) -> Sample:
+        """The transitions that `chance` [N] from `draw` picks, with replacement."""
         tail, size = self._window
+        if self.priorities is not None:
+            place, probability = self.priorities.pick(chance)
+            return Sample(self.gather(place), place, probability * size)
         pick = (chance * size).to(torch.int64) + tail
-        return self.gather(self._slots[pick % self.capacity])
+        place = self._slots[pick % self.capacity]
+        return Sample(self.gather(place), place, None)
 
     def gather(self, place: Tensor) -> Batch:
         """The transitions at places [N] of the ring."""
@@ -184,6 +208,9 @@ class Replay:
         used = min(self.written, self.rows) * self.num_envs
         names = ("frames", "action", "reward", "discount", "first", "valid")
         arrays = {name: getattr(self, f"_{name}")[:used].cpu().numpy() for name in names}
+        if self.priorities is not None:
+            kept = self.priorities.tensors().items()
+            arrays |= {f"priority_{name}": tensor.cpu().numpy() for name, tensor in kept}
         return {
             "written": self.written,
             "shape": [self.rows, self.num_envs],
@@ -214,6 +241,9 @@ class Replay:
         self._head = self._tail = 0
         for row in range(self._forgotten, self.written - self.n_step):
             self._admit(row)
+        if self.priorities is not None:
+            for name, tensor in self.priorities.tensors().items():
+                tensor.copy_(torch.from_numpy(state[f"priority_{name}"]))
 
 
 def _refuse_if_too_large(transitions: int, frame_bytes: int, device: torch.device) -> None:

@@ -1,0 +1,55 @@
+"""One optimizer step for all parameters at once, in a form that a CUDA graph may hold."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+OptimizerName = Literal["adam", "radam", "rmsprop", "sgd", "adagrad"]
+
+
+def make_optimizer(
+    name: OptimizerName, flat: Tensor, rate: float, eps: float, momentum: float = 0.0
+) -> torch.optim.Optimizer:
+    """The optimizer of that name, its moments already made, at zero, for a captured update to find.
+
+    Args:
+        name: rmsprop is centred as the 2015 DQN's, with eps outside the root.
+        flat: all parameters, [size].
+        rate: learning rate.
+        eps: added to the denominator (adam, radam, rmsprop, adagrad).
+        momentum: of sgd and rmsprop.
+    """
+    cuda = flat.is_cuda
+    made: torch.optim.Optimizer
+    match name:
+        case "adam":
+            made = torch.optim.Adam([flat], rate, eps=eps, fused=True, capturable=cuda)
+        case "radam":
+            made = torch.optim.RAdam([flat], rate, eps=eps, capturable=cuda)
+        case "rmsprop":
+            made = torch.optim.RMSprop(
+                [flat],
+                rate,
+                alpha=0.95,
+                eps=eps,
+                momentum=momentum,
+                centered=True,
+                capturable=cuda,
+            )
+        case "sgd":
+            made = torch.optim.SGD([flat], rate, momentum=momentum, fused=True)
+        case "adagrad":
+            made = torch.optim.Adagrad([flat], rate, eps=eps, fused=not cuda)
+    flat.grad = torch.zeros_like(flat)
+    made.step()
+    for moment in made.state[flat].values():
+        moment.zero_()
+    return made
+
+
+def clip_norm(gradient: Tensor, limit: float) -> Tensor:
+    """Scale the gradient [size] down in place to an L2 norm of `limit` (0: none); its norm."""
+    norm = torch.linalg.vector_norm(gradient)
+    gradient.mul_(((limit or float("inf")) / (norm + 1e-6)).clamp(max=1.0))
+    return norm

@@ -1,0 +1,79 @@
+"""Layers that the agents' papers add to torch's: noisy linear layers, spectral normalisation."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class NoisyLinear(nn.Module):
+    """A linear layer with learned factorised noise (https://arxiv.org/abs/1706.10295, section 3).
+
+    y = (mu_w + sigma_w * f(e_out) f(e_in)^T) x + mu_b + sigma_b * f(e_out), f(e) = sign(e) sqrt|e|
+
+    The noise comes from outside, and the product is taken as (x * f(e_in)) sigma_w^T * f(e_out), so
+    that each row of a batch may have its own. One rule holds for all who use it: an actor draws
+    noise at every step, for each env its own; an update draws it anew and independently for the
+    online network, the target and the choice of the next action, one draw for the whole batch
+    (equations 15 and 16); an evaluation has none and takes the means.
+
+    Args:
+        dim: features in.
+        out: features out.
+        sigma: sigma_0 of the paper; every sigma starts at sigma / sqrt(dim).
+    """
+
+    def __init__(self, dim: int, out: int, sigma: float) -> None:
+        super().__init__()
+        self.dim, self.out = dim, out
+        bound = dim**-0.5
+        self.weight = nn.Parameter(torch.empty(out, dim).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(out).uniform_(-bound, bound))
+        self.weight_sigma = nn.Parameter(torch.full((out, dim), sigma * bound))
+        self.bias_sigma = nn.Parameter(torch.full((out,), sigma * bound))
+
+    def forward(self, x: Tensor, noise: Tensor | None) -> Tensor:
+        """[..., dim] to [..., out]; noise [..., dim + out] standard normal, None for the means."""
+        y = F.linear(x, self.weight, self.bias)
+        if noise is None:
+            return y
+        scaled = noise.sign() * noise.abs().sqrt()
+        inwards, outwards = scaled.split([self.dim, self.out], dim=-1)
+        return y + F.linear(x * inwards, self.weight_sigma, self.bias_sigma) * outwards
+
+
+class SpectralConv2d(nn.Module):
+    """A convolution whose weight is divided by its largest singular value.
+
+    Miyato et al. 2018, https://arxiv.org/abs/1802.05957. `power_iteration` improves the estimate in
+    place and is the agent's to call, once an update; `forward` itself changes nothing.
+
+    Args:
+        channels: in.
+        out: channels out.
+        kernel: side of the filter, odd; the picture keeps its size.
+    """
+
+    u: Tensor
+    v: Tensor
+
+    def __init__(self, channels: int, out: int, kernel: int) -> None:
+        super().__init__()
+        convolution = nn.Conv2d(channels, out, kernel)
+        self.weight, self.bias = convolution.weight, convolution.bias
+        self._padding = kernel // 2
+        self.register_buffer("u", F.normalize(torch.randn(out), dim=0))
+        self.register_buffer("v", torch.zeros(channels * kernel**2))
+        for _ in range(15):
+            self.power_iteration()
+
+    @torch.no_grad()
+    def power_iteration(self) -> None:
+        """One step towards the singular vectors of the largest singular value."""
+        matrix = self.weight.flatten(1)  # [out, channels * kernel^2]
+        self.v.copy_(F.normalize(matrix.t() @ self.u, dim=0))
+        self.u.copy_(F.normalize(matrix @ self.v, dim=0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, channels, H, W] to [N, out, H, W]."""
+        sigma = torch.dot(self.u, self.weight.flatten(1) @ self.v)
+        return F.conv2d(x, self.weight / sigma, self.bias, padding=self._padding)
