@@ -580,8 +580,9 @@ def build(
             f"{2 * config.batch_size + num_envs * (config.n_step + stack)}"
         )
     smallest = num_envs * (config.n_step + stack + 1)
+    at_most = 2 * steps + smallest  # every second row may end a game
     memory = Replay(
-        config.replay_size if training else smallest,
+        min(config.replay_size, at_most) if training else smallest,
         num_envs,
         observation_space.shape,
         observation_space.dtype,

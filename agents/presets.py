@@ -1,7 +1,8 @@
 """Named configurations, and from a configuration to an agent.
 
-Values are the papers' where the machine allows, else those of rl-baselines3-zoo for the same env,
-and the DQNs of SB3 get the very values of ours.
+On Atari values are as the papers print them; elsewhere every member of the family has the values of
+one plain DQN that suits the env, and what makes it that member. SB3's DQN and QR-DQN get our plain
+DQN's values there, and rl-baselines3-zoo's on Atari.
 """
 
 import difflib
@@ -21,22 +22,133 @@ Config = DQNConfig | SB3Config | RandomConfig
 AnyAgent = Agent | SB3Agent
 Family = Literal["classic", "minatar", "atari"]
 
-# Mnih et al. 2015, extended data table 1, with Adam as in rl-baselines3-zoo; counted in updates.
-_ATARI = DQNConfig(
+# Mnih et al. 2015, extended data table 1. The target follows after 10,000 env steps, as in the
+# authors' code; rmsprop's eps is that of the summed gradient, 0.1, over the batch.
+_NATURE = DQNConfig(
     encoder="nature",
     head_hidden=512,
     clip_reward=True,
-    replay_size=100_000,
-    learning_starts=10_000,
-    learning_rate=1e-4,
+    replay_size=1_000_000,
+    learning_starts=50_000,
+    optimizer="rmsprop",
+    learning_rate=2.5e-4,
+    optimizer_eps=0.1 / 32,
+    max_grad_norm=0.0,
     batch_size=32,
     replay_ratio=0.25,
+    target_interval=2_500,
+    epsilon_end=0.1,
+    epsilon_steps=1_000_000,
+)
+_ADAM = replace(_NATURE, optimizer="adam", optimizer_eps=0.01 / 32, epsilon_end=0.01)
+_ATARI = {
+    "dqn": _NATURE,
+    "ddqn": replace(_NATURE, double=True),
+    "dueling": replace(_NATURE, double=True, dueling=True, max_grad_norm=10.0),
+    "c51": replace(_ADAM, head="c51"),
+    "qrdqn": replace(_ADAM, head="qr", learning_rate=5e-5),
+    "iqn": replace(_ADAM, head="iqn", learning_rate=5e-5),
+    "munchausen": replace(
+        _ADAM,
+        munchausen=True,
+        loss="mse",
+        learning_rate=5e-5,
+        learning_starts=20_000,
+        target_interval=2_000,
+        epsilon_steps=250_000,
+    ),
+    # table 1; the epsilon of 0 holds from the first update, actions before it are random
+    "rainbow": replace(
+        _ADAM,
+        head="c51",
+        double=True,
+        dueling=True,
+        noisy=True,
+        prioritised=True,
+        n_step=3,
+        learning_rate=6.25e-5,
+        optimizer_eps=1.5e-4,
+        max_grad_norm=10.0,
+        learning_starts=20_000,
+        target_interval=2_000,
+        epsilon_start=0.0,
+        epsilon_end=0.0,
+    ),
+    # appendix; the paper turns epsilon off after 100 million frames, here 1% stays
+    "btr": replace(
+        _ADAM,
+        encoder="impala",
+        width=2,
+        pool=6,
+        spectral_norm=True,
+        head="iqn",
+        samples=8,
+        target_samples=8,
+        policy_samples=8,
+        dueling=True,
+        noisy=True,
+        munchausen=True,
+        prioritised=True,
+        priority_alpha=0.2,
+        n_step=3,
+        gamma=0.997,
+        learning_rate=1e-4,
+        optimizer_eps=0.005 / 256,
+        max_grad_norm=10.0,
+        batch_size=256,
+        replay_size=1 << 20,
+        replay_ratio=1 / 64,
+        learning_starts=200_000,
+        target_interval=500,
+        epsilon_steps=2_000_000,
+    ),
+}
+# rl-baselines3-zoo's values for Atari: what SB3's users run.
+_ZOO = replace(
+    _NATURE,
+    optimizer="adam",
+    learning_rate=1e-4,
+    optimizer_eps=1e-8,
+    max_grad_norm=10.0,
+    replay_size=100_000,
+    learning_starts=10_000,
     target_interval=250,
     epsilon_end=0.01,
     epsilon_steps=100_000,
 )
+# The 2013 DQN's network and 3-step returns, for a machine of two cores and little time.
+_SMALL = replace(
+    _ZOO,
+    encoder="dqn2013",
+    head_hidden=256,
+    n_step=3,
+    learning_starts=1_000,
+    epsilon_steps=10_000,
+    epsilon_end=0.05,
+)
+
+# What makes each member of the family, for small envs.
+_IMPLICIT: dict[str, Any] = {"head": "iqn", "samples": 8, "target_samples": 8, "policy_samples": 16}
+_NOISY: dict[str, Any] = {"noisy": True, "epsilon_start": 0.0, "epsilon_end": 0.0}
+_CHANGES: dict[str, dict[str, Any]] = {
+    "dqn": {},
+    "ddqn": {"double": True},
+    "dueling": {"double": True, "dueling": True},
+    "c51": {"head": "c51"},
+    "qrdqn": {"head": "qr", "quantiles": 50},
+    "iqn": _IMPLICIT,
+    "munchausen": {"munchausen": True},
+    "rainbow": {
+        **{"head": "c51", "double": True, "dueling": True, "prioritised": True, "n_step": 3},
+        **_NOISY,
+    },
+    "btr": {
+        **{"dueling": True, "munchausen": True, "prioritised": True, "n_step": 3},
+        **{"priority_alpha": 0.2, "noisy": True, **_IMPLICIT},
+    },
+}
 # Young and Tian 2019, with Adam and 1 update per 4 steps in place of RMSProp and 1 per step.
-_MINATAR = DQNConfig(
+_MINATAR_BASE = DQNConfig(
     encoder="minatar",
     head_hidden=128,
     replay_size=100_000,
@@ -47,10 +159,13 @@ _MINATAR = DQNConfig(
     target_interval=250,
     epsilon_end=0.05,
     epsilon_steps=50_000,
+    v_min=-20.0,
+    v_max=20.0,
 )
+_MINATAR = {name: replace(_MINATAR_BASE, **changes) for name, changes in _CHANGES.items()}
 # Found on CartPole-v1: with a target that is copied, of 3 seeds 1 or 2 had fallen back by 50,000
 # steps; with one that moves a hundredth of the way at each update all 3 stayed at 500.
-_CLASSIC = DQNConfig(
+_CLASSIC_BASE = DQNConfig(
     encoder="mlp",
     hidden=(128, 128),
     replay_size=100_000,
@@ -62,28 +177,31 @@ _CLASSIC = DQNConfig(
     polyak=0.01,
     epsilon_end=0.04,
     epsilon_steps=8_000,
+    v_min=-100.0,
+    v_max=100.0,
 )
-_BASE: dict[Family, DQNConfig] = {"atari": _ATARI, "minatar": _MINATAR, "classic": _CLASSIC}
-
-
-def _small(config: DQNConfig) -> DQNConfig:
-    """The 2013 DQN's network and 3-step returns, for a machine of two cores and little time."""
-    return replace(
-        config,
-        encoder="dqn2013",
-        head_hidden=256,
-        n_step=3,
-        learning_starts=1_000,
-        epsilon_steps=10_000,
-        epsilon_end=0.05,
-    )
-
+_TWO_STREAMS: dict[str, Any] = {"hidden": (128,), "head_hidden": 128}
+_CLASSIC = {
+    name: replace(_CLASSIC_BASE, **changes, **(_TWO_STREAMS if name in ("rainbow", "btr") else {}))
+    for name, changes in _CHANGES.items()
+}
+_FAMILY: dict[Family, dict[str, DQNConfig]] = {
+    "atari": _ATARI,
+    "minatar": _MINATAR,
+    "classic": _CLASSIC,
+}
 
 OURS = {
-    "dqn": "the 2015 deep Q-network with Adam",
-    "dqn2013": "the first deep Q-network's smaller CNN, for Atari on a small machine",
-    "ddqn": "double DQN",
-    "dueling": "double DQN with a dueling head",
+    "dqn": "the deep Q-network, https://doi.org/10.1038/nature14236",
+    "dqn2013": "its first, smaller CNN, for Atari on a small machine, https://arxiv.org/abs/1312.5602",
+    "ddqn": "double DQN, https://arxiv.org/abs/1509.06461",
+    "dueling": "double DQN with a dueling head, https://arxiv.org/abs/1511.06581",
+    "c51": "categorical DQN, https://arxiv.org/abs/1707.06887",
+    "qrdqn": "quantile-regression DQN, https://arxiv.org/abs/1710.10044",
+    "iqn": "implicit quantile network, https://arxiv.org/abs/1806.06923",
+    "munchausen": "Munchausen DQN, https://arxiv.org/abs/2007.14430",
+    "rainbow": "Rainbow, https://arxiv.org/abs/1710.02298",
+    "btr": "Beyond the Rainbow, https://arxiv.org/abs/2411.03820",
     "random": "every action with the same probability",
 }
 
@@ -110,23 +228,18 @@ def preset(agent: str, env: VectorEnv) -> Config:
         ConfigError: there is no such agent, or it does not suit the env.
     """
     kind = family(env)
-    base = _BASE[kind]
-    match agent:
-        case "random":
-            return RandomConfig()
-        case "dqn":
-            return base
-        case "dqn2013" | "sb3:dqn2013":
-            if kind != "atari":
-                raise ConfigError(f"{agent} is for pictures of 36 pixels or more; not {env.env_id}")
-            small = _small(base)
-            return small if agent == "dqn2013" else _sb3_preset("dqn", small, kind)
-        case "ddqn":
-            return replace(base, double=True)
-        case "dueling":
-            return replace(base, double=True, dueling=True)
+    ours = _FAMILY[kind]
+    if agent == "random":
+        return RandomConfig()
+    if agent in ours:
+        return ours[agent]
+    if agent in ("dqn2013", "sb3:dqn2013"):
+        if kind != "atari":
+            raise ConfigError(f"{agent} is for pictures of 36 pixels or more; not {env.env_id}")
+        return _SMALL if agent == "dqn2013" else _sb3_preset("dqn", _SMALL, kind)
     if agent in [f"sb3:{name}" for name in sb3.installed()]:
-        return _sb3_preset(agent.removeprefix("sb3:"), base, kind)
+        theirs = _ZOO if kind == "atari" else ours["dqn"]
+        return _sb3_preset(agent.removeprefix("sb3:"), theirs, kind)
     close = difflib.get_close_matches(agent, list(names()), n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]}?" if close else "; `ludus list agents` shows all"
     raise ConfigError(f"there is no agent {agent}{hint}")
@@ -138,6 +251,8 @@ def num_envs(agent: str, kind: Family) -> int:
         return 1
     if agent == "dqn2013":
         return 2  # Road Runner, 30,000 steps: 2 envs scored 2,430 and 2,730, 8 envs 1,150 to 3,600
+    if agent == "btr" and kind == "atari":
+        return 64
     return 16 if kind == "classic" and not agent.startswith("sb3:") else 8
 
 
@@ -150,8 +265,11 @@ def _sb3_preset(algorithm: Any, base: DQNConfig, kind: Family) -> SB3Config:
         head_hidden=base.head_hidden,
         clip_reward=base.clip_reward,
     )
-    if algorithm in ("dqn", "qrdqn"):
+    if algorithm == "dqn":
         return replace(config, arguments=match_dqn(base))
+    if algorithm == "qrdqn":
+        quantiles = {"n_quantiles": _FAMILY[kind]["qrdqn"].quantiles}
+        return replace(config, arguments=match_dqn(base) | quantiles)
     if kind == "classic":
         return replace(config, hidden=(64, 64))  # SB3's own defaults
     # rl-baselines3-zoo, Atari

@@ -212,6 +212,8 @@ class SB3Agent:
             "normalize_images": False,  # our encoder scales by itself
             "net_arch": [],
         }
+        if "n_quantiles" in arguments:
+            policy["n_quantiles"] = arguments.pop("n_quantiles")
         made: Any = algorithm_class(c.algorithm)
         try:
             return made(

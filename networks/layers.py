@@ -4,14 +4,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+_MANY_ROWS = 64  # above it, making a noisy matrix costs less than a second product
+
 
 class NoisyLinear(nn.Module):
     """A linear layer with learned factorised noise (https://arxiv.org/abs/1706.10295, section 3).
 
     y = (mu_w + sigma_w * f(e_out) f(e_in)^T) x + mu_b + sigma_b * f(e_out), f(e) = sign(e) sqrt|e|
 
-    The noise comes from outside, and the product is taken as (x * f(e_in)) sigma_w^T * f(e_out), so
-    that each row of a batch may have its own. One rule holds for all who use it: an actor draws
+    The noise comes from outside. The product is taken as (x * f(e_in)) sigma_w^T * f(e_out), so that
+    each row of a batch may have its own; where one serves many rows its matrix is made. One rule holds for all who use it: an actor draws
     noise at every step, for each env its own; an update draws it anew and independently for the
     online network, the target and the choice of the next action, one draw for the whole batch
     (equations 15 and 16); an evaluation has none and takes the means.
@@ -33,11 +35,14 @@ class NoisyLinear(nn.Module):
 
     def forward(self, x: Tensor, noise: Tensor | None) -> Tensor:
         """[..., dim] to [..., out]; noise [..., dim + out] standard normal, None for the means."""
-        y = F.linear(x, self.weight, self.bias)
         if noise is None:
-            return y
+            return F.linear(x, self.weight, self.bias)
         scaled = noise.sign() * noise.abs().sqrt()
         inwards, outwards = scaled.split([self.dim, self.out], dim=-1)
+        if noise.ndim == 1 and x.numel() > _MANY_ROWS * self.dim:
+            weight = torch.addcmul(self.weight, self.weight_sigma, torch.outer(outwards, inwards))
+            return F.linear(x, weight, torch.addcmul(self.bias, self.bias_sigma, outwards))
+        y = F.linear(x, self.weight, self.bias)
         return y + F.linear(x * inwards, self.weight_sigma, self.bias_sigma) * outwards
 
 
