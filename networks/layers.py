@@ -12,11 +12,13 @@ class NoisyLinear(nn.Module):
 
     y = (mu_w + sigma_w * f(e_out) f(e_in)^T) x + mu_b + sigma_b * f(e_out), f(e) = sign(e) sqrt|e|
 
-    The noise comes from outside. The product is taken as (x * f(e_in)) sigma_w^T * f(e_out), so that
-    each row of a batch may have its own; where one serves many rows its matrix is made. One rule holds for all who use it: an actor draws
-    noise at every step, for each env its own; an update draws it anew and independently for the
-    online network, the target and the choice of the next action, one draw for the whole batch
-    (equations 15 and 16); an evaluation has none and takes the means.
+    The noise comes from outside. The product is taken as (x * f(e_in)) sigma_w^T * f(e_out), so
+    that each row of a batch may have its own; where one serves many rows its matrix is made.
+
+    One rule holds for all who use it: an actor draws noise at every step, for each env its own; an
+    update draws it anew and independently for the online network, the target and the choice of the
+    next action, one draw for the whole batch (equations 15 and 16); an evaluation has none and
+    takes the means.
 
     Args:
         dim: features in.
