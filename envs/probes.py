@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
 
 class Identity(gymnasium.Env[np.ndarray, np.int64]):
@@ -123,7 +124,32 @@ class Recall(gymnasium.Env[np.ndarray, np.int64]):
         return obs, reward, asked, False, {}
 
 
+class MaskedCartPole(CartPoleEnv):
+    """CartPole that shows position and angle, not their speeds: one observation is not enough."""
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        super().__init__(render_mode=render_mode)
+        whole = self.observation_space
+        assert isinstance(whole, spaces.Box)
+        self.observation_space = spaces.Box(whole.low[::2], whole.high[::2], dtype=np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, Any]:
+        """CartPole's own, masked."""
+        obs, info = super().reset(seed=seed, options=options)
+        return obs[::2], info
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, Any]:
+        """CartPole's own, masked."""
+        obs, reward, terminated, truncated, info = super().step(action)
+        return obs[::2], float(reward), terminated, truncated, info
+
+
+def _register(name: str, entry: str, **more: Any) -> None:
+    if name not in gymnasium.registry:
+        gymnasium.register(name, entry_point=f"ludus.envs.probes:{entry}", **more)
+
+
 for _probe in (Identity, DelayedReward, Truncation, Recall):
-    _name = f"ludus/{_probe.__name__}-v0"
-    if _name not in gymnasium.registry:
-        gymnasium.register(_name, entry_point=f"ludus.envs.probes:{_probe.__name__}")
+    _register(f"ludus/{_probe.__name__}-v0", _probe.__name__)
+_register("ludus/LongRecall-v0", "Recall", kwargs={"delay": 20})
+_register("ludus/MaskedCartPole-v0", "MaskedCartPole", max_episode_steps=500)

@@ -41,6 +41,10 @@ def _segments(first: Tensor) -> Iterator[tuple[int, int]]:
 class RecurrentCore(nn.Module):
     """An LSTM or a GRU, one call per segment between resets.
 
+    Biases start at 0, but 1 at the gate that keeps the state (Gers et al. 2000; Jozefowicz et al.
+    2015): with torch's own start an LSTM forgets a symbol within 20 steps and does not learn to
+    keep it.
+
     Args:
         kind: which of the two.
         dim: features in.
@@ -50,6 +54,12 @@ class RecurrentCore(nn.Module):
     def __init__(self, kind: Literal["lstm", "gru"], dim: int, units: int) -> None:
         super().__init__()
         self.cell: nn.LSTM | nn.GRU = (nn.LSTM if kind == "lstm" else nn.GRU)(dim, units)
+        biases = {n: p for n, p in self.cell.named_parameters() if n.startswith("bias")}
+        with torch.no_grad():
+            for bias in biases.values():
+                bias.zero_()
+            # the second gate: forget of (in, forget, cell, out), update of (reset, update, new)
+            biases["bias_ih_l0"][units : 2 * units] = 1.0
         self._parts = 2 if kind == "lstm" else 1
         self.dim = units
 

@@ -184,14 +184,14 @@ class Replay:
             reward, discount = back.reward, back.discount
             following = (place + back.steps * self.num_envs) % self.capacity  # [N]
         return Batch(
-            self._observations(place),
+            self.observations(place),
             self._action[place],
             reward,
             discount,
-            self._observations(following),
+            self.observations(following),
         )
 
-    def _observations(self, place: Tensor) -> Tensor:
+    def observations(self, place: Tensor) -> Tensor:
         """[N, *obs]: the stack that ends at each place, zeros before the episode's first frame."""
         if self.stack == 1:
             return self._frames[place].unflatten(1, self._frame_shape)
@@ -202,6 +202,12 @@ class Replay:
         index[:-1] = torch.where(before, self.capacity, index[:-1])
         frames = self._frames.index_select(0, index.t().reshape(-1))
         return frames.view(len(place), self.stack, *self._frame_shape)
+
+    def fields(self, place: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """First, valid, action, reward and discount at places of any shape."""
+        arrays = (self._first, self._valid, self._action, self._reward, self._discount)
+        first, valid, action, reward, discount = (array[place] for array in arrays)
+        return first, valid, action, reward, discount
 
     def state_dict(self) -> dict[str, Any]:
         """The rows in use, as arrays that share memory where they can."""

@@ -1,0 +1,134 @@
+"""Replay of sequences: stretches of the ring of `Replay`, with the core's state at their start.
+
+A sequence starts at every `period`-th row of each env, so that neighbours overlap. It may hold the
+ends of episodes: `first` says where the core's state is reset, `valid` which rows were decisions
+(Kapturowski et al. 2019, R2D2, https://openreview.net/forum?id=r1lyTjAqYX, section 2.3).
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ludus.agents.agent import ConfigError, Step
+from ludus.agents.memory.priority import Priorities
+from ludus.agents.memory.replay import Replay
+from ludus.networks.cores import State
+
+
+class SequenceBatch(NamedTuple):
+    """N sequences of T rows."""
+
+    obs: Tensor  # [T, N, *obs]
+    first: Tensor  # [T, N] bool, the row opens an episode
+    valid: Tensor  # [T, N] bool, the action was used
+    action: Tensor  # [T, N] int64
+    reward: Tensor  # [T, N] float32, of the next row
+    discount: Tensor  # [T, N] float32, gamma, or 0 where the next row is terminal
+    state: State  # of the core before row 0, [N, units] each
+    place: Tensor  # [N] int64, for `update`
+    likelihood: Tensor  # [N] float64, in proportion to the probability
+
+
+class Sequences:
+    """Sequences over a ring of rows.
+
+    Args:
+        ring: keeps the rows; its own sampling is not used.
+        length: T, rows of a sequence.
+        period: rows between the starts of two neighbours.
+        state: of the core for one env, [1, units] each; the shape of what is stored.
+        alpha: exponent of the priorities; 0 is uniform.
+        seed: of the sampling generator.
+
+    Raises:
+        ConfigError: the ring is too small for one sequence.
+    """
+
+    def __init__(
+        self, ring: Replay, length: int, period: int, state: State, alpha: float, seed: int
+    ) -> None:
+        self.ring, self.length, self._period = ring, length, period
+        self._starts = ring.rows // period  # in the ring at once, for each env
+        if ring.rows % period or ring.rows < length + ring.stack:
+            raise ConfigError(
+                f"replay_size gives {ring.rows} rows of {ring.num_envs} envs; it must be a "
+                f"multiple of {period} rows and hold a sequence of {length} rows"
+            )
+        total = self._starts * ring.num_envs
+        self._states = tuple(s.new_zeros(total, s.shape[1]) for s in state)
+        self.priorities = Priorities(total, alpha, ring.device)
+        self._generator = torch.Generator(ring.device).manual_seed(seed)
+        self._rows = torch.arange(length, device=ring.device).unsqueeze(1)  # [T, 1]
+        self._envs = torch.arange(ring.num_envs, device=ring.device)
+
+    def __len__(self) -> int:
+        """Sequences that can be sampled now."""
+        first = -(-self._oldest() // self._period)
+        after = max(0, self.ring.written - self.length) // self._period + 1
+        whole = self.ring.written >= self.length
+        return max(0, after - first) * self.ring.num_envs if whole else 0
+
+    def _oldest(self) -> int:
+        """The first row, counted for ever, whose whole observation is still there."""
+        lost = self.ring.written - self.ring.rows
+        return lost + self.ring.stack - 1 if lost > 0 else 0
+
+    def add(self, step: Step, state: State) -> None:
+        """Append one row; `state` is the core's before it, [B, units] each."""
+        row, oldest = self.ring.written, self._oldest()
+        if row % self._period == 0:
+            at = self._places(row)
+            for kept, now in zip(self._states, state, strict=True):
+                kept[at] = now
+        self.ring.add(step)
+        for start in range(oldest, self._oldest()):
+            if start % self._period == 0:
+                self.priorities.forget(self._places(start))
+        start = self.ring.written - self.length
+        if start >= 0 and start % self._period == 0:
+            self.priorities.admit(self._places(start))
+
+    def _places(self, row: int) -> Tensor:
+        """Where the sequences that start at a row, counted for ever, lie; [B]."""
+        return (row // self._period % self._starts) * self.ring.num_envs + self._envs
+
+    def draw(self, batch_size: int) -> Tensor:
+        """The chance of one sample: [batch_size] float64, uniform in [0, 1)."""
+        return torch.rand(
+            batch_size, generator=self._generator, device=self.ring.device, dtype=torch.float64
+        )
+
+    def sample(self, chance: Tensor) -> SequenceBatch:
+        """The sequences that `chance` [N] from `draw` picks."""
+        place, probability = self.priorities.pick(chance)
+        return self.gather(place, probability)
+
+    def gather(self, place: Tensor, probability: Tensor) -> SequenceBatch:
+        """The sequences at places [N]."""
+        ring = self.ring
+        start = place // ring.num_envs * self._period  # [N] row in the ring
+        rows = (start + self._rows) % ring.rows  # [T, N]
+        at = rows * ring.num_envs + place % ring.num_envs
+        obs = ring.observations(at.flatten()).unflatten(0, at.shape)
+        fields = ring.fields(at)
+        state = tuple(kept[place] for kept in self._states)
+        return SequenceBatch(obs, *fields, state, place, probability)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The ring, the states and the priorities."""
+        return {
+            "ring": self.ring.state_dict(),
+            "states": [kept.cpu().numpy() for kept in self._states],
+            "generator": self._generator.get_state(),
+            "priorities": {k: v.cpu().numpy() for k, v in self.priorities.tensors().items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.ring.load_state_dict(state["ring"])
+        for kept, saved in zip(self._states, state["states"], strict=True):
+            kept.copy_(torch.from_numpy(saved))
+        self._generator.set_state(state["generator"])
+        for name, tensor in self.priorities.tensors().items():
+            tensor.copy_(torch.from_numpy(state["priorities"][name]))
