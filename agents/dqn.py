@@ -283,6 +283,7 @@ class DQN:
         self._update_noise = _generator(device, seed, 5)
         self.gradients: Gradients = self._gradients
         self.update: Update = self._update
+        self.capturable = True
         streams = networks.network.head.streams
         assert isinstance(streams, Streams)
         self._noise_size = streams.noise_size

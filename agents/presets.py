@@ -11,14 +11,16 @@ from typing import Any, Literal
 
 import torch
 
-from ludus.agents import dqn, sb3
+from ludus.agents import dqn, pqn, r2d2, sb3
 from ludus.agents.agent import Agent, ConfigError
 from ludus.agents.dqn import DQN, DQNConfig
+from ludus.agents.pqn import PQN, PQNConfig
+from ludus.agents.r2d2 import R2D2, R2D2Config
 from ludus.agents.sb3 import SB3Agent, SB3Config
 from ludus.agents.uniform import RandomAgent, RandomConfig
 from ludus.envs.vector import VectorEnv
 
-Config = DQNConfig | SB3Config | RandomConfig
+Config = DQNConfig | PQNConfig | R2D2Config | SB3Config | RandomConfig
 AnyAgent = Agent | SB3Agent
 Family = Literal["classic", "minatar", "atari"]
 
@@ -190,6 +192,76 @@ _FAMILY: dict[Family, dict[str, DQNConfig]] = {
     "minatar": _MINATAR,
     "classic": _CLASSIC,
 }
+# Appendix of the paper; for small envs fewer and larger steps.
+_PQN: dict[Family, PQNConfig] = {
+    "atari": PQNConfig(encoder="nature", head_hidden=512, clip_reward=True),
+    "minatar": PQNConfig(encoder="minatar", head_hidden=128, learning_rate=5e-4),
+    "classic": PQNConfig(
+        learning_rate=1e-3,
+        lam=0.9,
+        minibatches=4,
+        epochs=4,
+        epsilon_end=0.02,
+        epsilon_fraction=0.2,
+    ),
+}
+# Kapturowski et al. 2019, table 2, for one machine: 64 envs in place of 256 actors.
+_R2D2: dict[Family, R2D2Config] = {
+    "atari": R2D2Config(
+        encoder="nature",
+        core_units=512,
+        head_hidden=512,
+        replay_size=1_000_000,
+        learning_starts=50_000,
+        replay_ratio=1 / 640,
+    ),
+    "minatar": R2D2Config(
+        encoder="minatar",
+        core_units=128,
+        batch_size=32,
+        sequence_length=20,
+        burn_in=10,
+        n_step=3,
+        gamma=0.99,
+        learning_rate=5e-4,
+        learning_starts=5_000,
+        replay_ratio=1 / 16,
+        target_interval=250,
+    ),
+    "classic": R2D2Config(
+        batch_size=32,
+        sequence_length=20,
+        burn_in=10,
+        n_step=3,
+        gamma=0.99,
+        learning_rate=1e-3,
+        replay_ratio=1 / 8,
+        target_interval=1,
+        polyak=0.02,
+    ),
+}
+
+
+def _drqn(config: R2D2Config) -> R2D2Config:
+    """Hausknecht and Stone 2015: random stretches of 10 rows from a zero state."""
+    return replace(
+        config,
+        dueling=False,
+        double=False,
+        value_rescaling=False,
+        loss="huber",
+        sequence_length=10,
+        burn_in=0,
+        stored_state=False,
+        n_step=1,
+        prioritised=False,
+        epsilon_start=1.0,
+        epsilon_end=0.05,
+        epsilon_steps=max(10_000, config.learning_starts * 2),
+        epsilon_alpha=0.0,
+        clip_reward=config.encoder == "nature",
+    )
+
 
 OURS = {
     "dqn": "the deep Q-network, https://doi.org/10.1038/nature14236",
@@ -202,6 +274,9 @@ OURS = {
     "munchausen": "Munchausen DQN, https://arxiv.org/abs/2007.14430",
     "rainbow": "Rainbow, https://arxiv.org/abs/1710.02298",
     "btr": "Beyond the Rainbow, https://arxiv.org/abs/2411.03820",
+    "pqn": "Q-learning without replay or target network, https://arxiv.org/abs/2407.04811",
+    "r2d2": "recurrent replay, https://openreview.net/forum?id=r1lyTjAqYX",
+    "drqn": "deep recurrent Q-network, https://arxiv.org/abs/1507.06527",
     "random": "every action with the same probability",
 }
 
@@ -233,6 +308,10 @@ def preset(agent: str, env: VectorEnv) -> Config:
         return RandomConfig()
     if agent in ours:
         return ours[agent]
+    if agent == "pqn":
+        return _PQN[kind]
+    if agent in ("r2d2", "drqn"):
+        return _R2D2[kind] if agent == "r2d2" else _drqn(_R2D2[kind])
     if agent in ("dqn2013", "sb3:dqn2013"):
         if kind != "atari":
             raise ConfigError(f"{agent} is for pictures of 36 pixels or more; not {env.env_id}")
@@ -251,7 +330,9 @@ def num_envs(agent: str, kind: Family) -> int:
         return 1
     if agent == "dqn2013":
         return 2  # Road Runner, 30,000 steps: 2 envs scored 2,430 and 2,730, 8 envs 1,150 to 3,600
-    if agent == "btr" and kind == "atari":
+    if agent == "pqn":
+        return 8 if kind == "classic" else 128
+    if agent in ("btr", "r2d2") and kind == "atari":
         return 64
     return 16 if kind == "classic" and not agent.startswith("sb3:") else 8
 
@@ -313,7 +394,7 @@ def build(
     seed: int,
     steps: int,
     training: bool = True,
-) -> DQN | SB3Agent | RandomAgent:
+) -> DQN | PQN | R2D2 | SB3Agent | RandomAgent:
     """A fresh agent for the env and a training of so many env steps.
 
     Without `training` it takes as little memory as it can.
@@ -329,6 +410,29 @@ def build(
                 env.action_space,
                 num_envs=env.num_envs,
                 stack=env.stack,
+                device=device,
+                seed=seed,
+                steps=steps,
+                training=training,
+            )
+        case R2D2Config():
+            return r2d2.build(
+                config,
+                env.observation_space,
+                env.action_space,
+                num_envs=env.num_envs,
+                stack=env.stack,
+                device=device,
+                seed=seed,
+                steps=steps,
+                training=training,
+            )
+        case PQNConfig():
+            return pqn.build(
+                config,
+                env.observation_space,
+                env.action_space,
+                num_envs=env.num_envs,
                 device=device,
                 seed=seed,
                 steps=steps,

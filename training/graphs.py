@@ -22,6 +22,7 @@ Update = Callable[..., None]
 class Capturable(Protocol):
     """An agent whose update can be captured."""
 
+    capturable: bool  # False where an update's operations depend on its data
     gradients: Gradients  # pure: from the draw's tensors to tensors
     update: Update  # calls `gradients` and changes tensors in place
 
@@ -33,7 +34,9 @@ class Capturable(Protocol):
 
 
 def capture(agent: Capturable) -> None:
-    """Replace the agent's update by something faster that does the same."""
+    """Replace the agent's update by something faster that does the same, where that can be."""
+    if not agent.capturable:
+        return
     example = agent.example()
     if example[0].is_cuda:
         if all(tensor.is_cuda for tensor in agent.changes()):  # torch's Adagrad counts on the host

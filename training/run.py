@@ -19,19 +19,16 @@ from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from time import strftime
-from typing import IO, Any, TypeVar
+from typing import IO, Any, TypeVar, get_args
 
 from torch import Tensor
 
 from ludus.agents import presets
-from ludus.agents.dqn import DQNConfig
-from ludus.agents.sb3 import SB3Config
-from ludus.agents.uniform import RandomConfig
 from ludus.envs.make import EnvOptions
 from ludus.training.checkpoint import CheckpointError, newest_checkpoint, write_atomically
 
 _CONFIGS: dict[str, type[presets.Config]] = {
-    config.__name__: config for config in (DQNConfig, SB3Config, RandomConfig)
+    config.__name__: config for config in get_args(presets.Config)
 }
 _PACKAGES = ("ludus", "torch", "numpy", "gymnasium", "ale-py", "minatar", "stable-baselines3")
 _T = TypeVar("_T")

@@ -1,0 +1,374 @@
+"""PQN: Q-learning without replay and without a target network (Gallici et al. 2024).
+
+https://arxiv.org/abs/2407.04811. Layer normalisation keeps the bootstrap stable, and many envs take
+the place of the replay: a rollout of T rows of B envs is learned from in a few epochs, with the
+targets G_t = r_t + gamma ((1 - lambda) max_a q(s_{t+1}, a) + lambda G_{t+1}) fixed beforehand.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from ludus.agents.acting import as_batch, epsilon_greedy
+from ludus.agents.agent import ConfigError, Extras, Step
+from ludus.agents.losses import chosen
+from ludus.agents.memory.rollout import Rollout
+from ludus.agents.optimizer import OptimizerName, clip_norm, make_optimizer
+from ludus.agents.returns import lambda_return
+from ludus.agents.schedules import linear
+from ludus.networks.cores import CoreName, State, make_core
+from ludus.networks.encoders import EncoderName, make_encoder
+from ludus.networks.flat import flat_gradient, flatten_parameters
+from ludus.networks.heads import QHead, QOut, Streams
+from ludus.networks.network import Network
+
+_METRICS = ("loss", "q_values", "grad_norm")
+_CHUNK = 2_048  # observations valued at once
+
+
+@dataclass(frozen=True)
+class PQNConfig:
+    """Every choice of a PQN."""
+
+    encoder: EncoderName = "mlp"
+    """network from observation to features"""
+    hidden: tuple[int, ...] = (128, 128)
+    """units of the MLP encoder's layers"""
+    layer_norm: bool = True
+    """layer normalisation before each ReLU"""
+    core: CoreName = "none"
+    """memory between encoder and head"""
+    core_units: int = 128
+    """size of its state"""
+    head_hidden: int = 0
+    """units of the head's hidden layer; 0 for none"""
+    dueling: bool = False
+    """split the head into value and advantage"""
+    optimizer: OptimizerName = "radam"
+    """rmsprop is centred as the 2015 DQN's, with eps outside the root"""
+    learning_rate: float = 2.5e-4
+    """step size of the optimizer"""
+    optimizer_eps: float = 1e-8
+    """added to the denominator (adam, radam, rmsprop, adagrad)"""
+    max_grad_norm: float = 10.0
+    """gradients are scaled down to this L2 norm; 0 for no limit"""
+    rollout_length: int = 32
+    """rows of each env between two rounds of learning"""
+    epochs: int = 2
+    """passes over a rollout"""
+    minibatches: int = 32
+    """updates a pass"""
+    gamma: float = 0.99
+    """discount per step"""
+    lam: float = 0.65
+    """lambda of the returns: 0 bootstraps after one step, 1 at the end of the rollout"""
+    clip_reward: bool = False
+    """learn from rewards clipped to [-1, 1]; scores are never clipped"""
+    epsilon_start: float = 1.0
+    """probability of a random action at first, drawn for each env"""
+    epsilon_end: float = 0.001
+    """probability of a random action at last"""
+    epsilon_fraction: float = 0.1
+    """share of the training from first to last"""
+    evaluation_epsilon: float = 0.001
+    """probability of a random action in `predict(deterministic=False)`"""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        positive = "core_units learning_rate optimizer_eps rollout_length epochs minibatches"
+        for name in positive.split():
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0 and finite")
+        for name in ("head_hidden", "max_grad_norm"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        shares = "gamma lam epsilon_start epsilon_end epsilon_fraction evaluation_epsilon"
+        for name in shares.split():
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be from 0 to 1")
+        if any(units < 1 for units in self.hidden):
+            raise ConfigError(f"hidden is {self.hidden}; every layer needs 1 unit or more")
+
+
+class PQN:
+    """A PQN over everything it needs.
+
+    Args:
+        config: cadence and schedules.
+        network: the only network.
+        flat: its parameters in one tensor, see `flatten_parameters`.
+        optimizer: of `flat`.
+        rollout: where rows go and minibatches come from.
+        action_space: gives the number of the first action.
+        device: where the network lives.
+        seed: of the exploration and the order of the minibatches.
+        steps: env steps of the whole training, for the exploration's schedule.
+    """
+
+    def __init__(
+        self,
+        config: PQNConfig,
+        network: Network[QOut],
+        flat: Tensor,
+        optimizer: torch.optim.Optimizer,
+        rollout: Rollout,
+        action_space: spaces.Discrete,
+        device: torch.device,
+        seed: int,
+        steps: int,
+    ) -> None:
+        self.config, self.network, self._flat = config, network, flat
+        self.optimizer, self.rollout, self.device = optimizer, rollout, device
+        self._parameters = list(network.parameters())
+        self._num_actions, self._first_action = int(action_space.n), int(action_space.start)
+        self._exploration = np.random.default_rng([seed, 1])
+        self._evaluation = np.random.default_rng([seed, 2])
+        order = int(np.random.SeedSequence([seed, 3]).generate_state(1)[0])
+        self._order = torch.Generator().manual_seed(order)
+        self.gradients: Callable[..., Sequence[Tensor]] = self._gradients
+        self.update: Callable[..., None] = self._update
+        self.capturable = config.core == "none"  # episodes cut a core's rows where the data says
+        # what is shuffled: single rows, or the whole rows of an env where there is a core
+        whole = rollout.num_envs * (rollout.length if self.capturable else 1)
+        self._whole, self._part = whole, whole // config.minibatches
+        self._target = torch.zeros(rollout.length, rollout.num_envs, device=device)
+        self._sums = torch.zeros(len(_METRICS), device=device)
+        self._summed = 0
+        self._steps = steps
+        self.env_steps, self.updates = 0, 0
+
+    # -- acting -------------------------------------------------------------------------------
+
+    @property
+    def epsilon(self) -> float:
+        """Probability of a random action at this env step."""
+        c = self.config
+        duration = c.epsilon_fraction * self._steps
+        return linear(c.epsilon_start, c.epsilon_end, duration, self.env_steps)
+
+    def initial_state(self, num_envs: int) -> State:
+        """The core's state before an episode."""
+        return self.network.initial_state(num_envs)
+
+    def act(
+        self, obs: np.ndarray, state: State, first: np.ndarray, *, explore: bool
+    ) -> tuple[np.ndarray, State, Extras]:
+        """Actions [B] for obs [B, *obs]; the state before the row goes into the extras."""
+        actions, after = self._greedy(obs, state, first)
+        if explore:
+            actions = epsilon_greedy(actions, self.epsilon, self._num_actions, self._exploration)
+        return actions + self._first_action, after, {"state": state}
+
+    @torch.no_grad()
+    def _greedy(self, obs: np.ndarray, state: State, first: np.ndarray) -> tuple[np.ndarray, State]:
+        seen = torch.from_numpy(obs).to(self.device, non_blocking=True).unsqueeze(0)  # [1, B, *obs]
+        opens = torch.from_numpy(first).to(self.device, non_blocking=True).unsqueeze(0)
+        out, state = self.network(seen, state, opens)
+        return out.q[0].argmax(-1).cpu().numpy(), state
+
+    def predict(
+        self,
+        observation: np.ndarray,
+        state: Any = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, Any]:
+        """Stable-Baselines3's signature; with a core the state must be given back."""
+        obs, first, single = as_batch(observation, episode_start, tuple(self.rollout.obs.shape[2:]))
+        state = self.initial_state(len(obs)) if state is None else state
+        actions, state = self._greedy(obs, state, first)
+        if not deterministic:
+            epsilon = self.config.evaluation_epsilon
+            actions = epsilon_greedy(actions, epsilon, self._num_actions, self._evaluation)
+        actions = actions + self._first_action
+        return (actions[0] if single else actions), state
+
+    # -- learning -----------------------------------------------------------------------------
+
+    def observe(self, step: Step) -> None:
+        """Remember one row."""
+        reward = np.clip(step.reward, -1, 1) if self.config.clip_reward else step.reward
+        action = step.action - self._first_action
+        self.rollout.add(step._replace(reward=reward, action=action), step.extras["state"])
+        self.env_steps += int(step.valid.sum())
+
+    def learn(self) -> int:
+        """Learn from the rollout once it is full; the next begins with its last row."""
+        if not self.rollout.full:
+            return 0
+        self._set_targets()
+        for _ in range(self.config.epochs):
+            order = torch.randperm(self._whole, generator=self._order).to(self.device)
+            for index in order.split(self._part):
+                self.update(index)
+        self.rollout.restart()
+        done = self.config.epochs * self.config.minibatches
+        self.updates += done
+        self._summed += done
+        return done
+
+    @torch.no_grad()
+    def _set_targets(self) -> None:
+        """Q(lambda) returns of all rows, by the network as it is now."""
+        r = self.rollout
+        if self.config.core == "none":  # rows do not depend on each other
+            rows = max(1, _CHUNK // r.num_envs)
+            parts = zip(r.obs.split(rows), r.first.split(rows), strict=True)
+            values = torch.cat([self.network(o, (), f)[0].q.amax(-1) for o, f in parts])
+        else:
+            state = tuple(s[0] for s in r.states)
+            values = self.network(r.obs, state, r.first)[0].q.amax(-1)  # [T + 1, B]
+        returns = lambda_return(
+            r.reward[:-1], r.discount[:-1], values[1:], r.valid[1:], self.config.lam
+        )
+        self._target.copy_(returns)
+
+    def _gradients(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Metrics [3] and the gradient [size] of one minibatch, a pure function of its index.
+
+        Half the squared error, mean over the rows whose action was used. `index` [N] picks rows, or
+        envs with all their rows where there is a core.
+        """
+        r, steps = self.rollout, self.rollout.length
+        if self.config.core == "none":
+            row, env = index // r.num_envs, index % r.num_envs
+            obs, first = r.obs[row, env].unsqueeze(0), r.first[row, env].unsqueeze(0)
+            out, _ = self.network(obs, (), first)  # [1, N, A]
+            q = out.q[0]
+            action, target, valid = (x[row, env] for x in (r.action, self._target, r.valid))
+        else:
+            state = tuple(s[0, index] for s in r.states)
+            out, _ = self.network(r.obs[:steps, index], state, r.first[:steps, index])
+            q = out.q  # [T, N, A]
+            action, target, valid = (x[:steps, index] for x in (r.action, self._target, r.valid))
+        error = (chosen(q, action) - target).square() * valid
+        loss = 0.5 * error.sum() / valid.sum().clamp(min=1)
+        gradients = torch.autograd.grad(loss, self._parameters)
+        gradient = flat_gradient(gradients, self._parameters)
+        norm = clip_norm(gradient, self.config.max_grad_norm)
+        return torch.stack([loss.detach(), q.detach().mean(), norm]), gradient
+
+    def _update(self, index: Tensor) -> None:
+        """One optimizer step on a minibatch."""
+        metrics, self._flat.grad = self.gradients(index)
+        self.optimizer.step()
+        self._sums += metrics
+
+    def example(self) -> tuple[Tensor]:
+        """An index of a minibatch."""
+        return (torch.zeros(self._part, dtype=torch.int64, device=self.device),)
+
+    def changes(self) -> list[Tensor]:
+        """The tensors that `update` changes."""
+        return [self._flat, *self.optimizer.state[self._flat].values(), self._sums]
+
+    def metrics(self) -> dict[str, float]:
+        """Means since the last call, and where the schedules stand."""
+        values = {
+            "exploration_rate": self.epsilon,
+            "learning_rate": self.config.learning_rate,
+        }
+        if self._summed:
+            means = (self._sums / self._summed).tolist()
+            values |= dict(zip(_METRICS, means, strict=True))
+            self._sums.zero_()
+            self._summed = 0
+        return values
+
+    # -- state --------------------------------------------------------------------------------
+
+    def weights(self) -> dict[str, Tensor]:
+        """The network's parameters by name."""
+        return dict(self.network.state_dict())
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """The inverse of `weights`."""
+        self.network.load_state_dict(weights)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next update depends on."""
+        return {
+            "network": self.weights(),
+            "optimizer": dict(self.optimizer.state[self._flat]),
+            "rollout": self.rollout.state_dict(),
+            "exploration": self._exploration.bit_generator.state,
+            "evaluation": self._evaluation.bit_generator.state,
+            "order": self._order.get_state(),
+            "env_steps": self.env_steps,
+            "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.load_weights(state["network"])
+        for name, moment in self.optimizer.state[self._flat].items():
+            moment.copy_(state["optimizer"][name])
+        self.rollout.load_state_dict(state["rollout"])
+        self._exploration.bit_generator.state = state["exploration"]
+        self._evaluation.bit_generator.state = state["evaluation"]
+        self._order.set_state(state["order"])
+        self.env_steps, self.updates = state["env_steps"], state["updates"]
+
+
+def build(
+    config: PQNConfig,
+    observation_space: spaces.Box,
+    action_space: spaces.Space[Any],
+    *,
+    num_envs: int,
+    device: torch.device,
+    seed: int,
+    steps: int,
+    training: bool = True,
+) -> PQN:
+    """A fresh PQN for an env; without `training` its memory is as small as can be.
+
+    Raises:
+        ConfigError: the action space is not Discrete, the minibatches do not divide the rollout, or
+            the network does not fit.
+    """
+    c = config
+    if not isinstance(action_space, spaces.Discrete):
+        raise ConfigError(f"PQN needs a Discrete action space; this env has {action_space}")
+    whole = num_envs * (c.rollout_length if c.core == "none" else 1)
+    what = f"{num_envs} envs" + (f" x {c.rollout_length} rows" if c.core == "none" else "")
+    if training and whole % c.minibatches:
+        raise ConfigError(
+            f"minibatches is {c.minibatches}, which does not divide {what}; choose num_envs, "
+            "rollout_length and minibatches so that it does"
+        )
+    with torch.random.fork_rng(
+        devices=[device] if device.type == "cuda" else []
+    ):  # one generator per purpose: this one for the weights
+        torch.manual_seed(seed)
+        network = _make_network(c, observation_space, int(action_space.n)).to(device)
+    flat = flatten_parameters(network)
+    rollout = Rollout(
+        c.rollout_length if training else 1,
+        num_envs,
+        observation_space.shape,
+        observation_space.dtype,
+        gamma=c.gamma,
+        state=network.initial_state(num_envs),
+        device=device,
+    )
+    optimizer = make_optimizer(c.optimizer, flat, c.learning_rate, c.optimizer_eps)
+    return PQN(c, network, flat, optimizer, rollout, action_space, device, seed, steps)
+
+
+def _make_network(config: PQNConfig, space: spaces.Box, actions: int) -> Network[QOut]:
+    c = config
+    try:
+        encoder = make_encoder(c.encoder, space, c.hidden, layer_norm=c.layer_norm)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    core = make_core(c.core, encoder.dim, c.core_units)
+    streams = Streams(
+        core.dim, actions, hidden=c.head_hidden, dueling=c.dueling, layer_norm=c.layer_norm
+    )
+    return Network(encoder, core, QHead(streams))
