@@ -63,10 +63,9 @@ def chosen(values: Tensor, choice: Tensor, rest: int = 0) -> Tensor:
         choice: actions as int64 [...], or a policy as float32 [..., A].
         rest: dimensions after A, 0 or 1.
     """
-    weighted = choice.is_floating_point()
-    assert choice.ndim == values.ndim - rest - (0 if weighted else 1), (
-        "action [...], values [..., A]"
-    )
+    weighted, actions = choice.is_floating_point(), values.ndim - rest
+    leading = values.shape[: actions if weighted else actions - 1]
+    assert choice.shape == leading, "action [...] or policy [..., A], values [..., A]"
     if weighted:
         weights = choice.unsqueeze(-1) if rest else choice
         return (values * weights).sum(-1 - rest)

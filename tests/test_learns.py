@@ -30,7 +30,7 @@ PROBE = DQNConfig(
 
 def _trained(env_id, config, steps, seed, options=None, num_envs=8, after=None) -> DQN:
     env = make(env_id, num_envs, seed, options)
-    agent = presets.build(config, env, device=torch.device("cpu"), seed=seed)
+    agent = presets.build(config, env, device=torch.device("cpu"), seed=seed, steps=steps)
     assert isinstance(agent, DQN)
     capture(agent)
     state = agent.initial_state(num_envs)
@@ -133,7 +133,9 @@ def test_minatar_breakout_is_clearly_above_random(seed):
     preset = presets.preset("dqn", make(env_id, 1))
     config = replace(preset, epsilon_steps=10_000, learning_starts=1_000)
     agent = _trained(env_id, config, 30_000, seed)
-    player = presets.build(RandomConfig(), make(env_id, 1), device=torch.device("cpu"), seed=0)
+    player = presets.build(
+        RandomConfig(), make(env_id, 1), device=torch.device("cpu"), seed=0, steps=1
+    )
     at_random = evaluate(player, env_id, options, episodes=200)
     trained = evaluate(agent, env_id, options, episodes=50)
     assert at_random.mean < 0.8

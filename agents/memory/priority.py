@@ -57,6 +57,9 @@ class Priorities:
 
     def _sum_again(self, places: Tensor) -> None:
         """From the leaves, so that no error adds up over millions of updates."""
+        if len(places) >= len(self._sums):
+            self._sums.copy_(self._leaves.sum(1, dtype=torch.float64))
+            return
         blocks = places // self._block
         self._sums[blocks] = self._leaves[blocks].sum(1, dtype=torch.float64)
 

@@ -35,7 +35,7 @@ def _frame(generator, t, b):
 
 def _agent(envs=2, seed=0, space=ACTIONS, **changes) -> DQN:
     config = replace(CONFIG, **changes)
-    return build(config, OBS, space, num_envs=envs, stack=1, device=DEVICE, seed=seed)
+    return build(config, OBS, space, num_envs=envs, stack=1, device=DEVICE, seed=seed, steps=1_000)
 
 
 def _fill(agent, stream, rows):
@@ -48,7 +48,7 @@ def _filled(random_stream, rows=40, envs=2, **changes) -> DQN:
     agent = _agent(envs, **changes)
     _fill(agent, random_stream(envs, 1, 3, _frame, actions=4), rows)
     with torch.no_grad():
-        for parameter in agent.target.parameters():
+        for parameter in agent.networks.target.parameters():
             parameter.add_(torch.randn_like(parameter))
     return agent
 
@@ -65,7 +65,7 @@ def _parameters(agent):
 
 
 def _targets(agent):
-    return torch.cat([p.detach().flatten() for p in agent.target.parameters()])
+    return torch.cat([p.detach().flatten() for p in agent.networks.target.parameters()])
 
 
 def _always(agent, action):
@@ -83,8 +83,8 @@ def _q(network, obs):
 
 def _loss_by_hand(agent, chance):
     """The loss of the batch that `chance` picks, written in the formulas of the papers."""
-    config, batch = agent.config, agent.memory.sample(chance)
-    q, target_q = _q(agent.network, batch.obs), _q(agent.target, batch.next_obs)
+    config, batch = agent.config, agent.memory.sample(chance).batch
+    q, target_q = _q(agent.network, batch.obs), _q(agent.networks.target, batch.next_obs)
     chosen = q[torch.arange(len(q)), batch.action]
     chooser = _q(agent.network, batch.next_obs) if config.double else target_q
     following = target_q[torch.arange(len(q)), chooser.argmax(1)]
@@ -165,7 +165,7 @@ def test_actions_count_from_the_first_of_the_space(random_stream):
         seen |= set(actions.tolist())
         agent.observe(stream.step(actions))
     assert seen == {5, 6, 7, 8}
-    assert set(agent.memory.sample(agent.memory.draw(500)).action.tolist()) == {0, 1, 2, 3}
+    assert set(agent.memory.sample(agent.memory.draw(500)).batch.action.tolist()) == {0, 1, 2, 3}
     assert agent.predict(_obs(1)[0], deterministic=True)[0] in seen
     assert set(agent.predict(_obs(9))[0]) <= seen
 
@@ -251,7 +251,7 @@ def test_building_leaves_the_global_generator_alone_and_follows_its_seed():
 )
 def test_the_replay_ratio_holds_exactly_for_any_num_envs(random_stream, envs, ratio, starts, ends):
     agent = _agent(envs, replay_ratio=float(ratio), learning_starts=starts, batch_size=1)
-    agent.update = lambda chance: None
+    agent.update = lambda *draw: None
     stream, total, done = random_stream(envs, 1, 0, _frame, ends), 0, 0
     for _ in range(60):
         step = stream.step()
@@ -265,7 +265,7 @@ def test_the_replay_ratio_holds_exactly_for_any_num_envs(random_stream, envs, ra
 
 def test_updates_wait_for_a_batch_and_are_made_up_for(random_stream):
     agent = _agent(1, learning_starts=2, batch_size=20, replay_ratio=0.5)
-    agent.update = lambda chance: None
+    agent.update = lambda *draw: None
     stream, made = random_stream(1, 1, 0, _frame, (0, 0, 0, 0)), []
     for _ in range(24):
         agent.observe(stream.step())
@@ -284,7 +284,7 @@ def test_a_replay_that_cannot_hold_a_batch_is_refused_or_learned_from(
     except ConfigError as error:
         assert "replay_size" in str(error)  # noqa: PT017  either outcome is right
         return
-    agent.update = lambda chance: None
+    agent.update = lambda *draw: None
     stream = random_stream(envs, 1, 0, _frame, (0, 0, 0, 0))
     assert sum(agent.observe(stream.step()) or agent.learn() for _ in range(3 * size)) > 0
 
@@ -297,7 +297,7 @@ def test_clipped_rewards_reach_the_learner_alone(random_stream):
             before = step.reward.copy()
             agent.observe(step)
             assert np.array_equal(step.reward, before)
-        learned = agent.memory.sample(agent.memory.draw(400)).reward
+        learned = agent.memory.sample(agent.memory.draw(400)).batch.reward
         raw = {float(r) for row in stream.reward for r in row}
         expected = {min(1.0, max(-1.0, r)) for r in raw} if clip else raw
         assert set(learned.tolist()) <= expected
@@ -325,7 +325,7 @@ def test_the_loss_is_the_papers(random_stream, loss, dueling, double, n_step):
 
 def test_gamma_and_n_step_reach_the_memory(random_stream):
     agent = _filled(random_stream, n_step=3, gamma=0.5)
-    discounts = set(agent.memory.sample(agent.memory.draw(500)).discount.tolist())
+    discounts = set(agent.memory.sample(agent.memory.draw(500)).batch.discount.tolist())
     assert discounts == {0.0, 0.125, 0.25, 0.5}
 
 
@@ -349,7 +349,7 @@ def test_updates_equal_the_plain_optimizer(random_stream, name):
     optimizer = OPTIMIZERS[name](plain.network.parameters())
     for _ in range(3):  # the first shows the starting moments, the later ones their decay
         chance = agent.memory.draw(8)
-        agent.update(chance)
+        agent.update(chance, chance, chance, chance)
         optimizer.zero_grad()
         _loss_by_hand(plain, chance).backward()
         norm = torch.nn.utils.clip_grad_norm_(plain.network.parameters(), 0.2)
@@ -364,7 +364,7 @@ def test_the_first_step_of_adam_by_hand(random_stream):
     chance, before = agent.memory.draw(8), _parameters(agent)
     slopes = torch.autograd.grad(_loss_by_hand(agent, chance), list(agent.network.parameters()))
     slope = torch.cat([g.flatten() for g in slopes])
-    agent.update(chance)
+    agent.update(chance, chance, chance, chance)
     # m = 0.1 g and v = 0.001 g^2, both corrected for their start at 0
     expected = before - 1e-2 * slope / (slope.abs() + 1e-3)
     torch.testing.assert_close(_parameters(agent), expected, rtol=1e-4, atol=1e-6)
@@ -420,8 +420,8 @@ def test_a_target_moved_by_polyak_by_hand(random_stream):
 
 def test_no_gradient_ever_reaches_the_target(random_stream):
     agent = _filled(random_stream)
-    agent.update(agent.memory.draw(8))
-    assert all(p.grad is None and not p.requires_grad for p in agent.target.parameters())
+    agent.update(*agent.draw())
+    assert all(p.grad is None and not p.requires_grad for p in agent.networks.target.parameters())
 
 
 # -- state --------------------------------------------------------------------------------------

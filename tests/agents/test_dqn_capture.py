@@ -42,7 +42,7 @@ def _frame(space):
 def _agent(device, **changes) -> DQN:
     config = replace(CONFIG, **changes)
     space = SPACES[config.encoder]
-    return build(config, space, ACTIONS, num_envs=3, stack=1, device=device, seed=0)
+    return build(config, space, ACTIONS, num_envs=3, stack=1, device=device, seed=0, steps=100)
 
 
 def _train(agent, stream, updates):
@@ -70,6 +70,14 @@ VARIANTS = [
     {"double": True, "dueling": True, "n_step": 3},
     {"loss": "mse", "max_grad_norm": 0.0, "hidden": ()},
     {"max_grad_norm": 0.05, "clip_reward": True},
+    {"prioritised": True, "conservative": 0.3},
+    {"noisy": True, "layer_norm": True},
+    {"munchausen": True, "freeze": "encoder"},
+    {"value_rescaling": True, "optimizer": "radam"},
+    {"head": "c51", "double": True, "dueling": True, "noisy": True, "prioritised": True},
+    {"head": "qr", "quantiles": 7, "n_step": 3, "value_rescaling": True},
+    {"head": "iqn", "samples": 5, "target_samples": 3, "munchausen": True, "prioritised": True},
+    {"encoder": "impala", "spectral_norm": True, "pool": 2, "head": "iqn", "noisy": True},
 ]
 
 

@@ -11,7 +11,9 @@ from torch import nn
 from ludus.agents.agent import ConfigError
 from ludus.agents.dqn import DQNConfig, build
 from ludus.networks.encoders import MLP, ImpalaResNet
-from ludus.networks.heads import DuelingHead, QHead
+from ludus.networks.heads import CategoricalHead, ImplicitQuantileHead, QHead, QuantileHead
+from ludus.networks.layers import NoisyLinear, SpectralConv2d
+from ludus.training.graphs import capture
 
 VECTOR = spaces.Box(-9, 9, (3,), np.float32)
 PICTURE = spaces.Box(0, 255, (1, 12, 12), np.uint8)
@@ -30,7 +32,8 @@ CONFIG = DQNConfig(
 
 def _agent(config=CONFIG, space=VECTOR, actions=None, **more):
     actions = actions or spaces.Discrete(4)
-    options = {"num_envs": 2, "stack": 1, "device": torch.device("cpu"), "seed": 0} | more
+    options = {"num_envs": 2, "stack": 1, "device": torch.device("cpu"), "seed": 0, "steps": 999}
+    options |= more
     return build(config, space, actions, **options)
 
 
@@ -49,12 +52,16 @@ def _trained(config, stream):
         actions.append(agent.act(stream.obs[-1], (), stream.first[-1], explore=True)[0])
         agent.observe(stream.step())
         agent.learn()
-    both = (*agent.network.parameters(), *agent.target.parameters())
+    both = (*agent.network.parameters(), *agent.networks.target.parameters())
     return torch.cat([p.detach().flatten() for p in both]), np.array(actions)
 
 
 TRAINING = {
+    "freeze": "encoder",
     "double": True,
+    "munchausen": True,
+    "value_rescaling": True,
+    "conservative": 0.5,
     "loss": "mse",
     "optimizer": "sgd",
     "learning_rate": 2e-2,
@@ -65,14 +72,34 @@ TRAINING = {
     "n_step": 2,
     "clip_reward": True,
     "replay_size": 40,
+    "prioritised": True,
     "learning_starts": 30,
     "replay_ratio": 0.25,
     "target_interval": 4,
     "polyak": 0.5,
 }
+# what a field needs around it to have a meaning, and its value
+WITHIN = {
+    "atoms": ({"head": "c51"}, 11),
+    "v_min": ({"head": "c51"}, -3.0),
+    "v_max": ({"head": "c51"}, 3.0),
+    "quantiles": ({"head": "qr"}, 5),
+    "samples": ({"head": "iqn"}, 3),
+    "target_samples": ({"head": "iqn"}, 3),
+    "noisy_sigma": ({"noisy": True}, 0.1),
+    "munchausen_scale": ({"munchausen": True}, 0.2),
+    "munchausen_temperature": ({"munchausen": True}, 0.5),
+    "munchausen_floor": ({"munchausen": True}, -0.1),
+    "priority_alpha": ({"prioritised": True}, 1.0),
+    "priority_beta_start": ({"prioritised": True, "priority_alpha": 1.0}, 0.0),
+    "priority_beta_end": ({"prioritised": True, "priority_alpha": 1.0}, 0.4),
+}
 EXPLORATION = {"epsilon_start": 0.5, "epsilon_end": 0.9, "epsilon_steps": 500}
 ELSEWHERE = {"encoder", "hidden", "width", "head_hidden", "dueling", "momentum"}
+ELSEWHERE |= {"head", "noisy", "layer_norm"}  # another network: below
 ELSEWHERE |= {"evaluation_epsilon"}  # test_dqn.py
+ELSEWHERE |= {"pool", "spectral_norm"}  # of the impala encoder, below
+ELSEWHERE |= {"policy_samples"}  # changes what is seen, not what is learned: below
 
 
 @pytest.mark.parametrize(("name", "value"), TRAINING.items(), ids=str)
@@ -107,7 +134,84 @@ def test_a_field_of_the_exploration_changes_the_actions_alone(random_stream, nam
 
 
 def test_no_field_is_without_a_test():
-    assert {f.name for f in fields(DQNConfig)} == {*TRAINING, *EXPLORATION} | ELSEWHERE
+    assert {f.name for f in fields(DQNConfig)} == {*TRAINING, *WITHIN, *EXPLORATION} | ELSEWHERE
+
+
+@pytest.mark.parametrize("name", WITHIN)
+def test_a_field_of_a_part_changes_what_is_learned_with_that_part_alone(random_stream, name):
+    around, value = WITHIN[name]
+    for config, changes in ((replace(CONFIG, **around), True), (CONFIG, False)):
+        assert getattr(config, name) != value
+        weights, _ = _trained(config, random_stream(2, 1, 0, _frame))
+        other, _ = _trained(replace(config, **{name: value}), random_stream(2, 1, 0, _frame))
+        same = weights.shape == other.shape and bool((weights - other).abs().max() < 1e-5)
+        assert same != changes
+
+
+def test_policy_samples_are_the_quantiles_without_chance():
+    for samples in (2, 32):
+        network = _agent(replace(CONFIG, head="iqn", policy_samples=samples)).network
+        out, _ = network(torch.zeros(1, 5, 3), (), torch.zeros(1, 5, dtype=torch.bool))
+        assert out.quantiles.shape == (1, 5, 4, samples)
+        assert out.q.shape == (1, 5, 4)
+
+
+def test_a_frozen_encoder_keeps_its_weights_and_the_target_follows(random_stream):
+    agent = _agent(replace(CONFIG, freeze="encoder"))
+    encoder = [p.detach().clone() for p in agent.network.encoder.parameters()]
+    head = [p.detach().clone() for p in agent.network.head.parameters()]
+    stream = random_stream(2, 1, 0, _frame)
+    for _ in range(80):
+        agent.observe(stream.step())
+        agent.learn()
+    now = list(agent.network.encoder.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(now, encoder, strict=True))
+    moved = zip(agent.network.head.parameters(), head, strict=True)
+    assert all(not torch.equal(a, b) for a, b in moved)
+    agent.networks.move(1.0)
+    both = zip(agent.network.parameters(), agent.networks.target.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in both)
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_spectral_norm_follows_the_weights_and_the_target_has_its_vectors(random_stream, captured):
+    config = replace(CONFIG, encoder="impala", spectral_norm=True, pool=2, learning_rate=1e-3)
+    agent = _agent(config, PICTURE)
+    if captured:
+        capture(agent)
+    layers = [m for m in agent.network.modules() if isinstance(m, SpectralConv2d)]
+    assert len(layers) == 12
+    assert agent.network.encoder.dim == 32 * 4
+    before = [layer.u.clone() for layer in layers]
+
+    def picture(generator, t, b):
+        return generator.integers(0, 256, (1, 12, 12), np.uint8)
+
+    stream = random_stream(2, 1, 0, picture)
+    for _ in range(60):
+        agent.observe(stream.step())
+        agent.learn()
+    assert all(not torch.equal(layer.u, u) for layer, u in zip(layers, before, strict=True))
+    for layer in layers:
+        sigma = torch.dot(layer.u, layer.weight.flatten(1) @ layer.v)
+        largest = torch.linalg.svdvals(layer.weight.flatten(1))[0]
+        torch.testing.assert_close(sigma, largest, rtol=0.02, atol=0)
+    agent.networks.move(1.0)
+    both = zip(agent.network.buffers(), agent.networks.target.buffers(), strict=True)
+    assert all(torch.equal(a, b) for a, b in both)
+
+
+def test_noisy_actors_differ_and_an_evaluation_has_no_noise():
+    agent = _agent(replace(CONFIG, noisy=True, noisy_sigma=5.0, epsilon_start=0, epsilon_end=0))
+    agent.env_steps = CONFIG.learning_starts
+    obs, first = np.ones((50, 3), np.float32), np.zeros(50, bool)
+    noisy = [agent.act(obs, (), first, explore=True)[0] for _ in range(2)]
+    assert len(set(noisy[0])) > 1  # each env its own noise
+    assert not np.array_equal(*noisy)  # each step too
+    still = [agent.act(obs, (), first, explore=False)[0] for _ in range(2)]
+    assert len(set(still[0])) == 1
+    assert np.array_equal(*still)
+    assert np.array_equal(agent.predict(obs, deterministic=True)[0], still[0])
 
 
 def test_the_network_is_what_the_config_says():
@@ -118,11 +222,30 @@ def test_the_network_is_what_the_config_says():
     assert _linears(plain.head) == [(7, 4)]
     assert _linears(_agent(replace(CONFIG, head_hidden=6)).network.head) == [(8, 6), (6, 4)]
     dueling = _agent(replace(CONFIG, dueling=True, head_hidden=6)).network.head
-    assert isinstance(dueling, DuelingHead)
+    assert isinstance(dueling, QHead)
     assert sorted(_linears(dueling)) == [(6, 1), (6, 4), (8, 6), (8, 6)]
     wide = _agent(replace(CONFIG, encoder="impala", width=3), PICTURE).network.encoder
     assert isinstance(wide, ImpalaResNet)
     assert wide.layers[0].out_channels == 48
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "count"),
+    [
+        ({"head": "c51", "atoms": 11}, CategoricalHead, 1),
+        ({"head": "qr", "quantiles": 11}, QuantileHead, 1),
+        ({"head": "iqn"}, ImplicitQuantileHead, 1),
+        ({"noisy": True}, NoisyLinear, 2),
+        ({"noisy": True, "dueling": True}, NoisyLinear, 4),
+        ({"layer_norm": True}, nn.LayerNorm, 2),  # one in the encoder, one in the head
+        ({}, (CategoricalHead, QuantileHead, ImplicitQuantileHead, NoisyLinear, nn.LayerNorm), 0),
+    ],
+)
+def test_a_field_of_the_network_puts_its_modules_there(changes, kind, count):
+    network = _agent(replace(CONFIG, head_hidden=6, **changes)).network
+    assert sum(isinstance(m, kind) for m in network.modules()) == count
+    out, _ = network(torch.zeros(1, 5, 3), (), torch.zeros(1, 5, dtype=torch.bool))
+    assert out.q.shape == (1, 5, 4)
 
 
 def test_replay_size_is_what_the_memory_holds():
@@ -140,6 +263,13 @@ BAD = [
     *((name, float("nan")) for name in ("learning_rate", "gamma", "epsilon_end", "max_grad_norm")),
     *((name, float("inf")) for name in ("learning_rate", "optimizer_eps", "replay_ratio")),
     ("evaluation_epsilon", 1.1),
+    *((name, 0) for name in ("noisy_sigma", "quantiles", "samples", "target_samples")),
+    *((name, 0) for name in ("policy_samples", "munchausen_temperature", "munchausen_floor")),
+    *((name, -1) for name in ("pool", "conservative", "priority_alpha", "priority_beta_start")),
+    ("priority_beta_end", 1.1),
+    ("munchausen_scale", 1.1),
+    ("atoms", 1),
+    ("v_min", 10.0),
     ("hidden", (8, 0)),
     ("replay_size", 7),  # below the batch of 8
 ]
@@ -149,6 +279,49 @@ BAD = [
 def test_a_value_that_cannot_work_is_refused_by_name(name, value):
     with pytest.raises(ConfigError, match=rf"^{name} is "):
         replace(CONFIG, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"munchausen": True, "double": True}, "munchausen"),
+        ({"munchausen": True, "value_rescaling": True}, "munchausen"),
+        ({"head": "c51", "loss": "mse"}, "loss mse"),
+        ({"head": "iqn", "loss": "mse"}, "loss mse"),
+        ({"spectral_norm": True}, "spectral_norm"),
+        ({"pool": 6}, "pool"),
+        ({"encoder": "impala", "layer_norm": True}, "layer_norm"),
+    ],
+)
+def test_a_combination_that_makes_no_sense_is_refused_when_it_is_written(changes, field):
+    with pytest.raises(ConfigError, match=rf"^{field} does not go with .*; turn one of them off$"):
+        replace(CONFIG, **changes)
+
+
+@pytest.mark.parametrize("head", ["q", "c51", "qr", "iqn"])
+@pytest.mark.parametrize("noisy", [False, True])
+@pytest.mark.parametrize("target", ["plain", "double", "munchausen", "value_rescaling"])
+def test_every_combination_that_makes_sense_trains(random_stream, head, noisy, target):
+    more = {} if target == "plain" else {target: True}
+    config = replace(
+        CONFIG,
+        head=head,
+        noisy=noisy,
+        dueling=not noisy,
+        head_hidden=6,
+        quantiles=5,
+        atoms=11,
+        samples=3,
+        target_samples=2,
+        prioritised=True,
+        n_step=3,
+        conservative=0.1 if noisy else 0.0,
+        **more,
+    )
+    weights, _ = _trained(config, random_stream(2, 1, 0, _frame))
+    assert weights.isfinite().all()
+    fresh = torch.cat([p.detach().flatten() for p in _agent(config).network.parameters()])
+    assert (weights[: len(fresh)] - fresh).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
 import re
-from dataclasses import replace
+from dataclasses import fields
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +10,8 @@ from gymnasium import spaces
 from ludus.agents import presets, sb3
 from ludus.agents.agent import ConfigError
 from ludus.agents.dqn import DQN, DQNConfig
+from ludus.agents.pqn import PQN, PQNConfig
+from ludus.agents.r2d2 import R2D2, R2D2Config
 from ludus.agents.sb3 import SB3Agent, SB3Config
 from ludus.agents.uniform import RandomAgent, RandomConfig
 
@@ -42,21 +44,82 @@ def test_every_name_is_a_preset_that_can_be_built(name, kind):
             presets.preset(name, env)
         return
     config = presets.preset(name, env)
-    agent = presets.build(config, env, device=torch.device("cpu"), seed=0, training=False)
+    agent = presets.build(config, env, device=torch.device("cpu"), seed=0, steps=9, training=False)
     expected = {RandomConfig: RandomAgent, DQNConfig: DQN, SB3Config: SB3Agent}
+    expected |= {PQNConfig: PQN, R2D2Config: R2D2}
     assert type(agent) is expected[type(config)]
 
 
-def test_variants_differ_in_what_their_names_say():
-    for kind in SHAPES:
-        base = presets.preset("dqn", _env(kind))
-        assert (base.double, base.dueling) == (False, False)
-        assert presets.preset("ddqn", _env(kind)) == replace(base, double=True)
-        assert presets.preset("dueling", _env(kind)) == replace(base, double=True, dueling=True)
+MARKS = {
+    "ddqn": {"double": True},
+    "dueling": {"double": True, "dueling": True},
+    "c51": {"head": "c51", "atoms": 51},
+    "qrdqn": {"head": "qr"},
+    "iqn": {"head": "iqn"},
+    "munchausen": {"munchausen": True, "munchausen_scale": 0.9, "munchausen_temperature": 0.03},
+    "rainbow": {
+        **{"head": "c51", "double": True, "dueling": True, "noisy": True, "prioritised": True},
+        **{"n_step": 3, "priority_alpha": 0.5, "priority_beta_start": 0.4, "epsilon_end": 0.0},
+    },
+    "btr": {
+        **{"head": "iqn", "samples": 8, "target_samples": 8, "munchausen": True, "noisy": True},
+        **{"dueling": True, "prioritised": True, "priority_alpha": 0.2, "n_step": 3},
+    },
+}
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("name", MARKS)
+def test_variants_are_what_their_names_say(name, kind):
+    config, base = presets.preset(name, _env(kind)), presets.preset("dqn", _env(kind))
+    assert {field: getattr(config, field) for field in MARKS[name]} == MARKS[name]
+    marked = {"head", "double", "dueling", "noisy", "prioritised", "munchausen"}
+    for field in marked - set(MARKS[name]):
+        assert getattr(config, field) == getattr(base, field) == getattr(DQNConfig(), field)
+    if kind != "atari" and name not in ("rainbow", "btr"):  # the same values otherwise
+        changed = {
+            f.name for f in fields(config) if getattr(config, f.name) != getattr(base, f.name)
+        }
+        assert changed <= {*MARKS[name], "quantiles", "samples", "target_samples", "policy_samples"}
+
+
+PRINTED = {  # as the papers print them, in updates and env steps
+    "dqn": {"replay_size": 1_000_000, "learning_starts": 50_000, "learning_rate": 2.5e-4},
+    "c51": {"learning_rate": 2.5e-4, "optimizer_eps": 0.01 / 32, "v_min": -10, "v_max": 10},
+    "qrdqn": {"learning_rate": 5e-5, "optimizer_eps": 0.01 / 32, "quantiles": 200},
+    "iqn": {"learning_rate": 5e-5, "samples": 64, "target_samples": 64, "policy_samples": 32},
+    "rainbow": {"learning_rate": 6.25e-5, "optimizer_eps": 1.5e-4, "learning_starts": 20_000},
+    "btr": {
+        **{"encoder": "impala", "width": 2, "pool": 6, "spectral_norm": True, "batch_size": 256},
+        **{"replay_ratio": 1 / 64, "learning_rate": 1e-4, "optimizer_eps": 0.005 / 256},
+        **{"gamma": 0.997, "target_interval": 500, "polyak": 1.0, "munchausen_floor": -1.0},
+    },
+    "pqn": {
+        **{"rollout_length": 32, "epochs": 2, "minibatches": 32, "optimizer": "radam"},
+        **{"learning_rate": 2.5e-4, "lam": 0.65, "epsilon_end": 0.001, "epsilon_fraction": 0.1},
+    },
+    "r2d2": {"burn_in": 40, "sequence_length": 80, "n_step": 5, "gamma": 0.997, "batch_size": 64},
+}
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_values_on_atari_are_the_papers(name):
+    config = presets.preset(name, _env("atari"))
+    assert {field: getattr(config, field) for field in PRINTED[name]} == PRINTED[name]
+
+
+def test_the_small_dqn_is_small():
     small = presets.preset("dqn2013", _env("atari"))
     assert (small.encoder, small.head_hidden) == ("dqn2013", 256)
     assert presets.preset("dqn", _env("atari")).clip_reward
     assert not presets.preset("dqn", _env("classic")).clip_reward
+
+
+def test_the_recurrent_dqn_is_r2d2_without_its_additions():
+    config = presets.preset("drqn", _env("classic"))
+    kept = [config.prioritised, config.stored_state, config.double, config.dueling]
+    assert not any(kept)
+    assert (config.burn_in, config.n_step, config.value_rescaling) == (0, 1, False)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +181,14 @@ def test_no_limit_of_the_gradient_is_no_limit_there_either():
 
 @pytest.mark.parametrize(
     ("name", "kind", "expected"),
-    [("dqn", "classic", 16), ("dqn", "atari", 8), ("sb3:dqn", "atari", 1), ("sb3:ppo", "atari", 8)],
+    [
+        ("dqn", "classic", 16),
+        ("dqn", "atari", 8),
+        ("btr", "atari", 64),
+        ("pqn", "atari", 128),
+        ("sb3:dqn", "atari", 1),
+        ("sb3:ppo", "atari", 8),
+    ],
 )
 def test_envs_by_default(name, kind, expected):
     assert presets.num_envs(name, kind) == expected

@@ -43,7 +43,7 @@ def _all(memory):
     """Every transition that can be sampled, by asking for the middle of each share of chance."""
     size = len(memory)
     chance = (torch.arange(size, dtype=torch.float64) + 0.5) / max(size, 1)
-    return memory.sample(chance.to(memory.device))
+    return memory.sample(chance.to(memory.device)).batch
 
 
 def _places(batch, stack):
@@ -164,7 +164,9 @@ def test_a_loaded_memory_goes_on_bit_for_bit(
         chance = memory.draw(16)
         assert torch.equal(loaded.draw(16), chance)
         if len(memory):
-            for ours, theirs in zip(memory.sample(chance), loaded.sample(chance), strict=True):
+            for ours, theirs in zip(
+                memory.sample(chance).batch, loaded.sample(chance).batch, strict=True
+            ):
                 assert torch.equal(ours, theirs)
         if last < after:
             step = stream.step()
@@ -178,7 +180,7 @@ def test_sampling_is_uniform_over_the_places(random_stream):
     for _ in range(70):
         memory.add(stream.step())
     draws = 200 * len(memory)
-    places = _places(memory.sample(memory.draw(draws)), 2)
+    places = _places(memory.sample(memory.draw(draws)).batch, 2)
     counts = np.unique(np.array(places) @ [10, 1], return_counts=True)[1]
     assert len(counts) == len(memory)
     assert stats.chisquare(counts).pvalue > 1e-3
@@ -192,7 +194,7 @@ def test_the_ends_of_chance_stay_inside(random_stream):
             continue
         whole = _places(_all(memory), 1)
         chance = torch.tensor([0.0, 1 - 2.0**-53], dtype=torch.float64)  # the least and the most
-        assert _places(memory.sample(chance), 1) == [whole[0], whole[-1]]
+        assert _places(memory.sample(chance).batch, 1) == [whole[0], whole[-1]]
     chance = memory.draw(1000)
     assert chance.dtype == torch.float64  # float32 could not tell a million places apart
     assert 0 <= chance.min() < 0.02 < 0.98 < chance.max() < 1

@@ -1,8 +1,9 @@
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ludus.agents.returns import n_step_return
+from ludus.agents.returns import lambda_return, n_step_return
 
 
 def _discount(terminated, gamma):
@@ -73,3 +74,28 @@ def test_the_inputs_are_left_as_they_were():
     n_step_return(reward, discount, ends)
     for now, then in zip((reward, discount, ends), before, strict=True):
         assert torch.equal(now, then)
+
+
+@settings(max_examples=100, deadline=None)
+@given(_windows(), st.floats(0, 1))
+def test_lambda_returns_equal_a_recursion(windows, lam):
+    reward, terminated, stops, gamma = windows
+    value = torch.linspace(-2, 2, reward.numel()).view(reward.shape)
+    got = lambda_return(reward, _discount(terminated, gamma), value, ~stops, lam)
+    for b in range(reward.shape[1]):
+        after = None  # the return of the row after, where there is one
+        for t in reversed(range(len(reward))):
+            v = float(value[t, b])
+            goes_on = after is not None and not stops[t, b]
+            mixed = (1 - lam) * v + lam * after if goes_on else v
+            after = float(reward[t, b]) + (0 if terminated[t, b] else gamma) * mixed
+            assert float(got[t, b]) == pytest.approx(after, rel=1e-4, abs=1e-4)
+
+
+def test_lambda_returns_by_hand():
+    column = [torch.tensor(x)[:, None] for x in ([1.0, 2.0, 3.0], [0.5, 0.5, 0.5], [4.0, 8.0, 16])]
+    goes_on = torch.ones(3, 1, dtype=torch.bool)
+    for lam, expected in ((0.0, [3.0, 6.0, 11.0]), (1.0, [4.75, 7.5, 11.0])):
+        assert lambda_return(*column, goes_on, lam).flatten().tolist() == expected
+    # half of each: 3 + 8 = 11; 2 + 0.5 (4 + 5.5) = 6.75; 1 + 0.5 (2 + 3.375) = 3.6875
+    assert lambda_return(*column, goes_on, 0.5).flatten().tolist() == [3.6875, 6.75, 11.0]

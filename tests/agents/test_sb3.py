@@ -316,9 +316,16 @@ def test_one_update_of_ours_equals_one_of_sb3s():
     _fit(theirs, 10)
     model = theirs._model
     ours = build(
-        config, env.observation_space, env.action_space, num_envs=1, stack=1, device=CPU, seed=0
+        config,
+        env.observation_space,
+        env.action_space,
+        num_envs=1,
+        stack=1,
+        device=CPU,
+        seed=0,
+        steps=9,
     )
-    for module, other in ((ours.network, model.q_net), (ours.target, model.q_net_target)):
+    for module, other in ((ours.network, model.q_net), (ours.networks.target, model.q_net_target)):
         with torch.no_grad():
             for parameter, value in zip(module.parameters(), other.parameters(), strict=True):
                 parameter.copy_(value)
@@ -352,6 +359,7 @@ def test_our_dqn_plays_in_sb3s_evaluate_policy():
         stack=1,
         device=CPU,
         seed=0,
+        steps=9,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of an env without SB3's Monitor

@@ -7,7 +7,7 @@ from gymnasium import spaces
 
 from ludus.networks.cores import make_core
 from ludus.networks.encoders import make_encoder
-from ludus.networks.heads import DuelingHead, QHead
+from ludus.networks.heads import QHead, Streams
 from ludus.networks.network import Network
 
 ENCODERS = {
@@ -26,14 +26,15 @@ def _count(module):
 
 
 @pytest.mark.parametrize(
-    ("encoder", "core", "head"), itertools.product(ENCODERS, PARTS, (QHead, DuelingHead))
+    ("encoder", "core", "dueling"), itertools.product(ENCODERS, PARTS, (False, True))
 )
-def test_shapes_of_every_combination(encoder, core, head):
+def test_shapes_of_every_combination(encoder, core, dueling):
     shape = ENCODERS[encoder]
     space = spaces.Box(0, 255, shape, np.uint8)
     made = make_encoder(encoder, space, hidden=(8,))
     memory = make_core(core, made.dim, UNITS)
-    network = Network(made, memory, head(memory.dim, ACTIONS, 7))
+    head = QHead(Streams(memory.dim, ACTIONS, hidden=7, dueling=dueling))
+    network = Network(made, memory, head)
     obs = torch.from_numpy(
         np.random.default_rng(0).integers(0, 256, (STEPS, ENVS, *shape), np.uint8)
     )
@@ -51,7 +52,9 @@ def test_shapes_of_every_combination(encoder, core, head):
 
 def test_parameters_of_the_2015_network_counted_by_hand():
     encoder = make_encoder("nature", spaces.Box(0, 255, (4, 84, 84), np.uint8))
-    network = Network(encoder, make_core("none", encoder.dim), QHead(encoder.dim, 6, 512))
+    network = Network(
+        encoder, make_core("none", encoder.dim), QHead(Streams(encoder.dim, 6, hidden=512))
+    )
     convolutions = (32 * 4 * 64 + 32) + (64 * 32 * 16 + 64) + (64 * 64 * 9 + 64)
     assert _count(network.encoder) == convolutions == 77_984
     assert _count(network.head) == (3136 * 512 + 512) + (512 * 6 + 6) == 1_609_222
@@ -60,6 +63,6 @@ def test_parameters_of_the_2015_network_counted_by_hand():
 
 def test_parameters_of_the_2013_network_counted_by_hand():
     encoder = make_encoder("dqn2013", spaces.Box(0, 255, (4, 84, 84), np.uint8))
-    head = QHead(encoder.dim, 4, 256)
+    head = QHead(Streams(encoder.dim, 4, hidden=256))
     assert _count(encoder) == (16 * 4 * 64 + 16) + (32 * 16 * 16 + 32)
     assert _count(head) == (2592 * 256 + 256) + (256 * 4 + 4)

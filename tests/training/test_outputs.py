@@ -123,6 +123,7 @@ def test_a_film_shows_every_step(tmp_path, env_id, shape):
         make(env_id, 1),
         device=torch.device("cpu"),
         seed=0,
+        steps=1_000,
     )
     _, length = record(agent, env_id, EnvOptions(), tmp_path / "f.mp4", max_steps=40)
     with av.open(str(tmp_path / "f.mp4")) as film:
