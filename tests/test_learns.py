@@ -7,11 +7,14 @@ import torch
 from scipy.stats import mannwhitneyu
 
 from ludus.agents import presets
-from ludus.agents.dqn import DQN, DQNConfig
+from ludus.agents.agent import Agent
+from ludus.agents.dqn import DQNConfig
+from ludus.agents.pqn import PQNConfig
+from ludus.agents.r2d2 import R2D2Config
 from ludus.agents.uniform import RandomConfig
 from ludus.envs.make import EnvOptions, make
 from ludus.training.evaluate import evaluate, tuned_for
-from ludus.training.graphs import capture
+from ludus.training.graphs import Capturable, capture
 from ludus.training.loop import train_loop
 
 SEEDS = (0, 1, 2)
@@ -28,11 +31,12 @@ PROBE = DQNConfig(
 )
 
 
-def _trained(env_id, config, steps, seed, options=None, num_envs=8, after=None) -> DQN:
+def _trained(env_id, config, steps, seed, options=None, num_envs=8, after=None) -> Agent:
     env = make(env_id, num_envs, seed, options)
     agent = presets.build(config, env, device=torch.device("cpu"), seed=seed, steps=steps)
-    assert isinstance(agent, DQN)
-    capture(agent)
+    assert isinstance(agent, Agent)
+    if isinstance(agent, Capturable):
+        capture(agent)
     state = agent.initial_state(num_envs)
     with tuned_for(env):
         go_on = after(agent) if after else lambda row, state: True
@@ -92,12 +96,70 @@ def test_recall_needs_the_stack_of_frames(seed):
         {"optimizer": "rmsprop", "learning_rate": 1e-3, "optimizer_eps": 1e-5},
         {"optimizer": "sgd", "learning_rate": 0.05, "momentum": 0.9},
         {"optimizer": "adagrad", "learning_rate": 0.05},
+        {"optimizer": "radam"},
+        {"layer_norm": True},
+        {"prioritised": True},
+        {"noisy": True, "head_hidden": 16, "epsilon_start": 0.0, "epsilon_end": 0.0},
+        {"head": "c51", "v_min": -1.5, "v_max": 1.5},
+        {"head": "qr", "quantiles": 10},
+        {"head": "iqn", "samples": 8, "target_samples": 8},
+        {"munchausen": True},
+        {"value_rescaling": True},
+        {"conservative": 0.01},
     ],
     ids=lambda change: next(iter(change)) + "-" + str(next(iter(change.values()))),
 )
 def test_every_variant_learns_the_delayed_reward(change):
     agent = _trained("ludus/DelayedReward-v0", replace(PROBE, **change), 6_000, seed=0)
     assert _score(agent, "ludus/DelayedReward-v0") == 1
+
+
+def _recurrent(core, **changes) -> R2D2Config:
+    """A small R2D2 whose sequences hold whole games of 21 steps."""
+    config = R2D2Config(hidden=(32,), core=core, core_units=32, batch_size=16, gamma=0.99)
+    config = replace(config, sequence_length=44, burn_in=0, n_step=3, learning_rate=2e-3)
+    config = replace(config, replay_ratio=1 / 16, target_interval=1, polyak=0.02)
+    return replace(config, replay_size=20_000, **changes)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_r2d2_recalls_what_it_saw_20_steps_before(seed):
+    agent = _trained("ludus/LongRecall-v0", _recurrent("lstm"), 14_000, seed, num_envs=16)
+    assert _score(agent, "ludus/LongRecall-v0", 100) >= 0.9  # 95% of the games, 1 or -1 each
+
+
+def test_r2d2_recalls_with_a_gru_and_after_a_burn_in():
+    config = _recurrent("gru", burn_in=8)
+    agent = _trained("ludus/LongRecall-v0", config, 14_000, 0, num_envs=16)
+    assert _score(agent, "ludus/LongRecall-v0", 100) >= 0.9
+
+
+def test_without_memory_nothing_is_recalled():
+    agent = _trained("ludus/LongRecall-v0", PROBE, 14_000, 0, num_envs=16)
+    assert abs(_score(agent, "ludus/LongRecall-v0", 100)) < 0.4
+
+
+PROBE_PQN = PQNConfig(hidden=(32,), gamma=0.9, learning_rate=2e-3, minibatches=4, epsilon_end=0.05)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_pqn_learns_the_delayed_reward(seed):
+    agent = _trained("ludus/DelayedReward-v0", PROBE_PQN, 12_000, seed)
+    assert _score(agent, "ludus/DelayedReward-v0") == 1
+
+
+@pytest.mark.parametrize(("core", "solved"), [("lstm", True), ("gru", True), ("none", False)])
+def test_pqn_recalls_with_a_core(core, solved):
+    agent = _trained("ludus/Recall-v0", replace(PROBE_PQN, core=core, core_units=16), 12_000, 0)
+    assert (_score(agent, "ludus/Recall-v0", 100) > 0.95) == solved
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_pqn_keeps_cartpole_up(seed):
+    config = presets.preset("pqn", make("CartPole-v1", 1))
+    after = _until("CartPole-v1", 475, every=10_000)
+    agent = _trained("CartPole-v1", config, 100_000, seed, num_envs=8, after=after)
+    assert _score(agent, "CartPole-v1") >= 475
 
 
 def _until(env_id, score, every):

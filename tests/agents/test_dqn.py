@@ -394,6 +394,59 @@ def test_metrics_are_means_since_the_last_call(random_stream):
     assert agent.metrics()["loss"] == pytest.approx(losses[2], rel=1e-5)
 
 
+# -- prioritised replay -------------------------------------------------------------------------
+
+
+def test_the_prioritised_loss_is_weighted_as_the_paper_says(random_stream):
+    agent = _filled(random_stream, prioritised=True, priority_alpha=0.7, loss="mse")
+    leaves = agent.memory.priorities.tensors()["leaves"].view(-1)
+    there = torch.nonzero(leaves).flatten()
+    agent.memory.priorities.update(there, torch.rand(len(there)) + 0.1)
+    agent._beta.fill_(0.6)
+    draw = agent.draw()
+    sample = agent.memory.sample(draw.pick)
+    p = leaves[sample.place].double() / leaves.double().sum()
+    weight = (len(agent.memory) * p) ** -0.6
+    weight = (weight / weight.max()).float()
+    q = _q(agent.network, sample.batch.obs)[torch.arange(8), sample.batch.action].detach()
+    following = _q(agent.networks.target, sample.batch.next_obs).max(1).values
+    delta = sample.batch.reward + sample.batch.discount * following - q
+    metrics, _, place, priority = agent.gradients(*draw)
+    assert weight.min() < 0.95
+    assert float(metrics[0]) == pytest.approx(float((weight * delta**2).mean()), rel=1e-4)
+    assert torch.equal(place, sample.place)
+    torch.testing.assert_close(priority, delta.abs().detach(), rtol=1e-4, atol=1e-5)
+    agent.update(*draw)
+    expected = {}
+    for at, error in zip(place.tolist(), priority.tolist(), strict=True):
+        expected[at] = max(expected.get(at, 0), (error + 1e-6) ** 0.7)
+    got = {at: float(leaves[at]) for at in expected}
+    assert got == pytest.approx(expected, rel=1e-4)
+
+
+def test_beta_goes_from_its_start_to_its_end_over_the_training(random_stream):
+    agent = _filled(random_stream, prioritised=True, priority_beta_start=0.2, priority_beta_end=0.8)
+    for progress, beta in ((0.0, 0.2), (0.5, 0.5), (1.0, 0.8), (1.5, 0.8)):
+        agent.study(1, progress)
+        assert agent.metrics()["priority_beta"] == pytest.approx(beta)
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_the_rainbow_goes_on_bit_for_bit(random_stream, captured):
+    changes = {"head": "c51", "noisy": True, "prioritised": True, "double": True, "dueling": True}
+    changes |= {"n_step": 3, "replay_size": 120, "replay_ratio": 0.7}
+    agent, fresh = _agent(3, seed=1, **changes), _agent(3, seed=2, **changes)
+    if captured:
+        capture(agent)
+        capture(fresh)
+    stream = random_stream(3, 1, 0, _frame, actions=4)
+    _train(agent, stream, 60)
+    fresh.load_state_dict(copy.deepcopy(agent.state_dict()))
+    twin = copy.deepcopy(stream)
+    assert np.array_equal(_train(agent, stream, 40), _train(fresh, twin, 40))
+    assert _equal(fresh.state_dict(), agent.state_dict())
+
+
 # -- the target ---------------------------------------------------------------------------------
 
 

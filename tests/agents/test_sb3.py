@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from ludus.agents import presets, sb3
 from ludus.agents.agent import ConfigError
 from ludus.agents.dqn import DQNConfig, build
+from ludus.agents.memory.replay import Sample
 from ludus.agents.sb3 import SB3Agent, SB3Config, StreamVecEnv
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import Raw, VectorEnv
@@ -337,11 +338,12 @@ def test_one_update_of_ours_equals_one_of_sb3s():
     batch = type(ours.memory.gather(torch.zeros(1, dtype=torch.int64)))(
         obs, action, reward, 0.99 * (1 - done), following
     )
-    ours.memory.sample = lambda chance: batch
+    sample = Sample(batch, torch.zeros(32, dtype=torch.int64), None)
+    ours.memory.sample = lambda chance: sample
     columns = (action[:, None], following, done[:, None], reward[:, None])
     model.replay_buffer.sample = lambda *_, **__: ReplayBufferSamples(obs, *columns)
     for _ in range(3):
-        ours.update(torch.zeros(32, dtype=torch.float64))
+        ours.update(*ours.example())
         model.train(gradient_steps=1, batch_size=32)
         pairs = zip(ours.network.parameters(), model.q_net.parameters(), strict=True)
         for parameter, value in pairs:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from ludus.agents import presets
+
 LUDUS = [sys.executable, "-m", "ludus.cli"]
 CARTPOLE = ["dqn", "CartPole-v1", "--steps", "2000", "--learning-starts", "200"]
 ATARI = [
@@ -86,6 +88,25 @@ def test_killed_and_resumed_ends_bit_for_bit_alike(tmp_path, arguments, kills, e
     assert _weights_sha256(killed) == _weights_sha256(whole)
     assert _episodes(killed) == _episodes(whole)
     assert len(_episodes(whole)) > 5
+
+
+SHORT = {
+    "pqn": ["--steps", "1200"],
+    "r2d2": ["--steps", "700", "--learning-starts", "200", "--num-envs", "4"],
+    "drqn": ["--steps", "700", "--learning-starts", "200", "--num-envs", "4"],
+}
+
+
+@pytest.mark.parametrize("agent", sorted(set(presets.OURS) - {"random", "dqn", "dqn2013"}))
+def test_every_preset_killed_and_resumed_ends_bit_for_bit_alike(tmp_path, agent):
+    options = SHORT.get(agent, ["--steps", "900", "--learning-starts", "200"])
+    arguments = [agent, "CartPole-v1", *options]
+    whole = _start(arguments, tmp_path / "whole")  # beside the one that is killed
+    killed = _killed_at_random_moments(arguments, tmp_path / "killed", 1, kills=1, every=0)
+    _finish(whole)
+    assert _weights_sha256(killed) == _weights_sha256(_only_run(tmp_path / "whole"))
+    assert _episodes(killed) == _episodes(_only_run(tmp_path / "whole"))
+    assert json.loads((killed / "status.json").read_text())["state"] == "finished"
 
 
 def test_a_damaged_checkpoint_is_said_and_the_one_before_used(tmp_path):
