@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ludus.agents import losses
 from ludus.agents.acting import as_batch, epsilon_greedy
-from ludus.agents.agent import ConfigError, Extras, Step
+from ludus.agents.agent import Batch, ConfigError, Extras, Step
 from ludus.agents.memory.replay import Replay
 from ludus.agents.optimizer import OptimizerName, clip_norm, make_optimizer
 from ludus.agents.schedules import linear
@@ -27,6 +27,7 @@ from ludus.agents.target import OnlineAndTarget
 from ludus.networks.cores import State, make_core
 from ludus.networks.encoders import EncoderName, make_encoder
 from ludus.networks.heads import (
+    NO_CHANCE,
     CategoricalHead,
     HeadChance,
     ImplicitQuantileHead,
@@ -405,8 +406,23 @@ class DQN:
             norm; the places of the batch [N] and their new priorities [N].
         """
         sample = self.memory.sample(pick)
-        online, following, choosing = self._chances(noise, taus, next_taus)
-        batch = sample.batch
+        action = sample.batch.action.unsqueeze(0)
+        td, out = self._td(sample.batch, *self._chances(noise, taus, next_taus))
+        loss = td.loss
+        if self.config.conservative:
+            loss = loss + self.config.conservative * losses.conservative(out.q, action)
+        if sample.likelihood is not None:
+            loss = loss * _importance(sample.likelihood, self._beta)
+        loss = loss.mean()
+        gradient = self.networks.gradient(loss)
+        norm = clip_norm(gradient, self.config.max_grad_norm)
+        metrics = torch.stack([loss.detach(), out.q.detach().mean(), norm])
+        return metrics, gradient, sample.place, td.priority[0]
+
+    def _td(
+        self, batch: Batch, online: HeadChance, following: HeadChance, choosing: HeadChance
+    ) -> tuple[losses.TD, ValueOut]:
+        """Loss and priority [1, N] of a batch, and what the online network says of it."""
         action = batch.action.unsqueeze(0)  # [1, N], as all that follows
         reward, discount = batch.reward.unsqueeze(0), batch.discount.unsqueeze(0)
         with torch.no_grad():
@@ -419,17 +435,13 @@ class DQN:
             else:
                 choice = next_out.q.argmax(-1)
         out = self._out(self.network, batch.obs, online)
-        td = self._loss(out, action, reward, discount, next_out, choice)
-        loss = td.loss
-        if self.config.conservative:
-            loss = loss + self.config.conservative * losses.conservative(out.q, action)
-        if sample.likelihood is not None:
-            loss = loss * _importance(sample.likelihood, self._beta)
-        loss = loss.mean()
-        gradient = self.networks.gradient(loss)
-        norm = clip_norm(gradient, self.config.max_grad_norm)
-        metrics = torch.stack([loss.detach(), out.q.detach().mean(), norm])
-        return metrics, gradient, sample.place, td.priority[0]
+        return self._loss(out, action, reward, discount, next_out, choice), out
+
+    @torch.no_grad()
+    def td_error(self, batch: Batch) -> Tensor:
+        """Mean priority of a batch without noise, a scalar: |delta|, or a distribution's loss."""
+        td, _ = self._td(batch, NO_CHANCE, NO_CHANCE, NO_CHANCE)
+        return td.priority.mean()
 
     def _chances(self, noise: Tensor, taus: Tensor, next_taus: Tensor) -> list[HeadChance]:
         """For the online network, the target, and the choice of the next action."""
@@ -511,6 +523,11 @@ class DQN:
     def load_weights(self, weights: dict[str, Tensor]) -> None:
         """The inverse of `weights`."""
         self.network.load_state_dict(weights)
+
+    def start_from(self, weights: dict[str, Tensor]) -> None:
+        """Take the weights of another training, for the target too."""
+        self.load_weights(weights)
+        self.networks.move(1.0)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next update depends on."""

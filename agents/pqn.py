@@ -290,6 +290,10 @@ class PQN:
         """The inverse of `weights`."""
         self.network.load_state_dict(weights)
 
+    def start_from(self, weights: dict[str, Tensor]) -> None:
+        """Take the weights of another training."""
+        self.load_weights(weights)
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next update depends on."""
         return {

@@ -7,9 +7,10 @@ DQN's values there, and rl-baselines3-zoo's on Atari.
 
 import difflib
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
+from gymnasium import spaces
 
 from ludus.agents import dqn, pqn, r2d2, sb3
 from ludus.agents.agent import Agent, ConfigError
@@ -18,11 +19,35 @@ from ludus.agents.pqn import PQN, PQNConfig
 from ludus.agents.r2d2 import R2D2, R2D2Config
 from ludus.agents.sb3 import SB3Agent, SB3Config
 from ludus.agents.uniform import RandomAgent, RandomConfig
-from ludus.envs.vector import VectorEnv
 
 Config = DQNConfig | PQNConfig | R2D2Config | SB3Config | RandomConfig
 AnyAgent = Agent | SB3Agent
 Family = Literal["classic", "minatar", "atari"]
+
+
+class EnvLike(Protocol):
+    """What a preset and an agent look at of an env, or of a data set in its place."""
+
+    @property
+    def env_id(self) -> str:
+        """What it is called."""
+
+    @property
+    def num_envs(self) -> int:
+        """Envs that step together."""
+
+    @property
+    def observation_space(self) -> spaces.Box:
+        """Of one env."""
+
+    @property
+    def action_space(self) -> spaces.Space[Any]:
+        """Of one env."""
+
+    @property
+    def stack(self) -> int:
+        """Frames in one observation."""
+
 
 # Mnih et al. 2015, extended data table 1. The target follows after 10,000 env steps, as in the
 # authors' code; rmsprop's eps is that of the summed gradient, 0.1, over the batch.
@@ -288,7 +313,7 @@ def names() -> dict[str, str]:
     return OURS | theirs | small
 
 
-def family(env: VectorEnv) -> Family:
+def family(env: EnvLike) -> Family:
     """Which defaults suit the env, by the shape of its observations."""
     shape = env.observation_space.shape
     if len(shape) != 3:
@@ -296,7 +321,7 @@ def family(env: VectorEnv) -> Family:
     return "atari" if min(shape[1:]) >= 36 else "minatar"
 
 
-def preset(agent: str, env: VectorEnv) -> Config:
+def preset(agent: str, env: EnvLike) -> Config:
     """The configuration of that name for that env.
 
     Raises:
@@ -388,7 +413,7 @@ def match_dqn(config: DQNConfig) -> dict[str, Any]:
 
 def build(
     config: Config,
-    env: VectorEnv,
+    env: EnvLike,
     *,
     device: torch.device,
     seed: int,

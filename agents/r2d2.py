@@ -327,6 +327,11 @@ class R2D2:
         """The inverse of `weights`."""
         self.network.load_state_dict(weights)
 
+    def start_from(self, weights: dict[str, Tensor]) -> None:
+        """Take the weights of another training, for the target too."""
+        self.load_weights(weights)
+        self.networks.move(1.0)
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next update depends on."""
         return {

@@ -10,6 +10,7 @@ from ludus.cli.options import UsageError, closest
 VERBS = {
     "train": "train an agent on an env, or resume a training",
     "evaluate": "play full held-out games with a trained agent",
+    "collect": "write a data set of games that a trained agent plays",
     "record": "write an MP4 of a trained agent",
     "compare": "train several agents alike and lay their scores side by side",
     "bench": "measure our speed against Stable-Baselines3's on this machine",

@@ -1,6 +1,7 @@
 """`ludus train AGENT ENV`: train an agent; `ludus train --resume RUN`: go on with a training."""
 
 from dataclasses import dataclass, field, make_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,14 @@ from tyro.conf import OmitArgPrefixes
 from ludus.agents import presets
 from ludus.cli.options import UsageError, parse, print_json, tensorboard
 from ludus.envs.make import EnvOptions, make
+from ludus.training.dataset import Dataset
 from ludus.training.run import Run, TrainOptions
 from ludus.training.train import Session
 
 ABOUT = """Train AGENT on ENV in a new run folder, or go on with RUN.
 
 ludus train AGENT ENV [options]     ludus train --resume RUN
+ludus train AGENT [ENV] --dataset FOLDER_OR_MINARI_ID [options]
 
 `ludus list agents` and `ludus list envs` show what there is."""
 
@@ -53,6 +56,9 @@ def run(argv: list[str]) -> int:
     rest = list(argv)
     while rest and not rest[0].startswith("-") and len(names) < 2:
         names.append(rest.pop(0))
+    dataset = _value_of("--dataset", rest)
+    if len(names) == 1 and dataset is not None:
+        names.append("")  # the env that the data set is from
     if len(names) < 2:
         if "--help" in argv or "-h" in argv:
             names = [names[0] if names else "dqn", "CartPole-v1"]
@@ -62,7 +68,8 @@ def run(argv: list[str]) -> int:
                 "`ludus train dqn CartPole-v1 --seed 3`, or --resume RUN"
             )
     agent, env_id = names
-    given: Any = parse(_arguments(agent, env_id), rest, verb=f"train {agent} {env_id}", about=ABOUT)
+    verb = f"train {agent} {env_id}".strip()
+    given: Any = parse(_arguments(agent, env_id, dataset), rest, verb=verb, about=ABOUT)
     config = given.config if hasattr(given, "config") else None
     common: _Common = given.common
     session = Session.start(
@@ -71,9 +78,18 @@ def run(argv: list[str]) -> int:
     return _train(session, common.json)
 
 
-def _arguments(agent: str, env_id: str) -> type[Any]:
-    """The options of that agent on that env, with their defaults."""
-    probe = make(env_id, 1)
+def _value_of(option: str, words: list[str]) -> str | None:
+    """What follows an option, before its others are known."""
+    for word, after in pairwise([*words, ""]):
+        name, equals, value = word.partition("=")
+        if name == option and (equals or after):
+            return value if equals else after
+    return None
+
+
+def _arguments(agent: str, env_id: str, dataset: str | None) -> type[Any]:
+    """The options of that agent on that env, or for that data set, with their defaults."""
+    probe = make(env_id, 1) if dataset is None else Dataset(dataset, held_out=0)
     try:
         config = presets.preset(agent, probe)
     finally:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from ludus.agents.presets import EnvLike
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import VectorEnv
 
@@ -28,7 +29,7 @@ class Player(Protocol):
 
 
 @contextmanager
-def tuned_for(env: VectorEnv) -> Iterator[None]:
+def tuned_for(env: EnvLike) -> Iterator[None]:
     """Torch on a CPU as suits a small network, where observations are below 36 x 36 pixels.
 
     One thread: two are no faster on a quiet machine, and many times slower on a busy one, where

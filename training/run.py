@@ -43,7 +43,7 @@ class TrainOptions:
     """How long and how to train, whatever the agent."""
 
     steps: int = 100_000
-    """env steps (decisions) to train for"""
+    """env steps (decisions) to train for; updates with a data set"""
     seed: int = 0
     """fixes the envs, the weights, the exploration and the sampling"""
     num_envs: int = 8
@@ -62,6 +62,12 @@ class TrainOptions:
     """seconds between two checkpoints"""
     keep_checkpoints: int = 2
     """checkpoints that stay, the newest"""
+    init_from: str | None = None
+    """folder of a run whose encoder, and head where the actions are the same, are taken"""
+    dataset: str | None = None
+    """learn from a data set without an env: a folder of `ludus collect`, or a Minari id"""
+    held_out: float = 0.1
+    """share of the data set's episodes that is kept for the validation error"""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
@@ -71,6 +77,8 @@ class TrainOptions:
         for name in ("seed", "eval_every", "eval_episodes", "checkpoint_seconds"):
             if not getattr(self, name) >= 0:
                 raise RunError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        if not 0 <= self.held_out < 1:
+            raise RunError(f"held_out is {self.held_out}; it must be from 0 to below 1")
         if self.seed >= 1 << 40:
             raise RunError(
                 f"seed is {self.seed}; it must be below 2^40, where held-out seeds begin"

@@ -1,6 +1,7 @@
 """Train an agent in a run folder, resume it bit for bit, load it to act."""
 
 import contextlib
+import json
 import signal
 import time
 from collections.abc import Callable
@@ -14,16 +15,22 @@ import torch
 from rich.console import Console
 
 from ludus.agents import presets
+from ludus.agents.dqn import DQN, DQNConfig
 from ludus.agents.sb3 import SB3Agent, SB3Config
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import EnvError, Row, VectorEnv
 from ludus.networks.cores import State
-from ludus.training.checkpoint import newest_checkpoint, save_checkpoint
+from ludus.training.checkpoint import newest_checkpoint, save_checkpoint, write_atomically
+from ludus.training.dataset import Dataset
 from ludus.training.evaluate import Evaluation, EvaluationStopped, evaluate, tuned_for
 from ludus.training.graphs import Capturable, capture
 from ludus.training.logger import Logger
 from ludus.training.loop import train_loop
 from ludus.training.run import Run, RunConfig, RunError, TrainOptions
+from ludus.training.transfer import Learner, transfer
+
+_VALIDATED = 4_096  # held-out transitions of a validation error
+_STRIDE = 100  # updates between two looks at the clock, with a data set
 
 _console = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -98,19 +105,40 @@ class Session:
         *,
         quiet: bool = False,
     ) -> "Session":
-        """A new training, whose run folder is made once all else has been found to work."""
+        """A new training, whose run folder is made once all else has been found to work.
+
+        Args:
+            agent: a preset's name.
+            env_id: what is played; "" with a data set for the env that it is from.
+            train_options: how long and how.
+            options: changes to the env's protocol.
+            config: in place of the preset's.
+            root: where the run folder is made.
+            quiet: no progress.
+        """
         device = device_of(train_options.device)
-        train_options = replace(train_options, device=device.type)  # a resume is on the same
-        env = make(env_id, train_options.num_envs, train_options.seed, options)
+        t = replace(train_options, device=device.type)  # a resume is on the same
+        env = _open(env_id, t, options)
         try:
             chosen = presets.preset(agent, env) if config is None else config
-            t = train_options
-            built = presets.build(chosen, env, device=device, seed=t.seed, steps=t.steps)
-            whole = RunConfig(agent, env_id, train_options, options, chosen, env.protocol)
-            return cls(Run.create(root, whole), whole, env, built, device, quiet, resumed=False)
+            if isinstance(env, Dataset):
+                env_id, options, t = _playground(env, env_id, options, t, quiet)
+            built = _build(agent, chosen, env, device, t)
+            taken = None
+            if t.init_from is not None:
+                if not isinstance(built, Learner):
+                    raise RunError(f"{agent} cannot start from another run; leave out --init-from")
+                taken = transfer(built, Run.open(t.init_from), env)
+            whole = RunConfig(agent, env_id, t, options, chosen, env.protocol)
+            session = cls(Run.create(root, whole), whole, env, built, device, quiet, resumed=False)
         except BaseException:
             env.close()
             raise
+        if taken is not None:
+            write_atomically(session.run.path / "transfer.json", json.dumps(taken.as_dict()))
+            if not quiet:
+                _console.print(taken.sentence())
+        return session
 
     @classmethod
     def resume(cls, run: Run, *, quiet: bool = False) -> "Session":
@@ -118,17 +146,16 @@ class Session:
         config = run.config()
         if isinstance(config.config, SB3Config):
             raise RunError(f"{run.path} is an SB3 run; those cannot be resumed, only evaluated")
-        t = config.train
-        device = device_of(t.device)
-        env = make(config.env, t.num_envs, t.seed, config.options)
-        built = presets.build(config.config, env, device=device, seed=t.seed, steps=t.steps)
+        device = device_of(config.train.device)
+        env = _open(config.env, config.train, config.options)
+        built = _build(config.agent, config.config, env, device, config.train)
         return cls(run, config, env, built, device, quiet, resumed=True)
 
     def __init__(
         self,
         run: Run,
         config: RunConfig,
-        env: VectorEnv,
+        env: VectorEnv | Dataset,
         agent: presets.AnyAgent,
         device: torch.device,
         quiet: bool,
@@ -195,8 +222,11 @@ class Session:
     def _train_own(self) -> None:
         agent, t = self.agent, self.config.train
         assert not isinstance(agent, SB3Agent)
+        if isinstance(self.env, Dataset):
+            self._train_offline(self.env)
+            return
         if self._resume:
-            row, state = self._restore()
+            row, state = self._restore(self._newest(), self.env)
         else:
             self._log = self._logger(None)
             row, state = self.env.reset(), agent.initial_state(self.env.num_envs)
@@ -205,69 +235,111 @@ class Session:
 
     def _after(self, row: Row, state: State) -> bool:
         """Log, evaluate and save where they are due."""
-        agent, t = self.agent, self.config.train
+        agent = self.agent
         assert not isinstance(agent, SB3Agent)
+        assert isinstance(self.env, VectorEnv)
         self._log.row(row, agent.env_steps)
         if self._log.due(agent.env_steps):
             self._log.write(agent.metrics(), agent.env_steps, agent.updates)
-        self._log.progress(agent.env_steps)
-        if t.eval_every and agent.env_steps // t.eval_every > self._evaluations_done():
-            self._evaluate()
-        late = time.monotonic() - self._saved_at > t.checkpoint_seconds
-        if late or self._signal is not None or agent.env_steps >= t.steps:
-            self._save(row, state)
+        if self._evaluate_or_save_now():
+            stream = {"env": self.env.state_dict(), "row": row._asdict(), "state": list(state)}
+            self._save({"agent": agent.state_dict(), **stream})
         if self._signal is not None:
             raise self._stopped()
         return True
+
+    def _evaluate_or_save_now(self) -> bool:
+        """Show progress, evaluate if that is due; say whether a checkpoint is."""
+        steps, t = self.agent.env_steps, self.config.train
+        self._log.progress(steps)
+        if t.eval_every and steps // t.eval_every > self._evaluations_done():
+            self._evaluate()
+        late = time.monotonic() - self._saved_at > t.checkpoint_seconds
+        return late or self._signal is not None or steps >= t.steps
+
+    def _train_offline(self, data: Dataset) -> None:
+        """Learn from a data set; the clock of such a run, `env_steps`, is its updates."""
+        agent, t = self.agent, self.config.train
+        assert isinstance(agent, DQN)
+        filled, held = data.memory(agent), data.memory(agent, held_out=True)
+        if filled is None:
+            raise RunError(f"{data.name} has no step to learn from; collect more episodes")
+        memory, checksum = filled
+        if self._resume:
+            tree = self._newest()
+            if tree["checksum"] != checksum:
+                raise RunError(f"{data.name} is not the data set that this run began with")
+            kept = memory.state_dict() | tree["agent"]["memory"]
+            agent.load_state_dict({**tree["agent"], "memory": kept})
+            self._resumed(tree)
+        else:
+            self._log = self._logger(None)
+            self._status("running")
+        batch = None
+        if held is not None:
+            batch = held[0].sample(held[0].draw(_VALIDATED)).batch
+        while agent.updates < t.steps:
+            ahead = t.log_every - agent.updates % t.log_every
+            agent.study(min(_STRIDE, ahead, t.steps - agent.updates), agent.updates / t.steps)
+            agent.env_steps = agent.updates
+            if self._log.due(agent.updates):
+                self._log.write(agent.metrics(), agent.updates, agent.updates)
+                if batch is not None:
+                    error = float(agent.td_error(batch))
+                    self._log.scalars({"validation/td_error": error}, agent.updates)
+            if self._evaluate_or_save_now():
+                whole = agent.state_dict()
+                names = ("generator", *(n for n in whole["memory"] if n.startswith("priority_")))
+                whole["memory"] = {n: whole["memory"][n] for n in names}  # the rest is the data
+                self._save({"agent": whole, "checksum": checksum})
+            if self._signal is not None:
+                raise self._stopped()
 
     def _evaluations_done(self) -> int:
         every = self.config.train.eval_every
         return max((e["env_steps"] // every for e in self._evaluated), default=0)
 
-    def _save(self, row: Row, state: State) -> None:
-        agent = self.agent
-        assert not isinstance(agent, SB3Agent)
-        tree = {
-            "agent": agent.state_dict(),
-            "env": self.env.state_dict(),
-            "row": row._asdict(),
-            "state": list(state),
-            "log": self._log.state_dict(),
-            "evaluations": self._evaluated,
-        }
+    def _save(self, tree: dict[str, Any]) -> None:
+        log = {"log": self._log.state_dict(), "evaluations": self._evaluated}
         keep = self.config.train.keep_checkpoints
-        save_checkpoint(self.run.checkpoints, agent.env_steps, tree, keep)
+        save_checkpoint(self.run.checkpoints, self.agent.env_steps, tree | log, keep)
         self._keep_weights()
         self._status("running")
         self._saved_at = time.monotonic()
 
-    def _restore(self) -> tuple[Row, State]:
-        agent = self.agent
-        assert not isinstance(agent, SB3Agent)
+    def _newest(self) -> dict[str, Any]:
         tree, damaged = newest_checkpoint(self.run.checkpoints)
         for sentence in damaged:
             _console.print(f"warning: {sentence}", style="yellow")
+        return tree
+
+    def _restore(self, tree: dict[str, Any], env: VectorEnv) -> tuple[Row, State]:
+        agent = self.agent
+        assert not isinstance(agent, SB3Agent)
         row = Row(**{k: np.array(v) for k, v in tree["row"].items()})
         agent.load_state_dict(tree["agent"])
-        self.env.load_state_dict(tree["env"], row)
+        env.load_state_dict(tree["env"], row)
+        self._resumed(tree)
+        return row, tuple(s.to(self.device) for s in tree["state"])
+
+    def _resumed(self, tree: dict[str, Any]) -> None:
         self._evaluated = tree["evaluations"]
         self._log = self._logger(tree["log"])
         if not self.quiet:
-            _console.print(f"resumed {self.run.path} at {agent.env_steps:,} steps")
-        state = tuple(s.to(self.device) for s in tree["state"])
-        return row, state
+            _console.print(f"resumed {self.run.path} at {self.agent.env_steps:,} steps")
 
     # -- SB3 ----------------------------------------------------------------------------------
 
     def _train_sb3(self, agent: SB3Agent) -> None:
-        t = self.config.train
+        t, env = self.config.train, self.env
+        assert isinstance(env, VectorEnv)
         self._log = self._logger(None)
         self._status("running")
         steps = 0
 
         def on_row(row: Row) -> None:
             nonlocal steps
-            steps += self.env.num_envs
+            steps += env.num_envs
             self._log.row(row, steps)
 
         def on_step(done: int) -> bool:
@@ -276,7 +348,7 @@ class Session:
             self._log.progress(done)
             return self._signal is None
 
-        agent.fit(self.env, t.steps, on_row=on_row, on_step=on_step, write=self._log.scalars)
+        agent.fit(env, t.steps, on_row=on_row, on_step=on_step, write=self._log.scalars)
         if self._signal is not None:
             self._keep_weights()
             raise self._stopped()
@@ -367,22 +439,76 @@ class _Signals:
             signal.signal(number, handler)
 
 
-def load(
-    path: Path | str, *, device: str = "cpu", env: VectorEnv | None = None
+def _open(env_id: str, t: TrainOptions, options: EnvOptions) -> VectorEnv | Dataset:
+    """What a training learns from."""
+    if t.dataset is not None:
+        return Dataset(t.dataset, t.held_out, t.seed)
+    return make(env_id, t.num_envs, t.seed, options)
+
+
+def _playground(
+    data: Dataset, env_id: str, options: EnvOptions, t: TrainOptions, quiet: bool
+) -> tuple[str, EnvOptions, TrainOptions]:
+    """The env that a data set's learner is evaluated on, and how, if it can be made."""
+    name = env_id or data.env_id
+    options = data.options if options == EnvOptions() else options
+    try:
+        env = make(name, 1, 0, options)
+    except EnvError as error:
+        if env_id:
+            raise
+        if not quiet:
+            _console.print(f"no evaluation: {error}")
+        return name, options, replace(t, eval_episodes=0, eval_every=0)
+    env.close()
+    if env.observation_space.shape != data.observation_space.shape:
+        raise RunError(
+            f"{name} shows observations {list(env.observation_space.shape)}, the data set "
+            f"{list(data.observation_space.shape)}; name the env and options that it is from"
+        )
+    if env.action_space != data.action_space:
+        raise RunError(f"{name} takes {env.action_space}, the data set {data.action_space}")
+    return name, options, t
+
+
+def _build(
+    name: str,
+    config: presets.Config,
+    env: VectorEnv | Dataset,
+    device: torch.device,
+    t: TrainOptions,
 ) -> presets.AnyAgent:
+    if not isinstance(env, Dataset):
+        return presets.build(config, env, device=device, seed=t.seed, steps=t.steps)
+    if not isinstance(config, DQNConfig):
+        raise RunError(
+            f"{name} cannot learn from a data set; dqn and its family can, see `ludus list agents`"
+        )
+    rows = env.rows()
+    least = 2 * config.batch_size + config.n_step + env.stack + 1
+    sized = replace(config, replay_size=max(rows, least))
+    return presets.build(sized, env, device=device, seed=t.seed, steps=max(rows, least))
+
+
+def load(path: Path | str, *, device: str = "cpu") -> presets.AnyAgent:
     """The agent of a run, to act with `predict`.
 
     Args:
         path: the run's folder.
         device: auto, cpu or cuda.
-        env: the env it will play, if it is at hand; only its spaces are read.
 
     Raises:
         RunError: it is no run, or it has no weights yet.
     """
     run = Run.open(path)
     config = run.config()
-    made = env or make(config.env, 1, 0, config.options)
+    made: VectorEnv | Dataset
+    try:
+        made = make(config.env, 1, 0, config.options)
+    except EnvError:
+        if config.train.dataset is None:
+            raise
+        made = Dataset(config.train.dataset)
     try:
         agent = presets.build(
             config.config,
@@ -393,8 +519,7 @@ def load(
             training=False,
         )
     finally:
-        if env is None:
-            made.close()
+        made.close()
     try:
         agent.load_weights(run.newest_weights())
     except RuntimeError as error:  # torch's, on names or shapes

@@ -244,11 +244,18 @@ class Replay:
         self._used[:rows] = state["valid"].reshape(rows, self.num_envs)
         oldest = self.written - self.rows
         self._forgotten = oldest + self.stack - 1 if oldest > 0 else 0
-        self._head = self._tail = 0
-        for row in range(self._forgotten, self.written - self.n_step):
-            self._admit(row)
-        if self.priorities is not None:
-            for name, tensor in self.priorities.tensors().items():
+        row = np.arange(self._forgotten, max(self._forgotten, self.written - self.n_step))
+        row %= self.rows
+        place = (row[:, None] * self.num_envs + np.arange(self.num_envs))[self._used[row]]
+        self._slots[: len(place)] = torch.from_numpy(place).to(self.device)
+        self._head, self._tail = len(place), 0
+        self._mark()
+        if self.priorities is None:
+            return
+        if len(place):
+            self.priorities.admit(self._slots[: len(place)])
+        for name, tensor in self.priorities.tensors().items():
+            if f"priority_{name}" in state:  # not there in a data set, where all are new
                 tensor.copy_(torch.from_numpy(state[f"priority_{name}"]))
 
 
