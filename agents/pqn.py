@@ -2,7 +2,8 @@
 
 https://arxiv.org/abs/2407.04811. Layer normalisation keeps the bootstrap stable, and many envs take
 the place of the replay: a rollout of T rows of B envs is learned from in a few epochs, with the
-targets G_t = r_t + gamma ((1 - lambda) max_a q(s_{t+1}, a) + lambda G_{t+1}) fixed beforehand.
+targets G_t = r_t + gamma ((1 - lambda) max_a q(s_{t+1}, a) + lambda G_{t+1}) fixed beforehand. The
+first two rows of a rollout were played before the last updates, which Q-learning does not mind.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,7 +29,7 @@ from ludus.networks.heads import QHead, QOut, Streams
 from ludus.networks.network import Network
 
 _METRICS = ("loss", "q_values", "grad_norm")
-_CHUNK = 2_048  # observations valued at once
+_AT_ONCE = 256  # observations valued in one forward pass: what a CPU's cache holds
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class PQNConfig:
     """network from observation to features"""
     hidden: tuple[int, ...] = (128, 128)
     """units of the MLP encoder's layers"""
+    width: int = 1
+    """IMPALA encoder: multiple of the paper's channels"""
     layer_norm: bool = True
     """layer normalisation before each ReLU"""
     core: CoreName = "none"
@@ -53,6 +56,8 @@ class PQNConfig:
     """rmsprop is centred as the 2015 DQN's, with eps outside the root"""
     learning_rate: float = 2.5e-4
     """step size of the optimizer"""
+    anneal_learning_rate: bool = False
+    """let it fall linearly to 0 over the training"""
     optimizer_eps: float = 1e-8
     """added to the denominator (adam, radam, rmsprop, adagrad)"""
     max_grad_norm: float = 10.0
@@ -79,8 +84,8 @@ class PQNConfig:
     """probability of a random action in `predict(deterministic=False)`"""
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot work."""
-        positive = "core_units learning_rate optimizer_eps rollout_length epochs minibatches"
+        """Refuse values that cannot work, and combinations that do not make sense."""
+        positive = "width core_units learning_rate optimizer_eps rollout_length epochs minibatches"
         for name in positive.split():
             if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0 and finite")
@@ -93,6 +98,10 @@ class PQNConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be from 0 to 1")
         if any(units < 1 for units in self.hidden):
             raise ConfigError(f"hidden is {self.hidden}; every layer needs 1 unit or more")
+        if self.layer_norm and self.encoder == "impala":
+            raise ConfigError(
+                "layer_norm does not go with the encoder impala; turn one of them off"
+            )
 
 
 class PQN:
@@ -106,8 +115,8 @@ class PQN:
         rollout: where rows go and minibatches come from.
         action_space: gives the number of the first action.
         device: where the network lives.
-        seed: of the exploration and the order of the minibatches.
-        steps: env steps of the whole training, for the exploration's schedule.
+        seed: of the exploration.
+        steps: env steps of the whole training, which the schedules are over.
     """
 
     def __init__(
@@ -122,20 +131,17 @@ class PQN:
         seed: int,
         steps: int,
     ) -> None:
-        self.config, self.network, self._flat = config, network, flat
+        self.config, self.network, self.flat = config, network, flat
         self.optimizer, self.rollout, self.device = optimizer, rollout, device
         self._parameters = list(network.parameters())
         self._num_actions, self._first_action = int(action_space.n), int(action_space.start)
         self._exploration = np.random.default_rng([seed, 1])
         self._evaluation = np.random.default_rng([seed, 2])
-        order = int(np.random.SeedSequence([seed, 3]).generate_state(1)[0])
-        self._order = torch.Generator().manual_seed(order)
         self.gradients: Callable[..., Sequence[Tensor]] = self._gradients
         self.update: Callable[..., None] = self._update
         self.capturable = config.core == "none"  # episodes cut a core's rows where the data says
-        # what is shuffled: single rows, or the whole rows of an env where there is a core
-        whole = rollout.num_envs * (rollout.length if self.capturable else 1)
-        self._whole, self._part = whole, whole // config.minibatches
+        self._rate = torch.tensor(config.learning_rate, device=device)  # a captured update reads it
+        optimizer.param_groups[0]["lr"] = self._rate
         self._target = torch.zeros(rollout.length, rollout.num_envs, device=device)
         self._sums = torch.zeros(len(_METRICS), device=device)
         self._summed = 0
@@ -150,6 +156,13 @@ class PQN:
         c = self.config
         duration = c.epsilon_fraction * self._steps
         return linear(c.epsilon_start, c.epsilon_end, duration, self.env_steps)
+
+    @property
+    def learning_rate(self) -> float:
+        """Step size of the optimizer at this env step."""
+        c = self.config
+        end = 0.0 if c.anneal_learning_rate else c.learning_rate
+        return linear(c.learning_rate, end, self._steps, self.env_steps)
 
     def initial_state(self, num_envs: int) -> State:
         """The core's state before an episode."""
@@ -179,7 +192,7 @@ class PQN:
         deterministic: bool = False,
     ) -> tuple[np.ndarray, Any]:
         """Stable-Baselines3's signature; with a core the state must be given back."""
-        obs, first, single = as_batch(observation, episode_start, tuple(self.rollout.obs.shape[2:]))
+        obs, first, single = as_batch(observation, episode_start, self.rollout.obs_shape)
         state = self.initial_state(len(obs)) if state is None else state
         actions, state = self._greedy(obs, state, first)
         if not deterministic:
@@ -201,77 +214,75 @@ class PQN:
         """Learn from the rollout once it is full; the next begins with its last row."""
         if not self.rollout.full:
             return 0
+        self._rate.fill_(self.learning_rate)
         self._set_targets()
+        before = self.updates
         for _ in range(self.config.epochs):
-            order = torch.randperm(self._whole, generator=self._order).to(self.device)
-            for index in order.split(self._part):
+            for index in self.rollout.draw():
                 self.update(index)
+                self.updates += 1
         self.rollout.restart()
-        done = self.config.epochs * self.config.minibatches
-        self.updates += done
-        self._summed += done
-        return done
+        self._summed += self.updates - before
+        return self.updates - before
 
     @torch.no_grad()
     def _set_targets(self) -> None:
-        """Q(lambda) returns of all rows, by the network as it is now."""
+        """Q(lambda) returns of the T rows, by the network as it is now."""
         r = self.rollout
-        if self.config.core == "none":  # rows do not depend on each other
-            rows = max(1, _CHUNK // r.num_envs)
-            parts = zip(r.obs.split(rows), r.first.split(rows), strict=True)
-            values = torch.cat([self.network(o, (), f)[0].q.amax(-1) for o, f in parts])
-        else:
-            state = tuple(s[0] for s in r.states)
-            values = self.network(r.obs, state, r.first)[0].q.amax(-1)  # [T + 1, B]
-        returns = lambda_return(
-            r.reward[:-1], r.discount[:-1], values[1:], r.valid[1:], self.config.lam
+        envs = torch.arange(r.num_envs, device=self.device)
+        values = torch.cat([self._values(at) for at in envs.split(max(1, _AT_ONCE // len(r.obs)))])
+        values = values.t()  # [T + 1, B]
+        discount, goes_on = r.discount[:-1], r.valid[1:]
+        self._target.copy_(
+            lambda_return(r.reward[:-1], discount, values[1:], goes_on, self.config.lam)
         )
-        self._target.copy_(returns)
+
+    def _values(self, envs: Tensor) -> Tensor:
+        """max_a q of all rows of some envs [n], [n, T + 1]."""
+        r = self.rollout
+        state = tuple(s[envs] for s in r.state)
+        out, _ = self.network(r.obs[:, envs], state, r.first[:, envs])
+        return out.q.amax(-1).t()
 
     def _gradients(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Metrics [3] and the gradient [size] of one minibatch, a pure function of its index.
+        """Of one minibatch; a pure function of its index that asks for no tensor's value.
 
-        Half the squared error, mean over the rows whose action was used. `index` [N] picks rows, or
-        envs with all their rows where there is a core.
+        The loss is half the squared error, mean over the rows whose action was used.
+
+        Args:
+            index: [N], from `Rollout.draw`.
+
+        Returns:
+            Metrics [3]; the gradient [size], scaled down to the largest norm.
         """
-        r, steps = self.rollout, self.rollout.length
-        if self.config.core == "none":
-            row, env = index // r.num_envs, index % r.num_envs
-            obs, first = r.obs[row, env].unsqueeze(0), r.first[row, env].unsqueeze(0)
-            out, _ = self.network(obs, (), first)  # [1, N, A]
-            q = out.q[0]
-            action, target, valid = (x[row, env] for x in (r.action, self._target, r.valid))
-        else:
-            state = tuple(s[0, index] for s in r.states)
-            out, _ = self.network(r.obs[:steps, index], state, r.first[:steps, index])
-            q = out.q  # [T, N, A]
-            action, target, valid = (x[:steps, index] for x in (r.action, self._target, r.valid))
-        error = (chosen(q, action) - target).square() * valid
-        loss = 0.5 * error.sum() / valid.sum().clamp(min=1)
+        batch, target = self.rollout.minibatch(index), self.rollout.pick(self._target, index)
+        out, _ = self.network(batch.obs, batch.state, batch.first)  # q [L, N, A]
+        loss = 0.5 * batch.mean((chosen(out.q, batch.action) - target).square())
         gradients = torch.autograd.grad(loss, self._parameters)
         gradient = flat_gradient(gradients, self._parameters)
         norm = clip_norm(gradient, self.config.max_grad_norm)
-        return torch.stack([loss.detach(), q.detach().mean(), norm]), gradient
+        values = batch.mean(out.q.detach().mean(-1))
+        return torch.stack([loss.detach(), values, norm]), gradient
 
     def _update(self, index: Tensor) -> None:
-        """One optimizer step on a minibatch."""
-        metrics, self._flat.grad = self.gradients(index)
+        """One optimizer step on a minibatch; asks for no tensor's value without a core."""
+        metrics, self.flat.grad = self.gradients(index)
         self.optimizer.step()
         self._sums += metrics
 
     def example(self) -> tuple[Tensor]:
-        """An index of a minibatch."""
-        return (torch.zeros(self._part, dtype=torch.int64, device=self.device),)
+        """An index without chance, of the shape of all others."""
+        return (self.rollout.example(),)
 
     def changes(self) -> list[Tensor]:
         """The tensors that `update` changes."""
-        return [self._flat, *self.optimizer.state[self._flat].values(), self._sums]
+        return [self.flat, *self.optimizer.state[self.flat].values(), self._sums]
 
     def metrics(self) -> dict[str, float]:
         """Means since the last call, and where the schedules stand."""
         values = {
             "exploration_rate": self.epsilon,
-            "learning_rate": self.config.learning_rate,
+            "learning_rate": self.learning_rate,
         }
         if self._summed:
             means = (self._sums / self._summed).tolist()
@@ -298,11 +309,10 @@ class PQN:
         """Everything that the next update depends on."""
         return {
             "network": self.weights(),
-            "optimizer": dict(self.optimizer.state[self._flat]),
+            "optimizer": dict(self.optimizer.state[self.flat]),
             "rollout": self.rollout.state_dict(),
             "exploration": self._exploration.bit_generator.state,
             "evaluation": self._evaluation.bit_generator.state,
-            "order": self._order.get_state(),
             "env_steps": self.env_steps,
             "updates": self.updates,
         }
@@ -310,12 +320,11 @@ class PQN:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self.load_weights(state["network"])
-        for name, moment in self.optimizer.state[self._flat].items():
+        for name, moment in self.optimizer.state[self.flat].items():
             moment.copy_(state["optimizer"][name])
         self.rollout.load_state_dict(state["rollout"])
         self._exploration.bit_generator.state = state["exploration"]
         self._evaluation.bit_generator.state = state["evaluation"]
-        self._order.set_state(state["order"])
         self.env_steps, self.updates = state["env_steps"], state["updates"]
 
 
@@ -334,33 +343,28 @@ def build(
 
     Raises:
         ConfigError: the action space is not Discrete, the minibatches do not divide the rollout, or
-            the network does not fit.
+            the network or the rollout does not fit.
     """
     c = config
     if not isinstance(action_space, spaces.Discrete):
         raise ConfigError(f"PQN needs a Discrete action space; this env has {action_space}")
-    whole = num_envs * (c.rollout_length if c.core == "none" else 1)
-    what = f"{num_envs} envs" + (f" x {c.rollout_length} rows" if c.core == "none" else "")
-    if training and whole % c.minibatches:
-        raise ConfigError(
-            f"minibatches is {c.minibatches}, which does not divide {what}; choose num_envs, "
-            "rollout_length and minibatches so that it does"
-        )
     with torch.random.fork_rng(
         devices=[device] if device.type == "cuda" else []
     ):  # one generator per purpose: this one for the weights
         torch.manual_seed(seed)
         network = _make_network(c, observation_space, int(action_space.n)).to(device)
-    flat = flatten_parameters(network)
     rollout = Rollout(
         c.rollout_length if training else 1,
         num_envs,
-        observation_space.shape,
-        observation_space.dtype,
+        observation_space,
+        action_space,
+        minibatches=c.minibatches if training else 1,
         gamma=c.gamma,
         state=network.initial_state(num_envs),
         device=device,
+        seed=int(np.random.SeedSequence([seed, 3]).generate_state(1)[0]),
     )
+    flat = flatten_parameters(network)
     optimizer = make_optimizer(c.optimizer, flat, c.learning_rate, c.optimizer_eps)
     return PQN(c, network, flat, optimizer, rollout, action_space, device, seed, steps)
 
@@ -368,7 +372,7 @@ def build(
 def _make_network(config: PQNConfig, space: spaces.Box, actions: int) -> Network[QOut]:
     c = config
     try:
-        encoder = make_encoder(c.encoder, space, c.hidden, layer_norm=c.layer_norm)
+        encoder = make_encoder(c.encoder, space, c.hidden, c.width, layer_norm=c.layer_norm)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     core = make_core(c.core, encoder.dim, c.core_units)

@@ -228,6 +228,12 @@ class SB3Agent:
             text = " ".join(str(error).split())
             raise ConfigError(f"sb3:{c.algorithm} refuses its configuration: {text}") from error
 
+    def model_on(
+        self, env: VectorEnv, steps: int, on_row: Callable[[Row], None] | None = None
+    ) -> BaseAlgorithm:
+        """SB3's model on our env, for a training of so many env steps."""
+        return self._make(StreamVecEnv(env, self.config.clip_reward, on_row), steps)
+
     def fit(
         self,
         env: VectorEnv,
@@ -246,7 +252,7 @@ class SB3Agent:
             on_step: called with the env steps so far; False stops the training.
             write: called with what SB3 logs and the env step.
         """
-        model = self._make(StreamVecEnv(env, self.config.clip_reward, on_row), steps)
+        model = self.model_on(env, steps, on_row)
         model.set_logger(Logger(None, [_Writer(write)]))
         self._model = model
 

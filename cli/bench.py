@@ -1,14 +1,24 @@
-"""`ludus bench`: our speed against Stable-Baselines3's on this machine, in one run."""
+"""`ludus bench`: our speed against Stable-Baselines3's, and of the family, on this machine."""
 
 import sys
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from ludus.cli.options import UsageError, parse, print_json
-from ludus.training.speed import CARTPOLE, PONG, Speed, as_dict, measure
+from ludus.training.speed import (
+    CARTPOLE,
+    PONG,
+    Speed,
+    as_dict,
+    measure,
+    measure_family,
+    measure_pqn,
+    prioritised_sample_ms,
+)
 from ludus.training.train import device_of
 
 
@@ -16,8 +26,8 @@ from ludus.training.train import device_of
 class Arguments:
     """What is measured, and how long."""
 
-    only: Literal["pong", "cartpole", "both"] = "both"
-    """which env"""
+    only: Literal["pong", "cartpole", "both", "family", "pqn", "replay"] = "both"
+    """DQN against SB3's on one env or both; rainbow and iqn against dqn; PQN; prioritised replay"""
     rounds: int = 5
     """turns of each contender; figures are medians over rounds"""
     pong_steps: int = 800
@@ -44,6 +54,10 @@ def run(argv: list[str]) -> int:
         if getattr(given, name) < 1:
             raise UsageError(f"{name} is {getattr(given, name)}; it must be 1 or more")
     device = device_of(given.device)
+    if given.only == "replay":
+        return _replay(given.json)
+    if given.only in ("family", "pqn"):
+        return _members(given, device)
     plan = {PONG: (given.pong_steps, given.pong_envs)}
     plan[CARTPOLE] = (given.cartpole_steps, given.cartpole_envs)
     if given.only != "both":
@@ -68,12 +82,44 @@ def run(argv: list[str]) -> int:
     return 0
 
 
+def _replay(as_json: bool) -> int:
+    taken = prioritised_sample_ms()
+    if as_json:
+        print_json({"prioritised_sample_ms": taken})
+    else:
+        print(f"32 of 1,000,000 by priority: {taken:.3f} ms, median of 200")
+    return 0
+
+
+def _members(given: Arguments, device: torch.device) -> int:
+    """The family on Pong, or PQN on MinAtar."""
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    if given.only == "pqn":
+        speed = measure_pqn(rounds=given.rounds, device=device, say=say)
+    else:
+        speed = measure_family(
+            rounds=given.rounds,
+            steps=given.pong_steps,
+            num_envs=given.pong_envs,
+            device=device,
+            say=say,
+        )
+    if given.json:
+        print_json(as_dict([speed], device))
+    else:
+        _show(speed)
+    return 0
+
+
 def _show(speed: Speed) -> None:
     shown = Table(title=speed.env, title_justify="left")
-    for name in ("who", "env steps/s", "ours over this"):
+    for name in ("who", "env steps/s", "first over this"):
         shown.add_column(name, justify="left" if name == "who" else "right")
     for rate in speed.rates:
-        shown.add_row(rate.name, f"{rate.steps_per_second:.0f}", f"{rate.ours_over_this:.2f}x")
+        shown.add_row(rate.name, f"{rate.steps_per_second:.0f}", f"{rate.first_over_this:.2f}x")
     Console().print(shown)
     if speed.floor_share is not None:
         print(

@@ -1,20 +1,22 @@
-"""Env steps per second of our DQN and of SB3's, alternating in one run; figures are ratios."""
+"""Env steps per second of agents that take turns in one run; figures are ratios."""
 
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import psutil
 import torch
 
-from ludus.agents import dqn, presets, sb3
+from ludus.agents import presets, sb3
+from ludus.agents.agent import Agent
 from ludus.agents.dqn import DQNConfig
+from ludus.agents.memory.priority import Priorities
 from ludus.envs.make import make
 from ludus.training.evaluate import tuned_for
-from ludus.training.graphs import capture
+from ludus.training.graphs import Capturable, capture
 from ludus.training.loop import train_loop
 from ludus.training.run import versions
 
@@ -24,6 +26,7 @@ NATURE_UPDATE_GFLOP = 2.18
 _WARM_UP, _STARTS, _REPLAY = 1_500, 500, 10_000  # env steps, env steps, transitions
 
 PONG, CARTPOLE = "PongNoFrameskip-v4", "CartPole-v1"
+MINATAR = "MinAtar/Breakout-v1"
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Rate:
 
     name: str
     steps_per_second: float  # median over rounds
-    ours_over_this: float  # median over rounds of the ratio within a round
+    first_over_this: float  # the first contender's rate over this one's, median over rounds
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,12 @@ def _config(env_id: str) -> DQNConfig:
     return replace(common, encoder="mlp", hidden=(64, 64))
 
 
-def _ours(env_id: str, num_envs: int, device: torch.device) -> Contender:
+def _ours(env_id: str, num_envs: int, device: torch.device, config: presets.Config) -> Contender:
     env = make(env_id, num_envs, seed=1)
-    agent = presets.build(_config(env_id), env, device=device, seed=1, steps=1_000_000)
-    assert isinstance(agent, dqn.DQN)
-    capture(agent)
+    agent = presets.build(config, env, device=device, seed=1, steps=1_000_000)
+    assert isinstance(agent, Agent)
+    if isinstance(agent, Capturable):
+        capture(agent)
     where: list[Any] = [env.reset(), agent.initial_state(num_envs)]
 
     def keep(row: Any, state: Any) -> bool:
@@ -128,35 +132,114 @@ def measure(
         peers: measure SB3 too.
         say: called with a line on each turn.
     """
-    ours_name = f"ludus dqn, {num_envs} envs"
-    contenders: dict[str, Contender] = {ours_name: _ours(env_id, num_envs, device)}
+    ours = _ours(env_id, num_envs, device, _config(env_id))
+    contenders: dict[str, Contender] = {f"ludus dqn, {num_envs} envs": ours}
     if peers:
         contenders["sb3 dqn, its own env"] = _theirs(env_id, False, device)
         contenders["sb3 dqn, our env"] = _theirs(env_id, True, device)
-    for name, run in contenders.items():
+    turns, products = _take_turns(
+        env_id, contenders, rounds, [steps] * len(contenders), device, say
+    )
+    told = _rates(turns)
+    if env_id != PONG or device.type != "cpu":  # one small product says nothing of a GPU
+        return Speed(env_id, told)
+    updates = [speed * _config(env_id).replay_ratio for speed in next(iter(turns.values()))]
+    shares = [u * NATURE_UPDATE_GFLOP / rate for u, rate in zip(updates, products, strict=True)]
+    return Speed(env_id, told, statistics.median(products), statistics.median(shares))
+
+
+def _take_turns(
+    env_id: str,
+    contenders: dict[str, Contender],
+    rounds: int,
+    steps: Sequence[int],
+    device: torch.device,
+    say: Callable[[str], None],
+) -> tuple[dict[str, list[float]], list[float]]:
+    """Steps per second of each contender in each round, and of a matrix product, GFLOP/s."""
+    for (name, run), count in zip(contenders.items(), steps, strict=True):
         say(f"{env_id}: warming up {name}")
-        run(_WARM_UP)
+        run(max(_WARM_UP, count // 4))
     found: dict[str, list[float]] = {name: [] for name in contenders}
-    rates: list[float] = []
+    products: list[float] = []
     for turn in range(rounds):
-        for name, run in contenders.items():
-            found[name].append(steps / run(steps))
+        for (name, run), count in zip(contenders.items(), steps, strict=True):
+            found[name].append(count / run(count))
             say(f"{env_id}: round {turn + 1} of {rounds}, {name}: {found[name][-1]:.0f} steps/s")
-        rates.append(matrix_gflops(device))
-    ours = found[ours_name]
-    told = [
+        products.append(matrix_gflops(device))
+    return found, products
+
+
+def _rates(found: dict[str, list[float]]) -> list[Rate]:
+    first = next(iter(found.values()))
+    return [
         Rate(
             name,
             statistics.median(speeds),
-            statistics.median(a / b for a, b in zip(ours, speeds, strict=True)),
+            statistics.median(a / b for a, b in zip(first, speeds, strict=True)),
         )
         for name, speeds in found.items()
     ]
-    if env_id != PONG or device.type != "cpu":  # one small product says nothing of a GPU
-        return Speed(env_id, told)
-    updates = [speed * _config(env_id).replay_ratio for speed in ours]
-    shares = [u * NATURE_UPDATE_GFLOP / rate for u, rate in zip(updates, rates, strict=True)]
-    return Speed(env_id, told, statistics.median(rates), statistics.median(shares))
+
+
+def measure_family(
+    *, rounds: int, steps: int, num_envs: int, device: torch.device, say: Callable[[str], None]
+) -> Speed:
+    """Pong with the presets of dqn, rainbow and iqn, and iqn with 8 samples in place of 64."""
+    env = make(PONG, 1)
+    named = {name: presets.preset(name, env) for name in ("dqn", "rainbow", "iqn")}
+    env.close()
+    implicit = named["iqn"]
+    assert isinstance(implicit, DQNConfig)
+    fewer = replace(implicit, samples=8, target_samples=8, policy_samples=8)
+    named["iqn, 8 samples"] = fewer
+    small = {"replay_size": _REPLAY, "learning_starts": _STARTS}
+    contenders = {
+        name: _ours(PONG, num_envs, device, replace(config, **small))  # type: ignore[arg-type]  # all are DQNConfig
+        for name, config in named.items()
+    }
+    turns, _ = _take_turns(PONG, contenders, rounds, [steps] * len(contenders), device, say)
+    return Speed(PONG, _rates(turns))
+
+
+def measure_pqn(*, rounds: int, device: torch.device, say: Callable[[str], None]) -> Speed:
+    """PQN with 128 envs on MinAtar's Breakout, and SB3's DQN with the plain DQN's values."""
+    env = make(MINATAR, 1, seed=1)
+    theirs = presets.preset("sb3:dqn", env)
+    assert isinstance(theirs, sb3.SB3Config)
+    arguments = theirs.arguments | {"learning_starts": _STARTS}
+    sb3_agent = presets.build(
+        replace(theirs, arguments=arguments), env, device=device, seed=1, steps=_REPLAY
+    )
+    assert isinstance(sb3_agent, sb3.SB3Agent)
+    model = sb3_agent.model_on(env, _REPLAY)
+
+    def run(steps: int) -> float:
+        began = time.perf_counter()
+        with tuned_for(env):
+            model.learn(steps, reset_num_timesteps=False)
+        return time.perf_counter() - began
+
+    ours = _ours(MINATAR, 128, device, presets.preset("pqn", env))
+    contenders = {"ludus pqn, 128 envs": ours, "sb3 dqn, our env": run}
+    turns, _ = _take_turns(MINATAR, contenders, rounds, [65_536, 1_500], device, say)
+    return Speed(MINATAR, _rates(turns))
+
+
+def prioritised_sample_ms(size: int = 1_000_000, batch: int = 32, times: int = 200) -> float:
+    """Milliseconds to pick a batch by priority, its probabilities included: the median on a CPU."""
+    device = torch.device("cpu")
+    priorities = Priorities(size, 0.5, device)
+    everyone = torch.arange(size)
+    priorities.admit(everyone)
+    priorities.update(everyone, torch.rand(size))
+    taken = []
+    for _ in range(times):
+        chance = torch.rand(batch, dtype=torch.float64)
+        began = time.perf_counter()
+        priorities.pick(chance)
+        taken.append(time.perf_counter() - began)
+    return 1e3 * statistics.median(taken)
 
 
 def hardware(device: torch.device) -> dict[str, Any]:

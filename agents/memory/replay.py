@@ -259,12 +259,15 @@ class Replay:
                 tensor.copy_(torch.from_numpy(state[f"priority_{name}"]))
 
 
-def _refuse_if_too_large(transitions: int, frame_bytes: int, device: torch.device) -> None:
-    need = transitions * (frame_bytes + _PER_TRANSITION)
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on the device now."""
     if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    else:
-        free = psutil.virtual_memory().available
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+def _refuse_if_too_large(transitions: int, frame_bytes: int, device: torch.device) -> None:
+    need, free = transitions * (frame_bytes + _PER_TRANSITION), free_bytes(device)
     if need > 0.95 * free:  # the network and the emulators need some too
         fits = int(transitions * 0.8 * free / need)
         raise ConfigError(
