@@ -51,7 +51,7 @@ def run(tmp_path_factory) -> Path:
         ("train dqn CartPole-v1 --encoder nature", "nature encoder takes pictures"),
         ("train dqn CartPole-v1 --sticky 0.2", "does not have it"),
         ("train dqn ALE/Pong-v5 --sticky 5", "sticky is 5.0"),
-        ("train dqn ALE/Pong-v5 --replay-size 1000000000", "GB are free"),
+        ("train dqn ALE/Pong-v5 --replay-size 1000000000 --steps 1000000000", "GB are free"),
         ("train dqn Pendulum-v1", "Discrete action space"),
         ("train dqn2013 CartPole-v1", "dqn2013 is for pictures"),
         ("train sb3:pppo CartPole-v1", "did you mean sb3:ppo?"),
