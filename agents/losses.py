@@ -40,14 +40,14 @@ _SLOPE = 1e-3
 
 def squash(x: Tensor) -> Tensor:
     """h(x) = sign(x) (sqrt(|x| + 1) - 1) + x / 1000, Pohlen et al. 2018 (arXiv 1805.11593)."""
-    return x.sign() * ((x.abs() + 1).sqrt() - 1) + _SLOPE * x
+    return x / ((x.abs() + 1).sqrt() + 1) + _SLOPE * x  # sqrt(|x| + 1) - 1, not rounded away
 
 
 def unsquash(x: Tensor) -> Tensor:
-    """The inverse of `squash`, in a form that float32 does not round away."""
-    y = x.abs() + 1 + _SLOPE
-    root = 2 * y / ((1 + 4 * _SLOPE * y).sqrt() + 1)  # = (sqrt(1 + 4 e y) - 1) / (2 e)
-    return x.sign() * (root.square() - 1)
+    """The inverse of `squash`: sign(x) (((sqrt(1 + 4 e (|x| + 1 + e)) - 1) / (2 e))^2 - 1)."""
+    root = (1 + 4 * _SLOPE * (x.abs() + 1 + _SLOPE)).sqrt()
+    y = 2 * x / (root + 1 + 2 * _SLOPE)  # what is squared, less 1: float32 rounds nothing away
+    return y * (y.abs() + 2)
 
 
 def rescaled(reward: Tensor, discount: Tensor, value: Tensor) -> Tensor:

@@ -1,16 +1,18 @@
 """`ludus collect RUN`: games of a trained agent as a data set in Minari's format."""
 
+import math
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import track
 from tyro.conf import Positional
 
 from ludus.cli.options import UsageError, parse, print_json
-from ludus.training.dataset import collect
-from ludus.training.run import Run
+from ludus.training.collect import collect
+from ludus.training.dataset import ROOT
+from ludus.training.logger import Bar
+from ludus.training.run import Run, RunConfig
 from ludus.training.train import load
 
 
@@ -20,8 +22,10 @@ class Arguments:
 
     run: Positional[Path]
     """folder of the run"""
-    episodes: int = 100
-    """full games"""
+    episodes: int | None = None
+    """full games; 100 where steps is not given"""
+    steps: int | None = None
+    """env steps in place of episodes; the games that run then are played to their end"""
     epsilon: float = 0.0
     """probability of a random action"""
     seed: int = 0
@@ -43,55 +47,69 @@ def run(argv: list[str]) -> int:
     about = "Write a data set of games that RUN plays, in Minari's format."
     given = parse(Arguments, argv, verb="collect", about=about)
     for name, ok in (
-        ("episodes", given.episodes >= 1),
+        ("episodes", given.episodes is None or given.episodes >= 1),
+        ("steps", given.steps is None or given.steps >= 1),
         ("num_envs", given.num_envs >= 1),
         ("seed", 0 <= given.seed < 1 << 40),
         ("epsilon", 0 <= given.epsilon <= 1),
     ):
         if not ok:
             raise UsageError(f"{name} is {getattr(given, name)}, which is out of range")
+    if given.episodes is not None and given.steps is not None:
+        raise UsageError("episodes and steps are both given; give one of them")
+    episodes = 100 if given.episodes is None and given.steps is None else given.episodes
     config = Run.open(given.run).config()
-    env = config.env.replace("/", "-").replace(":", "-")
-    stem = f"{env}/{config.agent.replace(':', '-')}"
-    out, number = given.out, 0
-    while out is None or (given.out is None and out.exists()):
-        out = Path("runs/datasets") / f"{stem}-v{number}"
-        dataset_id = f"{stem}-v{number}"
-        number += 1
-    if given.out is not None:
-        dataset_id = f"{stem}-v0"
+    out, dataset_id = _named(given.out, config)
+    total, unit = (episodes, "games") if episodes is not None else (given.steps, "steps")
+    assert total is not None
     agent = load(given.run, device=given.device)
-    shown = track(
-        range(given.episodes),
-        f"{config.agent} on {config.env}, games",
-        console=Console(stderr=True, quiet=given.quiet),
-    )
-    bar, total = iter(shown), 0.0
+    bar = Bar(f"{config.agent} on {config.env}", total, 0, given.quiet, unit)
+    played, returns = 0, 0.0
 
-    def on_episode(done: int, episode_return: float) -> None:
-        nonlocal total
-        total += episode_return
-        next(bar, None)
+    def on_game(games: int, steps: int, episode_return: float) -> None:
+        nonlocal played, returns
+        played, returns = steps, returns + episode_return
+        bar.update(games if unit == "games" else steps, returns / games)
 
-    collect(
-        agent,
-        config.env,
-        config.options,
-        out,
-        dataset_id=dataset_id,
-        agent=config.agent,
-        episodes=given.episodes,
-        seed=given.seed,
-        epsilon=given.epsilon,
-        num_envs=given.num_envs,
-        on_episode=on_episode,
-    )
-    next(bar, None)
-    mean = total / given.episodes
+    try:
+        games = collect(
+            agent,
+            config.env,
+            config.options,
+            out,
+            dataset_id=dataset_id,
+            agent=config.agent,
+            episodes=math.inf if episodes is None else episodes,
+            steps=math.inf if given.steps is None else given.steps,
+            seed=given.seed,
+            epsilon=given.epsilon,
+            num_envs=given.num_envs,
+            on_game=on_game,
+        )
+    except KeyboardInterrupt:
+        if out.exists():
+            print(f"ludus: {out} has the games that had ended", file=sys.stderr)
+        raise
+    finally:
+        bar.close()
+    mean = returns / games
     if given.json:
-        told = {"dataset": str(out), "id": dataset_id, "episodes": given.episodes, "mean": mean}
-        print_json(told)
+        told = {"dataset": str(out), "id": dataset_id, "episodes": games, "steps": played}
+        print_json(told | {"mean": mean})
     else:
-        print(f"{out}: {given.episodes} games, mean return {mean:.1f}")
-        print(f"learn from it: ludus train dqn --dataset {out}", file=sys.stdout)
+        print(f"{out}: {games:,} games, {played:,} steps, mean return {mean:.1f}")
+        print(f"learn from it: ludus train dqn --dataset {out}")
     return 0
+
+
+def _named(out: Path | None, config: RunConfig) -> tuple[Path, str]:
+    """The folder, and Minari's name for what is in it: below `ROOT` the path from there."""
+    names = [config.env, config.agent]
+    env, agent = (re.sub(r"[^\w-]", "-", name) for name in names)
+    number = 0
+    while out is None:
+        free = ROOT / env / f"{agent}-v{number}"
+        out = None if free.exists() or free.with_name(f".{free.name}.tmp").exists() else free
+        number += 1
+    below = out.relative_to(ROOT).as_posix() if out.is_relative_to(ROOT) else out.name
+    return out, below if re.fullmatch(r"[\w/-]+-v\d+", below) else f"{env}/{agent}-v0"

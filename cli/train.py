@@ -1,10 +1,13 @@
 """`ludus train AGENT ENV`: train an agent; `ludus train --resume RUN`: go on with a training."""
 
+import contextlib
+import io
 from dataclasses import dataclass, field, make_dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import tyro
 from tyro.conf import OmitArgPrefixes
 
 from ludus.agents import presets
@@ -18,6 +21,8 @@ ABOUT = """Train AGENT on ENV in a new run folder, or go on with RUN.
 
 ludus train AGENT ENV [options]     ludus train --resume RUN
 ludus train AGENT [ENV] --dataset FOLDER_OR_MINARI_ID [options]
+
+With a data set ENV is only where the agent is evaluated, and steps are updates.
 
 `ludus list agents` and `ludus list envs` show what there is."""
 
@@ -69,7 +74,8 @@ def run(argv: list[str]) -> int:
             )
     agent, env_id = names
     verb = f"train {agent} {env_id}".strip()
-    given: Any = parse(_arguments(agent, env_id, dataset), rest, verb=verb, about=ABOUT)
+    kind = _arguments(agent, env_id, dataset, _env_options(rest))
+    given: Any = parse(kind, rest, verb=verb, about=ABOUT)
     config = given.config if hasattr(given, "config") else None
     common: _Common = given.common
     session = Session.start(
@@ -87,9 +93,21 @@ def _value_of(option: str, words: list[str]) -> str | None:
     return None
 
 
-def _arguments(agent: str, env_id: str, dataset: str | None) -> type[Any]:
+def _env_options(words: list[str]) -> EnvOptions:
+    """The env's options, before the agent's are known."""
+    cli: Any = tyro.cli  # its overloads do not know of the words that are left
+    words = [word for word in words if word not in ("-h", "--help")]
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            return cli(EnvOptions, args=words, return_unknown_args=True)[0]
+    except SystemExit:
+        return EnvOptions()  # what is wrong is said when all of the line is read
+
+
+def _arguments(agent: str, env_id: str, dataset: str | None, options: EnvOptions) -> type[Any]:
     """The options of that agent on that env, or for that data set, with their defaults."""
-    probe = make(env_id, 1) if dataset is None else Dataset(dataset, held_out=0)
+    probe = make(env_id, 1, 0, options) if dataset is None else Dataset(dataset, held_out=0)
     try:
         config = presets.preset(agent, probe)
     finally:
@@ -116,6 +134,6 @@ def _train(session: Session, as_json: bool) -> int:
     else:
         score = status["score"]
         shown = "not evaluated" if score is None else f"mean return {score:.1f} in evaluation"
-        print(f"{made.path}: {status['env_steps']:,} steps, {shown}")
+        print(f"{made.path}: {status['env_steps']:,} {session.config.train.unit}, {shown}")
         print(f"learning curves: {tensorboard()} --logdir {made.path}")
     return 0

@@ -447,4 +447,5 @@ class VectorEnv:
     def _row(self, obs: np.ndarray, reward: np.ndarray, *flags: np.ndarray) -> Row:
         first, terminated, truncated, over = flags
         returns, lengths = self._return.copy(), self._length.copy()
+        obs = np.ascontiguousarray(obs)  # products round by layout, and a resumed row has this one
         return Row(obs, reward, first, terminated, truncated, over, returns, lengths)

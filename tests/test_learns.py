@@ -140,7 +140,6 @@ def test_without_memory_nothing_is_recalled():
 
 
 PROBE_PQN = PQNConfig(hidden=(32,), gamma=0.9, learning_rate=2e-3, minibatches=4, epsilon_end=0.05)
-PROBE_PQN = replace(PROBE_PQN, anneal_learning_rate=True)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -155,7 +154,7 @@ def test_pqn_recalls_with_a_core(core, solved):
     assert (_score(agent, "ludus/Recall-v0", 100) > 0.95) == solved
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", SEEDS[:2])
 def test_pqn_keeps_cartpole_up(seed):
     config = presets.preset("pqn", make("CartPole-v1", 1))
     after = _until("CartPole-v1", 475, every=10_000)

@@ -46,8 +46,8 @@ class Episodes:
 class Bar:
     """A progress bar with steps, speed, return and time left; plain lines without a terminal."""
 
-    def __init__(self, name: str, total: int, done: int, quiet: bool) -> None:
-        self._name, self._total, self._quiet = name, total, quiet
+    def __init__(self, name: str, total: int, done: int, quiet: bool, unit: str = "steps") -> None:
+        self._name, self._total, self._quiet, self._unit = name, total, quiet, unit
         self._console = Console(stderr=True)
         self._since, self._since_done = time.monotonic(), done  # what the speed is measured from
         self._progress: Progress | None = None
@@ -56,7 +56,7 @@ class Bar:
                 TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[fps]} steps/s  return {task.fields[score]}"),
+                TextColumn(f"{{task.fields[fps]}} {unit}/s  return {{task.fields[score]}}"),
                 TimeElapsedColumn(),
                 TextColumn("left"),
                 TimeRemainingColumn(),
@@ -83,7 +83,7 @@ class Bar:
             return
         left = max(0, self._total - done) / max(fps, 1e-9)
         self._console.print(
-            f"{self._name}: {done:,} of {self._total:,} steps, {fps:.0f} steps/s, "
+            f"{self._name}: {done:,} of {self._total:,} {self._unit}, {fps:.0f} {self._unit}/s, "
             f"return {shown}, {left:.0f} s left",
             highlight=False,
             soft_wrap=True,
@@ -106,6 +106,7 @@ class Logger:
         quiet: no progress.
         state: what `state_dict` returned, to go on from.
         done: env steps already done.
+        unit: what is shown as counted.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class Logger:
         quiet: bool,
         state: dict[str, Any] | None = None,
         done: int = 0,
+        unit: str = "steps",
     ) -> None:
         self.episodes = Episodes()
         self._window: deque[tuple[float, int]] = deque(maxlen=_WINDOW)
@@ -138,7 +140,7 @@ class Logger:
         self._csv.writerows(self.episodes.rows)
         self._fps = (time.monotonic(), done)
         self._ended: float | None = None
-        self.bar = Bar(name, total, done, quiet)
+        self.bar = Bar(name, total, done, quiet, unit)
 
     @property
     def seconds(self) -> float:

@@ -51,9 +51,9 @@ class TrainOptions:
     device: str = "auto"
     """auto, cpu or cuda; auto takes the GPU where there is one"""
     log_every: int = 1_000
-    """env steps between two points in TensorBoard"""
+    """env steps (updates with a data set) between two points in TensorBoard"""
     eval_every: int = 0
-    """env steps between two evaluations; 0 for one at the end only"""
+    """env steps (updates with a data set) between two evaluations; 0 for one at the end only"""
     eval_episodes: int = 10
     """full games of an evaluation; 0 for no evaluation"""
     eval_epsilon: float = 0.0
@@ -65,9 +65,14 @@ class TrainOptions:
     init_from: str | None = None
     """folder of a run whose encoder, and head where the actions are the same, are taken"""
     dataset: str | None = None
-    """learn from a data set without an env: a folder of `ludus collect`, or a Minari id"""
+    """learn from this instead of playing: a folder of `ludus collect`, or a Minari id"""
     held_out: float = 0.1
-    """share of the data set's episodes that is kept for the validation error"""
+    """share of the data set's episodes that is kept for `validation/td_error`"""
+
+    @property
+    def unit(self) -> str:
+        """What `steps` counts, and `log_every` and `eval_every` with it."""
+        return "steps" if self.dataset is None else "updates"
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""

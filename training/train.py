@@ -15,11 +15,12 @@ import torch
 from rich.console import Console
 
 from ludus.agents import presets
-from ludus.agents.dqn import DQN, DQNConfig
+from ludus.agents.dqn import DQN
 from ludus.agents.sb3 import SB3Agent, SB3Config
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import EnvError, Row, VectorEnv
 from ludus.networks.cores import State
+from ludus.training import offline
 from ludus.training.checkpoint import newest_checkpoint, save_checkpoint, write_atomically
 from ludus.training.dataset import Dataset
 from ludus.training.evaluate import Evaluation, EvaluationStopped, evaluate, tuned_for
@@ -29,18 +30,15 @@ from ludus.training.loop import train_loop
 from ludus.training.run import Run, RunConfig, RunError, TrainOptions
 from ludus.training.transfer import Learner, transfer
 
-_VALIDATED = 4_096  # held-out transitions of a validation error
-_STRIDE = 100  # updates between two looks at the clock, with a data set
-
 _console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 class Stopped(Exception):
     """A signal ended the training after a last checkpoint; `code` is the exit status."""
 
-    def __init__(self, number: int, steps: int, how_to_go_on: str) -> None:
+    def __init__(self, number: int, at: str, how_to_go_on: str) -> None:
         name = signal.Signals(number).name
-        super().__init__(f"stopped by {name} at {steps:,} steps; {how_to_go_on}")
+        super().__init__(f"stopped by {name} at {at}; {how_to_go_on}")
         self.code = 128 + number
 
 
@@ -72,8 +70,9 @@ def train(
 
     Args:
         agent: a preset's name, see `ludus list agents`.
-        env: an env id, see `ludus.envs.make.make`.
-        steps: env steps.
+        env: an env id, see `ludus.envs.make.make`; with `more.dataset` where it is evaluated, ""
+            for the data set's own.
+        steps: env steps; updates with a data set.
         seed: of everything.
         config: in place of the preset's.
         options: changes to the env's protocol.
@@ -121,23 +120,32 @@ class Session:
         env = _open(env_id, t, options)
         try:
             chosen = presets.preset(agent, env) if config is None else config
+            protocol, said = {}, []
             if isinstance(env, Dataset):
-                env_id, options, t = _playground(env, env_id, options, t, quiet)
+                where = offline.playground(env, env_id, options)
+                env_id, options, protocol = where.env_id, where.options, where.protocol
+                t = replace(t, dataset=env.source)  # a resume may be in another folder
+                if where.missing:
+                    t = replace(t, eval_episodes=0, eval_every=0)
+                    said = [f"no evaluation: {where.missing}"]
+            else:
+                protocol = env.protocol
             built = _build(agent, chosen, env, device, t)
             taken = None
             if t.init_from is not None:
                 if not isinstance(built, Learner):
                     raise RunError(f"{agent} cannot start from another run; leave out --init-from")
-                taken = transfer(built, Run.open(t.init_from), env)
-            whole = RunConfig(agent, env_id, t, options, chosen, env.protocol)
+                taken = transfer(built, chosen, Run.open(t.init_from), env)
+                said += taken.sentences()
+            whole = RunConfig(agent, env_id, t, options, chosen, protocol)
             session = cls(Run.create(root, whole), whole, env, built, device, quiet, resumed=False)
         except BaseException:
             env.close()
             raise
         if taken is not None:
             write_atomically(session.run.path / "transfer.json", json.dumps(taken.as_dict()))
-            if not quiet:
-                _console.print(taken.sentence())
+        for sentence in () if quiet else said:
+            _console.print(sentence)
         return session
 
     @classmethod
@@ -261,37 +269,20 @@ class Session:
         """Learn from a data set; the clock of such a run, `env_steps`, is its updates."""
         agent, t = self.agent, self.config.train
         assert isinstance(agent, DQN)
-        filled, held = data.memory(agent), data.memory(agent, held_out=True)
-        if filled is None:
-            raise RunError(f"{data.name} has no step to learn from; collect more episodes")
-        memory, checksum = filled
         if self._resume:
             tree = self._newest()
-            if tree["checksum"] != checksum:
-                raise RunError(f"{data.name} is not the data set that this run began with")
-            kept = memory.state_dict() | tree["agent"]["memory"]
-            agent.load_state_dict({**tree["agent"], "memory": kept})
+            offline.go_on(agent, data, tree)
             self._resumed(tree)
         else:
             self._log = self._logger(None)
             self._status("running")
-        batch = None
-        if held is not None:
-            batch = held[0].sample(held[0].draw(_VALIDATED)).batch
         while agent.updates < t.steps:
-            ahead = t.log_every - agent.updates % t.log_every
-            agent.study(min(_STRIDE, ahead, t.steps - agent.updates), agent.updates / t.steps)
+            agent.study(1, agent.updates / t.steps)
             agent.env_steps = agent.updates
             if self._log.due(agent.updates):
-                self._log.write(agent.metrics(), agent.updates, agent.updates)
-                if batch is not None:
-                    error = float(agent.td_error(batch))
-                    self._log.scalars({"validation/td_error": error}, agent.updates)
+                self._log.write(offline.metrics(agent, data), agent.updates, agent.updates)
             if self._evaluate_or_save_now():
-                whole = agent.state_dict()
-                names = ("generator", *(n for n in whole["memory"] if n.startswith("priority_")))
-                whole["memory"] = {n: whole["memory"][n] for n in names}  # the rest is the data
-                self._save({"agent": whole, "checksum": checksum})
+                self._save(offline.checkpoint(agent, data))
             if self._signal is not None:
                 raise self._stopped()
 
@@ -326,7 +317,7 @@ class Session:
         self._evaluated = tree["evaluations"]
         self._log = self._logger(tree["log"])
         if not self.quiet:
-            _console.print(f"resumed {self.run.path} at {self.agent.env_steps:,} steps")
+            _console.print(f"resumed {self.run.path} at {self._at()}")
 
     # -- SB3 ----------------------------------------------------------------------------------
 
@@ -357,8 +348,8 @@ class Session:
 
     def _logger(self, state: dict[str, Any] | None) -> Logger:
         t, name = self.config.train, f"{self.config.agent} {self.config.env}"
-        done = self.agent.env_steps
-        return Logger(self.run.path, name, t.steps, t.log_every, self.quiet, state, done)
+        done, unit = self.agent.env_steps, t.unit
+        return Logger(self.run.path, name, t.steps, t.log_every, self.quiet, state, done, unit)
 
     def _on_signal(self, number: int) -> None:
         self._signal = number
@@ -396,7 +387,10 @@ class Session:
 
     def _stopped(self) -> Stopped:
         assert self._signal is not None
-        return Stopped(self._signal, self.agent.env_steps, self._how_to_go_on())
+        return Stopped(self._signal, self._at(), self._how_to_go_on())
+
+    def _at(self) -> str:
+        return f"{self.agent.env_steps:,} {self.config.train.unit}"
 
     def _how_to_go_on(self) -> str:
         if isinstance(self.agent, SB3Agent):
@@ -405,7 +399,7 @@ class Session:
         if not saved:
             return f"no checkpoint had been saved in {self.run.path}"
         return (
-            f"everything up to {int(saved[-1]):,} steps is saved; go on with: "
+            f"everything up to {int(saved[-1]):,} {self.config.train.unit} is saved; go on with: "
             f"ludus train --resume {self.run.path}"
         )
 
@@ -414,6 +408,9 @@ class Session:
             return
         protocol = ", ".join(f"{k} {v}" for k, v in self.config.protocol.items())
         _console.print(f"{self.config.agent} on {self.config.env} ({protocol})")
+        if isinstance(self.env, Dataset):
+            for sentence in self.env.sentences():
+                _console.print(sentence)
         _console.print(f"run folder {self.run.path}, device {self.device}")
 
 
@@ -446,31 +443,6 @@ def _open(env_id: str, t: TrainOptions, options: EnvOptions) -> VectorEnv | Data
     return make(env_id, t.num_envs, t.seed, options)
 
 
-def _playground(
-    data: Dataset, env_id: str, options: EnvOptions, t: TrainOptions, quiet: bool
-) -> tuple[str, EnvOptions, TrainOptions]:
-    """The env that a data set's learner is evaluated on, and how, if it can be made."""
-    name = env_id or data.env_id
-    options = data.options if options == EnvOptions() else options
-    try:
-        env = make(name, 1, 0, options)
-    except EnvError as error:
-        if env_id:
-            raise
-        if not quiet:
-            _console.print(f"no evaluation: {error}")
-        return name, options, replace(t, eval_episodes=0, eval_every=0)
-    env.close()
-    if env.observation_space.shape != data.observation_space.shape:
-        raise RunError(
-            f"{name} shows observations {list(env.observation_space.shape)}, the data set "
-            f"{list(data.observation_space.shape)}; name the env and options that it is from"
-        )
-    if env.action_space != data.action_space:
-        raise RunError(f"{name} takes {env.action_space}, the data set {data.action_space}")
-    return name, options, t
-
-
 def _build(
     name: str,
     config: presets.Config,
@@ -478,16 +450,9 @@ def _build(
     device: torch.device,
     t: TrainOptions,
 ) -> presets.AnyAgent:
-    if not isinstance(env, Dataset):
-        return presets.build(config, env, device=device, seed=t.seed, steps=t.steps)
-    if not isinstance(config, DQNConfig):
-        raise RunError(
-            f"{name} cannot learn from a data set; dqn and its family can, see `ludus list agents`"
-        )
-    rows = env.rows()
-    least = 2 * config.batch_size + config.n_step + env.stack + 1
-    sized = replace(config, replay_size=max(rows, least))
-    return presets.build(sized, env, device=device, seed=t.seed, steps=max(rows, least))
+    if isinstance(env, Dataset):
+        return offline.learner(name, config, env, device, t)
+    return presets.build(config, env, device=device, seed=t.seed, steps=t.steps)
 
 
 def load(path: Path | str, *, device: str = "cpu") -> presets.AnyAgent:
@@ -508,7 +473,7 @@ def load(path: Path | str, *, device: str = "cpu") -> presets.AnyAgent:
     except EnvError:
         if config.train.dataset is None:
             raise
-        made = Dataset(config.train.dataset)
+        made = Dataset(config.train.dataset, held_out=0)
     try:
         agent = presets.build(
             config.config,

@@ -1,4 +1,5 @@
 import copy
+import math
 from dataclasses import replace
 from fractions import Fraction
 
@@ -12,6 +13,7 @@ from scipy import stats
 
 from ludus.agents.agent import ConfigError
 from ludus.agents.dqn import DQN, DQNConfig, build
+from ludus.networks.heads import HeadChance
 from ludus.training.graphs import capture
 
 DEVICE = torch.device("cpu")
@@ -336,6 +338,7 @@ OPTIMIZERS = {
     ),
     "sgd": lambda p: torch.optim.SGD(p, 1e-2, momentum=0.5, foreach=False),
     "adagrad": lambda p: torch.optim.Adagrad(p, 1e-2, eps=1e-3, foreach=False),
+    "radam": lambda p: torch.optim.RAdam(p, 1e-2, eps=1e-3, foreach=False),
 }
 
 
@@ -347,7 +350,8 @@ def test_updates_equal_the_plain_optimizer(random_stream, name):
     )
     plain = copy.deepcopy(agent)
     optimizer = OPTIMIZERS[name](plain.network.parameters())
-    for _ in range(3):  # the first shows the starting moments, the later ones their decay
+    # the first shows the starting moments, the later ones their decay, the sixth radam's change
+    for _ in range(7 if name == "radam" else 3):
         chance = agent.memory.draw(8)
         agent.update(chance, chance, chance, chance)
         optimizer.zero_grad()
@@ -394,6 +398,161 @@ def test_metrics_are_means_since_the_last_call(random_stream):
     assert agent.metrics()["loss"] == pytest.approx(losses[2], rel=1e-5)
 
 
+# -- one update of the family -------------------------------------------------------------------
+
+
+def _says(network, obs, noise, taus=None):
+    """What the head says of a batch [N, *obs], without the time."""
+    first = torch.zeros(1, len(obs), dtype=torch.bool)
+    out, _ = network(obs.unsqueeze(0), (), first, HeadChance(noise, taus))
+    return type(out)(*(x[0] if x.shape[:2] == (1, len(obs)) else x for x in out))
+
+
+def _squash(x):
+    return math.copysign(math.sqrt(abs(x) + 1) - 1, x) + 1e-3 * x
+
+
+def _unsquash(x):
+    return math.copysign(((math.sqrt(1 + 4e-3 * (abs(x) + 1.001)) - 1) / 2e-3) ** 2 - 1, x)
+
+
+def _element_by_hand(config, out, action, reward, backup, next_out, policy):
+    """Loss and priority of one transition, in plain Python; `policy` of the next actions."""
+    pairs = [(a, p) for a, p in enumerate(policy) if p]
+    if config.head == "q":
+        following = sum(p * float(next_out.q[a]) for a, p in pairs)
+        delta = backup(following) - float(out.q[action])
+        return (delta**2 / 2 if abs(delta) <= 1 else abs(delta) - 0.5), abs(delta)
+    if config.head == "c51":
+        atoms, target = out.atoms.tolist(), [0.0] * config.atoms
+        gap = atoms[1] - atoms[0]
+        for k, atom in enumerate(atoms):
+            mass = sum(p * math.exp(float(next_out.log_p[a, k])) for a, p in pairs)
+            place = (min(max(backup(atom), atoms[0]), atoms[-1]) - atoms[0]) / gap
+            below = min(int(place), config.atoms - 2)
+            target[below] += mass * (below + 1 - place)
+            target[below + 1] += mass * (place - below)
+        cross = -sum(m * float(v) for m, v in zip(target, out.log_p[action], strict=True))
+        return cross, cross + sum(m * math.log(m) for m in target if m > 0)
+    values, loss = out.quantiles[action].tolist(), 0.0
+    targets = [
+        backup(sum(p * float(next_out.quantiles[a, k]) for a, p in pairs))
+        for k in range(next_out.quantiles.shape[-1])
+    ]
+    for tau, value in zip(out.taus.tolist(), values, strict=True):
+        for target in targets:
+            delta = target - value
+            huber = delta**2 / 2 if abs(delta) <= 1 else abs(delta) - 0.5
+            loss += abs(tau - (delta < 0)) * huber / len(targets)
+    return loss, loss
+
+
+@torch.no_grad()
+def _family_by_hand(agent, draw):
+    """Loss, and priorities [N], of the update that a `Draw` makes, in plain Python."""
+    c, sample = agent.config, agent.memory.sample(draw.pick)
+    batch, target = sample.batch, agent.networks.target
+    one, two, three = draw.noise if c.noisy else (None, None, None)
+    taus, next_taus = (draw.taus, draw.next_taus) if c.head == "iqn" else (None, None)
+    out = _says(agent.network, batch.obs, one, taus)
+    next_out = _says(target, batch.next_obs, two, next_taus)
+    here = _says(target, batch.obs, two, next_taus)
+    chooser = _says(agent.network, batch.next_obs, three).q if c.double else next_out.q
+    losses, priorities = [], []
+    for i in range(c.batch_size):
+        action, reward, discount = (float(x[i]) for x in batch[1:4])
+        action = int(action)
+        policy = [float(a == chooser[i].argmax()) for a in range(4)]
+        if c.munchausen:
+            t = c.munchausen_temperature
+            log = t * torch.log_softmax(here.q[i].double() / t, 0)[action].item()
+            reward += c.munchausen_scale * min(max(log, c.munchausen_floor), 0)
+            policy = torch.softmax(next_out.q[i].double() / t, 0).tolist()
+            reward -= discount * t * sum(p * math.log(p) for p in policy if p)
+
+        def backup(value, reward=reward, discount=discount):
+            if c.value_rescaling:
+                return _squash(reward + discount * _unsquash(value))
+            return reward + discount * value
+
+        ours, theirs = (
+            type(o)(*(x[i] if len(x) == c.batch_size else x for x in o)) for o in (out, next_out)
+        )
+        loss, priority = _element_by_hand(c, ours, action, reward, backup, theirs, policy)
+        total = math.log(sum(math.exp(q) for q in out.q[i].tolist()))
+        losses.append(loss + c.conservative * (total - float(out.q[i, action])))
+        priorities.append(priority)
+    weights = np.ones(c.batch_size)
+    if c.prioritised:
+        weights = sample.likelihood.numpy() ** -float(agent._beta)
+    return float(np.mean(losses * weights / weights.max())), priorities
+
+
+FAMILY = [
+    {"noisy": True},
+    {"noisy": True, "double": True, "dueling": True, "conservative": 0.5},
+    {"munchausen": True, "munchausen_temperature": 0.3, "noisy": True},
+    {"value_rescaling": True, "double": True},
+    {"head": "c51", "double": True, "noisy": True, "dueling": True, "prioritised": True},
+    {"head": "c51", "munchausen": True, "munchausen_temperature": 0.3, "n_step": 3},
+    {"head": "c51", "value_rescaling": True, "conservative": 0.5},
+    {"head": "qr", "noisy": True, "prioritised": True},
+    {"head": "qr", "value_rescaling": True, "double": True, "dueling": True},
+    {"head": "iqn", "noisy": True, "conservative": 0.5},
+    {"head": "iqn", "double": True, "noisy": True, "n_step": 3},
+    {"head": "iqn", "munchausen": True, "munchausen_temperature": 0.3, "prioritised": True},
+]
+
+
+@pytest.mark.parametrize("changes", FAMILY, ids=str)
+def test_an_update_of_any_member_of_the_family_by_hand(random_stream, changes):
+    small = {"atoms": 7, "v_min": -5.0, "v_max": 5.0, "quantiles": 5, "samples": 4}
+    small |= {"target_samples": 3, "policy_samples": 6, "noisy_sigma": 3.0}
+    agent = _filled(random_stream, **small, **changes)
+    if agent.config.prioritised:
+        there = torch.nonzero(agent.memory.priorities.tensors()["leaves"].view(-1)).flatten()
+        agent.memory.priorities.update(there, 0.1 + torch.rand(len(there)))
+    for _ in range(3):
+        draw = agent.draw()
+        loss, priorities = _family_by_hand(agent, draw)
+        metrics, _, _, priority = agent.gradients(*draw)
+        assert float(metrics[0]) == pytest.approx(loss, rel=1e-4)
+        assert priority.tolist() == pytest.approx(priorities, rel=1e-3, abs=1e-4)
+        others = [draw._replace(noise=draw.noise.roll(1, 0))] if agent.config.noisy else []
+        if agent.config.head == "iqn":
+            others.append(draw._replace(next_taus=draw.taus[:3], taus=1 - draw.taus))
+        for other in others:  # so that whose chance it is can be told
+            assert abs(_family_by_hand(agent, other)[0] - loss) > 1e-3 * loss
+
+
+@pytest.mark.parametrize("head", ["q", "iqn"])
+def test_every_draw_is_new_and_of_the_shapes_of_the_example(head):
+    agent = _agent(noisy=True, head=head, samples=4, target_samples=3)
+    one, two, example = agent.draw(), agent.draw(), agent.example()
+    for name, a, b, shape in zip(one._fields, one, two, example, strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype) == (shape.shape, shape.dtype)
+        assert not torch.equal(a, b), name
+    assert len(one.noise.flatten().unique()) == one.noise.numel()  # no network shares another's
+    if head == "iqn":
+        taus = torch.cat([one.taus.flatten(), one.next_taus.flatten()])
+        assert len(taus.unique()) == 7 * 8
+        assert 0 <= taus.min() < taus.max() < 1
+
+
+@torch.no_grad()
+def test_the_error_that_is_told_has_no_chance_in_it(random_stream):
+    agent = _filled(random_stream, noisy=True, double=True)
+    before = copy.deepcopy(agent.state_dict())
+    chance, rows = torch.linspace(0, 0.99, 30, dtype=torch.float64), torch.arange(30)
+    batch = agent.memory.sample(chance).batch  # not of batch_size
+    choice = _q(agent.network, batch.next_obs).argmax(1)
+    following = _q(agent.networks.target, batch.next_obs)[rows, choice]
+    q = _q(agent.network, batch.obs)[rows, batch.action]
+    delta = batch.reward + batch.discount * following - q
+    assert float(agent.td_error(batch)) == pytest.approx(float(delta.abs().mean()), rel=1e-5)
+    assert _equal(agent.state_dict(), before)
+
+
 # -- prioritised replay -------------------------------------------------------------------------
 
 
@@ -429,6 +588,19 @@ def test_beta_goes_from_its_start_to_its_end_over_the_training(random_stream):
     for progress, beta in ((0.0, 0.2), (0.5, 0.5), (1.0, 0.8), (1.5, 0.8)):
         agent.study(1, progress)
         assert agent.metrics()["priority_beta"] == pytest.approx(beta)
+
+
+def test_beta_follows_the_env_steps_of_the_training(random_stream):
+    more = {"priority_beta_start": 0.2, "priority_beta_end": 0.8, "learning_starts": 0}
+    agent = _agent(1, prioritised=True, replay_ratio=0.5, **more)  # of 1,000 steps
+    stream = random_stream(1, 1, 0, _frame, (0, 0, 0, 0), actions=4)
+    for step in range(1, 101):
+        agent.observe(stream.step())
+        if agent.learn():
+            beta = agent.metrics()["priority_beta"]
+            assert beta == pytest.approx(0.2 + 0.6 * step / 1_000)
+    assert agent.updates == 50
+    assert "priority_beta" not in _agent().metrics()
 
 
 @pytest.mark.parametrize("captured", [False, True])
@@ -530,3 +702,11 @@ def test_weights_are_all_that_acting_needs():
     assert not np.array_equal(other.predict(obs, deterministic=True)[0], want)
     other.load_weights(agent.weights())
     assert np.array_equal(other.predict(obs, deterministic=True)[0], want)
+
+
+def test_starting_from_weights_starts_the_target_from_them_too(random_stream):
+    agent, other = _filled(random_stream, seed=1), _agent(seed=2)
+    assert not torch.equal(_targets(agent), _parameters(agent))
+    other.start_from(agent.weights())
+    assert torch.equal(_parameters(other), _parameters(agent))
+    assert torch.equal(_targets(other), _parameters(agent))

@@ -61,23 +61,46 @@ def _tensors(agent):
     named |= {f"moment.{k}": v for k, v in state["optimizer"].items()}
     memory = state["memory"]
     named |= {f"memory.{k}": torch.as_tensor(v) for k, v in memory.items() if k != "written"}
+    named |= {k: state[k] for k in ("acting_noise", "update_noise", "beta")}
     return {name: tensor.detach().clone() for name, tensor in named.items()}
 
 
+def _numbers(agent):
+    """What else the next step depends on: numpy's generators and the counts."""
+    state = agent.state_dict()
+    names = ("exploration", "evaluation", "env_steps", "updates")
+    return {name: copy.deepcopy(state[name]) for name in names}
+
+
 VARIANTS = [
-    *({"encoder": encoder} for encoder in SPACES),
+    *({"encoder": encoder} for encoder in ("mlp", "minatar", "nature", "dqn2013")),
     *({"optimizer": name, "momentum": 0.5} for name in ("rmsprop", "sgd", "adagrad")),
     {"double": True, "dueling": True, "n_step": 3},
     {"loss": "mse", "max_grad_norm": 0.0, "hidden": ()},
     {"max_grad_norm": 0.05, "clip_reward": True},
-    {"prioritised": True, "conservative": 0.3},
-    {"noisy": True, "layer_norm": True},
     {"munchausen": True, "freeze": "encoder"},
     {"value_rescaling": True, "optimizer": "radam"},
     {"head": "c51", "double": True, "dueling": True, "noisy": True, "prioritised": True},
     {"head": "qr", "quantiles": 7, "n_step": 3, "value_rescaling": True},
     {"head": "iqn", "samples": 5, "target_samples": 3, "munchausen": True, "prioritised": True},
-    {"encoder": "impala", "spectral_norm": True, "pool": 2, "head": "iqn", "noisy": True},
+    {"encoder": "impala", "spectral_norm": True, "pool": 2, "noisy": True},
+    {"encoder": "minatar", "layer_norm": True, "prioritised": True, "noisy": True, "n_step": 3},
+    {"encoder": "impala", "freeze": "encoder", "prioritised": True, "conservative": 0.3},
+    {"head": "c51", "munchausen": True, "conservative": 0.3, "prioritised": True, "hidden": ()},
+    {"head": "c51", "value_rescaling": True, "noisy": True, "layer_norm": True},
+    {"head": "qr", "quantiles": 7, "noisy": True, "dueling": True, "double": True},
+    {"head": "qr", "quantiles": 7, "munchausen": True, "prioritised": True, "priority_alpha": 0.0},
+    {
+        "head": "iqn",
+        "samples": 5,
+        "target_samples": 3,
+        "policy_samples": 4,
+        "noisy": True,
+        "dueling": True,
+        "double": True,
+        "prioritised": True,
+        "n_step": 3,
+    },
 ]
 
 
@@ -92,8 +115,10 @@ def test_a_captured_update_equals_the_eager_one(random_stream, device, changes):
     _train(eager, stream, 50)  # the ring of 30 rows is still growing: nothing is frozen in
     _train(captured, twin, 50)
     assert captured.updates == eager.updates
-    got = _tensors(captured)
-    for name, want in _tensors(eager).items():
+    assert _numbers(captured) == _numbers(eager)
+    got, wanted = _tensors(captured), _tensors(eager)
+    assert got.keys() == wanted.keys()
+    for name, want in wanted.items():
         torch.testing.assert_close(got[name], want, rtol=1e-6, atol=1e-6, msg=name)
     moved = [n for n in begun if n.startswith("network") and not torch.equal(begun[n], got[n])]
     assert moved
@@ -102,21 +127,38 @@ def test_a_captured_update_equals_the_eager_one(random_stream, device, changes):
 
 
 @pytest.mark.parametrize("device", DEVICES, ids=str)
-@pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "sgd", "adagrad"])
-def test_capturing_leaves_every_tensor_unchanged(random_stream, device, optimizer):
-    agent = _agent(device, optimizer=optimizer, momentum=0.5)
-    _train(agent, random_stream(3, 1, 0, _frame(SPACES["mlp"])), 10)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"optimizer": name, "momentum": 0.5} for name in ("adam", "radam", "rmsprop", "sgd")),
+        {"optimizer": "adagrad"},
+        {"prioritised": True, "noisy": True},
+        {"head": "iqn", "samples": 5, "target_samples": 3, "prioritised": True},
+        {"encoder": "impala", "spectral_norm": True, "freeze": "encoder"},
+    ],
+    ids=str,
+)
+def test_capturing_leaves_every_tensor_and_generator_unchanged(random_stream, device, changes):
+    agent = _agent(device, **changes)
+    space = SPACES[agent.config.encoder]
+    _train(agent, random_stream(3, 1, 0, _frame(space)), 10)
     twin = copy.deepcopy(agent)
-    before = _tensors(agent)
+    before, numbers, everyone = _tensors(agent), _numbers(agent), torch.get_rng_state()
     capture(agent)
     after = _tensors(agent)
     assert before.keys() == after.keys()
     assert [n for n in before if not torch.equal(before[n], after[n])] == []
+    assert _numbers(agent) == numbers
+    assert torch.equal(torch.get_rng_state(), everyone)
     assert agent.metrics() == pytest.approx(twin.metrics())  # the sums too
 
 
-def test_a_captured_agent_loads_a_state_and_follows_it(random_stream):
-    eager, captured = _agent(DEVICES[-1]), _agent(DEVICES[-1])
+RAINBOW = {"head": "c51", "atoms": 7, "noisy": True, "prioritised": True, "double": True}
+
+
+@pytest.mark.parametrize("changes", [{}, RAINBOW], ids=["plain", "rainbow"])
+def test_a_captured_agent_loads_a_state_and_follows_it(random_stream, changes):
+    eager, captured = _agent(DEVICES[-1], **changes), _agent(DEVICES[-1], **changes)
     stream = random_stream(3, 1, 0, _frame(SPACES["mlp"]))
     capture(captured)
     _train(eager, stream, 90)  # the ring has wrapped

@@ -24,7 +24,7 @@ def _frame(generator, t, b):
     return np.array([t + 1, b + 1], np.float32)
 
 
-def _replay(rows, envs, stack, n_step, *, spare=0, seed=0, device=CPU):
+def _replay(rows, envs, stack, n_step, *, spare=0, seed=0, device=CPU, alpha=None):
     shape = (stack, *FRAME) if stack > 1 else FRAME
     return Replay(
         rows * envs + spare,
@@ -36,6 +36,7 @@ def _replay(rows, envs, stack, n_step, *, spare=0, seed=0, device=CPU):
         gamma=GAMMA,
         device=device,
         seed=seed,
+        alpha=alpha,
     )
 
 
@@ -173,6 +174,120 @@ def test_a_loaded_memory_goes_on_bit_for_bit(
             memory.add(step)
             loaded.add(step)
     _check(loaded, stream, n_step)
+
+
+# -- priorities ---------------------------------------------------------------------------------
+
+
+def _leaves(memory):
+    return memory.priorities.tensors()["leaves"].view(-1)
+
+
+def _at(memory, places):
+    """Where in the ring the rows (t, b) lie."""
+    return {(t % memory.rows) * memory.num_envs + b for t, b in places}
+
+
+@pytest.mark.parametrize("device", DEVICES, ids=str)
+@settings(max_examples=50, deadline=None)
+@given(
+    envs=st.integers(1, 4),
+    stack=st.integers(1, 4),
+    n_step=st.integers(1, 4),
+    extra=st.integers(1, 9),
+    alpha=st.sampled_from([0.0, 0.5, 1.0]),
+    length=st.integers(1, 45),
+    ends=ends,
+    seed=st.integers(0, 2**31),
+)
+def test_what_can_be_sampled_has_a_priority_and_nothing_else(
+    random_stream, device, envs, stack, n_step, extra, alpha, length, ends, seed
+):
+    rows = n_step + stack + extra
+    memory = _replay(rows, envs, stack, n_step, alpha=alpha, device=device)
+    stream = random_stream(envs, stack, seed, _frame, ends)
+    generator, before, given_last = torch.Generator().manual_seed(seed), set(), {}
+    for _ in range(length):
+        memory.add(stream.step())
+        places = _expected_places(stream, rows, n_step)
+        leaves = _leaves(memory).cpu()
+        assert set(leaves.nonzero().flatten().tolist()) == _at(memory, places)
+        assert len(memory) == len(places)
+        if not places:
+            continue
+        fresh = leaves[sorted(_at(memory, places - before))]
+        largest = memory.priorities.tensors()["largest"].cpu() ** alpha
+        torch.testing.assert_close(fresh, largest.expand_as(fresh))
+        for place, value in given_last.items():  # nobody else's priority moved
+            assert place not in _at(memory, places & before) or leaves[place] == value
+        before = places
+        sample = memory.sample(memory.draw(9))
+        assert set(sample.place.tolist()) <= _at(memory, places)
+        assert set(_places(sample.batch, stack)) <= places
+        assert _at(memory, _places(sample.batch, stack)) == set(sample.place.tolist())
+        share = leaves.double()[sample.place.cpu()] / leaves.double().sum()
+        torch.testing.assert_close(sample.likelihood.cpu(), share * len(places))
+        priority = torch.rand(9, generator=generator) * 3
+        memory.priorities.update(sample.place, priority.to(device))
+        leaves = _leaves(memory).cpu()
+        given_last = {place: leaves[place] for place in sample.place.tolist()}
+
+
+def test_without_priorities_no_likelihood_is_told(random_stream):
+    for alpha, told in ((None, False), (0.0, True)):
+        memory, stream = _replay(20, 2, 1, 1, alpha=alpha), random_stream(2, 1, 0, _frame)
+        for _ in range(30):
+            memory.add(stream.step())
+        likelihood = memory.sample(memory.draw(8)).likelihood
+        assert (likelihood is not None) == told
+    torch.testing.assert_close(likelihood, torch.ones(8, dtype=torch.float64))  # all are alike
+
+
+@pytest.mark.parametrize("rows_before", [3, 12, 50])
+def test_a_loaded_memory_has_the_same_priorities_and_samples(random_stream, rows_before):
+    memory = _replay(12, 3, 2, 2, seed=1, alpha=0.7)
+    loaded = _replay(12, 3, 2, 2, seed=2, alpha=0.7)
+    stream, generator = random_stream(3, 2, 0, _frame), torch.Generator().manual_seed(0)
+
+    def learn(*memories):
+        samples = [m.sample(m.draw(6)) for m in memories]
+        priority = 5 * torch.rand(6, generator=generator)
+        for m, sample in zip(memories, samples, strict=True):
+            m.priorities.update(sample.place, priority)
+        return samples
+
+    for _ in range(rows_before):
+        memory.add(stream.step())
+        if len(memory):
+            learn(memory)
+    loaded.load_state_dict(copy.deepcopy(memory.state_dict()))
+    for _ in range(30):
+        for name, tensor in memory.priorities.tensors().items():
+            assert torch.equal(loaded.priorities.tensors()[name], tensor), name
+        if len(memory):
+            ours, theirs = learn(memory, loaded)
+            assert torch.equal(ours.place, theirs.place)
+            assert torch.equal(ours.likelihood, theirs.likelihood)
+            for a, b in zip(ours.batch, theirs.batch, strict=True):
+                assert torch.equal(a, b)
+        step = stream.step()
+        memory.add(step)
+        loaded.add(step)
+
+
+def test_rows_saved_without_priorities_are_all_new(random_stream):
+    plain, stream = _replay(12, 3, 2, 2), random_stream(3, 2, 0, _frame)
+    for _ in range(30):
+        plain.add(stream.step())
+    loaded = _replay(12, 3, 2, 2, alpha=0.5)
+    loaded.load_state_dict(copy.deepcopy(plain.state_dict()))
+    leaves, places = _leaves(loaded), _expected_places(stream, 12, 2)
+    assert set(leaves.nonzero().flatten().tolist()) == _at(loaded, places)
+    assert set(leaves.tolist()) == {0.0, 1.0}
+    _check(loaded, stream, 2)
+
+
+# -- chance, shapes and size --------------------------------------------------------------------
 
 
 def test_sampling_is_uniform_over_the_places(random_stream):

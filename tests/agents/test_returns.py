@@ -99,3 +99,25 @@ def test_lambda_returns_by_hand():
         assert lambda_return(*column, goes_on, lam).flatten().tolist() == expected
     # half of each: 3 + 8 = 11; 2 + 0.5 (4 + 5.5) = 6.75; 1 + 0.5 (2 + 3.375) = 3.6875
     assert lambda_return(*column, goes_on, 0.5).flatten().tolist() == [3.6875, 6.75, 11.0]
+
+
+def test_lambda_returns_over_episode_ends_by_hand():
+    # columns: the middle step terminates, or its episode is cut and bootstraps
+    reward = torch.tensor([[1.0, 1.0], [2.0, 2.0], [4.0, 4.0]])
+    value = torch.tensor([[8.0, 8.0], [16.0, 16.0], [32.0, 32.0]])
+    discount = torch.tensor([[0.5, 0.5], [0.0, 0.5], [0.5, 0.5]])
+    goes_on = torch.tensor([[True, True], [False, False], [True, True]])
+    for lam, expected in (
+        (0.0, [[5.0, 5.0], [2.0, 10.0], [20.0, 20.0]]),
+        (1.0, [[2.0, 6.0], [2.0, 10.0], [20.0, 20.0]]),  # 1 + 0.5 * 2 and 1 + 0.5 * 10
+        (0.5, [[3.5, 5.5], [2.0, 10.0], [20.0, 20.0]]),
+    ):
+        assert lambda_return(reward, discount, value, goes_on, lam).tolist() == expected
+
+
+def test_a_life_lost_ends_the_return_and_the_game_goes_on():
+    discount = torch.tensor([[0.5], [0.0], [0.5]])
+    reward, value = torch.tensor([[1.0], [2.0], [4.0]]), torch.full((3, 1), 9.0)
+    goes_on = torch.ones(3, 1, dtype=torch.bool)
+    got = lambda_return(reward, discount, value, goes_on, 1.0)
+    assert got.flatten().tolist() == [2.0, 2.0, 8.5]

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ludus.networks.encoders import make_encoder
+from ludus.networks.layers import SpectralConv2d
 
 PICTURE = (4, 84, 84)
 SHAPES = {
@@ -146,3 +147,102 @@ def test_the_smallest_picture_works_and_a_smaller_one_is_refused(name, side):
     for shape in [(1, side - 1, side), (1, side, side - 1), (side, side)]:
         with pytest.raises(ValueError, match=rf"{name} encoder .* at least {side} pixels"):
             make_encoder(name, _pixels(shape))
+
+
+# -- what the family adds -----------------------------------------------------------------------
+
+
+def _normalised(x, weight, bias):
+    """Over all of an observation's values in one layer, then scaled for each channel or unit."""
+    dims = tuple(range(1, x.ndim))
+    variance = x.var(dims, correction=0, keepdim=True)
+    scaled = (x - x.mean(dims, keepdim=True)) / (variance + 1e-5).sqrt()
+    shape = (1, -1, *[1] * (x.ndim - 2))
+    return scaled * weight.view(shape) + bias.view(shape)
+
+
+@pytest.mark.parametrize("name", ["mlp", "dqn2013", "nature", "minatar"])
+def test_layer_norm_comes_before_each_relu(name):
+    space = _space(name)
+    encoder = make_encoder(name, space, hidden=(9, 7), layer_norm=True)
+    assert encoder.dim == make_encoder(name, space, hidden=(9, 7)).dim
+    weights = list(encoder.parameters())
+    for weight in (*weights[2::4], *weights[3::4]):
+        torch.nn.init.uniform_(weight, 0.5, 1.5)  # as if learned, so that its place can be told
+    obs = _sample(space, 3)
+    x = obs.float() / 255 if space.high.max() == 255 else obs.float()
+    strides = {"dqn2013": (4, 2), "nature": (4, 2, 1), "minatar": (1,), "mlp": (0, 0)}[name]
+    for depth, stride in enumerate(strides):
+        weight, bias, *norm = weights[4 * depth : 4 * depth + 4]
+        x = F.conv2d(x, weight, bias, stride) if stride else F.linear(x, weight, bias)
+        x = F.relu(_normalised(x, *norm))
+    torch.testing.assert_close(encoder(obs), x.flatten(1), rtol=1e-3, atol=1e-4)
+
+
+def test_layer_norm_takes_the_scale_of_the_observation_away():
+    space = spaces.Box(-9, 9, (5,), np.float32)
+    encoder = make_encoder("mlp", space, hidden=(50, 40), layer_norm=True)
+    obs = torch.randn(6, 5)
+    with torch.no_grad():
+        for layer in (encoder.layers[0], encoder.layers[3]):
+            layer.bias.zero_()
+    torch.testing.assert_close(encoder(1000 * obs), encoder(obs), rtol=1e-2, atol=1e-2)
+    seen = []
+    for norm in (m for m in encoder.modules() if isinstance(m, nn.LayerNorm)):
+        norm.register_forward_hook(lambda module, given, out: seen.append(out))
+    encoder(1000 * obs)
+    assert len(seen) == 2
+    for out in seen:
+        torch.testing.assert_close(out.mean(-1), torch.zeros(6), rtol=0, atol=1e-5)
+        torch.testing.assert_close(out.std(-1, correction=0), torch.ones(6), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize(("width", "dim"), [(1, 1152), (2, 2304)])  # 6 x 6 of 32 and 64 channels
+def test_the_impala_pool_leaves_6_by_6(width, dim):
+    space = _pixels(PICTURE)
+    encoder = make_encoder("impala", space, width=width, pool=6)
+    assert encoder.dim == dim
+    plain = make_encoder("impala", space, width=width)
+    plain.load_state_dict(encoder.state_dict())
+    obs = _sample(space, 2)
+    before = plain(obs).view(2, 32 * width, 11, 11)
+    expected = torch.empty(2, 32 * width, 6, 6)
+    for i in range(6):
+        for j in range(6):  # from floor(11 i / 6) up to ceil(11 (i + 1) / 6)
+            rows = slice(11 * i // 6, -(-11 * (i + 1) // 6))
+            columns = slice(11 * j // 6, -(-11 * (j + 1) // 6))
+            expected[:, :, i, j] = before[:, :, rows, columns].amax((2, 3))
+    torch.testing.assert_close(encoder(obs), expected.flatten(1))
+
+
+def test_spectral_norm_is_of_the_residual_convolutions_alone():
+    space = _pixels((2, 16, 12))
+    encoder = make_encoder("impala", space, spectral_norm=True)
+    spectral = [m for m in encoder.modules() if isinstance(m, SpectralConv2d)]
+    assert len(spectral) == 12
+    assert len([m for m in encoder.modules() if isinstance(m, nn.Conv2d)]) == 3
+    for layer in spectral:
+        for _ in range(300):
+            layer.power_iteration()
+    weights = []
+    for parameter in encoder.parameters():
+        owner = any(parameter is layer.weight for layer in spectral)
+        scale = torch.linalg.svdvals(parameter.flatten(1))[0] if owner else 1.0
+        weights.append((parameter / scale).detach())
+    obs = _sample(space, 3)
+    torch.testing.assert_close(
+        encoder(obs), _impala(obs.float() / 255, weights), rtol=1e-3, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "field"),
+    [
+        *((name, {"pool": 6}, "pool") for name in SHAPES if name != "impala"),
+        *((name, {"spectral_norm": True}, "spectral_norm") for name in SHAPES if name != "impala"),
+        ("impala", {"layer_norm": True}, "layer_norm"),
+    ],
+)
+def test_a_choice_that_is_not_for_the_encoder_is_refused_by_name(name, options, field):
+    with pytest.raises(ValueError, match=rf"^{field} is .*{name}"):
+        make_encoder(name, _space(name), **options)

@@ -1,14 +1,12 @@
+from itertools import pairwise
+
 import pytest
 import torch
+from scipy import stats
+from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
 
-from ludus.networks.heads import (
-    CategoricalHead,
-    HeadChance,
-    ImplicitQuantileHead,
-    QuantileHead,
-    Streams,
-)
 from ludus.networks.layers import NoisyLinear, SpectralConv2d
 
 
@@ -45,10 +43,34 @@ def test_without_noise_the_means_speak():
 
 def test_a_noisy_layer_starts_as_the_paper_says():
     layer = NoisyLinear(16, 300, 0.4)
-    assert layer.weight.abs().max() <= 0.25
-    assert layer.weight.abs().max() > 0.24
-    assert (layer.weight_sigma == 0.1).all()
+    for mean in (layer.weight, layer.bias):  # uniform between +- 1 / sqrt(16)
+        values = mean.detach().flatten().numpy()
+        assert stats.kstest(values, "uniform", (-0.25, 0.5)).pvalue > 1e-3
+    assert (layer.weight_sigma == 0.1).all()  # 0.4 / sqrt(16)
     assert (layer.bias_sigma == 0.1).all()
+    assert layer.weight_sigma.requires_grad
+    assert layer.bias_sigma.requires_grad
+
+
+def test_noise_is_that_of_the_papers_f():
+    layer = NoisyLinear(1, 1, 0.5)
+    with torch.no_grad():
+        for parameter, value in zip(layer.parameters(), (2.0, 1.0, 0.5, 0.1), strict=True):
+            parameter.fill_(value)
+    # f(4) = 2 in, f(-9) = -3 out: (2 + 0.5 * 2 * -3) x + 1 + 0.1 * -3
+    y = layer(torch.tensor([[10.0]]), torch.tensor([4.0, -9.0]))
+    torch.testing.assert_close(y, torch.tensor([[-10.0 + 0.7]]))
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_the_noise_of_each_env_holds_for_all_its_time_and_quantiles(many):
+    layer, envs = NoisyLinear(5, 4, 0.5), 40 if many else 2
+    x, noise = torch.randn(3, 2, envs, 5), torch.randn(envs, 9)
+    y = layer(x, noise)
+    assert y.shape == (3, 2, envs, 4)
+    for b in range(envs):
+        expected = _by_matrix(layer, x[:, :, b], noise[b])
+        torch.testing.assert_close(y[:, :, b], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("rows", [3, 500])
@@ -79,56 +101,61 @@ def test_a_forward_pass_changes_no_vector():
     assert all(torch.equal(a, b) for a, b in zip(layer.buffers(), before, strict=True))
 
 
-@pytest.mark.parametrize("outputs", [1, 5])
-def test_the_mean_over_actions_of_two_streams_is_the_value(outputs):
-    streams = Streams(3, 4, outputs, hidden=6, dueling=True)
-    x = torch.randn(2, 7, 3)
-    y = streams(x, None)
-    value = streams.value(x, None)
-    over = -1 if outputs == 1 else -2
-    mean = y.mean(over, keepdim=outputs == 1)
-    torch.testing.assert_close(mean, value, rtol=0, atol=1e-6)
-    assert y.shape == ((2, 7, 4) if outputs == 1 else (2, 7, 4, outputs))
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_values_and_gradients_equal_torchs_own_spectral_norm(kernel):
+    layer = SpectralConv2d(4, 6, kernel)
+    theirs = spectral_norm(nn.Conv2d(4, 6, kernel, padding=kernel // 2)).eval()
+    kept = theirs.parametrizations.weight
+    with torch.no_grad():
+        kept.original.copy_(layer.weight)
+        theirs.bias.copy_(layer.bias)
+        kept[0]._u.copy_(layer.u)
+        kept[0]._v.copy_(layer.v)
+    x = torch.randn(2, 4, 8, 7)
+    y, expected = layer(x), theirs(x)
+    assert y.shape == (2, 6, 8, 7)
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
+    ahead = torch.randn_like(y)
+    ours = torch.autograd.grad(y, [layer.weight, layer.bias], ahead)
+    for got, want in zip(
+        ours, torch.autograd.grad(expected, [kept.original, theirs.bias], ahead), strict=True
+    ):
+        torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4)
 
 
-def test_noise_reaches_every_layer_of_both_streams():
-    streams = Streams(3, 4, hidden=6, dueling=True, sigma=0.5)
-    assert streams.noise_size == (3 + 6) + (6 + 1) + (3 + 6) + (6 + 4)
-    x, noise = torch.rand(5, 3), torch.randn(streams.noise_size)
-    streams(x, noise).square().sum().backward()
-    for name, parameter in streams.named_parameters():
-        assert parameter.grad.abs().sum() > 0, name
+def test_the_power_iteration_approaches_the_largest_singular_value():
+    layer = SpectralConv2d(8, 16, 3)
+    with torch.no_grad():
+        layer.weight.normal_()  # as if it had moved far in an update
+    largest = torch.linalg.svdvals(layer.weight.detach().flatten(1))[0]
+
+    def error():
+        with torch.no_grad():
+            return float(1 - layer.u @ layer.weight.flatten(1) @ layer.v / largest)
+
+    errors = [error()]
+    for _ in range(100):
+        layer.power_iteration()
+        errors.append(error())
+        assert float(layer.u.norm()) == pytest.approx(1, rel=1e-5)
+        assert float(layer.v.norm()) == pytest.approx(1, rel=1e-5)
+    assert errors[0] > 0.3  # never above: no unit vectors give more
+    assert min(errors) > -1e-5
+    assert all(after <= before + 1e-6 for before, after in pairwise(errors[1:]))
+    assert errors[-1] < 1e-3
 
 
-def test_a_categorical_head_says_the_mean_of_its_distribution():
-    head = CategoricalHead(Streams(3, 2, 5), -2.0, 2.0)
-    out = head(torch.randn(4, 6, 3))
-    assert out.log_p.shape == (4, 6, 2, 5)
-    assert out.atoms.tolist() == [-2, -1, 0, 1, 2]
-    p = out.log_p.exp()
-    torch.testing.assert_close(p.sum(-1), torch.ones(4, 6, 2))
-    torch.testing.assert_close(out.q, (p * torch.tensor([-2.0, -1, 0, 1, 2])).sum(-1))
+def test_a_new_layer_begins_near_its_norm():
+    for _ in range(5):
+        layer = SpectralConv2d(16, 16, 3)
+        largest = torch.linalg.svdvals(layer.weight.flatten(1))[0]
+        sigma = layer.u @ layer.weight.flatten(1) @ layer.v
+        torch.testing.assert_close(sigma, largest, rtol=0.05, atol=0)
 
 
-def test_a_quantile_head_lies_at_the_midpoints():
-    out = QuantileHead(Streams(3, 2, 4))(torch.randn(1, 6, 3))
-    assert out.taus.tolist() == [0.125, 0.375, 0.625, 0.875]
-    torch.testing.assert_close(out.q, out.quantiles.mean(-1))
-
-
-def test_the_implicit_head_by_hand():
-    head = ImplicitQuantileHead(Streams(3, 2), samples=2, policy_samples=4)
-    x, taus = torch.randn(1, 5, 3), torch.rand(2, 1, 5)
-    out = head(x, HeadChance(None, taus))
-    assert out.quantiles.shape == (1, 5, 2, 2)
-    for k in range(2):
-        for n in range(5):
-            waves = torch.cos(torch.pi * torch.arange(64) * taus[k, 0, n])
-            phi = F.relu(head.embedding(waves))
-            expected = head.streams(x[0, n] * phi, None)
-            torch.testing.assert_close(out.quantiles[0, n, :, k], expected, rtol=1e-4, atol=1e-5)
-            assert out.taus[0, n, k] == taus[k, 0, n]
-    torch.testing.assert_close(out.q, out.quantiles.mean(-1))
-    without = head(x)
-    assert without.quantiles.shape == (1, 5, 2, 4)
-    assert without.taus.flatten().tolist() == [0.125, 0.375, 0.625, 0.875]
+def test_the_vectors_travel_with_the_weights():
+    layer, other = SpectralConv2d(4, 6, 3), SpectralConv2d(4, 6, 3)
+    other.load_state_dict(layer.state_dict())
+    x = torch.randn(2, 4, 8, 8)
+    assert torch.equal(layer(x), other(x))
+    assert layer.state_dict().keys() == {"weight", "bias", "u", "v"}

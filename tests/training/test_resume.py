@@ -8,11 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from ludus.agents import presets
+from ludus.envs.make import EnvOptions, make
+from ludus.training.run import TrainOptions
+from ludus.training.train import Session
 
 LUDUS = [sys.executable, "-m", "ludus.cli"]
 CARTPOLE = ["dqn", "CartPole-v1", "--steps", "2000", "--learning-starts", "200"]
@@ -90,23 +95,49 @@ def test_killed_and_resumed_ends_bit_for_bit_alike(tmp_path, arguments, kills, e
     assert len(_episodes(whole)) > 5
 
 
-SHORT = {
-    "pqn": ["--steps", "1200"],
-    "r2d2": ["--steps", "700", "--learning-starts", "200", "--num-envs", "4"],
-    "drqn": ["--steps", "700", "--learning-starts", "200", "--num-envs", "4"],
-}
+class _Gone(Exception):
+    """The process is no more."""
+
+
+def _session(agent, root, checkpoint_seconds):
+    few = {"num_envs": 4} if agent in ("r2d2", "drqn") else {}
+    steps = 1_200 if agent == "pqn" else 600
+    options = TrainOptions(
+        steps=steps, eval_episodes=0, checkpoint_seconds=checkpoint_seconds, log_every=100, **few
+    )
+    env = make("CartPole-v1", 1)
+    config = presets.preset(agent, env)
+    if agent != "pqn":
+        config = replace(config, learning_starts=200)
+    return Session.start(agent, "CartPole-v1", options, EnvOptions(), config, root, quiet=True)
 
 
 @pytest.mark.parametrize("agent", sorted(set(presets.OURS) - {"random", "dqn", "dqn2013"}))
-def test_every_preset_killed_and_resumed_ends_bit_for_bit_alike(tmp_path, agent):
-    options = SHORT.get(agent, ["--steps", "900", "--learning-starts", "200"])
-    arguments = [agent, "CartPole-v1", *options]
-    whole = _start(arguments, tmp_path / "whole")  # beside the one that is killed
-    killed = _killed_at_random_moments(arguments, tmp_path / "killed", 1, kills=1, every=0)
-    _finish(whole)
-    assert _weights_sha256(killed) == _weights_sha256(_only_run(tmp_path / "whole"))
-    assert _episodes(killed) == _episodes(_only_run(tmp_path / "whole"))
-    assert json.loads((killed / "status.json").read_text())["state"] == "finished"
+def test_every_preset_ends_bit_for_bit_alike_after_it_broke_off(tmp_path, agent):
+    whole = _session(agent, tmp_path / "whole", 1e9)
+    whole.run_to_end()
+    cut = _session(agent, tmp_path / "cut", 0.0)
+    after, rows = cut._after, 0
+
+    def break_off(row, state):
+        nonlocal rows
+        rows += 1
+        cut._saved_at = 0.0 if rows % 13 == 0 else time.monotonic() + 1e9  # save now, or not
+        if cut.agent.env_steps > cut.config.train.steps * 2 // 3 and rows % 13 == 5:
+            raise _Gone  # some rows after the last checkpoint, which are lost
+        return after(row, state)
+
+    cut._after = break_off
+    with pytest.raises(_Gone):
+        cut.run_to_end()
+    lost = cut.agent.env_steps
+    resumed = Session.resume(cut.run, quiet=True)
+    resumed.run_to_end()
+    assert resumed.agent.updates == whole.agent.updates > 0
+    assert lost < resumed.agent.env_steps
+    for name, value in whole.agent.weights().items():
+        assert torch.equal(resumed.agent.weights()[name], value), name
+    assert _episodes(cut.run.path) == _episodes(whole.run.path)
 
 
 def test_a_damaged_checkpoint_is_said_and_the_one_before_used(tmp_path):

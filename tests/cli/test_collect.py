@@ -1,0 +1,185 @@
+"""`ludus collect`, `ludus train --dataset` and `--init-from` as a user meets them."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import minari
+import pytest
+
+from ludus.cli import main
+from ludus.training.run import Run
+
+LUDUS = [sys.executable, "-m", "ludus.cli"]
+
+
+@pytest.fixture
+def ludus(monkeypatch, capsys, tmp_path):
+    """Run a verb in this process and in a folder of its own: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(main, "_flush_denormals", lambda: None)
+
+    def call(line, *more):
+        capsys.readouterr()
+        verb, *words = [*line.split(), *map(str, more)]
+        code = main._run(verb, words)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A short training of a DQN on CartPole."""
+    root = tmp_path_factory.mktemp("runs")
+    words = ["train", "dqn", "CartPole-v1", "--steps", "1500", "--run-dir", str(root), "--json"]
+    words += ["--eval-episodes", "0", "--quiet"]
+    done = subprocess.run([*LUDUS, *words], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return Path(json.loads(done.stdout)["run"])
+
+
+def test_from_a_run_to_a_data_set_to_a_run(ludus, run, monkeypatch):
+    code, out, err = ludus("collect --episodes 20 --epsilon 0.1 --seed 3", run)
+    assert code == 0
+    assert "runs/datasets/CartPole-v1/dqn-v0: 20 games, " in out
+    assert "ludus train dqn --dataset runs/datasets/CartPole-v1/dqn-v0\n" in out
+    assert "dqn on CartPole-v1: 20 of 20 games, " in err
+    assert "s left" in err
+    code, out, err = ludus("collect --steps 300 --quiet --json", run)
+    told = json.loads(out)
+    assert (code, err) == (0, "")
+    assert (told["dataset"], told["id"]) == (
+        "runs/datasets/CartPole-v1/dqn-v1",
+        "CartPole-v1/dqn-v1",
+    )
+    assert told["steps"] >= 300
+    monkeypatch.setenv("MINARI_DATASETS_PATH", "runs/datasets")
+    assert list(minari.list_local_datasets()) == ["CartPole-v1/dqn-v0", "CartPole-v1/dqn-v1"]
+    assert minari.load_dataset(told["id"]).total_steps == told["steps"]
+    assert minari.load_dataset(told["id"]).total_episodes == told["episodes"]
+
+    data = "--dataset CartPole-v1/dqn-v0"  # below runs/datasets
+    code, out, err = ludus(f"train dqn {data} --steps 60 --eval-episodes 2 --conservative 1.0")
+    assert code == 0
+    assert ": 60 updates, mean return " in out
+    assert "18 episodes, " in err
+    assert "its steps are updates" in err
+    assert "60 of 60 updates" in err
+    code, out, err = ludus(f"train c51 CartPole-v1 {data} --steps 30 --eval-episodes 2 --json")
+    told = json.loads(out)
+    assert (code, told["state"], told["env_steps"]) == (0, "finished", 30)
+    assert Run.open(told["run"]).config().config.head == "c51"
+    code, out, err = ludus(f"train dqn CartPole-v1 --steps 100 --init-from {told['run']}", "--json")
+    assert code == 0
+    assert f"starts from the encoder of {told['run']}\n" in err
+    assert "does not take its head: head." in err
+    told = json.loads((Path(json.loads(out)["run"]) / "transfer.json").read_text())
+    assert (told["taken"], list(told["left"])) == (["encoder"], ["head"])
+
+
+def test_a_chosen_folder_and_its_name(ludus, run, tmp_path):
+    for out, name in (
+        ("a/set", "CartPole-v1/dqn-v0"),
+        ("a/mine-v2", "mine-v2"),
+        ("runs/datasets/b/c/mine-v3", "b/c/mine-v3"),
+    ):
+        code, said, _ = ludus(f"collect --episodes 2 --quiet --json --out {out}", run)
+        assert (code, json.loads(said)["id"]) == (0, name)
+        assert minari.MinariDataset(Path(out).resolve() / "data").id == name
+        assert minari.MinariDataset(Path(out) / "data").total_episodes == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("collect nowhere", "nowhere is not a run"),
+        ("collect RUN --episodes 0", "episodes is 0, which is out of range"),
+        ("collect RUN --steps 0", "steps is 0, which is out of range"),
+        ("collect RUN --epsilon 2", "epsilon is 2.0, which is out of range"),
+        ("collect RUN --episodes 3 --steps 3", "both given; give one of them"),
+        ("collect RUN --episdes 3", "did you mean --episodes?"),
+        ("collect RUN --out RUN", "is there already; name another folder with --out"),
+        ("train dqn --dataset", "needs an agent and an env"),
+        ("train dqn --dataset nowhere", "nowhere is neither the folder of a data set nor a Minari"),
+        ("train dqn --dataset no/where-v0", "as a Minari id it cannot be loaded"),
+        ("train dqn CartPole-v1 --held-out 1.5", "held_out is 1.5"),
+        ("train dqn CartPole-v1 --init-from nowhere", "nowhere is not a run"),
+        ("train dqn MinAtar/Breakout-v1 --init-from RUN", "fits this agent; its encoder: "),
+        ("train random CartPole-v1 --init-from RUN", "random cannot start from another run"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_code_2(ludus, run, line, said, monkeypatch, tmp_path):
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # no network
+    code, out, err = ludus(line.replace("RUN", str(run)))
+    assert code == 2
+    assert out == ""
+    assert err.startswith("ludus: ")
+    assert said in err
+    assert len(err.strip().splitlines()) == 1, err
+    assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
+def test_agents_and_envs_that_do_not_suit_a_data_set(ludus, run):
+    assert ludus("collect --episodes 3 --out set --quiet", run)[0] == 0
+    for line, said in (
+        ("train ppq --dataset set", "there is no agent ppq; did you mean "),
+        ("train pqn --dataset set", "pqn cannot learn from a data set; dqn and its family can"),
+        ("train r2d2 --dataset set", "r2d2 cannot learn from a data set"),
+        ("train sb3:dqn --dataset set", "sb3:dqn cannot learn from a data set"),
+        ("train random CartPole-v1 --dataset set", "random cannot learn from a data set"),
+        ("train dqn CartPol-v1 --dataset set", "did you mean CartPole-v1?"),
+        ("train dqn Acrobot-v1 --dataset set", "Acrobot-v1 shows observations float32[6]"),
+        ("train dqn CartPole-v1 --dataset set --stack 2", "CartPole-v1 shows observations float32"),
+        ("train dqn --dataset set --held-out 0.9", "held_out is 0.9, which leaves no episode"),
+        ("train dqn --dataset set --encoder nature", "nature encoder takes pictures"),
+    ):
+        code, out, err = ludus(line)
+        assert (code, out) == (2, ""), line
+        assert said in err, line
+        assert len(err.strip().splitlines()) == 1, err
+    assert not Path("runs").exists()
+
+
+def test_without_minari_the_command_that_brings_it_is_said(ludus, run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "minari", None)
+    for line in (f"collect {run}", "train dqn --dataset x"):
+        code, _, err = ludus(line)
+        assert code == 2
+        assert err == 'ludus: data sets need the package minari; pip install "ludus[offline]"\n'
+
+
+def test_the_envs_options_are_there_before_the_agents(ludus):
+    words = "--steps 20 --eval-episodes 0 --num-envs 2 --quiet --json"
+    code, out, err = ludus(f"train dqn MinAtar/Breakout-v1 --stack 2 {words}")
+    assert code == 0, err
+    config = Run.open(json.loads(out)["run"]).config()
+    assert config.config.encoder == "mlp", "the MinAtar network takes no stack"
+    assert ludus("train dqn ALE/Pong-v5 --sticky 5 --encoder x")[2].startswith("ludus: sticky is 5")
+
+
+def test_a_signal_saves_an_offline_run_and_says_how_to_go_on(run, tmp_path):
+    def ludus(*words):
+        return subprocess.Popen(
+            [*LUDUS, *map(str, words)], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        )
+
+    assert ludus("collect", run, "--episodes", 5, "--out", "set", "--quiet").wait(60) == 0
+    process = ludus("train", "dqn", "--dataset", "set", "--steps", 10_000_000)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("runs/*/*/*/status.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert "Traceback" not in err
+    assert " updates is saved; go on with: ludus train --resume runs/CartPole-v1/dqn/" in err
+    (status,) = tmp_path.glob("runs/*/*/*/status.json")
+    assert json.loads(status.read_text())["state"] == "stopped"
+    assert len(list(status.parent.glob("checkpoints/0*"))) == 1

@@ -1,0 +1,172 @@
+"""A training that starts from another run: what is taken, what is not, and that it is told."""
+
+import json
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from ludus.agents import presets
+from ludus.agents.dqn import DQNConfig
+from ludus.agents.pqn import PQNConfig
+from ludus.agents.r2d2 import R2D2Config
+from ludus.agents.uniform import RandomConfig
+from ludus.envs.make import EnvOptions, make
+from ludus.training.run import Run, RunError, TrainOptions
+from ludus.training.train import Session
+from ludus.training.transfer import transfer
+
+BREAKOUT = "MinAtar/Breakout-v1"  # 3 actions
+SMALL = DQNConfig(encoder="minatar", head_hidden=16, learning_starts=100, replay_size=2_000)
+
+
+def _start(root, env_id, config=SMALL, *, source=None, agent="dqn", steps=300, quiet=True):
+    init = None if source is None else str(source.path)
+    options = TrainOptions(steps=steps, eval_episodes=0, num_envs=4, init_from=init)
+    return Session.start(agent, env_id, options, EnvOptions(), config, root, quiet=quiet)
+
+
+@pytest.fixture(scope="module")
+def breakout(tmp_path_factory):
+    session = _start(tmp_path_factory.mktemp("source"), BREAKOUT)
+    session.run_to_end()
+    return session.run
+
+
+def _told(session):
+    session.env.close()
+    return json.loads((session.run.path / "transfer.json").read_text())
+
+
+def test_the_same_env_takes_all_and_the_target_too(breakout, tmp_path, capsys):
+    session = _start(tmp_path, BREAKOUT, source=breakout, quiet=False)
+    assert _told(session) == {
+        "source": str(breakout.path),
+        "taken": ["encoder", "head"],
+        "left": {},
+    }
+    assert f"starts from the encoder and head of {breakout.path}\n" in capsys.readouterr().err
+    assert session.run.config().train.init_from == str(breakout.path)
+    theirs = breakout.newest_weights()
+    fresh = _start(tmp_path, BREAKOUT).agent.weights()
+    for network in (session.agent.network, session.agent.networks.target):
+        for name, value in network.state_dict().items():
+            assert torch.equal(value, theirs[name]), name
+            assert not torch.equal(value, fresh[name])
+
+
+def test_other_actions_leave_the_head_and_a_frozen_encoder_stays(breakout, tmp_path, capsys):
+    frozen = replace(SMALL, freeze="encoder")
+    session = _start(tmp_path, "MinAtar/Breakout-v0", frozen, source=breakout, quiet=False)
+    told = json.loads((session.run.path / "transfer.json").read_text())
+    assert told["taken"] == ["encoder"]
+    why = "head.streams.advantage.layers.1.bias is [3] there and [6] here"
+    assert told["left"] == {"head": why}
+    assert f"does not take its head: {why}\n" in capsys.readouterr().err
+    started = {k: v.clone() for k, v in session.agent.weights().items()}
+    session.run_to_end()
+    assert session.agent.updates > 20
+    theirs, now = breakout.newest_weights(), session.run.newest_weights()
+    for name in now:
+        assert torch.equal(now[name], started[name]) == name.startswith("encoder."), name
+        assert torch.equal(now[name], theirs[name]) == name.startswith("encoder."), name
+
+
+def test_a_resume_takes_nothing_again(breakout, tmp_path, monkeypatch):
+    session = _start(tmp_path, BREAKOUT, source=breakout)
+    session.run_to_end()
+    trained = session.run.newest_weights()
+    monkeypatch.setattr(sys.modules["ludus.training.train"], "transfer", None)
+    resumed = Session.resume(session.run, quiet=True).run_to_end()
+    assert all(torch.equal(resumed.weights()[name], trained[name]) for name in trained)
+
+
+class Other(NamedTuple):
+    """An env by name: what a transfer asks of it."""
+
+    env_id: str
+    action_names: tuple[str, ...]
+
+
+def test_a_head_is_taken_where_the_actions_have_the_same_names(breakout):
+    agent = _start_nothing()
+    for env, taken in (
+        (Other("MinAtar/Breakout-v1", ()), True),  # the same env
+        (Other("a", ("noop", "left", "right")), True),
+        (Other("a", ("noop", "right", "left")), False),
+        (Other("a", ()), False),
+    ):
+        found = transfer(agent, SMALL, breakout, env)
+        assert ("head" in found.taken) == taken, env
+    assert "have other actions, or no names for them" in found.left["head"]
+
+
+def _start_nothing():
+    env = make(BREAKOUT, 1)
+    env.close()
+    return presets.build(SMALL, env, device=torch.device("cpu"), seed=1, steps=1)
+
+
+def test_where_the_other_env_is_gone_its_head_stays(breakout, monkeypatch):
+    config = breakout.config()
+    monkeypatch.setattr(Run, "config", lambda self: replace(config, env="gone:Env-v0"))
+    found = transfer(_start_nothing(), SMALL, breakout, Other("a", ("noop", "left", "right")))
+    assert found.taken == ["encoder"]
+    assert found.left["head"].startswith("its actions are not known, because gone:Env-v0: the mod")
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"head": "c51", "v_max": 5.0}, r"v_min and v_max are \(-10.0, 10.0\) there and"),
+        ({"head": "qr", "quantiles": 51}, "head is c51 there and qr here"),
+        ({"head": "c51", "value_rescaling": True}, "value_rescaling is False there and True here"),
+        ({"head": "c51", "noisy": True}, "it has no head.streams.advantage"),
+        ({"head": "c51"}, None),
+    ],
+)
+def test_a_head_whose_numbers_mean_something_else_stays(tmp_path, changes, why):
+    source = _start(tmp_path / "source", BREAKOUT, replace(SMALL, head="c51"), steps=4)
+    source.run_to_end()
+    told = _told(_start(tmp_path, BREAKOUT, replace(SMALL, **changes), source=source.run))
+    if why is None:
+        assert told["left"] == {}
+    else:
+        assert list(told["left"]) == ["head"]
+        assert re.match(why, told["left"]["head"]), told["left"]
+
+
+def test_other_agents_of_ours_start_from_it_too(breakout, tmp_path):
+    pqn = PQNConfig(encoder="minatar", layer_norm=False, head_hidden=16)
+    told = _told(_start(tmp_path, BREAKOUT, pqn, source=breakout, agent="pqn"))
+    assert told["taken"] == ["encoder", "head"]
+    r2d2 = R2D2Config(encoder="minatar", core_units=128, dueling=False, replay_size=4_000)
+    session = _start(tmp_path, BREAKOUT, r2d2, source=breakout, agent="r2d2")
+    assert _told(session)["taken"] == ["encoder"]
+    assert list(_told(session)["left"]) == ["core", "head"]
+    theirs = breakout.newest_weights()
+    for network in (session.agent.network, session.agent.networks.target):
+        assert torch.equal(
+            network.state_dict()["encoder.layers.0.weight"], theirs["encoder.layers.0.weight"]
+        )
+
+
+def test_what_does_not_fit_is_refused(breakout, tmp_path):
+    with pytest.raises(RunError, match=r"^nothing of .* fits this agent; its encoder: "):
+        _start(tmp_path, "CartPole-v1", None, source=breakout)
+    with pytest.raises(RunError, match=r"^random cannot start from another run; leave out"):
+        _start(tmp_path, BREAKOUT, RandomConfig(), source=breakout, agent="random")
+    with pytest.raises(RunError, match=r"^sb3:dqn cannot start from another run"):
+        _start(tmp_path, "CartPole-v1", None, source=breakout, agent="sb3:dqn")
+    with pytest.raises(RunError, match="is not a run"):
+        _start(tmp_path, BREAKOUT, source=Run(Path(tmp_path / "none")))
+    young = _start(tmp_path / "young", BREAKOUT)
+    young.env.close()
+    with pytest.raises(RunError, match="has no weights yet"):
+        _start(tmp_path / "other", BREAKOUT, source=young.run)
+    assert not (tmp_path / "other").exists()
+    assert not list(tmp_path.glob("MinAtar*"))
