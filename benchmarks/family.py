@@ -24,6 +24,7 @@ from ludus.training.statistics import summarise
 STEPS = {"CartPole-v1": 30_000, "MinAtar/Breakout-v1": 50_000, "MinAtar/SpaceInvaders-v1": 50_000}
 AGENTS = (
     *("dqn", "ddqn", "dueling", "c51", "qrdqn", "iqn", "munchausen", "rainbow", "btr"),
+    *("pqn", "r2d2", "drqn"),
     *("sb3:dqn", "sb3:qrdqn"),
 )
 GAMES = 20
