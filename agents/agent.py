@@ -14,6 +14,10 @@ class ConfigError(ValueError):
     """A configuration that cannot work: the message says which value and what to do."""
 
 
+class TrainingError(RuntimeError):
+    """A training that cannot go on: the message says what went wrong and what to do."""
+
+
 class Step(NamedTuple):
     """Row t of the stream with the action taken there, and what row t + 1 said of it; B envs."""
 

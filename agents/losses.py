@@ -234,3 +234,29 @@ def munchausen(
 def conservative(q: Tensor, action: Tensor) -> Tensor:
     """CQL's penalty, logsumexp_a q(a) - q(action), [...] (arXiv 2006.04779, equation 4)."""
     return q.logsumexp(-1) - chosen(q, action)
+
+
+def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, clip: Tensor) -> Tensor:
+    """-min(r A, clip(r, 1 - clip, 1 + clip) A), elementwise.
+
+    PPO, https://arxiv.org/abs/1707.06347, equation 7.
+
+    Args:
+        log_ratio: log-probability of the action now, less that when it was taken.
+        advantage: of the action, without gradient.
+        clip: how far r may move from 1, a scalar.
+    """
+    assert log_ratio.shape == advantage.shape
+    ratio = log_ratio.exp()
+    within = torch.maximum(torch.minimum(ratio, 1 + clip), 1 - clip)
+    return -torch.minimum(ratio * advantage, within * advantage)
+
+
+def clipped_value(value: Tensor, before: Tensor, target: Tensor, clip: float) -> Tensor:
+    """Half the squared error, or that of the value kept within `clip` of what it was: the larger.
+
+    The value loss of the authors' PPO code (https://arxiv.org/abs/2006.05990, appendix B.1).
+    """
+    assert value.shape == before.shape == target.shape
+    near = before + (value - before).clamp(-clip, clip)
+    return 0.5 * torch.maximum((value - target).square(), (near - target).square())

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-OptimizerName = Literal["adam", "radam", "rmsprop", "sgd", "adagrad"]
+OptimizerName = Literal["adam", "radam", "rmsprop", "plain_rmsprop", "sgd", "adagrad"]
 
 
 def make_optimizer(
@@ -14,10 +14,11 @@ def make_optimizer(
     """The optimizer of that name, its moments already made, at zero, for a captured update to find.
 
     Args:
-        name: rmsprop is centred as the 2015 DQN's, with eps outside the root.
+        name: rmsprop is centred as the 2015 DQN's, with eps outside the root; plain_rmsprop is not,
+            and remembers longer, as in A3C.
         flat: all parameters, [size].
         rate: learning rate.
-        eps: added to the denominator (adam, radam, rmsprop, adagrad).
+        eps: added to the denominator (all but sgd).
         momentum: of sgd and rmsprop.
     """
     cuda = flat.is_cuda
@@ -37,6 +38,8 @@ def make_optimizer(
                 centered=True,
                 capturable=cuda,
             )
+        case "plain_rmsprop":
+            made = torch.optim.RMSprop([flat], rate, alpha=0.99, eps=eps, capturable=cuda)
         case "sgd":
             made = torch.optim.SGD([flat], rate, momentum=momentum, fused=True)
         case "adagrad":

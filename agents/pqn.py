@@ -22,7 +22,7 @@ from ludus.agents.memory.rollout import Rollout
 from ludus.agents.optimizer import OptimizerName, clip_norm, make_optimizer
 from ludus.agents.returns import lambda_return
 from ludus.agents.schedules import linear
-from ludus.networks.cores import CoreName, State, make_core
+from ludus.networks.cores import RecurrentName, State, make_core
 from ludus.networks.encoders import EncoderName, make_encoder
 from ludus.networks.flat import flat_gradient, flatten_parameters
 from ludus.networks.heads import QHead, QOut, Streams
@@ -44,7 +44,7 @@ class PQNConfig:
     """IMPALA encoder: multiple of the paper's channels"""
     layer_norm: bool = True
     """layer normalisation before each ReLU"""
-    core: CoreName = "none"
+    core: RecurrentName = "none"
     """memory between encoder and head"""
     core_units: int = 128
     """size of its state"""

@@ -12,15 +12,17 @@ from typing import Any, Literal, Protocol
 import torch
 from gymnasium import spaces
 
-from ludus.agents import dqn, pqn, r2d2, sb3
+from ludus.agents import dqn, ppo, pqn, r2d2, sb3
 from ludus.agents.agent import Agent, ConfigError
 from ludus.agents.dqn import DQN, DQNConfig
+from ludus.agents.ppo import PPO, PPOConfig
 from ludus.agents.pqn import PQN, PQNConfig
 from ludus.agents.r2d2 import R2D2, R2D2Config
 from ludus.agents.sb3 import SB3Agent, SB3Config
 from ludus.agents.uniform import RandomAgent, RandomConfig
+from ludus.envs.packing import Packed
 
-Config = DQNConfig | PQNConfig | R2D2Config | SB3Config | RandomConfig
+Config = DQNConfig | PPOConfig | PQNConfig | R2D2Config | SB3Config | RandomConfig
 AnyAgent = Agent | SB3Agent
 Family = Literal["classic", "minatar", "atari"]
 
@@ -275,6 +277,72 @@ _R2D2: dict[Family, R2D2Config] = {
 }
 
 
+# Values of the authors' code for Atari (https://arxiv.org/abs/1707.06347, table 5, has 3 epochs),
+# without its value clipping, which https://arxiv.org/abs/2006.05990 finds to hurt.
+_PPO_ATARI = PPOConfig(
+    encoder="nature",
+    features=512,
+    shared=True,
+    learning_rate=2.5e-4,
+    rollout_length=128,
+    epochs=4,
+    minibatches=4,
+    clip_range=0.1,
+    anneal_clip_range=True,
+    entropy_coef=0.01,
+    clip_reward=True,
+)
+_PPO: dict[Family, PPOConfig] = {
+    "atari": _PPO_ATARI,
+    "minatar": PPOConfig(
+        encoder="minatar",
+        features=128,
+        shared=True,
+        learning_rate=1e-3,
+        rollout_length=32,
+        epochs=4,
+        minibatches=4,
+        entropy_coef=0.01,
+    ),
+    "classic": PPOConfig(
+        learning_rate=1e-3,
+        rollout_length=32,
+        epochs=10,
+        minibatches=4,
+        anneal_clip_range=True,
+    ),
+}
+# Pendulum wants a short horizon; statistics as "The 37 implementation details" has them.
+_PPO_CONTINUOUS = PPOConfig(
+    learning_rate=1e-3,
+    rollout_length=64,
+    epochs=10,
+    minibatches=16,
+    gamma=0.95,
+    normalize_observation=True,
+    normalize_reward=True,
+)
+
+
+def _a2c(config: PPOConfig) -> PPOConfig:
+    """Mnih et al. 2016 without the threads: one update on all of a short rollout.
+
+    https://arxiv.org/abs/1602.01783, values of the authors' successors' code (baselines, SB3).
+    """
+    return replace(
+        config,
+        rollout_length=5,
+        epochs=1,
+        minibatches=1,
+        lam=1.0,
+        clip_range=float("inf"),
+        anneal_clip_range=False,
+        normalize_advantage=False,
+        optimizer="plain_rmsprop",
+        learning_rate=7e-4,
+    )
+
+
 def _drqn(config: R2D2Config) -> R2D2Config:
     """Hausknecht and Stone 2015: random stretches of 10 rows from a zero state."""
     return replace(
@@ -310,6 +378,8 @@ OURS = {
     "pqn": "Q-learning without replay or target network, https://arxiv.org/abs/2407.04811",
     "r2d2": "recurrent replay, https://openreview.net/forum?id=r1lyTjAqYX",
     "drqn": "deep recurrent Q-network, https://arxiv.org/abs/1507.06527",
+    "ppo": "proximal policy optimisation, https://arxiv.org/abs/1707.06347",
+    "a2c": "advantage actor-critic, https://arxiv.org/abs/1602.01783",
     "random": "every action with the same probability",
 }
 
@@ -322,11 +392,13 @@ def names() -> dict[str, str]:
 
 
 def family(env: EnvLike) -> Family:
-    """Which defaults suit the env, by the shape of its observations."""
-    shape = env.observation_space.shape
-    if len(shape) != 3:
+    """Which defaults suit the env, by the shape of its observations, the largest of several."""
+    space = env.observation_space
+    parts = space.parts.values() if isinstance(space, Packed) else ()
+    sides = [min(s.shape[1:]) for s in (space, *(p.space for p in parts)) if len(s.shape) == 3]
+    if not sides:
         return "classic"
-    return "atari" if min(shape[1:]) >= 36 else "minatar"
+    return "atari" if max(sides) >= 36 else "minatar"
 
 
 def preset(agent: str, env: EnvLike) -> Config:
@@ -343,6 +415,10 @@ def preset(agent: str, env: EnvLike) -> Config:
         return ours[agent]
     if agent == "pqn":
         return _PQN[kind]
+    if agent in ("ppo", "a2c"):
+        continuous = kind == "classic" and isinstance(env.action_space, spaces.Box)
+        ppo_config = _PPO_CONTINUOUS if continuous else _PPO[kind]
+        return ppo_config if agent == "ppo" else _a2c(ppo_config)
     if agent in ("r2d2", "drqn"):
         return _R2D2[kind] if agent == "r2d2" else _drqn(_R2D2[kind])
     if agent in ("dqn2013", "sb3:dqn2013"):
@@ -427,7 +503,7 @@ def build(
     seed: int,
     steps: int,
     training: bool = True,
-) -> DQN | PQN | R2D2 | SB3Agent | RandomAgent:
+) -> DQN | PPO | PQN | R2D2 | SB3Agent | RandomAgent:
     """A fresh agent for the env and a training of so many env steps.
 
     Without `training` it takes as little memory as it can.
@@ -455,6 +531,17 @@ def build(
                 env.action_space,
                 num_envs=env.num_envs,
                 stack=env.stack,
+                device=device,
+                seed=seed,
+                steps=steps,
+                training=training,
+            )
+        case PPOConfig():
+            return ppo.build(
+                config,
+                env.observation_space,
+                env.action_space,
+                num_envs=env.num_envs,
                 device=device,
                 seed=seed,
                 steps=steps,

@@ -52,3 +52,27 @@ def lambda_return(
         following = reward[t] + discount[t] * mixed
         returns[t] = following
     return returns
+
+
+def gae(
+    reward: Tensor,
+    discount: Tensor,
+    value: Tensor,
+    next_value: Tensor,
+    next_goes_on: Tensor,
+    lam: float,
+) -> Tensor:
+    """Generalised advantage estimation, [T, B] (https://arxiv.org/abs/1506.02438, equation 16).
+
+    A_t = delta_t + discount_t lambda A_{t+1}, with delta_t = r_t + discount_t v_{t+1} - v_t: the
+    lambda-return less the value.
+
+    Args:
+        reward: [T, B].
+        discount: [T, B], gamma, or 0 where step t led to a terminal state.
+        value: [T, B], of each row.
+        next_value: [T, B], of the row after each.
+        next_goes_on: [T, B] bool, the row after is a step of the same episode.
+        lam: lambda, 0 to 1.
+    """
+    return lambda_return(reward, discount, next_value, next_goes_on, lam) - value

@@ -71,10 +71,10 @@ def _flush_denormals() -> None:
 
 def _is_the_users(error: Exception) -> bool:
     """Whether the error speaks to the user in one sentence, rather than of a bug of ours."""
-    from ludus.agents.agent import ConfigError
+    from ludus.agents.agent import ConfigError, TrainingError
     from ludus.envs.vector import EnvError
     from ludus.training.checkpoint import CheckpointError
     from ludus.training.run import RunError
 
-    ours = UsageError | ConfigError | EnvError | CheckpointError | RunError
+    ours = UsageError | ConfigError | EnvError | CheckpointError | RunError | TrainingError
     return isinstance(error, ours | OSError)  # a folder that cannot be written, say

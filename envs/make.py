@@ -11,6 +11,7 @@ from gymnasium.error import Error as GymnasiumError
 
 from ludus.envs import atari, probes  # noqa: F401  importing the probes registers them
 from ludus.envs.minatar import GAMES, MinAtarBackend
+from ludus.envs.packing import Packed
 from ludus.envs.stack import FrameStack
 from ludus.envs.vector import Backend, EnvError, VectorEnv, sentence
 from ludus.envs.workers import CartPoleBackend, GymnasiumBackend
@@ -167,6 +168,9 @@ def _make_gymnasium(
         except Exception as error:  # whatever a user's constructor may raise
             raise EnvError(f"{env_id} could not be made: it {sentence(error)}") from error
     stack = options.stack or 1
+    if stack > 1 and isinstance(backend.observation_space, Packed):
+        backend.close()
+        raise EnvError(f"stack is {stack}; {env_id} shows dictionaries, which are not stacked")
     if stack > 1:
         backend = FrameStack(backend, stack)
     return VectorEnv(

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 from gymnasium import spaces
 
+from ludus.envs.packing import MASK, Packed
+
 _Result = TypeVar("_Result")
 
 
@@ -400,6 +402,7 @@ class VectorEnv:
     def _check(self, raw: Raw, actions: np.ndarray) -> None:
         """Shapes, dtypes and finite values of what the backend returned."""
         self._check_obs(raw.obs, ~self._pending, actions)
+        self._check_legal(raw.obs, ~self._pending & ~raw.terminated & ~raw.truncated, actions)
         bad = ~np.isfinite(raw.reward) & ~self._pending
         if bad.any():
             index = int(np.argmax(bad))
@@ -420,6 +423,14 @@ class VectorEnv:
                 index = int(np.argmax(bad))
                 self._refuse(index, f"returned the observation {obs[index]}", actions)
 
+    def _check_legal(self, obs: np.ndarray, asked: np.ndarray, actions: np.ndarray | None) -> None:
+        """Where an action is asked for, some action must be allowed."""
+        if isinstance(self.observation_space, Packed) and MASK in self.observation_space.parts:
+            part = self.observation_space.parts[MASK]
+            stuck = ~obs[:, part.start : part.end].any(axis=1) & asked
+            if stuck.any():
+                self._refuse(int(np.argmax(stuck)), f"shows an {MASK} without a 1", actions)
+
     def _refuse(self, index: int, what: str, actions: np.ndarray | None) -> None:
         self._failed = f"{self.env_id}: env {index} ({self._circumstance(index, actions)}) {what}"
         raise EnvError(self._failed, index)
@@ -435,6 +446,7 @@ class VectorEnv:
             self.episode_seeds[index] = episode_seed(self.seed, int(index), number)
         obs = self._guarded(lambda: self.backend.reset(mask, self.episode_seeds), self._deadline)
         self._check_obs(obs, mask, None)
+        self._check_legal(obs, mask, None)
         return obs
 
     def _record(self, actions: np.ndarray, taken: np.ndarray) -> None:

@@ -21,6 +21,7 @@ from gymnasium.utils.seeding import np_random
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from gymnasium.vector.async_vector_env import AsyncState, _async_worker
 
+from ludus.envs.packing import MASK, Packed
 from ludus.envs.vector import EnvError, Raw, sentence
 
 _ERROR = "ludus_error"
@@ -30,8 +31,10 @@ def _adapt(space: spaces.Space[Any]) -> tuple[spaces.Box, Callable[[Any], np.nda
     """The Box that the learner sees in place of `space`, and how an observation gets into it.
 
     Pictures become channels first, float64 becomes float32, everything else is flattened
-    (a Discrete observation one-hot).
+    (a Discrete observation one-hot). A dictionary becomes the bytes of its parts, each adapted.
     """
+    if isinstance(space, spaces.Dict):
+        return _adapt_dict(space)
     if isinstance(space, spaces.Box) and space.dtype == np.uint8:
         if len(space.shape) == 3 and space.shape[-1] in (1, 3, 4) and space.shape[0] > 4:
             low, high = space.low.transpose(2, 0, 1), space.high.transpose(2, 0, 1)
@@ -45,6 +48,31 @@ def _adapt(space: spaces.Space[Any]) -> tuple[spaces.Box, Callable[[Any], np.nda
     flat = spaces.flatten_space(space)
     box = spaces.Box(-np.inf, np.inf, flat.shape, np.float32)
     return box, lambda obs: np.asarray(spaces.flatten(space, obs), np.float32)
+
+
+def _adapt_dict(space: spaces.Dict) -> tuple[Packed, Callable[[Any], np.ndarray]]:
+    adapted = {key: _adapt(inner) for key, inner in space.spaces.items() if key != MASK}
+    parts = {key: box for key, (box, _) in adapted.items()}
+    if any(isinstance(box, Packed) for box in parts.values()) or not parts:
+        raise EnvError(
+            f"has the observation space {space}; one level of keys is supported, and an observation"
+            f" besides {MASK}"
+        )
+    if MASK in space.spaces:
+        size = int(np.prod(space.spaces[MASK].shape or (0,)))
+        parts[MASK] = spaces.Box(0, 1, (size,), np.uint8)
+    packed = Packed(parts)
+
+    def convert(obs: Any) -> np.ndarray:
+        arrays = {key: change(obs[key]) for key, (_, change) in adapted.items()}
+        for key, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise EnvError(f"returned the observation {array} for {key}")
+        if MASK in parts:
+            arrays[MASK] = np.asarray(obs[MASK]).reshape(-1) != 0
+        return packed.pack(arrays)
+
+    return packed, convert
 
 
 def _narrow(values: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Cores: memory between encoder and head, [T, B, dim] to [T, B, dim], reset where an episode opens.
 
-The state is a tuple of tensors [B, units]: () for no memory, (h, c) for an LSTM, (h,) for a GRU.
+The state is a tuple of tensors [B, ...]: () for no memory, (h, c) for an LSTM, (h,) for a GRU, and
+for a transformer the rows that it may look back to.
 """
 
 from collections.abc import Iterator
@@ -10,8 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-State = tuple[Tensor, ...]
-CoreName = Literal["none", "lstm", "gru"]
+from ludus.networks.transformer import State, Transformer
+
+RecurrentName = Literal["none", "lstm", "gru"]
+CoreName = Literal["none", "lstm", "gru", "gtrxl"]
 
 
 class NoCore(nn.Module):
@@ -41,9 +44,9 @@ def _segments(first: Tensor) -> Iterator[tuple[int, int]]:
 class RecurrentCore(nn.Module):
     """An LSTM or a GRU, one call per segment between resets.
 
-    Biases start at 0, but 1 at the gate that keeps the state (Gers et al. 2000; Jozefowicz et al.
-    2015): with torch's own start an LSTM forgets a symbol within 20 steps and does not learn to
-    keep it.
+    Biases start at 0, but at the gate that keeps the state at 1 for an LSTM (Gers et al. 2000;
+    Jozefowicz et al. 2015) and 2 for a GRU: with torch's own start an LSTM forgets a symbol within
+    20 steps and does not learn to keep it, and so does a GRU with 1.
 
     Args:
         kind: which of the two.
@@ -59,7 +62,7 @@ class RecurrentCore(nn.Module):
             for bias in biases.values():
                 bias.zero_()
             # the second gate: forget of (in, forget, cell, out), update of (reset, update, new)
-            biases["bias_ih_l0"][units : 2 * units] = 1.0
+            biases["bias_ih_l0"][units : 2 * units] = 1.0 if kind == "lstm" else 2.0
         self._parts = 2 if kind == "lstm" else 1
         self.dim = units
 
@@ -82,6 +85,57 @@ class RecurrentCore(nn.Module):
         return torch.cat(outs), state
 
 
-def make_core(name: CoreName, dim: int, units: int = 512) -> NoCore | RecurrentCore:
-    """The core of that name for features [T, B, dim]."""
-    return NoCore(dim) if name == "none" else RecurrentCore(name, dim, units)
+class TwoCores(nn.Module):
+    """A core for each half of the features: the policy's and the value's.
+
+    Args:
+        first: of the first half.
+        second: of the second.
+    """
+
+    def __init__(self, first: "Core", second: "Core") -> None:
+        super().__init__()
+        self.first, self.second = first, second
+        self.dim: int = first.dim + second.dim
+        self._parts = len(first.initial_state(1))
+
+    def initial_state(self, batch: int) -> State:
+        """Of both, one after the other."""
+        return (*self.first.initial_state(batch), *self.second.initial_state(batch))
+
+    def forward(self, x: Tensor, state: State, first: Tensor) -> tuple[Tensor, State]:
+        """[T, B, 2 * dim] to [T, B, 2 * units]."""
+        halves = x.chunk(2, dim=-1)
+        one, after_one = self.first(halves[0], state[: self._parts], first)
+        two, after_two = self.second(halves[1], state[self._parts :], first)
+        return torch.cat([one, two], dim=-1), (*after_one, *after_two)
+
+
+Core = NoCore | RecurrentCore | Transformer | TwoCores
+
+
+def make_core(
+    name: CoreName, dim: int, units: int = 512, *, layers: int = 1, heads: int = 4, window: int = 32
+) -> NoCore | RecurrentCore | Transformer:
+    """The core of that name for features [T, B, dim].
+
+    Args:
+        name: which one.
+        dim: features in.
+        units: features out, and the size of the state.
+        layers: of a transformer.
+        heads: of a transformer's attention.
+        window: rows that each layer of a transformer looks back.
+
+    Raises:
+        ValueError: the heads do not divide the units.
+    """
+    match name:
+        case "none":
+            return NoCore(dim)
+        case "gtrxl":
+            if units % heads:
+                raise ValueError(f"{heads} heads do not divide {units} units; choose others")
+            return Transformer(dim, units, layers, heads, window)
+        case _:
+            return RecurrentCore(name, dim, units)

@@ -10,9 +10,11 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ludus.networks.layers import SpectralConv2d
+from ludus.envs.packing import MASK, Packed
+from ludus.networks.layers import Normalise, SpectralConv2d
 
 EncoderName = Literal["mlp", "dqn2013", "nature", "impala", "minatar"]
+Activation = Literal["relu", "tanh"]
 
 
 def _pixels(obs: Tensor) -> Tensor:
@@ -43,16 +45,21 @@ def _block(layer: nn.Conv2d | nn.Linear, layer_norm: bool) -> list[nn.Module]:
 
 
 class MLP(nn.Module):
-    """Fully connected layers with ReLU over the flattened observation.
+    """Fully connected layers over the flattened observation.
 
     Args:
         space: of one observation; uint8 in 0..255 is scaled to [0, 1].
         hidden: units of each layer.
-        layer_norm: normalise each layer before its ReLU.
+        layer_norm: normalise each layer before its activation.
+        activation: after each layer.
     """
 
     def __init__(
-        self, space: spaces.Box, hidden: tuple[int, ...], layer_norm: bool = False
+        self,
+        space: spaces.Box,
+        hidden: tuple[int, ...],
+        layer_norm: bool = False,
+        activation: Activation = "relu",
     ) -> None:
         super().__init__()
         self._scale = 1 / 255 if space.dtype == "uint8" and space.high.max() == 255 else 1.0
@@ -60,6 +67,8 @@ class MLP(nn.Module):
         layers: list[nn.Module] = []
         for units in hidden:
             layers += _block(nn.Linear(size, units), layer_norm)
+            if activation == "tanh":
+                layers[-1] = nn.Tanh()
             size = units
         self.layers, self.dim = nn.Sequential(*layers), size
 
@@ -171,6 +180,94 @@ class ImpalaResNet(nn.Module):
         return self.layers(_pixels(obs)).flatten(1)
 
 
+class Normalised(nn.Module):
+    """An encoder of what `Normalise` makes of observations."""
+
+    def __init__(self, encoder: MLP, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.normalise, self.encoder = Normalise(shape), encoder
+        self.dim: int = encoder.dim
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """[N, *obs] to [N, dim]."""
+        return self.encoder(self.normalise(obs))
+
+
+class Projected(nn.Module):
+    """An encoder whose features go through one linear layer with ReLU, before a core or heads.
+
+    Args:
+        encoder: of the observations.
+        units: of the layer.
+    """
+
+    def __init__(self, encoder: "Encoder", units: int) -> None:
+        super().__init__()
+        self.encoder, self.layer, self.dim = encoder, nn.Linear(encoder.dim, units), units
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """[N, *obs] to [N, units]."""
+        return F.relu(self.layer(self.encoder(obs)))
+
+
+class DictEncoder(nn.Module):
+    """An encoder for each key of a dictionary observation, their features side by side.
+
+    Args:
+        space: of the dictionaries.
+        encoders: by key.
+    """
+
+    def __init__(self, space: Packed, encoders: "dict[str, Encoder]") -> None:
+        super().__init__()
+        self.space, self.keys = space, tuple(encoders)
+        self.encoders = nn.ModuleList(encoders.values())  # a key may be no name for a module
+        self.dim: int = sum(encoder.dim for encoder in encoders.values())
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """[N, size] uint8 to [N, dim]."""
+        parts = [self.space.part(obs, key) for key in self.keys]
+        features = [encoder(part) for encoder, part in zip(self.encoders, parts, strict=True)]
+        return torch.cat(features, dim=-1)
+
+
+class TwoEncoders(nn.Module):
+    """Two encoders of the same observations, their features side by side: policy and value.
+
+    Args:
+        first: gives the first half.
+        second: gives the second.
+    """
+
+    def __init__(self, first: "Encoder | Projected", second: "Encoder | Projected") -> None:
+        super().__init__()
+        self.first, self.second = first, second
+        self.dim: int = first.dim + second.dim
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """[N, *obs] to [N, 2 * dim]."""
+        return torch.cat([self.first(obs), self.second(obs)], dim=-1)
+
+
+def observe(encoder: nn.Module, obs: Tensor) -> None:
+    """Take observations [N, *obs] into whatever running statistics an encoder has."""
+    match encoder:
+        case Normalised():
+            encoder.normalise.observe(obs)
+        case Projected():
+            observe(encoder.encoder, obs)
+        case DictEncoder():
+            for key, inner in zip(encoder.keys, encoder.encoders, strict=True):
+                observe(inner, encoder.space.part(obs, key))
+        case TwoEncoders():
+            observe(encoder.first, obs)
+            observe(encoder.second, obs)
+
+
+Encoder = MLP | DQN2013 | NatureCNN | MinAtarCNN | ImpalaResNet | Normalised | DictEncoder
+_SMALLEST = {"dqn2013": 20, "nature": 36, "minatar": 3, "impala": 1}  # pixels a side
+
+
 def make_encoder(
     name: EncoderName,
     space: spaces.Box,
@@ -180,8 +277,10 @@ def make_encoder(
     pool: int = 0,
     spectral_norm: bool = False,
     layer_norm: bool = False,
-) -> MLP | DQN2013 | NatureCNN | MinAtarCNN | ImpalaResNet:
-    """The encoder of that name.
+    activation: Activation = "relu",
+    normalise: bool = False,
+) -> Encoder:
+    """The encoder of that name; for a dictionary one for each key, MLPs where it is no picture.
 
     Args:
         name: which one.
@@ -191,6 +290,8 @@ def make_encoder(
         pool: of the IMPALA network.
         spectral_norm: of the IMPALA network.
         layer_norm: of the others.
+        activation: of the MLP.
+        normalise: begin with running statistics where observations are floats.
 
     Raises:
         ValueError: the observation does not fit the encoder, or a choice is not for it.
@@ -200,13 +301,30 @@ def make_encoder(
         raise ValueError(f"{field} is for the impala encoder; the encoder is {name}")
     if name == "impala" and layer_norm:
         raise ValueError("layer_norm is not for the impala encoder; choose another encoder")
+    if isinstance(space, Packed):
+        encoders: dict[str, Encoder] = {}
+        for key, (_, _, inner) in space.parts.items():
+            if key != MASK:
+                of = name if _fits(name, inner) else "mlp"
+                encoders[key] = make_encoder(
+                    of,
+                    inner,
+                    hidden,
+                    width,
+                    pool=pool if of == name else 0,
+                    spectral_norm=spectral_norm and of == name,
+                    layer_norm=layer_norm,
+                    activation=activation,
+                    normalise=normalise,
+                )
+        return DictEncoder(space, encoders)
     if name == "mlp":
-        return MLP(space, hidden, layer_norm)
-    smallest = {"dqn2013": 20, "nature": 36, "minatar": 3, "impala": 1}[name]
-    if len(space.shape) != 3 or min(space.shape[1:]) < smallest:
+        mlp = MLP(space, hidden, layer_norm, activation)
+        return Normalised(mlp, space.shape) if normalise and space.dtype.kind == "f" else mlp
+    if not _fits(name, space):
         raise ValueError(
             f"the {name} encoder takes pictures [channels, height, width] of at least "
-            f"{smallest} pixels a side; the observations have shape {list(space.shape)}"
+            f"{_SMALLEST[name]} pixels a side; the observations have shape {list(space.shape)}"
         )
     match name:
         case "dqn2013":
@@ -217,3 +335,9 @@ def make_encoder(
             return MinAtarCNN(space, layer_norm)
         case "impala":
             return ImpalaResNet(space, width, pool, spectral_norm)
+
+
+def _fits(name: EncoderName, space: spaces.Box) -> bool:
+    if name == "mlp":
+        return True
+    return len(space.shape) == 3 and min(space.shape[1:]) >= _SMALLEST[name]

@@ -1,4 +1,4 @@
-"""Layers that the agents' papers add to torch's: noisy linear layers, spectral normalisation."""
+"""Layers that the agents' papers add to torch's: noisy, normalising, spectral; and their start."""
 
 import torch
 from torch import Tensor, nn
@@ -84,3 +84,52 @@ class SpectralConv2d(nn.Module):
         """[N, channels, H, W] to [N, out, H, W]."""
         sigma = torch.dot(self.u, self.weight.flatten(1) @ self.v)
         return F.conv2d(x, self.weight / sigma, self.bias, padding=self._padding)
+
+
+class Normalise(nn.Module):
+    """Numbers less their running mean, over their running deviation, cut off at 10 of them.
+
+    `observe` takes rows into the statistics and is the agent's to call; `forward` changes nothing,
+    so that an evaluation sees what the last training step saw.
+
+    Args:
+        shape: of one observation.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    count: Tensor
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("variance", torch.ones(shape))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+
+    @torch.no_grad()
+    def observe(self, rows: Tensor) -> None:
+        """Take rows [N, *obs] in (Chan et al. 1979, parallel variance)."""
+        rows = rows.to(torch.float64)
+        mean, variance = rows.mean(0), rows.var(0, correction=0)
+        total = self.count + len(rows)
+        share = len(rows) / total
+        apart = mean - self.mean
+        merged = self.variance * (1 - share) + variance * share + apart**2 * share * (1 - share)
+        self.mean.copy_(self.mean + apart * share)
+        self.variance.copy_(merged)
+        self.count.copy_(total)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, *obs] to the same, float32."""
+        return ((x - self.mean) * (self.variance + 1e-8).rsqrt()).clamp(-10, 10)
+
+
+def start_orthogonal(module: nn.Module, gain: float) -> None:
+    """Orthogonal weights and zero biases for all linear layers and convolutions in a module."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            start = torch.empty(layer.weight.shape)  # torch's own start takes no other layout
+            with torch.no_grad():
+                layer.weight.copy_(nn.init.orthogonal_(start, gain))
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

@@ -4,7 +4,7 @@ from typing import Generic, TypeVar
 
 from torch import Tensor, nn
 
-from ludus.networks.cores import NoCore, RecurrentCore, State
+from ludus.networks.cores import Core, State
 from ludus.networks.heads import NO_CHANCE, HeadChance
 from ludus.networks.layers import SpectralConv2d
 
@@ -20,7 +20,7 @@ class Network(nn.Module, Generic[Out]):
         head: [T, B, units] to what the agent asks for.
     """
 
-    def __init__(self, encoder: nn.Module, core: NoCore | RecurrentCore, head: nn.Module) -> None:
+    def __init__(self, encoder: nn.Module, core: Core, head: nn.Module) -> None:
         super().__init__()
         self.encoder, self.core, self.head = encoder, core, head
         self._spectral = [m for m in encoder.modules() if isinstance(m, SpectralConv2d)]

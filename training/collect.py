@@ -15,6 +15,7 @@ from gymnasium import spaces
 
 from ludus.agents.agent import ConfigError
 from ludus.envs.make import EnvOptions, make
+from ludus.envs.packing import Packed
 from ludus.envs.vector import EnvError, VectorEnv
 from ludus.training.dataset import minari_package
 from ludus.training.evaluate import Player, tuned_for
@@ -74,6 +75,9 @@ def collect(
     if not isinstance(env.action_space, spaces.Discrete):
         env.close()
         raise ConfigError(f"{env_id} has the action space {env.action_space}; Discrete is needed")
+    if isinstance(env.observation_space, Packed):
+        env.close()
+        raise ConfigError(f"{env_id} shows dictionaries; a data set of arrays is what can be kept")
     told: dict[str, Any] = {"env": env_id, "options": asdict(options), "protocol": env.protocol}
     told |= {"stack": env.stack, "agent": agent, "epsilon": epsilon, "seed": seed}
     (temporary / "data").mkdir(parents=True)

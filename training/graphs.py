@@ -48,13 +48,15 @@ def capture(agent: Capturable) -> None:
 def _trace(gradients: Gradients, example: Sequence[Tensor]) -> Gradients:
     """Forward and backward flattened to ATen operations and run by TorchScript.
 
-    Writes to a list of tensors, as the optimizers do them, must stay outside: TorchScript takes
-    them for dead code.
+    What reads bytes as floats is left as it is. Writes to a list of tensors, as the optimizers do
+    them, must stay outside: TorchScript takes them for dead code.
     """
     graph = make_fx(lambda *x: tuple(gradients(*x)))(*example)
     for node in graph.graph.nodes:
         if isinstance(node.target, torch._ops.OpOverload):
             _refuse_list_writes(node.target)
+            if node.target is torch.ops.aten.view.dtype:  # of packed dictionaries
+                return gradients  # TorchScript does not know it
             node.target = node.target.overloadpacket  # TorchScript chooses the overload itself
     for node in list(graph.graph.nodes):
         if node.target is torch.ops.aten.detach:  # nothing to detach from: it runs without autograd

@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 
 from ludus.agents import presets
+from ludus.agents.agent import TrainingError
 from ludus.agents.dqn import DQN
 from ludus.agents.sb3 import SB3Agent, SB3Config
 from ludus.envs.make import EnvOptions, make
@@ -31,6 +32,9 @@ from ludus.training.run import Run, RunConfig, RunError, TrainOptions
 from ludus.training.transfer import Learner, transfer
 
 _console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+_WHAT_MAY_HELP = "a smaller learning_rate or max_grad_norm may help"
 
 
 class Stopped(Exception):
@@ -186,6 +190,7 @@ class Session:
         Raises:
             Stopped: on SIGINT or SIGTERM, after a last checkpoint.
             EnvError: the env broke; the newest checkpoint stays.
+            TrainingError: what is learned is not finite any more; so too.
         """
         t = self.config.train
         self._say_what()
@@ -209,6 +214,9 @@ class Session:
         except EnvError as error:
             self._status("failed")
             raise EnvError(f"{error}; {self._how_to_go_on()}") from error.__cause__
+        except TrainingError as error:
+            self._status("failed")
+            raise TrainingError(f"{error}; {self.run.path} keeps what was saved before") from error
         except BaseException:
             with contextlib.suppress(OSError):
                 self._status("failed")
@@ -248,7 +256,7 @@ class Session:
         assert isinstance(self.env, VectorEnv)
         self._log.row(row, agent.env_steps)
         if self._log.due(agent.env_steps):
-            self._log.write(agent.metrics(), agent.env_steps, agent.updates)
+            self._log.write(_finite(agent.metrics()), agent.env_steps, agent.updates)
         if self._evaluate_or_save_now():
             stream = {"env": self.env.state_dict(), "row": row._asdict(), "state": list(state)}
             self._save({"agent": agent.state_dict(), **stream})
@@ -280,7 +288,8 @@ class Session:
             agent.study(1, agent.updates / t.steps)
             agent.env_steps = agent.updates
             if self._log.due(agent.updates):
-                self._log.write(offline.metrics(agent, data), agent.updates, agent.updates)
+                told = _finite(offline.metrics(agent, data))
+                self._log.write(told, agent.updates, agent.updates)
             if self._evaluate_or_save_now():
                 self._save(offline.checkpoint(agent, data))
             if self._signal is not None:
@@ -291,6 +300,9 @@ class Session:
         return max((e["env_steps"] // every for e in self._evaluated), default=0)
 
     def _save(self, tree: dict[str, Any]) -> None:
+        for name, weight in self.agent.weights().items():
+            if not weight.isfinite().all():  # the checkpoint before it stays
+                raise TrainingError(f"the weight {name} is not finite any more; {_WHAT_MAY_HELP}")
         log = {"log": self._log.state_dict(), "evaluations": self._evaluated}
         keep = self.config.train.keep_checkpoints
         save_checkpoint(self.run.checkpoints, self.agent.env_steps, tree | log, keep)
@@ -412,6 +424,14 @@ class Session:
             for sentence in self.env.sentences():
                 _console.print(sentence)
         _console.print(f"run folder {self.run.path}, device {self.device}")
+
+
+def _finite(metrics: dict[str, float]) -> dict[str, float]:
+    """The metrics, where they are finite."""
+    for name, value in metrics.items():
+        if not np.isfinite(value):
+            raise TrainingError(f"{name} became {value}; {_WHAT_MAY_HELP}")
+    return metrics
 
 
 class _Signals:

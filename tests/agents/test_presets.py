@@ -10,6 +10,7 @@ from gymnasium import spaces
 from ludus.agents import presets, sb3
 from ludus.agents.agent import ConfigError
 from ludus.agents.dqn import DQN, DQNConfig
+from ludus.agents.ppo import PPO, PPOConfig
 from ludus.agents.pqn import PQN, PQNConfig
 from ludus.agents.r2d2 import R2D2, R2D2Config
 from ludus.agents.sb3 import SB3Agent, SB3Config
@@ -46,7 +47,7 @@ def test_every_name_is_a_preset_that_can_be_built(name, kind):
     config = presets.preset(name, env)
     agent = presets.build(config, env, device=torch.device("cpu"), seed=0, steps=9, training=False)
     expected = {RandomConfig: RandomAgent, DQNConfig: DQN, SB3Config: SB3Agent}
-    expected |= {PQNConfig: PQN, R2D2Config: R2D2}
+    expected |= {PQNConfig: PQN, R2D2Config: R2D2, PPOConfig: PPO}
     assert type(agent) is expected[type(config)]
 
 
@@ -93,6 +94,14 @@ PRINTED = {  # as the papers print them, in updates and env steps
         **{"encoder": "impala", "width": 2, "pool": 6, "spectral_norm": True, "batch_size": 256},
         **{"replay_ratio": 1 / 64, "learning_rate": 1e-4, "optimizer_eps": 0.005 / 256},
         **{"gamma": 0.997, "target_interval": 500, "polyak": 1.0, "munchausen_floor": -1.0},
+    },
+    "ppo": {
+        **{"rollout_length": 128, "epochs": 4, "minibatches": 4, "clip_range": 0.1, "lam": 0.95},
+        **{"learning_rate": 2.5e-4, "entropy_coef": 0.01, "value_coef": 0.5, "gamma": 0.99},
+    },
+    "a2c": {
+        **{"rollout_length": 5, "epochs": 1, "minibatches": 1, "optimizer": "plain_rmsprop"},
+        **{"learning_rate": 7e-4, "lam": 1.0, "normalize_advantage": False},
     },
     "pqn": {
         **{"rollout_length": 32, "epochs": 2, "minibatches": 32, "optimizer": "radam"},

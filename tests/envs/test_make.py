@@ -8,9 +8,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from env_fakes import assert_same, chooser, step, through_json
 
 from ludus.envs.make import EnvOptions, known_ids, make
+from ludus.envs.packing import Packed
 from ludus.envs.vector import EnvError, episode_seed
 from ludus.envs.workers import CartPoleBackend, GymnasiumBackend
 
@@ -273,17 +275,19 @@ def test_a_number_that_is_not_in_the_space_is_refused() -> None:
     assert bad_envs.Whole().observation_space.n == 3
 
 
-def test_a_dict_is_shown_flat() -> None:
+def test_a_dict_is_shown_as_the_bytes_of_its_parts() -> None:
     import bad_envs
 
     env = make("bad_envs:bad/Walk-v0", 2, 4)
-    assert env.observation_space.shape == (4,)
+    space = env.observation_space
+    assert isinstance(space, Packed)
     alone = bad_envs.Walk()
     shown, _ = alone.reset(seed=episode_seed(4, 1, 0))
     row = env.reset()
-    assert row.obs.dtype == np.float32
-    parts = [np.eye(2)[shown["side"]], shown["where"]]  # by name, as Gymnasium flattens
-    np.testing.assert_array_equal(row.obs[1], np.concatenate(parts).astype("f4"))
+    assert (row.obs.dtype, row.obs.shape) == (np.uint8, (2, 16))  # four floats
+    obs = torch.from_numpy(row.obs)
+    np.testing.assert_array_equal(space.part(obs, "side")[1], np.eye(2)[shown["side"]])
+    np.testing.assert_array_equal(space.part(obs, "where")[1], shown["where"].astype("f4"))
     env.close()
 
 
