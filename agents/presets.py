@@ -2,7 +2,7 @@
 
 On Atari values are as the papers print them; elsewhere every member of the family has the values of
 one plain DQN that suits the env, and what makes it that member. SB3's DQN and QR-DQN get our plain
-DQN's values there, and rl-baselines3-zoo's on Atari.
+DQN's values there, and rl-baselines3-zoo's on Atari; its PPO and A2C get ours everywhere.
 """
 
 import difflib
@@ -338,6 +338,7 @@ def _a2c(config: PPOConfig) -> PPOConfig:
         clip_range=float("inf"),
         anneal_clip_range=False,
         normalize_advantage=False,
+        value_coef=1.0,
         optimizer="plain_rmsprop",
         learning_rate=7e-4,
     )
@@ -425,6 +426,19 @@ def preset(agent: str, env: EnvLike) -> Config:
         if kind != "atari":
             raise ConfigError(f"{agent} is for pictures of 36 pixels or more; not {env.env_id}")
         return _SMALL if agent == "dqn2013" else _sb3_preset("dqn", _SMALL, kind)
+    if agent in ("sb3:ppo", "sb3:a2c"):
+        own = preset(agent.removeprefix("sb3:"), env)
+        assert isinstance(own, PPOConfig)
+        return SB3Config(
+            "ppo" if agent == "sb3:ppo" else "a2c",
+            encoder=own.encoder,
+            hidden=own.hidden,
+            activation=own.activation,
+            shared=own.shared,
+            head_hidden=own.features,
+            clip_reward=own.clip_reward,
+            arguments=match_ppo(own),
+        )
     if agent in [f"sb3:{name}" for name in sb3.installed()]:
         theirs = _ZOO if kind == "atari" else ours["dqn"]
         return _sb3_preset(agent.removeprefix("sb3:"), theirs, kind)
@@ -443,7 +457,7 @@ def num_envs(agent: str, kind: Family) -> int:
         return 128
     if agent in ("btr", "r2d2") and kind == "atari":
         return 64
-    return 16 if kind == "classic" and not agent.startswith("sb3:") else 8
+    return 16 if kind == "classic" and agent != "sb3:recurrent_ppo" else 8
 
 
 def _sb3_preset(algorithm: Any, base: DQNConfig, kind: Family) -> SB3Config:
@@ -460,14 +474,34 @@ def _sb3_preset(algorithm: Any, base: DQNConfig, kind: Family) -> SB3Config:
     if algorithm == "qrdqn":
         quantiles = {"n_quantiles": _FAMILY[kind]["qrdqn"].quantiles}
         return replace(config, arguments=match_dqn(base) | quantiles)
+    # recurrent_ppo: SB3's own defaults, and rl-baselines3-zoo's on Atari
     if kind == "classic":
-        return replace(config, hidden=(64, 64))  # SB3's own defaults
-    # rl-baselines3-zoo, Atari
-    shared = {"ent_coef": 0.01}
-    if algorithm == "a2c":
-        return replace(config, arguments=shared | {"vf_coef": 0.25})
-    ppo = {"n_steps": 128, "n_epochs": 4, "batch_size": 256, "clip_range": 0.1, "vf_coef": 0.5}
-    return replace(config, arguments=shared | ppo | {"learning_rate": 2.5e-4})
+        return replace(config, hidden=(64, 64))
+    zoo = {"n_steps": 128, "n_epochs": 4, "batch_size": 256, "clip_range": 0.1, "vf_coef": 0.5}
+    return replace(config, arguments=zoo | {"ent_coef": 0.01, "learning_rate": 2.5e-4})
+
+
+def match_ppo(config: PPOConfig) -> dict[str, Any]:
+    """SB3's PPO's arguments for the values of one of our configurations; A2C's for one epoch.
+
+    SB3's value loss is the whole squared error, ours half of it. SB3 has no statistics of its own.
+    """
+    anneal = {"learning_rate": config.anneal_learning_rate, "clip_range": config.anneal_clip_range}
+    arguments = {
+        "learning_rate": config.learning_rate,
+        "anneal": [name for name, falls in anneal.items() if falls],
+        "n_steps": config.rollout_length,
+        "gamma": config.gamma,
+        "gae_lambda": config.lam,
+        "ent_coef": config.entropy_coef,
+        "vf_coef": config.value_coef / 2,
+        "max_grad_norm": config.max_grad_norm or float("inf"),
+        "normalize_advantage": config.normalize_advantage,
+    }
+    if config.optimizer == "plain_rmsprop":
+        return arguments | {"rms_prop_eps": config.optimizer_eps}
+    clip = {"clip_range": config.clip_range, "n_epochs": config.epochs}
+    return arguments | clip | {"minibatches": config.minibatches}
 
 
 def match_dqn(config: DQNConfig) -> dict[str, Any]:

@@ -20,12 +20,13 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_atari_env, make_vec_env
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
 from torch import Tensor, nn
 
 from ludus.agents.agent import ConfigError
 from ludus.envs.vector import Row, VectorEnv
-from ludus.networks.encoders import EncoderName, make_encoder
+from ludus.networks.encoders import Activation, EncoderName, make_encoder
 
 Algorithm = Literal["dqn", "ppo", "a2c", "qrdqn", "recurrent_ppo"]
 
@@ -40,12 +41,17 @@ class SB3Config:
     """network from observation to features, the same as ours"""
     hidden: tuple[int, ...] = (64, 64)
     """units of the MLP encoder's layers"""
+    activation: Activation = "relu"
+    """of the MLP encoder"""
+    shared: bool = True
+    """ppo, a2c: one encoder for policy and value, else each has its own"""
     head_hidden: int = 0
     """units of the layer between encoder and SB3's output layer; 0 for none"""
     clip_reward: bool = False
     """learn from rewards clipped to [-1, 1]; scores are never clipped"""
     arguments: Annotated[dict[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
-    """keyword arguments of the SB3 class, and exploration_steps in env steps"""
+    """keyword arguments of the SB3 class; also exploration_steps in env steps, minibatches in place
+    of batch_size, and anneal, names of what falls linearly to 0"""
 
 
 def algorithm_class(name: Algorithm) -> type[BaseAlgorithm]:
@@ -139,8 +145,9 @@ class _Encoder(BaseFeaturesExtractor):
         name: EncoderName,
         hidden: tuple[int, ...],
         head_hidden: int,
+        activation: Activation,
     ) -> None:
-        encoder = make_encoder(name, observation_space, hidden)
+        encoder = make_encoder(name, observation_space, hidden, activation=activation)
         for parameter in encoder.parameters():  # SB3's initialisation takes no other layout
             parameter.data = parameter.data.contiguous()
         dim = head_hidden or encoder.dim
@@ -205,13 +212,21 @@ class SB3Agent:
             arguments["exploration_fraction"] = min(1.0, exploration / steps)
         if "buffer_size" in arguments:  # SB3 takes all its memory at once, needed or not
             arguments["buffer_size"] = max(1, min(arguments["buffer_size"], steps))
-        extractor = {"name": c.encoder, "hidden": c.hidden, "head_hidden": c.head_hidden}
+        if "minibatches" in arguments:
+            rows = arguments["n_steps"] * env.num_envs
+            arguments["batch_size"] = rows // arguments.pop("minibatches")
+        for name in arguments.pop("anneal", ()):
+            arguments[name] = LinearSchedule(arguments[name], 0.0, 1.0)
+        extractor: dict[str, Any] = {"name": c.encoder, "hidden": c.hidden}
+        extractor |= {"head_hidden": c.head_hidden, "activation": c.activation}
         policy: dict[str, Any] = {
             "features_extractor_class": _Encoder,
             "features_extractor_kwargs": extractor,
             "normalize_images": False,  # our encoder scales by itself
             "net_arch": [],
         }
+        if not c.shared:
+            policy["share_features_extractor"] = False
         if "n_quantiles" in arguments:
             policy["n_quantiles"] = arguments.pop("n_quantiles")
         made: Any = algorithm_class(c.algorithm)

@@ -201,3 +201,27 @@ def test_no_limit_of_the_gradient_is_no_limit_there_either():
 )
 def test_envs_by_default(name, kind, expected):
     assert presets.num_envs(name, kind) == expected
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("name", ["ppo", "a2c"])
+def test_sb3s_policy_agents_have_our_network_and_our_values(name, kind):
+    env = _env(kind)
+    ours, theirs = (presets.preset(agent, env) for agent in (name, f"sb3:{name}"))
+    built = presets.build(ours, env, device=torch.device("cpu"), seed=0, steps=9, training=False)
+    model = presets.build(theirs, env, device=torch.device("cpu"), seed=0, steps=9)._make(
+        sb3._SpacesOnly(env.observation_space, env.action_space), 9
+    )
+    assert sum(p.numel() for p in model.policy.parameters()) == built.flat.numel()
+    values = {"gamma": ours.gamma, "gae_lambda": ours.lam, "ent_coef": ours.entropy_coef}
+    values |= {"n_steps": ours.rollout_length, "vf_coef": ours.value_coef / 2}
+    assert {field: getattr(model, field) for field in values} == values
+    rates = [model.lr_schedule(left) for left in (1.0, 0.5, 0.0)]
+    assert rates == pytest.approx([ours.learning_rate * left for left in (1.0, 0.5, 0.0)])
+    if name == "ppo":
+        assert (model.n_epochs, model.batch_size) == (
+            4 + 6 * (kind == "classic"),
+            model.n_steps // 4,
+        )
+        halved = ours.clip_range / (1 + ours.anneal_clip_range)
+        assert model.clip_range(0.5) == pytest.approx(halved)
