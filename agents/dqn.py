@@ -21,7 +21,7 @@ from ludus.agents import losses
 from ludus.agents.acting import as_batch, epsilon_greedy
 from ludus.agents.agent import Batch, ConfigError, Extras, Step
 from ludus.agents.memory.replay import Replay
-from ludus.agents.optimizer import OptimizerName, clip_norm, make_optimizer
+from ludus.agents.optimizer import OptimizerName, clip_norm, make_optimizer, take_step
 from ludus.agents.schedules import linear
 from ludus.agents.target import OnlineAndTarget
 from ludus.networks.cores import State, make_core
@@ -466,8 +466,8 @@ class DQN:
     def _update(self, *draw: Tensor) -> None:
         """One optimizer step on what a `Draw` picks; asks for no tensor's value."""
         self.network.power_iteration()
-        metrics, self.networks.trained.grad, place, priority = self.gradients(*draw)
-        self.optimizer.step()
+        metrics, gradient, place, priority = self.gradients(*draw)
+        take_step(self.optimizer, self.networks.trained, gradient)
         if self.memory.priorities is not None:
             self.memory.priorities.update(place, priority)
         self._sums += metrics

@@ -236,20 +236,20 @@ def conservative(q: Tensor, action: Tensor) -> Tensor:
     return q.logsumexp(-1) - chosen(q, action)
 
 
-def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, clip: Tensor) -> Tensor:
+def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip: Tensor) -> Tensor:
     """-min(r A, clip(r, 1 - clip, 1 + clip) A), elementwise.
 
     PPO, https://arxiv.org/abs/1707.06347, equation 7.
 
     Args:
-        log_ratio: log-probability of the action now, less that when it was taken.
+        ratio: probability of the action now over that when it was taken.
         advantage: of the action, without gradient.
-        clip: how far r may move from 1, a scalar.
+        clip: how far the ratio may move from 1, a scalar.
     """
-    assert log_ratio.shape == advantage.shape
-    ratio = log_ratio.exp()
-    within = torch.maximum(torch.minimum(ratio, 1 + clip), 1 - clip)
-    return -torch.minimum(ratio * advantage, within * advantage)
+    assert ratio.shape == advantage.shape
+    free = ratio * advantage
+    within = torch.maximum(torch.minimum(ratio.detach(), 1 + clip), 1 - clip) * advantage
+    return -torch.where(free <= within, free, within)  # where they are equal it moves as r A does
 
 
 def clipped_value(value: Tensor, before: Tensor, target: Tensor, clip: float) -> Tensor:

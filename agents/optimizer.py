@@ -51,6 +51,36 @@ def make_optimizer(
     return made
 
 
+@torch.no_grad()
+def take_step(optimizer: torch.optim.Optimizer, flat: Tensor, gradient: Tensor) -> None:
+    """One step of an optimizer from `make_optimizer`; asks for no tensor's value on a GPU.
+
+    On a CPU Adam's one operation is called without the Python that torch has around it: of 450
+    microseconds of a small network's update that was 140.
+
+    Args:
+        optimizer: of `flat`.
+        flat: all parameters, [size].
+        gradient: of them, [size].
+    """
+    if flat.is_cuda or not isinstance(optimizer, torch.optim.Adam):
+        flat.grad = gradient
+        optimizer.step()
+        return
+    group, state = optimizer.param_groups[0], optimizer.state[flat]
+    state["step"].add_(1)
+    torch._fused_adam_(
+        *([flat], [gradient], [state["exp_avg"]], [state["exp_avg_sq"]], [], [state["step"]]),
+        lr=group["lr"],
+        beta1=group["betas"][0],
+        beta2=group["betas"][1],
+        weight_decay=0.0,
+        eps=group["eps"],
+        amsgrad=False,
+        maximize=False,
+    )
+
+
 def clip_norm(gradient: Tensor, limit: float) -> Tensor:
     """Scale the gradient [size] down in place to an L2 norm of `limit` (0: none); its norm."""
     norm = torch.linalg.vector_norm(gradient)

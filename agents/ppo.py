@@ -20,7 +20,7 @@ from ludus.agents.agent import ConfigError, Extras, Step, TrainingError
 from ludus.agents.losses import clipped_surrogate, clipped_value
 from ludus.agents.memory.rollout import Rollout
 from ludus.agents.moments import Moments, RewardScale
-from ludus.agents.optimizer import OptimizerName, clip_norm, make_optimizer
+from ludus.agents.optimizer import OptimizerName, clip_norm, make_optimizer, take_step
 from ludus.agents.returns import gae
 from ludus.agents.schedules import linear
 from ludus.envs.packing import Packed, legal
@@ -190,8 +190,8 @@ class PPO:
         self._rate = torch.tensor(config.learning_rate, device=self.device)  # read by an update
         self._clip = torch.tensor(config.clip_range, device=self.device)
         optimizer.param_groups[0]["lr"] = self._rate
-        self._advantage = torch.zeros(rollout.length, rollout.num_envs, device=self.device)
-        self._target = torch.zeros_like(self._advantage)
+        self._advantage = rollout.extras["advantage"][:-1]  # [T, B]
+        self._target = rollout.extras["target"][:-1]
         self._sums = torch.zeros(len(_METRICS), device=self.device)
         self._summed = 0
         self._reward_scale = RewardScale(config.gamma, rollout.num_envs)
@@ -334,25 +334,24 @@ class PPO:
             Metrics [7]; the gradient [size], scaled down to the largest norm.
         """
         c, batch = self.config, self.rollout.minibatch(index)
-        advantage = self.rollout.pick(self._advantage, index)  # [L, N], as all that follows
-        target = self.rollout.pick(self._target, index)
+        advantage, target = batch.extras["advantage"], batch.extras["target"]  # [L, N] each
         out, _ = self.network(batch.obs, batch.state, batch.first)
         policy = self.kind.distribution(out, legal(self._space, batch.obs))
         log_ratio = policy.log_prob(batch.action) - batch.extras["log_prob"]
         if c.normalize_advantage:
             apart = advantage - batch.mean(advantage)
             advantage = apart / (batch.mean(apart.square()).sqrt() + 1e-8)
-        policy_loss = batch.mean(clipped_surrogate(log_ratio, advantage, self._clip))
+        ratio = log_ratio.exp()
+        policy_loss = batch.mean(clipped_surrogate(ratio, advantage, self._clip))
         value_loss = batch.mean(self._value_loss(out.value, batch.extras["value"], target))
         entropy = batch.mean(policy.entropy())
         loss = policy_loss + c.value_coef * value_loss - c.entropy_coef * entropy
         gradients = torch.autograd.grad(loss, self._parameters)
         gradient = flat_gradient(gradients, self._parameters)
         norm = clip_norm(gradient, c.max_grad_norm)
-        moved = log_ratio.detach()
-        ratio = moved.exp()
-        kl = batch.mean(ratio - 1 - moved)  # http://joschu.net/blog/kl-approx.html, k3
-        clipped = batch.mean(((ratio - 1).abs() > self._clip).to(torch.float32))
+        apart = ratio.detach() - 1
+        kl = batch.mean(apart - log_ratio.detach())  # http://joschu.net/blog/kl-approx.html, k3
+        clipped = batch.mean((apart.abs() > self._clip).to(torch.float32))
         told = [loss.detach(), policy_loss.detach(), value_loss.detach(), entropy.detach()]
         return torch.stack([*told, kl, clipped, norm]), gradient
 
@@ -366,8 +365,8 @@ class PPO:
 
     def _update(self, index: Tensor) -> None:
         """One optimizer step on a minibatch."""
-        metrics, self.flat.grad = self.gradients(index)
-        self.optimizer.step()
+        metrics, gradient = self.gradients(index)
+        take_step(self.optimizer, self.flat, gradient)
         self._sums += metrics
 
     def example(self) -> tuple[Tensor]:
@@ -484,6 +483,7 @@ def build(
         device=device,
         seed=_seed(seed, 3),
         extras=("log_prob", "value"),
+        targets=("advantage", "target"),
     )
     flat = flatten_parameters(network)
     optimizer = make_optimizer(c.optimizer, flat, c.learning_rate, c.optimizer_eps)

@@ -19,7 +19,7 @@ from ludus.agents.acting import as_batch, epsilon_greedy
 from ludus.agents.agent import ConfigError, Extras, Step
 from ludus.agents.losses import chosen
 from ludus.agents.memory.rollout import Rollout
-from ludus.agents.optimizer import OptimizerName, clip_norm, make_optimizer
+from ludus.agents.optimizer import OptimizerName, clip_norm, make_optimizer, take_step
 from ludus.agents.returns import lambda_return
 from ludus.agents.schedules import linear
 from ludus.networks.cores import RecurrentName, State, make_core
@@ -142,7 +142,7 @@ class PQN:
         self.capturable = config.core == "none"  # episodes cut a core's rows where the data says
         self._rate = torch.tensor(config.learning_rate, device=device)  # a captured update reads it
         optimizer.param_groups[0]["lr"] = self._rate
-        self._target = torch.zeros(rollout.length, rollout.num_envs, device=device)
+        self._target = rollout.extras["target"][:-1]  # [T, B]
         self._sums = torch.zeros(len(_METRICS), device=device)
         self._summed = 0
         self._steps = steps
@@ -255,9 +255,10 @@ class PQN:
         Returns:
             Metrics [3]; the gradient [size], scaled down to the largest norm.
         """
-        batch, target = self.rollout.minibatch(index), self.rollout.pick(self._target, index)
+        batch = self.rollout.minibatch(index)
         out, _ = self.network(batch.obs, batch.state, batch.first)  # q [L, N, A]
-        loss = 0.5 * batch.mean((chosen(out.q, batch.action) - target).square())
+        error = chosen(out.q, batch.action) - batch.extras["target"]  # [L, N]
+        loss = 0.5 * batch.mean(error.square())
         gradients = torch.autograd.grad(loss, self._parameters)
         gradient = flat_gradient(gradients, self._parameters)
         norm = clip_norm(gradient, self.config.max_grad_norm)
@@ -266,8 +267,8 @@ class PQN:
 
     def _update(self, index: Tensor) -> None:
         """One optimizer step on a minibatch; asks for no tensor's value without a core."""
-        metrics, self.flat.grad = self.gradients(index)
-        self.optimizer.step()
+        metrics, gradient = self.gradients(index)
+        take_step(self.optimizer, self.flat, gradient)
         self._sums += metrics
 
     def example(self) -> tuple[Tensor]:
@@ -363,6 +364,7 @@ def build(
         state=network.initial_state(num_envs),
         device=device,
         seed=int(np.random.SeedSequence([seed, 3]).generate_state(1)[0]),
+        targets=("target",),
     )
     flat = flatten_parameters(network)
     optimizer = make_optimizer(c.optimizer, flat, c.learning_rate, c.optimizer_eps)

@@ -22,7 +22,7 @@ from ludus.agents.acting import as_batch, epsilon_greedy
 from ludus.agents.agent import ConfigError, Extras, Step
 from ludus.agents.memory.replay import Replay
 from ludus.agents.memory.sequences import SequenceBatch, Sequences
-from ludus.agents.optimizer import OptimizerName, clip_norm, make_optimizer
+from ludus.agents.optimizer import OptimizerName, clip_norm, make_optimizer, take_step
 from ludus.agents.returns import n_step_return
 from ludus.agents.schedules import linear
 from ludus.agents.target import OnlineAndTarget
@@ -253,8 +253,7 @@ class R2D2:
         loss = loss.mean()
         gradient = self.networks.gradient(loss)
         norm = clip_norm(gradient, self.config.max_grad_norm)
-        self.networks.trained.grad = gradient
-        self.optimizer.step()
+        take_step(self.optimizer, self.networks.trained, gradient)
         if self.config.prioritised:
             self.memory.priorities.update(batch.place, priority)
         self._sums += torch.stack([loss.detach(), q, norm])

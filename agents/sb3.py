@@ -320,25 +320,31 @@ def installed() -> Sequence[str]:
     return [*names, "qrdqn", "recurrent_ppo"]
 
 
-def reference_dqn(
-    env_id: str, env: VectorEnv | None, arguments: dict[str, Any], device: torch.device, seed: int
-) -> DQN:
-    """SB3's DQN with SB3's own network, for measuring: as its users run it, or on our env.
+def reference(
+    algorithm: type[DQN] | type[PPO],
+    env_id: str,
+    env: VectorEnv | int,
+    arguments: dict[str, Any],
+    device: torch.device,
+    seed: int,
+) -> DQN | PPO:
+    """SB3's algorithm with SB3's own network, for measuring: as its users run it, or on our env.
 
     Args:
+        algorithm: of SB3's.
         env_id: an Atari `...NoFrameskip-v4` id or a classic one.
-        env: our env to run on, or None for SB3's wrappers around Gymnasium's.
-        arguments: of SB3's DQN.
+        env: our env to run on, or how many of SB3's own around Gymnasium's.
+        arguments: of the algorithm.
         device: where the network lives.
         seed: of everything.
     """
     atari = "NoFrameskip" in env_id
     made: VecEnv
-    if env is not None:
+    if isinstance(env, VectorEnv):
         made = StreamVecEnv(env, clip_reward=atari)
     elif atari:
-        made = VecFrameStack(make_atari_env(env_id, n_envs=1, seed=seed), n_stack=4)
+        made = VecFrameStack(make_atari_env(env_id, n_envs=env, seed=seed), n_stack=4)
     else:
-        made = make_vec_env(env_id, n_envs=1, seed=seed)
+        made = make_vec_env(env_id, n_envs=env, seed=seed)
     policy = "CnnPolicy" if atari else "MlpPolicy"
-    return DQN(policy, made, device=device, seed=seed, **arguments)
+    return algorithm(policy, made, device=device, seed=seed, **arguments)

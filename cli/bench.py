@@ -16,6 +16,7 @@ from ludus.training.speed import (
     as_dict,
     measure,
     measure_family,
+    measure_ppo,
     measure_pqn,
     prioritised_sample_ms,
 )
@@ -26,8 +27,8 @@ from ludus.training.train import device_of
 class Arguments:
     """What is measured, and how long."""
 
-    only: Literal["pong", "cartpole", "both", "family", "pqn", "replay"] = "both"
-    """DQN against SB3's on one env or both; rainbow and iqn against dqn; PQN; prioritised replay"""
+    only: Literal["pong", "cartpole", "both", "family", "ppo", "pqn", "replay"] = "both"
+    """DQN against SB3's on one env or both; rainbow and iqn against dqn; PPO; PQN; replay"""
     rounds: int = 5
     """turns of each contender; figures are medians over rounds"""
     pong_steps: int = 800
@@ -56,7 +57,7 @@ def run(argv: list[str]) -> int:
     device = device_of(given.device)
     if given.only == "replay":
         return _replay(given.json)
-    if given.only in ("family", "pqn"):
+    if given.only in ("family", "ppo", "pqn"):
         return _members(given, device)
     plan = {PONG: (given.pong_steps, given.pong_envs)}
     plan[CARTPOLE] = (given.cartpole_steps, given.cartpole_envs)
@@ -74,12 +75,7 @@ def run(argv: list[str]) -> int:
         )
         for env, (steps, num_envs) in plan.items()
     ]
-    if given.json:
-        print_json(as_dict(speeds, device))
-    else:
-        for speed in speeds:
-            _show(speed)
-    return 0
+    return _tell(speeds, given.json, device)
 
 
 def _replay(as_json: bool) -> int:
@@ -92,25 +88,36 @@ def _replay(as_json: bool) -> int:
 
 
 def _members(given: Arguments, device: torch.device) -> int:
-    """The family on Pong, or PQN on MinAtar."""
+    """The family on Pong, PPO on Pong and CartPole, or PQN on MinAtar."""
 
     def say(line: str) -> None:
         print(line, file=sys.stderr)
 
     if given.only == "pqn":
-        speed = measure_pqn(rounds=given.rounds, device=device, say=say)
+        speeds = [measure_pqn(rounds=given.rounds, device=device, say=say)]
+    elif given.only == "ppo":
+        speeds = [
+            measure_ppo(env, rounds=given.rounds, device=device, say=say)
+            for env in (PONG, CARTPOLE)
+        ]
     else:
-        speed = measure_family(
+        family = measure_family(
             rounds=given.rounds,
             steps=given.pong_steps,
             num_envs=given.pong_envs,
             device=device,
             say=say,
         )
-    if given.json:
-        print_json(as_dict([speed], device))
+        speeds = [family]
+    return _tell(speeds, given.json, device)
+
+
+def _tell(speeds: list[Speed], as_json: bool, device: torch.device) -> int:
+    if as_json:
+        print_json(as_dict(speeds, device))
     else:
-        _show(speed)
+        for speed in speeds:
+            _show(speed)
     return 0
 
 

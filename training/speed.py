@@ -14,6 +14,7 @@ from ludus.agents import presets, sb3
 from ludus.agents.agent import Agent
 from ludus.agents.dqn import DQNConfig
 from ludus.agents.memory.priority import Priorities
+from ludus.agents.ppo import PPOConfig
 from ludus.envs.make import make
 from ludus.training.evaluate import tuned_for
 from ludus.training.graphs import Capturable, capture
@@ -87,9 +88,11 @@ def _theirs(env_id: str, on_our_env: bool, device: torch.device) -> Contender:
     arguments = presets.match_dqn(_config(env_id))
     del arguments["exploration_steps"]
     arguments["exploration_fraction"] = 1.0
-    env = make(env_id, 1, seed=1) if on_our_env else None
-    model = sb3.reference_dqn(env_id, env, arguments, device, seed=1)
+    env = make(env_id, 1, seed=1) if on_our_env else 1
+    return _learning(sb3.reference(sb3.DQN, env_id, env, arguments, device, seed=1))
 
+
+def _learning(model: sb3.BaseAlgorithm) -> Contender:
     def run(steps: int) -> float:
         began = time.perf_counter()
         model.learn(steps, reset_num_timesteps=False)
@@ -200,6 +203,41 @@ def measure_family(
     }
     turns, _ = _take_turns(PONG, contenders, rounds, [steps] * len(contenders), device, say)
     return Speed(PONG, _rates(turns))
+
+
+def measure_ppo(
+    env_id: str, *, rounds: int, device: torch.device, say: Callable[[str], None]
+) -> Speed:
+    """PPO against SB3's with the same network, rows, epochs and batch: SB3's defaults on each env.
+
+    Ours has 8 envs on Pong and 64 on CartPole; SB3's own are 8, as its users run it.
+    """
+    pong = env_id == PONG
+    rows, batch = (1_024, 256) if pong else (2_048, 64)
+    envs = 8 if pong else 64
+    config = PPOConfig(
+        epochs=4 if pong else 10,
+        minibatches=rows // batch,
+        rollout_length=rows // envs,
+        anneal_learning_rate=False,
+        clip_reward=pong,
+    )
+    if pong:
+        config = replace(config, encoder="nature", features=512, shared=True)
+    arguments = presets.match_ppo(config) | {"batch_size": batch}
+    del arguments["anneal"], arguments["minibatches"]
+    its_own = arguments | {"n_steps": rows // 8}
+    contenders = {
+        f"ludus ppo, {envs} envs": _ours(env_id, envs, device, config),
+        "sb3 ppo, 8 of its own envs": _learning(
+            sb3.reference(sb3.PPO, env_id, 8, its_own, device, seed=1)
+        ),
+        f"sb3 ppo, {envs} of our envs": _learning(
+            sb3.reference(sb3.PPO, env_id, make(env_id, envs, seed=1), arguments, device, seed=1)
+        ),
+    }
+    turns, _ = _take_turns(env_id, contenders, rounds, [4 * rows] * 3, device, say)
+    return Speed(env_id, _rates(turns))
 
 
 def measure_pqn(*, rounds: int, device: torch.device, say: Callable[[str], None]) -> Speed:

@@ -22,15 +22,15 @@ class Minibatch(NamedTuple):
 
     obs: Tensor  # [L, N, *obs]
     first: Tensor  # [L, N] bool, the row opens an episode
-    valid: Tensor  # [L, N] bool, the action was used
+    weight: Tensor  # [L, N] float32, 1 / their number where the action was used, else 0
     action: Tensor  # [L, N, *action]
     extras: dict[str, Tensor]  # [L, N] float32 each
     state: State  # of the core before row 0, [N, units] each
 
     def mean(self, x: Tensor) -> Tensor:
         """Mean of x [L, N] over the rows whose action was used; 0 where there are none."""
-        assert x.shape == self.valid.shape
-        return (x * self.valid).sum() / self.valid.sum().clamp(min=1)
+        assert x.shape == self.weight.shape
+        return (x * self.weight).sum()
 
 
 class Rollout:
@@ -47,6 +47,7 @@ class Rollout:
         device: where the rows live.
         seed: of the order of the minibatches.
         extras: names of what `act` remembers for the learner, a number for each env.
+        targets: names of what the learner computes for each row, which lies beside them.
 
     Raises:
         ConfigError: the minibatches do not divide the rollout, or it does not fit in memory.
@@ -65,6 +66,7 @@ class Rollout:
         device: torch.device,
         seed: int,
         extras: Sequence[str] = (),
+        targets: Sequence[str] = (),
     ) -> None:
         self.length, self.num_envs, self._gamma = length, num_envs, np.float32(gamma)
         self.obs_shape = observation_space.shape
@@ -76,12 +78,15 @@ class Rollout:
         self.first, self.valid = self._zeros((), bool), self._zeros((), bool)
         self.reward = self._zeros((), np.float32)  # of the next row
         self.discount = self._zeros((), np.float32)  # gamma, or 0 where the next row is terminal
-        self.extras = {name: self._zeros((), np.float32) for name in extras}
+        names = (*extras, *targets)
+        self._numbers = self._zeros((len(names),), np.float32)  # a minibatch takes all at once
+        self.extras = dict(zip(names, self._numbers.unbind(-1), strict=True))  # [T + 1, B] each
+        self._from_act = tuple(extras)
         self._states = tuple(torch.stack([s, s]) for s in state)  # before row 0 and before row T
         self._rows = {
             **{"obs": self.obs, "action": self.action, "first": self.first, "valid": self.valid},
             **{"reward": self.reward, "discount": self.discount},
-            **self.extras,
+            **{name: self.extras[name] for name in extras},
         }
         self._generator = torch.Generator(device).manual_seed(seed)
         self.filled = 0  # rows
@@ -124,7 +129,7 @@ class Rollout:
         if row in (0, self.length):
             for kept, now in zip(self._states, state, strict=True):
                 kept[min(row, 1)] = now
-        values = step._asdict() | {name: step.extras[name] for name in self.extras}
+        values = step._asdict() | {name: step.extras[name] for name in self._from_act}
         values["discount"] = np.where(step.terminated, np.float32(0), self._gamma)
         for name, kept in self._rows.items():
             kept[row].copy_(torch.as_tensor(values[name]), non_blocking=True)
@@ -153,12 +158,14 @@ class Rollout:
 
     def minibatch(self, index: Tensor) -> Minibatch:
         """What an index [N] of `draw` picks."""
+        valid = self.pick(self.valid, index).to(torch.float32)
+        numbers = self.pick(self._numbers, index).unbind(-1) if self.extras else ()
         return Minibatch(
             self.pick(self.obs, index),
             self.pick(self.first, index),
-            self.pick(self.valid, index),
+            valid / valid.sum().clamp(min=1),
             self.pick(self.action, index),
-            {name: self.pick(kept, index) for name, kept in self.extras.items()},
+            dict(zip(self.extras, numbers, strict=True)),
             tuple(kept[index] for kept in self.state),
         )
 
@@ -166,7 +173,10 @@ class Rollout:
         """The rows so far, as arrays that share memory where they can."""
         return {
             "shape": [self.length, self.num_envs],
-            "rows": {name: kept[: self.filled].cpu().numpy() for name, kept in self._rows.items()},
+            "rows": {
+                name: kept[: self.filled].contiguous().cpu().numpy()
+                for name, kept in self._rows.items()
+            },
             "states": [kept.cpu().numpy() for kept in self._states],
             "generator": self._generator.get_state(),
         }

@@ -159,8 +159,9 @@ def test_without_limits_the_first_update_is_the_policy_gradient(random_stream):
     _, gradient = agent.gradients(torch.arange(24))
     batch = agent.rollout.minibatch(torch.arange(24))
     out, _ = agent.network(batch.obs, (), batch.first)
-    advantage = agent.rollout.pick(agent._advantage, torch.arange(24))
-    loss = -batch.mean(advantage * agent.kind.distribution(out).log_prob(batch.action))
+    loss = -batch.mean(
+        batch.extras["advantage"] * agent.kind.distribution(out).log_prob(batch.action)
+    )
     grads = torch.autograd.grad(loss, agent._parameters, allow_unused=True)
     pairs = zip(grads, agent._parameters, strict=True)
     want = [torch.zeros_like(p) if g is None else g for g, p in pairs]

@@ -275,7 +275,7 @@ def test_the_learning_rate_falls_to_0_over_the_training_and_the_optimizer_takes_
 
         def spy(index, update=update, moved=moved):
             before = agent.flat.clone()
-            update(index)
+            update(index)  # sgd keeps the gradient
             moved.append((before - agent.flat).norm() / agent.flat.grad.norm())
 
         agent.update = spy

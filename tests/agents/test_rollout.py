@@ -93,9 +93,11 @@ def test_a_minibatch_is_what_its_index_says(random_stream, state):
         else:
             at = [[divmod(i, ENVS) for i in index.tolist()]]
             assert batch.state == ()
-        for name in ("obs", "first", "valid", "action"):
+        for name in ("obs", "first", "action"):
             want = [[_row(stream, t)[name][b] for t, b in row] for row in at]
             np.testing.assert_array_equal(getattr(batch, name).numpy(), want, err_msg=name)
+        valid = np.array([[_row(stream, t)["valid"][b] for t, b in row] for row in at], float)
+        np.testing.assert_allclose(batch.weight.numpy(), valid / max(1, valid.sum()))
         assert batch.extras["value"].tolist() == [[100 * t + b for t, b in row] for row in at]
         assert rollout.pick(target, index).tolist() == [
             [ENVS * t + b for t, b in row] for row in at
@@ -126,7 +128,7 @@ def test_the_mean_is_over_the_rows_whose_action_was_used(random_stream):
     valid = ~np.array(stream.over[:LENGTH]).flatten()
     assert not valid.all()
     assert float(batch.mean(x)) == pytest.approx(np.flatnonzero(valid).mean())
-    nothing = batch._replace(valid=torch.zeros_like(batch.valid))
+    nothing = batch._replace(weight=torch.zeros_like(batch.weight))
     assert float(nothing.mean(x)) == 0
     with pytest.raises(AssertionError):
         batch.mean(x.squeeze(0))
@@ -161,7 +163,7 @@ def test_a_loaded_rollout_goes_on_like_the_saved_one(random_stream, rows):
             for mine, other in zip(ours.draw(), theirs.draw(), strict=True):
                 assert torch.equal(mine, other)
                 mine, other = ours.minibatch(mine), theirs.minibatch(other)
-                for field in ("obs", "first", "valid", "action"):
+                for field in ("obs", "first", "weight", "action"):
                     assert torch.equal(getattr(mine, field), getattr(other, field))
                 assert torch.equal(mine.extras["value"], other.extras["value"])
                 assert torch.equal(mine.state[0], other.state[0])
