@@ -389,7 +389,9 @@ class PPO:
 
     def metrics(self) -> dict[str, float]:
         """Means since the last call, and where the schedules stand."""
-        values = {"learning_rate": float(self._rate), "clip_range": self.clip_range}
+        values = {"learning_rate": float(self._rate)}
+        if self.config.clip_range < float("inf"):
+            values["clip_range"] = self.clip_range
         if self._summed:
             means = (self._sums / self._summed).tolist()
             values |= dict(zip(_METRICS, means, strict=True))

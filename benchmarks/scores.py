@@ -51,7 +51,7 @@ TABLES = {
     "memory": Table(
         {
             **{"dqn": "dqn", "r2d2": "r2d2", "ppo": "ppo"},
-            **{f"ppo {core}": f"ppo --core {core}" for core in ("lstm", "gru", "gtrxl")},
+            **{f"ppo {core}": f"recurrent_ppo --core {core}" for core in ("lstm", "gru", "gtrxl")},
         },
         {"ludus/MaskedCartPole-v0": 100_000},
     ),

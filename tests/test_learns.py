@@ -9,6 +9,7 @@ from scipy.stats import mannwhitneyu
 from ludus.agents import presets
 from ludus.agents.agent import Agent
 from ludus.agents.dqn import DQNConfig
+from ludus.agents.ppo import PPOConfig
 from ludus.agents.pqn import PQNConfig
 from ludus.agents.r2d2 import R2D2Config
 from ludus.agents.uniform import RandomConfig
@@ -159,6 +160,85 @@ def test_pqn_keeps_cartpole_up(seed):
     config = presets.preset("pqn", make("CartPole-v1", 1))
     after = _until("CartPole-v1", 475, every=10_000)
     agent = _trained("CartPole-v1", config, 100_000, seed, num_envs=16, after=after)
+    assert _score(agent, "CartPole-v1") >= 475
+
+
+PROBE_PPO = PPOConfig(
+    hidden=(32,),
+    core_units=32,
+    learning_rate=1e-3,
+    rollout_length=64,
+    epochs=4,
+    minibatches=4,
+    entropy_coef=0.01,
+)
+
+
+@pytest.mark.parametrize("env_id", ["ludus/Identity-v0", "ludus/DelayedReward-v0"])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_ppo_solves_the_probes(env_id, seed):
+    agent = _trained(env_id, PROBE_PPO, 15_000, seed)
+    assert _score(agent, env_id) == (10 if "Identity" in env_id else 1)
+
+
+@pytest.mark.parametrize("statistics", [False, True])
+def test_ppo_bootstraps_across_a_truncation(statistics):
+    """v = p (1 + 0.9 v) + (1 - p) 2 with probability p of going on: 10 where p is 1."""
+    config = replace(PROBE_PPO, gamma=0.9, normalize_value=statistics)
+    agent = _trained("ludus/Truncation-v0", config, 30_000, 0)
+    with torch.no_grad():
+        out, _ = agent.network(torch.ones(1, 1, 1), (), torch.zeros(1, 1, dtype=torch.bool))
+    p = float(out.logits.softmax(-1)[0, 0, 0])
+    assert p > 0.9
+    want = (p + 2 * (1 - p)) / (1 - 0.9 * p)
+    assert float(out.value) == pytest.approx(want, rel=0.15)
+
+
+@pytest.mark.parametrize("core", ["lstm", "gru", "gtrxl"])
+@pytest.mark.parametrize("seed", SEEDS[:2])
+def test_ppo_recalls_what_it_saw_20_steps_before(core, seed):
+    config = replace(PROBE_PPO, core=core)
+    after = _until("ludus/LongRecall-v0", 0.99, every=10_000)
+    agent = _trained("ludus/LongRecall-v0", config, 40_000, seed, num_envs=16, after=after)
+    assert _score(agent, "ludus/LongRecall-v0", 100) >= 0.9  # 95% of the games, 1 or -1 each
+
+
+def test_ppo_without_memory_recalls_nothing():
+    agent = _trained("ludus/LongRecall-v0", PROBE_PPO, 15_000, 0, num_envs=16)
+    assert abs(_score(agent, "ludus/LongRecall-v0", 100)) < 0.4
+
+
+@pytest.mark.parametrize(
+    ("env_id", "steps", "score"),
+    [
+        ("CartPole-v1", 60_000, 475),  # where Gymnasium calls it solved
+        ("Acrobot-v1", 80_000, -100),  # so here; a random player scores -500
+        ("Pendulum-v1", 60_000, -350),  # a random player scores about -1,200
+    ],
+)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_ppo_solves_classic_control(env_id, steps, score, seed):
+    env = make(env_id, 1)
+    config = presets.preset("ppo", env)
+    env.close()
+    agent = _trained(env_id, config, steps, seed, num_envs=16)
+    assert _score(agent, env_id) >= score
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_recurrent_ppo_keeps_a_cartpole_up_whose_speeds_it_does_not_see(seed):
+    env_id = "ludus/MaskedCartPole-v0"
+    config = presets.preset("recurrent_ppo", make(env_id, 1))
+    after = _until(env_id, 475, every=20_000)
+    agent = _trained(env_id, config, 100_000, seed, num_envs=16, after=after)
+    assert _score(agent, env_id) >= 450
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a2c_keeps_cartpole_up(seed):
+    config = presets.preset("a2c", make("CartPole-v1", 1))
+    after = _until("CartPole-v1", 475, every=20_000)
+    agent = _trained("CartPole-v1", config, 200_000, seed, num_envs=16, after=after)
     assert _score(agent, "CartPole-v1") >= 475
 
 

@@ -5,8 +5,18 @@ from gymnasium import spaces
 from torch import nn
 from torch.nn import functional as F
 
-from ludus.networks.encoders import make_encoder
-from ludus.networks.layers import SpectralConv2d
+from ludus.envs.packing import MASK, Packed
+from ludus.networks.encoders import (
+    MLP,
+    DQN2013,
+    DictEncoder,
+    Normalised,
+    Projected,
+    TwoEncoders,
+    make_encoder,
+    observe,
+)
+from ludus.networks.layers import SpectralConv2d, start_orthogonal
 
 PICTURE = (4, 84, 84)
 SHAPES = {
@@ -246,3 +256,102 @@ def test_spectral_norm_is_of_the_residual_convolutions_alone():
 def test_a_choice_that_is_not_for_the_encoder_is_refused_by_name(name, options, field):
     with pytest.raises(ValueError, match=rf"^{field} is .*{name}"):
         make_encoder(name, _space(name), **options)
+
+
+def _dictionary():
+    vector = spaces.Box(-9, 9, (2,), np.float32)
+    parts = {"seen": _pixels((3, 20, 20)), "felt": vector, MASK: _pixels((5,), 1)}
+    return Packed(parts)
+
+
+def _dictionaries(space, count, generator):
+    arrays = {
+        "seen": generator.integers(0, 256, (count, 3, 20, 20), np.uint8),
+        "felt": generator.normal(3, 2, (count, 2)).astype(np.float32),
+        MASK: generator.integers(0, 2, (count, 5), np.uint8),
+    }
+    return arrays, torch.from_numpy(space.pack(arrays))
+
+
+def test_each_key_of_a_dictionary_has_an_encoder_and_the_mask_has_none():
+    space, generator = _dictionary(), np.random.default_rng(0)
+    encoder = make_encoder("dqn2013", space, (7,))
+    assert isinstance(encoder, DictEncoder)
+    kinds = dict(zip(encoder.keys, encoder.encoders, strict=True))
+    assert {key: type(inner) for key, inner in kinds.items()} == {"felt": MLP, "seen": DQN2013}
+    arrays, obs = _dictionaries(space, 6, generator)
+    features = encoder(obs)
+    assert features.shape == (6, encoder.dim)
+    apart = [kinds[key](torch.from_numpy(arrays[key])) for key in encoder.keys]
+    torch.testing.assert_close(features, torch.cat(apart, -1))
+    other = torch.from_numpy(space.pack({**arrays, MASK: 1 - arrays[MASK]}))
+    assert not torch.equal(other, obs)
+    assert torch.equal(encoder(other), features)
+
+
+@pytest.mark.parametrize("where", ["alone", "dictionary", "two", "projected"])
+def test_statistics_are_those_of_all_that_was_observed_and_still_in_forward(where):
+    generator = np.random.default_rng(0)
+    space = _dictionary() if where == "dictionary" else spaces.Box(-9, 9, (2,), np.float32)
+    encoder = make_encoder("mlp", space, (7,), normalise=True)
+    inner = [m for m in encoder.modules() if isinstance(m, Normalised)]
+    if where == "two":
+        encoder = TwoEncoders(encoder, make_encoder("mlp", space, (7,), normalise=True))
+        inner = [m for m in encoder.modules() if isinstance(m, Normalised)]
+        assert len(inner) == 2
+    if where == "projected":
+        encoder = Projected(encoder, 4)
+    batches = []
+    for count in (5, 1, 30):
+        arrays, obs = _dictionaries(_dictionary(), count, generator)
+        batches.append(arrays["felt"])
+        observe(encoder, obs if where == "dictionary" else torch.from_numpy(arrays["felt"]))
+        encoder(obs if where == "dictionary" else torch.from_numpy(arrays["felt"]) * 100)
+    seen = np.concatenate(batches)
+    for one in inner:
+        np.testing.assert_allclose(one.normalise.mean, seen.mean(0), rtol=1e-5)
+        np.testing.assert_allclose(one.normalise.variance, seen.var(0), rtol=1e-4)
+        x = torch.tensor([[3.0, 4.0], [1e6, -1e6]])
+        want = np.clip((x.numpy() - seen.mean(0)) / seen.std(0), -10, 10)
+        np.testing.assert_allclose(one.normalise(x), want, rtol=1e-4)
+        torch.testing.assert_close(one(x), one.encoder(one.normalise(x)))
+
+
+def test_two_encoders_and_a_projection_are_what_they_say():
+    space = spaces.Box(-9, 9, (2,), np.float32)
+    first, second = make_encoder("mlp", space, (7,)), make_encoder("mlp", space, (5,))
+    x = torch.randn(6, 2)
+    both = TwoEncoders(first, second)
+    assert both.dim == 12
+    torch.testing.assert_close(both(x), torch.cat([first(x), second(x)], -1))
+    projected = Projected(first, 4)
+    weight, bias = projected.layer.weight, projected.layer.bias
+    torch.testing.assert_close(projected(x), F.relu(F.linear(first(x), weight, bias)))
+
+
+def test_tanh_takes_the_place_of_relu():
+    encoder = make_encoder("mlp", spaces.Box(-9, 9, (2,), np.float32), (7,), activation="tanh")
+    x = torch.randn(6, 2)
+    torch.testing.assert_close(encoder(x), torch.tanh(encoder.layers[0](x)))
+
+
+def test_an_orthogonal_start_keeps_lengths_times_the_gain():
+    encoder = make_encoder("nature", _pixels(PICTURE))
+    before = [
+        p.is_contiguous(memory_format=torch.channels_last)
+        for p in encoder.parameters()
+        if p.ndim == 4
+    ]
+    start_orthogonal(encoder, 2.0)
+    for parameter in encoder.parameters():
+        if parameter.ndim == 4:
+            rows = parameter.flatten(1)  # [out, in * kernel^2], fewer rows than columns
+            torch.testing.assert_close(rows @ rows.t(), 4 * torch.eye(len(rows)), atol=1e-4, rtol=0)
+        else:
+            assert (parameter == 0).all()
+    after = [
+        p.is_contiguous(memory_format=torch.channels_last)
+        for p in encoder.parameters()
+        if p.ndim == 4
+    ]
+    assert after == before == [True] * 3

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from ludus.agents import presets
+from ludus.agents.agent import TrainingError
 from ludus.envs.make import EnvOptions, make
 from ludus.training.run import TrainOptions
 from ludus.training.train import Session
@@ -101,14 +102,16 @@ class _Gone(Exception):
 
 def _session(agent, root, checkpoint_seconds):
     few = {"num_envs": 4} if agent in ("r2d2", "drqn") else {}
-    steps = 1_200 if agent == "pqn" else 600
+    steps = 1_200 if agent in ("pqn", "recurrent_ppo") else 600
     options = TrainOptions(
         steps=steps, eval_episodes=0, checkpoint_seconds=checkpoint_seconds, log_every=100, **few
     )
     env = make("CartPole-v1", 1)
     config = presets.preset(agent, env)
-    if agent != "pqn":
+    if hasattr(config, "learning_starts"):
         config = replace(config, learning_starts=200)
+    if agent.endswith("ppo"):
+        config = replace(config, normalize_reward=True, normalize_value=True)
     return Session.start(agent, "CartPole-v1", options, EnvOptions(), config, root, quiet=True)
 
 
@@ -138,6 +141,30 @@ def test_every_preset_ends_bit_for_bit_alike_after_it_broke_off(tmp_path, agent)
     for name, value in whole.agent.weights().items():
         assert torch.equal(resumed.agent.weights()[name], value), name
     assert _episodes(cut.run.path) == _episodes(whole.run.path)
+
+
+@pytest.mark.parametrize("agent", ["dqn", "ppo", "pqn"])
+def test_what_is_learned_must_be_finite_and_the_checkpoint_before_stays(tmp_path, agent):
+    """A step of 1e30 makes infinite values; the weights saved before it can be loaded."""
+    session = _session(agent, tmp_path, 0.0)
+    after, rows = session._after, 0
+
+    def save_once(row, state):
+        nonlocal rows
+        rows += 1
+        session._saved_at = 0.0 if rows == 5 else time.monotonic() + 1e9
+        return after(row, state)
+
+    session._after = save_once
+    learner = session.agent
+    learner.config = replace(learner.config, learning_rate=1e30)  # what annealing begins from
+    learner.optimizer.param_groups[0]["lr"] = 1e30
+    with pytest.raises(TrainingError, match=r"(not finite|became).*learning_rate.*keeps what was"):
+        session.run_to_end()
+    assert session.run.status()["state"] == "failed"
+    (checkpoint,) = session.run.checkpoints.glob("0*")
+    assert int(checkpoint.name) == 40  # 5 rows of 8 envs, before any update
+    assert all(w.isfinite().all() for w in session.run.newest_weights().values())
 
 
 def test_a_damaged_checkpoint_is_said_and_the_one_before_used(tmp_path):
