@@ -17,8 +17,9 @@ demo: .venv/.installed
 	$(BIN)/ludus compare --env RoadRunnerNoFrameskip-v4 --agents dqn2013 sb3:dqn2013 random \
 		--steps 30000 --seeds 1 --episodes 20 --record
 
+# One thread a process: two workers with two threads each would wait for each other.
 test: .venv/.installed
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
 
 check: .venv/.installed
 	$(BIN)/ruff format --check .

@@ -23,7 +23,7 @@ from ludus.agents.moments import Moments, RewardScale
 from ludus.agents.optimizer import OptimizerName, clip_norm, make_optimizer, take_step
 from ludus.agents.returns import gae
 from ludus.agents.schedules import linear
-from ludus.envs.packing import Packed, legal
+from ludus.envs.packing import MASK, Packed, legal
 from ludus.networks.cores import Core, CoreName, State, TwoCores, make_core
 from ludus.networks.encoders import (
     Activation,
@@ -238,7 +238,10 @@ class PPO:
     ) -> tuple[np.ndarray, Any]:
         """Stable-Baselines3's signature; with a core the state must be given back."""
         if isinstance(observation, Mapping):
-            assert isinstance(self._space, Packed), "this agent was not trained on dictionaries"
+            if not isinstance(self._space, Packed):
+                raise ValueError(
+                    "the observation is a dictionary; this agent was trained on arrays"
+                )
             observation = self._space.pack(observation)
         obs, first, single = as_batch(observation, episode_start, self._space.shape)
         state = self.initial_state(len(obs)) if state is None else state
@@ -471,6 +474,7 @@ def build(
         torch.manual_seed(seed)
         try:
             kind = ActionKind(action_space)
+            _check_mask(observation_space, kind)
             network = make_network(c, observation_space, kind).to(device)
         except ValueError as error:
             raise ConfigError(str(error)) from error
@@ -512,6 +516,14 @@ def make_network(config: PPOConfig, space: spaces.Box, kind: ActionKind) -> Netw
         start_orthogonal(head.policy, 0.01)
         start_orthogonal(head.value, 1.0)
     return Network(encoder, core, head)
+
+
+def _check_mask(space: spaces.Box, kind: ActionKind) -> None:
+    if isinstance(space, Packed) and MASK in space.parts:
+        size = space.parts[MASK].space.shape[0]
+        if kind.continuous or size != kind.outputs:
+            needed = "none, for they are continuous" if kind.continuous else str(kind.outputs)
+            raise ValueError(f"{MASK} has {size} numbers; these actions need {needed}")
 
 
 def _make_encoder(config: PPOConfig, space: spaces.Box) -> Encoder | Projected:

@@ -20,7 +20,7 @@ from ludus.agents.pqn import PQN, PQNConfig
 from ludus.agents.r2d2 import R2D2, R2D2Config
 from ludus.agents.sb3 import SB3Agent, SB3Config
 from ludus.agents.uniform import RandomAgent, RandomConfig
-from ludus.envs.packing import Packed
+from ludus.envs.packing import MASK, Packed
 
 Config = DQNConfig | PPOConfig | PQNConfig | R2D2Config | SB3Config | RandomConfig
 AnyAgent = Agent | SB3Agent
@@ -564,6 +564,11 @@ def build(
     Raises:
         ConfigError: the configuration does not suit the env or the machine.
     """
+    space = env.observation_space
+    if isinstance(space, Packed) and MASK in space.parts and not isinstance(config, PPOConfig):
+        raise ConfigError(
+            f"{env.env_id} shows an {MASK}; ppo, a2c and recurrent_ppo obey it, choose one of them"
+        )
     match config:
         case DQNConfig():
             return dqn.build(

@@ -26,7 +26,8 @@ class Packed(spaces.Box):
     """The bytes of a dictionary of arrays, [size] uint8.
 
     Args:
-        parts: a Box of bytes or of float32 for each key, `action_mask` one of bytes.
+        parts: a Box of bytes or of float32, of one dimension or more, for each key; `action_mask`
+            one of bytes.
     """
 
     def __init__(self, parts: Mapping[str, spaces.Box]) -> None:
@@ -41,12 +42,20 @@ class Packed(spaces.Box):
         super().__init__(0, 255, (size,), np.uint8)
 
     def pack(self, obs: Mapping[str, Any]) -> np.ndarray:
-        """Arrays [*lead, *shape] of each key to bytes [*lead, size]."""
+        """Arrays [*lead, *shape] of each key to bytes [*lead, size].
+
+        Raises:
+            ValueError: an array has another shape.
+        """
         lead: tuple[int, ...] = ()
         pieces = []
         for key, part in self.parts.items():
-            array = np.ascontiguousarray(obs[key], part.space.dtype)
-            lead = array.shape[: array.ndim - len(part.space.shape)]
+            array, shape = np.ascontiguousarray(obs[key], part.space.dtype), part.space.shape
+            lead = array.shape[: array.ndim - len(shape)]
+            if array.shape[len(lead) :] != shape:
+                raise ValueError(
+                    f"{key} has shape {list(array.shape)}; the observation has {list(shape)}"
+                )
             pieces.append(array.reshape(*lead, -1).view(np.uint8))
         padding = self.shape[0] - sum(piece.shape[-1] for piece in pieces)
         return np.concatenate([*pieces, np.zeros((*lead, padding), np.uint8)], axis=-1)

@@ -179,6 +179,9 @@ class VectorEnv:
         except EnvError:
             backend.close()
             raise
+        self._choices: list[int] = []  # where in a mask each choice but the first begins
+        if isinstance(self.action_space, spaces.MultiDiscrete):
+            self._choices = np.cumsum(self.action_space.nvec)[:-1].tolist()
         self._deadline = None if trusted else _Deadline()
         self._action_shape: tuple[int, ...] = tuple(self.action_space.shape or ())
         num = self.num_envs
@@ -424,10 +427,11 @@ class VectorEnv:
                 self._refuse(index, f"returned the observation {obs[index]}", actions)
 
     def _check_legal(self, obs: np.ndarray, asked: np.ndarray, actions: np.ndarray | None) -> None:
-        """Where an action is asked for, some action must be allowed."""
+        """Where an action is asked for, some action must be allowed, in each choice of several."""
         if isinstance(self.observation_space, Packed) and MASK in self.observation_space.parts:
             part = self.observation_space.parts[MASK]
-            stuck = ~obs[:, part.start : part.end].any(axis=1) & asked
+            choices = np.split(obs[:, part.start : part.end], self._choices, axis=1)
+            stuck = ~np.all([choice.any(axis=1) for choice in choices], axis=0) & asked
             if stuck.any():
                 self._refuse(int(np.argmax(stuck)), f"shows an {MASK} without a 1", actions)
 

@@ -58,13 +58,24 @@ def _adapt_dict(space: spaces.Dict) -> tuple[Packed, Callable[[Any], np.ndarray]
             f"has the observation space {space}; one level of keys is supported, and an observation"
             f" besides {MASK}"
         )
-    if MASK in space.spaces:
-        size = int(np.prod(space.spaces[MASK].shape or (0,)))
-        parts[MASK] = spaces.Box(0, 1, (size,), np.uint8)
+    for key, box in parts.items():
+        if not box.shape:
+            low, high = box.low.reshape(1), box.high.reshape(1)
+            parts[key] = spaces.Box(low, high, dtype=box.dtype.type)
+    mask = space.spaces.get(MASK)
+    if mask is not None:
+        if not isinstance(mask, spaces.MultiBinary | spaces.Box) or not mask.shape:
+            raise EnvError(
+                f"has {mask} for {MASK}; use MultiBinary, with a number for each choice of action"
+            )
+        parts[MASK] = spaces.Box(0, 1, (int(np.prod(mask.shape)),), np.uint8)
     packed = Packed(parts)
 
     def convert(obs: Any) -> np.ndarray:
-        arrays = {key: change(obs[key]) for key, (_, change) in adapted.items()}
+        arrays = {
+            key: np.reshape(change(obs[key]), parts[key].shape)
+            for key, (_, change) in adapted.items()
+        }
         for key, array in arrays.items():
             if not np.isfinite(array).all():
                 raise EnvError(f"returned the observation {array} for {key}")

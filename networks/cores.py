@@ -134,7 +134,7 @@ def make_core(
         case "none":
             return NoCore(dim)
         case "gtrxl":
-            if units % heads:
+            if heads < 1 or units % heads:
                 raise ValueError(f"{heads} heads do not divide {units} units; choose others")
             return Transformer(dim, units, layers, heads, window)
         case _:

@@ -280,7 +280,7 @@ def make_encoder(
     activation: Activation = "relu",
     normalise: bool = False,
 ) -> Encoder:
-    """The encoder of that name; for a dictionary one for each key, MLPs where it is no picture.
+    """The encoder of that name; for a dictionary one for each key, an MLP where it does not fit.
 
     Args:
         name: which one.

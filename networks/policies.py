@@ -151,17 +151,14 @@ class ActionKind:
 
         Args:
             out: of the head.
-            legal: [..., P] bool, choices that the rules allow; where none is, all are.
+            legal: [..., P] bool, what the rules allow; in a choice where nothing is, all is.
         """
         if out.log_std is not None:
             return Gaussian(out.logits, out.log_std)
-        logits = out.logits
-        if legal is not None:
-            logits = logits.masked_fill(~legal & legal.any(-1, keepdim=True), _ILLEGAL)
-        if not self._several:
-            return Categorical(logits.log_softmax(-1))
-        parts = logits.split(self.sizes, dim=-1)
-        return MultiCategorical(tuple(Categorical(part.log_softmax(-1)) for part in parts))
+        allowed = [None] * len(self.sizes) if legal is None else legal.split(self.sizes, dim=-1)
+        logits = out.logits.split(self.sizes, dim=-1) if self._several else [out.logits]
+        parts = [_categorical(*part) for part in zip(logits, allowed, strict=True)]
+        return MultiCategorical(tuple(parts)) if self._several else parts[0]
 
     def env_action(self, action: Tensor) -> np.ndarray:
         """Actions [B, *action] as the env takes them: from its first, and within its bounds."""
@@ -169,6 +166,12 @@ class ActionKind:
         if self.low is not None:
             return np.clip(chosen, self.low, self.high)
         return chosen + self.start
+
+
+def _categorical(logits: Tensor, legal: Tensor | None) -> Categorical:
+    if legal is not None:
+        logits = logits.masked_fill(~legal & legal.any(-1, keepdim=True), _ILLEGAL)
+    return Categorical(logits.log_softmax(-1))
 
 
 class PolicyHead(nn.Module):

@@ -492,3 +492,13 @@ def test_combinations_and_spaces_that_cannot_work_are_refused():
         build(CONFIG, OBS, none, num_envs=4, device=CPU, seed=0, steps=1)
     with pytest.raises(ConfigError, match="the nature encoder takes pictures"):
         _agent(encoder="nature")
+
+
+@pytest.mark.parametrize(("actions", "needed"), [("discrete", "4"), ("continuous", "none")])
+def test_a_mask_of_another_size_than_the_actions_is_refused(actions, needed):
+    mask = spaces.Box(0, 1, (3,), np.uint8)
+    space = Packed({"seen": spaces.Box(-9, 9, (3,), np.float32), MASK: mask})
+    with pytest.raises(
+        ConfigError, match=f"action_mask has 3 numbers; these actions need {needed}"
+    ):
+        _agent(obs=space, actions=actions)

@@ -15,6 +15,7 @@ from ludus.agents.pqn import PQN, PQNConfig
 from ludus.agents.r2d2 import R2D2, R2D2Config
 from ludus.agents.sb3 import SB3Agent, SB3Config
 from ludus.agents.uniform import RandomAgent, RandomConfig
+from ludus.envs.packing import MASK, Packed
 
 SHAPES = {"classic": (4,), "minatar": (4, 10, 10), "atari": (4, 84, 84)}
 
@@ -225,3 +226,12 @@ def test_sb3s_policy_agents_have_our_network_and_our_values(name, kind):
         )
         halved = ours.clip_range / (1 + ours.anneal_clip_range)
         assert model.clip_range(0.5) == pytest.approx(halved)
+
+
+@pytest.mark.parametrize("name", ["dqn", "pqn", "r2d2", "random", "sb3:ppo"])
+def test_who_does_not_obey_a_mask_is_not_built_for_one(name):
+    env = _env("classic")
+    parts = {"seen": spaces.Box(-9, 9, (3,), np.float32), MASK: spaces.Box(0, 1, (3,), np.uint8)}
+    env.observation_space = Packed(parts)
+    with pytest.raises(ConfigError, match="classic shows an action_mask; ppo, a2c and"):
+        presets.build(presets.preset(name, env), env, device=torch.device("cpu"), seed=0, steps=9)

@@ -65,6 +65,12 @@ class Crossing(gymnasium.Env):
             "felt": spaces.Box(-9, 9, (2,), np.float64),
             MASK: spaces.MultiBinary(3),
         }
+        if fault == "two choices":
+            self.action_space = spaces.MultiDiscrete([1, 2])
+        if fault == "scalar":
+            parts["felt"] = spaces.Box(-9, 9, (), np.float64)
+        if fault == "odd mask":
+            parts[MASK] = spaces.Discrete(3)
         if fault == "nested":
             parts["more"] = spaces.Dict({"deep": spaces.Discrete(2)})
         self.observation_space = spaces.Dict(parts)
@@ -76,6 +82,11 @@ class Crossing(gymnasium.Env):
             mask[:] = 0
         if self._time == 3 and self._fault == "nan":
             felt[1] = np.nan
+        if self._time == 3 and self._fault == "two choices":
+            mask[:] = (0, 1, 1)
+        if self._fault == "two choices" and self._time != 3:
+            mask[:] = (1, 0, 1)
+        felt = np.array(0.5) if self._fault == "scalar" else felt
         seen = np.full((12, 9, 3), 10 * self._time, np.uint8)
         seen[2, 4, 1] = 255
         return {"seen": seen, "felt": felt, MASK: mask}
@@ -92,8 +103,8 @@ class Crossing(gymnasium.Env):
 
 @pytest.fixture(autouse=True)
 def registered() -> Iterator[None]:
-    for fault in ("", "nested", "stuck", "nan", "over"):
-        name = f"test/Crossing{fault}-v0"
+    for fault in ("", "nested", "stuck", "nan", "over", "two choices", "scalar", "odd mask"):
+        name = f"test/Crossing{fault.replace(' ', '')}-v0"
         gymnasium.register(name, entry_point=lambda fault=fault: Crossing(fault))
     yield
     for name in [name for name in gymnasium.registry if name.startswith("test/Crossing")]:
@@ -105,7 +116,7 @@ def _played(name, steps):
     rows = [env.reset()]
     try:
         for _ in range(steps):
-            env.send(np.array([1, 1]))
+            env.send(np.zeros((2, *env.action_space.shape), int))
             rows.append(env.recv())
     finally:
         env.close()
@@ -146,3 +157,24 @@ def test_nested_dictionaries_and_stacks_of_them_are_refused():
         make("test/Crossingnested-v0", 2, 0)
     with pytest.raises(EnvError, match=r"stack is 2; test/Crossing-v0 shows dictionaries"):
         make("test/Crossing-v0", 2, 0, EnvOptions(stack=2))
+
+
+def test_each_of_several_choices_needs_something_legal():
+    with pytest.raises(EnvError, match=r"step 2\) shows an action_mask without a 1"):
+        _played("test/Crossingtwochoices-v0", 3)
+
+
+def test_a_single_number_is_a_part_too():
+    env, rows = _played("test/Crossingscalar-v0", 1)
+    assert env.observation_space.part(torch.from_numpy(rows[1].obs), "felt").tolist() == [[0.5]] * 2
+
+
+def test_a_mask_that_is_no_row_of_choices_is_refused():
+    with pytest.raises(EnvError, match=r"has Discrete\(3\) for action_mask; use MultiBinary"):
+        make("test/Crossingoddmask-v0", 2, 0)
+
+
+def test_an_array_of_another_shape_is_not_packed():
+    space = Packed({"x": spaces.Box(-1, 1, (2, 3), np.float32)})
+    with pytest.raises(ValueError, match=r"x has shape \[3, 2\]; the observation has \[2, 3\]"):
+        space.pack({"x": np.zeros((3, 2))})

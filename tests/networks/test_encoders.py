@@ -7,8 +7,8 @@ from torch.nn import functional as F
 
 from ludus.envs.packing import MASK, Packed
 from ludus.networks.encoders import (
-    MLP,
     DQN2013,
+    MLP,
     DictEncoder,
     Normalised,
     Projected,

@@ -109,6 +109,15 @@ def test_a_mask_without_a_legal_action_allows_all():
     assert log_p[1].exp().tolist()[1:3] == [0, 0]
 
 
+def test_so_does_one_of_several_choices_and_the_others_keep_their_rules():
+    kind = ActionKind(SPACES["several"])
+    out = _out(kind)
+    legal = torch.tensor([False, False, True, False, True])
+    first, second = kind.distribution(out, legal).parts
+    torch.testing.assert_close(first.log_p, out.logits[:2].log_softmax(-1))
+    assert second.log_p.exp()[1] == 0
+
+
 def test_the_env_gets_actions_from_its_first_and_within_its_bounds():
     assert ActionKind(SPACES["discrete"]).env_action(torch.tensor([0, 3])).tolist() == [2, 5]
     assert ActionKind(SPACES["several"]).env_action(torch.tensor([[0, 2]])).tolist() == [[1, 2]]

@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from ludus.envs.packing import Packed
+from ludus.networks.encoders import MLP, ImpalaResNet, Normalised, make_encoder
+from ludus.networks.layers import Normalise, SpectralConv2d, start_orthogonal
+
+VECTOR = spaces.Box(-9, 9, (2,), np.float32)
+PICTURE = spaces.Box(0, 255, (3, 16, 12), np.uint8)
+
+
+def test_a_key_may_be_no_name_for_a_module():
+    space = Packed({"a.b": VECTOR, "": VECTOR, "forward": VECTOR})
+    encoder, other = (make_encoder("mlp", space, (4,)) for _ in "ab")
+    other.load_state_dict(encoder.state_dict())
+    obs = torch.from_numpy(space.pack({key: torch.randn(5, 2) for key in space.parts}))
+    assert encoder(obs).shape == (5, 12)
+    assert torch.equal(other(obs), encoder(obs))
+
+
+def test_choices_for_pictures_go_to_pictures_and_statistics_to_floats():
+    small = spaces.Box(0, 255, (4,), np.uint8)
+    space = Packed({"seen": PICTURE, "felt": VECTOR, "held": small})
+    encoder = make_encoder(
+        "impala", space, (7,), 2, pool=2, spectral_norm=True, activation="tanh", normalise=True
+    )
+    kinds = dict(zip(encoder.keys, encoder.encoders, strict=True))
+    assert {key: type(e) for key, e in kinds.items()} == {
+        "felt": Normalised,
+        "seen": ImpalaResNet,
+        "held": MLP,
+    }
+    assert {key: e.dim for key, e in kinds.items()} == {"felt": 7, "seen": 64 * 2 * 2, "held": 7}
+    assert any(isinstance(m, SpectralConv2d) for m in kinds["seen"].modules())
+    assert isinstance(kinds["held"].layers[1], nn.Tanh)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 2**31))
+def test_statistics_in_batches_are_those_of_all_rows(counts, seed):
+    rows = np.random.default_rng(seed).normal([0, 1000, -3], [1, 0.1, 50], (sum(counts), 3))
+    layer = Normalise((3,))
+    for batch in torch.from_numpy(rows).split(counts):
+        layer.observe(batch)
+    assert layer.count == len(rows)
+    np.testing.assert_allclose(layer.mean, rows.mean(0), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(layer.variance, rows.var(0), rtol=1e-3, atol=1e-6)
+
+
+def test_before_any_row_numbers_pass_and_a_constant_becomes_zero():
+    layer, x = Normalise((2,)), torch.tensor([[3.0, -4.0]])
+    torch.testing.assert_close(layer(x), x)
+    layer.observe(x.expand(50, 2))
+    layer.observe(x.expand(7, 2))
+    assert layer(x).tolist() == [[0, 0]]
+    assert layer(x + 1).tolist() == [[10, 10]]
+
+
+@pytest.mark.parametrize("gain", [0.01, 1.0, 2**0.5])
+@pytest.mark.parametrize(("inwards", "out"), [(9, 4), (4, 9)])
+def test_the_shorter_side_of_a_matrix_is_orthogonal(inwards, out, gain):
+    layer = nn.Linear(inwards, out)
+    start_orthogonal(layer, gain)
+    weight = layer.weight.detach()
+    square = weight @ weight.t() if out < inwards else weight.t() @ weight
+    torch.testing.assert_close(square / gain**2, torch.eye(4), rtol=0, atol=1e-5)
+    assert (layer.bias == 0).all()
+
+
+def test_an_orthogonal_start_reaches_every_layer_and_needs_no_bias():
+    net = nn.Sequential(nn.Linear(5, 5, bias=False), nn.ReLU(), nn.Sequential(nn.Conv2d(8, 2, 2)))
+    start_orthogonal(net, 3.0)
+    for weight in (net[0].weight, net[2][0].weight.flatten(1)):
+        torch.testing.assert_close(weight @ weight.t(), 9 * torch.eye(len(weight)))
