@@ -40,7 +40,7 @@ from ludus.networks.network import Network
 from ludus.networks.policies import ActionKind, PolicyHead, PolicyOut
 
 _METRICS = (
-    *("loss", "policy_gradient_loss", "value_loss", "entropy"),
+    *("loss", "policy_gradient_loss", "value_loss", "entropy_loss"),  # SB3's names
     *("approx_kl", "clip_fraction", "grad_norm"),
 )
 _KL = _METRICS.index("approx_kl")
@@ -347,15 +347,15 @@ class PPO:
         ratio = log_ratio.exp()
         policy_loss = batch.mean(clipped_surrogate(ratio, advantage, self._clip))
         value_loss = batch.mean(self._value_loss(out.value, batch.extras["value"], target))
-        entropy = batch.mean(policy.entropy())
-        loss = policy_loss + c.value_coef * value_loss - c.entropy_coef * entropy
+        entropy_loss = -batch.mean(policy.entropy())
+        loss = policy_loss + c.value_coef * value_loss + c.entropy_coef * entropy_loss
         gradients = torch.autograd.grad(loss, self._parameters)
         gradient = flat_gradient(gradients, self._parameters)
         norm = clip_norm(gradient, c.max_grad_norm)
         apart = ratio.detach() - 1
         kl = batch.mean(apart - log_ratio.detach())  # http://joschu.net/blog/kl-approx.html, k3
         clipped = batch.mean((apart.abs() > self._clip).to(torch.float32))
-        told = [loss.detach(), policy_loss.detach(), value_loss.detach(), entropy.detach()]
+        told = [loss.detach(), policy_loss.detach(), value_loss.detach(), entropy_loss.detach()]
         return torch.stack([*told, kl, clipped, norm]), gradient
 
     def _value_loss(self, value: Tensor, before: Tensor, target: Tensor) -> Tensor:

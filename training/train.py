@@ -216,7 +216,7 @@ class Session:
             raise EnvError(f"{error}; {self._how_to_go_on()}") from error.__cause__
         except TrainingError as error:
             self._status("failed")
-            raise TrainingError(f"{error}; {self.run.path} keeps what was saved before") from error
+            raise TrainingError(f"{error}; {self._what_is_kept()}") from error
         except BaseException:
             with contextlib.suppress(OSError):
                 self._status("failed")
@@ -407,13 +407,20 @@ class Session:
     def _how_to_go_on(self) -> str:
         if isinstance(self.agent, SB3Agent):
             return f"an SB3 run cannot be resumed; {self.run.path} keeps what it had"
-        saved = sorted(p.name for p in self.run.checkpoints.glob("[0-9]*"))
+        kept = self._what_is_kept()
+        if not self._saved():
+            return kept
+        return f"{kept}; go on with: ludus train --resume {self.run.path}"
+
+    def _saved(self) -> list[int]:
+        """Env steps of the checkpoints there are, oldest first."""
+        return sorted(int(path.name) for path in self.run.checkpoints.glob("[0-9]*"))
+
+    def _what_is_kept(self) -> str:
+        saved = self._saved()
         if not saved:
             return f"no checkpoint had been saved in {self.run.path}"
-        return (
-            f"everything up to {int(saved[-1]):,} {self.config.train.unit} is saved; go on with: "
-            f"ludus train --resume {self.run.path}"
-        )
+        return f"everything up to {saved[-1]:,} {self.config.train.unit} is saved"
 
     def _say_what(self) -> None:
         if self.quiet:

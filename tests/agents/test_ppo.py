@@ -132,7 +132,7 @@ def _by_rows(agent, stream, index):
     loss = policy + 0.7 * value - 0.03 * entropy
     parts = torch.autograd.grad(loss, list(agent.network.parameters()))
     gradient = torch.cat([part.flatten() for part in parts])
-    told = [float(x.detach()) for x in (loss, policy, value, entropy)]
+    told = [float(x.detach()) for x in (loss, policy, value, -entropy)]
     return [*told, kl, clipped, float(gradient.norm())], gradient
 
 
