@@ -198,6 +198,8 @@ def test_no_limit_of_the_gradient_is_no_limit_there_either():
         ("pqn", "atari", 128),
         ("sb3:dqn", "atari", 1),
         ("sb3:ppo", "atari", 8),
+        ("sb3:ppo", "classic", 16),
+        ("ppo", "minatar", 32),
     ],
 )
 def test_envs_by_default(name, kind, expected):
@@ -220,10 +222,8 @@ def test_sb3s_policy_agents_have_our_network_and_our_values(name, kind):
     rates = [model.lr_schedule(left) for left in (1.0, 0.5, 0.0)]
     assert rates == pytest.approx([ours.learning_rate * left for left in (1.0, 0.5, 0.0)])
     if name == "ppo":
-        assert (model.n_epochs, model.batch_size) == (
-            4 + 6 * (kind == "classic"),
-            model.n_steps // 4,
-        )
+        rows = 2 * ours.rollout_length  # of 2 envs
+        assert (model.n_epochs, model.batch_size) == (ours.epochs, rows // ours.minibatches)
         halved = ours.clip_range / (1 + ours.anneal_clip_range)
         assert model.clip_range(0.5) == pytest.approx(halved)
 
