@@ -222,7 +222,7 @@ def test_sb3s_policy_agents_have_our_network_and_our_values(name, kind):
     rates = [model.lr_schedule(left) for left in (1.0, 0.5, 0.0)]
     assert rates == pytest.approx([ours.learning_rate * left for left in (1.0, 0.5, 0.0)])
     if name == "ppo":
-        rows = 2 * ours.rollout_length  # of 2 envs
+        rows = ours.rollout_length  # of one env
         assert (model.n_epochs, model.batch_size) == (ours.epochs, rows // ours.minibatches)
         halved = ours.clip_range / (1 + ours.anneal_clip_range)
         assert model.clip_range(0.5) == pytest.approx(halved)
