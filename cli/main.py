@@ -77,4 +77,6 @@ def _is_the_users(error: Exception) -> bool:
     from ludus.training.run import RunError
 
     ours = UsageError | ConfigError | EnvError | CheckpointError | RunError | TrainingError
+    if isinstance(error, BrokenPipeError):
+        return False  # `main` answers it
     return isinstance(error, ours | OSError)  # a folder that cannot be written, say

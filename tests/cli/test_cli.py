@@ -1,6 +1,7 @@
 """The command line as a user meets it: every verb, and every mistake in one sentence."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,23 @@ def _ludus(*arguments, cwd=None, timeout=120):
     return subprocess.run(
         [*LUDUS, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, timeout=timeout
     )
+
+
+def test_a_reader_that_goes_away_ends_it_without_a_word(tmp_path):
+    """As `| head` does."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    options = ("--steps", "50", "--eval-episodes", "0", "--quiet", "--run-dir", str(tmp_path))
+    command = [*LUDUS, "train", "random", "CartPole-v1", *options]
+    done = subprocess.run(
+        command,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        timeout=120,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.fixture(scope="module")
