@@ -16,7 +16,6 @@ from gymnasium import spaces
 from ludus.envs.vector import EnvError, Raw
 
 ALEInterface.setLoggerMode(LoggerMode.Error)  # no banner
-SCREEN = 84  # pixels a side, as in the 2015 DQN
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,8 @@ class AtariProtocol:
     """emulator frames an action lasts; the last two are max-pooled"""
     stack: int = 4
     """frames in one observation"""
+    screen_size: int = 84
+    """pixels a side of a frame"""
     life_loss: bool = False
     """a lost life ends the episode for the learner; the game goes on"""
     noop_max: int = 30
@@ -48,6 +49,7 @@ class AtariProtocol:
             "sticky": (0.0 <= self.sticky <= 1.0, "a probability from 0 to 1"),
             "frameskip": (1 <= self.frameskip <= 60, "from 1 to 60 frames"),
             "stack": (1 <= self.stack <= 32, "from 1 to 32 frames"),
+            "screen_size": (36 <= self.screen_size <= 160, "from 36 to 160 pixels"),
             "noop_max": (0 <= self.noop_max <= 1000, "from 0 to 1000 steps"),
             "max_frames": (1 <= self.max_frames <= 10_000_000, "from 1 to 10,000,000 frames"),
         }
@@ -112,8 +114,8 @@ class AtariBackend:
             max_num_frames_per_episode=protocol.max_frames,
             repeat_action_probability=protocol.sticky,
             full_action_space=protocol.full_action_space,
-            img_height=210 if picture else SCREEN,
-            img_width=160 if picture else SCREEN,
+            img_height=210 if picture else protocol.screen_size,
+            img_width=160 if picture else protocol.screen_size,
             grayscale=not picture,
             stack_num=1 if picture else protocol.stack,
             frameskip=protocol.frameskip,

@@ -29,6 +29,8 @@ class EnvOptions:
     """Atari, MinAtar: probability that the last action is repeated"""
     frameskip: int | None = None
     """Atari: emulator frames an action lasts"""
+    screen_size: int | None = None
+    """Atari: pixels a side of an observation (84)"""
     noop_max: int | None = None
     """Atari: a new game starts with 0 to noop_max - 1 no-ops"""
     life_loss: bool | None = None
@@ -43,7 +45,7 @@ class EnvOptions:
     """Atari: emulator threads; 0 for one a core"""
 
 
-_ATARI_ONLY = ("frameskip", "noop_max", "life_loss", "max_frames")
+_ATARI_ONLY = ("frameskip", "screen_size", "noop_max", "life_loss", "max_frames")
 
 
 def make(

@@ -56,12 +56,13 @@ def test_options_override_the_id_and_are_told() -> None:
         life_loss=True,
         full_action_space=True,
         max_frames=999,
+        screen_size=42,
     )
     env = make("ALE/Pong-v5", 1, options=options)
     told = {k: v for k, v in vars(options).items() if k not in ("timeout", "threads")}
     told |= {"kind": "atari", "rom": "pong", "fire_reset": True}
     assert env.protocol == told
-    assert env.observation_space.shape == (2, 84, 84)
+    assert env.observation_space.shape == (2, 42, 42)
     assert (env.stack, env.life_loss, len(env.action_names)) == (2, True, 18)
     env.close()
 
@@ -83,6 +84,7 @@ def test_what_is_told_reaches_the_emulator(monkeypatch: pytest.MonkeyPatch) -> N
         fire_reset=False,
         full_action_space=True,
         max_frames=999,
+        screen_size=96,
     )
     with pytest.raises(EnvError, match="enough"):
         AtariBackend(protocol, 5, threads=3)
@@ -93,8 +95,8 @@ def test_what_is_told_reaches_the_emulator(monkeypatch: pytest.MonkeyPatch) -> N
         "max_num_frames_per_episode": 999,
         "repeat_action_probability": 0.5,
         "full_action_space": True,
-        "img_height": 84,
-        "img_width": 84,
+        "img_height": 96,
+        "img_width": 96,
         "grayscale": True,
         "stack_num": 2,
         "frameskip": 3,
@@ -122,6 +124,8 @@ BAD_OPTIONS = [
     {"frameskip": 61},
     {"stack": 0},
     {"stack": 33},
+    {"screen_size": 35},
+    {"screen_size": 161},
     {"noop_max": -1},
     {"max_frames": 0},
     {"threads": -1},
