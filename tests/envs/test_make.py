@@ -121,7 +121,13 @@ def test_pictures_are_there_where_they_were_asked_for(env_id: str) -> None:
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "FrozenLake-v1", "MinAtar/Breakout-v1"])
 @pytest.mark.parametrize(
     "option",
-    [{"frameskip": 4}, {"noop_max": 3}, {"life_loss": False}, {"max_frames": 99}, {"screen_size": 42}],
+    [
+        {"frameskip": 4},
+        {"noop_max": 3},
+        {"life_loss": False},
+        {"max_frames": 99},
+        {"screen_size": 42},
+    ],
     ids=str,
 )
 def test_atari_s_options_are_refused_elsewhere(env_id: str, option: dict[str, Any]) -> None:
