@@ -33,6 +33,7 @@ from ludus.networks.encoders import (
     TwoEncoders,
     make_encoder,
     observe,
+    observed,
 )
 from ludus.networks.flat import flat_gradient, flatten_parameters
 from ludus.networks.layers import start_orthogonal
@@ -283,6 +284,9 @@ class PPO:
         if not self.rollout.full:
             return 0
         c, before = self.config, self.updates
+        if c.normalize_observation and not observed(self.network.encoder):
+            self._observe_rollout()  # before there are statistics, nothing is learned
+            return 0
         if c.anneal_learning_rate:
             self._rate.fill_(linear(c.learning_rate, 0.0, self._steps, self.env_steps))
         self._clip.fill_(self.clip_range)
@@ -303,9 +307,15 @@ class PPO:
             factor = 1 / 1.5 if kl > 2 * c.desired_kl else 1.5 if kl < c.desired_kl / 2 else 1.0
             self._rate.mul_(factor).clamp_(1e-5, 1e-2)
         if c.normalize_observation:
-            observe(self.network.encoder, self.rollout.obs[:-1].flatten(0, 1))
-        self.rollout.restart()
+            self._observe_rollout()
+        else:
+            self.rollout.restart()
         return self.updates - before
+
+    def _observe_rollout(self) -> None:
+        """Take the T rows into the running statistics and begin the next rollout."""
+        observe(self.network.encoder, self.rollout.obs[:-1].flatten(0, 1))
+        self.rollout.restart()
 
     @torch.no_grad()
     def _set_targets(self) -> None:

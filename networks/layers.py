@@ -94,27 +94,38 @@ class Normalise(nn.Module):
 
     Args:
         shape: of one observation.
+        alike: all numbers share one deviation, as suits a picture, where most pixels hardly ever
+            change and a filter must find the same shape everywhere.
     """
 
     mean: Tensor
     variance: Tensor
     count: Tensor
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    def __init__(self, shape: tuple[int, ...], alike: bool = False) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(shape))
-        self.register_buffer("variance", torch.ones(shape))
+        self._alike = alike
+        mean = torch.zeros(shape)
+        if alike and len(shape) == 3:  # as pictures lie in memory: channels last
+            mean = torch.zeros(*shape[1:], shape[0]).permute(2, 0, 1)
+        self.register_buffer("mean", mean)
+        self.register_buffer("variance", torch.ones(() if alike else shape))
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
 
     @torch.no_grad()
     def observe(self, rows: Tensor) -> None:
         """Take rows [N, *obs] in (Chan et al. 1979, parallel variance)."""
-        rows = rows.to(torch.float64)
-        mean, variance = rows.mean(0), rows.var(0, correction=0)
+        if self._alike:
+            mean = rows.mean(0)
+            variance = (rows - mean).square_().mean()
+        else:
+            rows = rows.to(torch.float64)
+            mean, variance = rows.mean(0), rows.var(0, correction=0)
         total = self.count + len(rows)
         share = len(rows) / total
         apart = mean - self.mean
-        merged = self.variance * (1 - share) + variance * share + apart**2 * share * (1 - share)
+        between = apart.square().mean() if self._alike else apart.square()
+        merged = self.variance * (1 - share) + variance * share + between * share * (1 - share)
         self.mean.copy_(self.mean + apart * share)
         self.variance.copy_(merged)
         self.count.copy_(total)
@@ -122,6 +133,11 @@ class Normalise(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[N, *obs] to the same, float32."""
         return ((x - self.mean) * (self.variance + 1e-8).rsqrt()).clamp(-10, 10)
+
+    def in_place(self, x: Tensor, unit: float) -> Tensor:
+        """`forward` of x / unit for x [N, *obs] float32 that no one else needs: 3 passes, not 5."""
+        scale = (self.variance + 1e-8).rsqrt() / unit
+        return x.sub_(self.mean * unit).mul_(scale).clamp_(-10, 10)
 
 
 def start_orthogonal(module: nn.Module, gain: float) -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ludus.envs.packing import Packed
-from ludus.networks.encoders import MLP, ImpalaResNet, Normalised, make_encoder
+from ludus.networks.encoders import MLP, ImpalaResNet, Normalised, make_encoder, observe
 from ludus.networks.layers import Normalise, SpectralConv2d, start_orthogonal
 
 VECTOR = spaces.Box(-9, 9, (2,), np.float32)
@@ -23,7 +23,7 @@ def test_a_key_may_be_no_name_for_a_module():
     assert torch.equal(other(obs), encoder(obs))
 
 
-def test_choices_for_pictures_go_to_pictures_and_statistics_to_floats():
+def test_choices_for_pictures_go_to_pictures_and_statistics_to_both_and_not_to_bytes():
     small = spaces.Box(0, 255, (4,), np.uint8)
     space = Packed({"seen": PICTURE, "felt": VECTOR, "held": small})
     encoder = make_encoder(
@@ -32,10 +32,11 @@ def test_choices_for_pictures_go_to_pictures_and_statistics_to_floats():
     kinds = dict(zip(encoder.keys, encoder.encoders, strict=True))
     assert {key: type(e) for key, e in kinds.items()} == {
         "felt": Normalised,
-        "seen": ImpalaResNet,
+        "seen": Normalised,
         "held": MLP,
     }
     assert {key: e.dim for key, e in kinds.items()} == {"felt": 7, "seen": 64 * 2 * 2, "held": 7}
+    assert isinstance(kinds["seen"].encoder, ImpalaResNet)
     assert any(isinstance(m, SpectralConv2d) for m in kinds["seen"].modules())
     assert isinstance(kinds["held"].layers[1], nn.Tanh)
 
@@ -59,6 +60,41 @@ def test_before_any_row_numbers_pass_and_a_constant_becomes_zero():
     layer.observe(x.expand(7, 2))
     assert layer(x).tolist() == [[0, 0]]
     assert layer(x + 1).tolist() == [[10, 10]]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 2**31))
+def test_pictures_have_a_mean_for_each_pixel_and_one_deviation(counts, seed):
+    scale = np.random.default_rng(seed).uniform(0, 2, (2, 3, 3))
+    rows = np.random.default_rng(seed).normal(scale, scale, (sum(counts), 2, 3, 3))
+    layer = Normalise((2, 3, 3), alike=True)
+    for batch in torch.from_numpy(rows.astype(np.float32)).split(counts):
+        layer.observe(batch)
+    np.testing.assert_allclose(layer.mean, rows.mean(0), rtol=1e-4, atol=1e-4)
+    assert float(layer.variance) == pytest.approx(rows.var(0).mean(), rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["dqn2013", "nature", "impala"])
+def test_a_picture_s_encoder_sees_what_changes(name):
+    """A few hundred rows at most are taken in; bytes are scaled to 0 to 1 first."""
+    space = spaces.Box(0, 255, (4, 42, 42), np.uint8)
+    encoder = make_encoder(name, space, normalise=True)
+    assert isinstance(encoder, Normalised)
+    still = torch.full((600, 4, 42, 42), 100, dtype=torch.uint8)
+    moving = still.clone()
+    moving[::2, :, 20, 20] = 200
+    observe(encoder, moving[:600:3])  # 200 rows
+    layer = encoder.normalise
+    assert layer.count == 200
+    assert float(layer.mean[0, 0, 0]) == pytest.approx(100 / 255)
+    assert float(layer.mean[0, 20, 20]) == pytest.approx(150 / 255)
+    assert float(layer.variance) == pytest.approx((50 / 255) ** 2 / 42**2, rel=1e-3)
+    seen = layer(still[:1].float() / 255)
+    assert abs(float(seen[0, 0, 0, 0])) < 1e-4
+    assert seen[0, 0, 20, 20] == -10
+    torch.testing.assert_close(encoder(still[:1]), encoder.encoder(seen), rtol=1e-3, atol=1e-4)
+    observe(encoder, moving)
+    assert layer.count == 200 + 200  # every third
 
 
 @pytest.mark.parametrize("gain", [0.01, 1.0, 2**0.5])
