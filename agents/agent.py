@@ -28,6 +28,7 @@ class Step(NamedTuple):
     reward: np.ndarray  # [B] float32 raw, of row t + 1
     terminated: np.ndarray  # [B] bool, of row t + 1: do not bootstrap from it
     extras: Extras
+    sign: np.ndarray | float = 1.0  # [B] float32 of row t + 1, -1 where the other player moves
 
 
 class Batch(NamedTuple):
@@ -36,7 +37,7 @@ class Batch(NamedTuple):
     obs: Tensor  # [N, *obs]
     action: Tensor  # [N] int64
     reward: Tensor  # [N] float32, discounted sum of up to n rewards
-    discount: Tensor  # [N] float32, gamma^k, 0 where terminated
+    discount: Tensor  # [N] float32, gamma^k, negative for the other player, 0 where terminated
     next_obs: Tensor  # [N, *obs]
 
 

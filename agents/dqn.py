@@ -18,7 +18,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from ludus.agents import losses
-from ludus.agents.acting import as_batch, epsilon_greedy
+from ludus.agents.acting import ValueActor
 from ludus.agents.agent import Batch, ConfigError, Extras, Step
 from ludus.agents.memory.replay import Replay
 from ludus.agents.optimizer import OptimizerName, clip_norm, make_optimizer, take_step
@@ -230,7 +230,7 @@ def make_network(
             head = QuantileHead(streams)
         case "iqn":
             head = ImplicitQuantileHead(streams, c.samples, c.policy_samples)
-    return Network(encoder, core, head)
+    return Network(encoder, core, head, observation_space)
 
 
 def _make_loss(config: DQNConfig) -> losses.TDLoss:
@@ -276,10 +276,8 @@ class DQN:
     ) -> None:
         self.config, self.networks, self.network = config, networks, networks.network
         self.optimizer, self.memory, self.device = optimizer, memory, device
-        self._num_actions, self._first_action = int(action_space.n), int(action_space.start)
+        self._actor = ValueActor(self.network, action_space, memory.obs_shape, device, seed)
         self._loss = _make_loss(config)
-        self._exploration = np.random.default_rng([seed, 1])
-        self._evaluation = np.random.default_rng([seed, 2])
         self._acting_noise = _generator(device, seed, 4)
         self._update_noise = _generator(device, seed, 5)
         self.gradients: Gradients = self._gradients
@@ -315,25 +313,16 @@ class DQN:
     ) -> tuple[np.ndarray, State, Extras]:
         """Actions [B] for obs [B, *obs]: with `explore` epsilon-greedy and noisy, else greedy."""
         noise = self._normal(self._acting_noise, len(obs)) if explore else None
-        actions, state = self._greedy(obs, state, first, noise)
+        actions, state = self._actor.greedy(obs, state, first, noise)
         if explore:
-            actions = epsilon_greedy(actions, self.epsilon, self._num_actions, self._exploration)
-        return actions + self._first_action, state, {}
+            actions = self._actor.explore(actions, obs, self.epsilon)
+        return actions, state, {}
 
     def _normal(self, generator: torch.Generator, rows: int) -> Tensor | None:
         """Standard normal [rows, noise_size], or None where no layer is noisy."""
         if not self._noise_size:
             return None
         return torch.randn(rows, self._noise_size, generator=generator, device=self.device)
-
-    @torch.no_grad()
-    def _greedy(
-        self, obs: np.ndarray, state: State, first: np.ndarray, noise: Tensor | None = None
-    ) -> tuple[np.ndarray, State]:
-        seen = torch.from_numpy(obs).to(self.device, non_blocking=True).unsqueeze(0)  # [1, B, *obs]
-        opens = torch.from_numpy(first).to(self.device, non_blocking=True).unsqueeze(0)
-        out, state = self.network(seen, state, opens, HeadChance(noise))
-        return out.q[0].argmax(-1).cpu().numpy(), state
 
     def predict(
         self,
@@ -343,21 +332,15 @@ class DQN:
         deterministic: bool = False,
     ) -> tuple[np.ndarray, Any]:
         """Stable-Baselines3's signature; takes one observation or a batch of them."""
-        obs, first, single = as_batch(observation, episode_start, self.memory.obs_shape)
-        state = self.initial_state(len(obs)) if state is None else state
-        actions, state = self._greedy(obs, state, first)
-        if not deterministic:
-            epsilon = self.config.evaluation_epsilon
-            actions = epsilon_greedy(actions, epsilon, self._num_actions, self._evaluation)
-        actions = actions + self._first_action
-        return (actions[0] if single else actions), state
+        epsilon = 0.0 if deterministic else self.config.evaluation_epsilon
+        return self._actor.predict(observation, state, episode_start, epsilon)
 
     # -- learning -----------------------------------------------------------------------------
 
     def observe(self, step: Step) -> None:
         """Remember one row."""
         reward = np.clip(step.reward, -1, 1) if self.config.clip_reward else step.reward
-        action = step.action - self._first_action
+        action = step.action - self._actor.first_action
         self.memory.add(step._replace(reward=reward, action=action))
         self.env_steps += int(step.valid.sum())
 
@@ -416,7 +399,7 @@ class DQN:
         loss = loss.mean()
         gradient = self.networks.gradient(loss)
         norm = clip_norm(gradient, self.config.max_grad_norm)
-        metrics = torch.stack([loss.detach(), out.q.detach().mean(), norm])
+        metrics = torch.stack([loss.detach(), losses.chosen(out.q.detach(), action).mean(), norm])
         return metrics, gradient, sample.place, td.priority[0]
 
     def _td(
@@ -535,8 +518,7 @@ class DQN:
             **self.networks.state_dict(),
             "optimizer": dict(self.optimizer.state[self.networks.trained]),
             "memory": self.memory.state_dict(),
-            "exploration": self._exploration.bit_generator.state,
-            "evaluation": self._evaluation.bit_generator.state,
+            **self._actor.state_dict(),
             "acting_noise": self._acting_noise.get_state(),
             "update_noise": self._update_noise.get_state(),
             "beta": self._beta,
@@ -550,8 +532,7 @@ class DQN:
         for name, moment in self.optimizer.state[self.networks.trained].items():
             moment.copy_(state["optimizer"][name])
         self.memory.load_state_dict(state["memory"])
-        self._exploration.bit_generator.state = state["exploration"]
-        self._evaluation.bit_generator.state = state["evaluation"]
+        self._actor.load_state_dict(state)
         self._acting_noise.set_state(state["acting_noise"])
         self._update_noise.set_state(state["update_noise"])
         self._beta.copy_(state["beta"])

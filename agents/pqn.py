@@ -15,7 +15,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from ludus.agents.acting import as_batch, epsilon_greedy
+from ludus.agents.acting import ValueActor
 from ludus.agents.agent import ConfigError, Extras, Step
 from ludus.agents.losses import chosen
 from ludus.agents.memory.rollout import Rollout
@@ -134,9 +134,7 @@ class PQN:
         self.config, self.network, self.flat = config, network, flat
         self.optimizer, self.rollout, self.device = optimizer, rollout, device
         self._parameters = list(network.parameters())
-        self._num_actions, self._first_action = int(action_space.n), int(action_space.start)
-        self._exploration = np.random.default_rng([seed, 1])
-        self._evaluation = np.random.default_rng([seed, 2])
+        self._actor = ValueActor(network, action_space, rollout.obs_shape, device, seed)
         self.gradients: Callable[..., Sequence[Tensor]] = self._gradients
         self.update: Callable[..., None] = self._update
         self.capturable = config.core == "none"  # episodes cut a core's rows where the data says
@@ -172,17 +170,10 @@ class PQN:
         self, obs: np.ndarray, state: State, first: np.ndarray, *, explore: bool
     ) -> tuple[np.ndarray, State, Extras]:
         """Actions [B] for obs [B, *obs]; the state before the row goes into the extras."""
-        actions, after = self._greedy(obs, state, first)
+        actions, after = self._actor.greedy(obs, state, first)
         if explore:
-            actions = epsilon_greedy(actions, self.epsilon, self._num_actions, self._exploration)
-        return actions + self._first_action, after, {"state": state}
-
-    @torch.no_grad()
-    def _greedy(self, obs: np.ndarray, state: State, first: np.ndarray) -> tuple[np.ndarray, State]:
-        seen = torch.from_numpy(obs).to(self.device, non_blocking=True).unsqueeze(0)  # [1, B, *obs]
-        opens = torch.from_numpy(first).to(self.device, non_blocking=True).unsqueeze(0)
-        out, state = self.network(seen, state, opens)
-        return out.q[0].argmax(-1).cpu().numpy(), state
+            actions = self._actor.explore(actions, obs, self.epsilon)
+        return actions, after, {"state": state}
 
     def predict(
         self,
@@ -192,21 +183,15 @@ class PQN:
         deterministic: bool = False,
     ) -> tuple[np.ndarray, Any]:
         """Stable-Baselines3's signature; with a core the state must be given back."""
-        obs, first, single = as_batch(observation, episode_start, self.rollout.obs_shape)
-        state = self.initial_state(len(obs)) if state is None else state
-        actions, state = self._greedy(obs, state, first)
-        if not deterministic:
-            epsilon = self.config.evaluation_epsilon
-            actions = epsilon_greedy(actions, epsilon, self._num_actions, self._evaluation)
-        actions = actions + self._first_action
-        return (actions[0] if single else actions), state
+        epsilon = 0.0 if deterministic else self.config.evaluation_epsilon
+        return self._actor.predict(observation, state, episode_start, epsilon)
 
     # -- learning -----------------------------------------------------------------------------
 
     def observe(self, step: Step) -> None:
         """Remember one row."""
         reward = np.clip(step.reward, -1, 1) if self.config.clip_reward else step.reward
-        action = step.action - self._first_action
+        action = step.action - self._actor.first_action
         self.rollout.add(step._replace(reward=reward, action=action), step.extras["state"])
         self.env_steps += int(step.valid.sum())
 
@@ -257,12 +242,13 @@ class PQN:
         """
         batch = self.rollout.minibatch(index)
         out, _ = self.network(batch.obs, batch.state, batch.first)  # q [L, N, A]
-        error = chosen(out.q, batch.action) - batch.extras["target"]  # [L, N]
+        value = chosen(out.q, batch.action)  # [L, N]
+        error = value - batch.extras["target"]
         loss = 0.5 * batch.mean(error.square())
         gradients = torch.autograd.grad(loss, self._parameters)
         gradient = flat_gradient(gradients, self._parameters)
         norm = clip_norm(gradient, self.config.max_grad_norm)
-        values = batch.mean(out.q.detach().mean(-1))
+        values = batch.mean(value.detach())
         return torch.stack([loss.detach(), values, norm]), gradient
 
     def _update(self, index: Tensor) -> None:
@@ -312,8 +298,7 @@ class PQN:
             "network": self.weights(),
             "optimizer": dict(self.optimizer.state[self.flat]),
             "rollout": self.rollout.state_dict(),
-            "exploration": self._exploration.bit_generator.state,
-            "evaluation": self._evaluation.bit_generator.state,
+            **self._actor.state_dict(),
             "env_steps": self.env_steps,
             "updates": self.updates,
         }
@@ -324,8 +309,7 @@ class PQN:
         for name, moment in self.optimizer.state[self.flat].items():
             moment.copy_(state["optimizer"][name])
         self.rollout.load_state_dict(state["rollout"])
-        self._exploration.bit_generator.state = state["exploration"]
-        self._evaluation.bit_generator.state = state["evaluation"]
+        self._actor.load_state_dict(state)
         self.env_steps, self.updates = state["env_steps"], state["updates"]
 
 
@@ -381,4 +365,4 @@ def _make_network(config: PQNConfig, space: spaces.Box, actions: int) -> Network
     streams = Streams(
         core.dim, actions, hidden=c.head_hidden, dueling=c.dueling, layer_norm=c.layer_norm
     )
-    return Network(encoder, core, QHead(streams))
+    return Network(encoder, core, QHead(streams), space)

@@ -18,7 +18,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from ludus.agents import losses
-from ludus.agents.acting import as_batch, epsilon_greedy
+from ludus.agents.acting import ValueActor
 from ludus.agents.agent import ConfigError, Extras, Step
 from ludus.agents.memory.replay import Replay
 from ludus.agents.memory.sequences import SequenceBatch, Sequences
@@ -162,12 +162,10 @@ class R2D2:
     ) -> None:
         self.config, self.networks, self.network = config, networks, networks.network
         self.optimizer, self.memory, self.device = optimizer, memory, device
-        self._num_actions, self._first_action = int(action_space.n), int(action_space.start)
+        self._actor = ValueActor(self.network, action_space, memory.ring.obs_shape, device, seed)
         backup = losses.rescaled if config.value_rescaling else losses.bellman
         loss = losses.huber_td if config.loss == "huber" else losses.mse_td
         self._loss = partial(loss, backup=backup)
-        self._exploration = np.random.default_rng([seed, 1])
-        self._evaluation = np.random.default_rng([seed, 2])
         self._sums = torch.zeros(len(_METRICS), device=device)
         self._summed = 0
         self._ratio = Fraction(str(config.replay_ratio))  # exact, whatever num_envs is
@@ -190,18 +188,10 @@ class R2D2:
         self, obs: np.ndarray, state: State, first: np.ndarray, *, explore: bool
     ) -> tuple[np.ndarray, State, Extras]:
         """Actions [B] for obs [B, *obs]; the state before the row goes into the extras."""
-        actions, after = self._greedy(obs, state, first)
+        actions, after = self._actor.greedy(obs, state, first)
         if explore:
-            epsilon = self.epsilons(len(obs))
-            actions = epsilon_greedy(actions, epsilon, self._num_actions, self._exploration)
-        return actions + self._first_action, after, {"state": state}
-
-    @torch.no_grad()
-    def _greedy(self, obs: np.ndarray, state: State, first: np.ndarray) -> tuple[np.ndarray, State]:
-        seen = torch.from_numpy(obs).to(self.device, non_blocking=True).unsqueeze(0)  # [1, B, *obs]
-        opens = torch.from_numpy(first).to(self.device, non_blocking=True).unsqueeze(0)
-        out, state = self.network(seen, state, opens)
-        return out.q[0].argmax(-1).cpu().numpy(), state
+            actions = self._actor.explore(actions, obs, self.epsilons(len(obs)))
+        return actions, after, {"state": state}
 
     def predict(
         self,
@@ -211,21 +201,15 @@ class R2D2:
         deterministic: bool = False,
     ) -> tuple[np.ndarray, Any]:
         """Stable-Baselines3's signature; the state must be given back at the next call."""
-        obs, first, single = as_batch(observation, episode_start, self.memory.ring.obs_shape)
-        state = self.initial_state(len(obs)) if state is None else state
-        actions, state = self._greedy(obs, state, first)
-        if not deterministic:
-            epsilon = self.config.evaluation_epsilon
-            actions = epsilon_greedy(actions, epsilon, self._num_actions, self._evaluation)
-        actions = actions + self._first_action
-        return (actions[0] if single else actions), state
+        epsilon = 0.0 if deterministic else self.config.evaluation_epsilon
+        return self._actor.predict(observation, state, episode_start, epsilon)
 
     # -- learning -----------------------------------------------------------------------------
 
     def observe(self, step: Step) -> None:
         """Remember one row, and the core's state before it."""
         reward = np.clip(step.reward, -1, 1) if self.config.clip_reward else step.reward
-        action = step.action - self._first_action
+        action = step.action - self._actor.first_action
         self.memory.add(step._replace(reward=reward, action=action), step.extras["state"])
         self.env_steps += int(step.valid.sum())
 
@@ -265,7 +249,7 @@ class R2D2:
         valid = batch.valid[c.burn_in : c.burn_in + c.sequence_length]  # [L, N]
         reward, discount, ahead = self._returns(batch)  # [L, N] each
         later = (ahead + torch.arange(len(ahead), device=self.device).unsqueeze(1)).unsqueeze(-1)
-        later = later.expand(-1, -1, self._num_actions)
+        later = later.expand(-1, -1, self._actor.num_actions)
         next_q = target.gather(0, later)  # [L, N, A]
         chooser = online.detach().gather(0, later) if c.double else next_q
         action = batch.action[c.burn_in : c.burn_in + c.sequence_length]
@@ -275,7 +259,7 @@ class R2D2:
         loss = (td.loss * valid).sum(0) / count
         error = td.priority * valid
         priority = c.priority_eta * error.amax(0) + (1 - c.priority_eta) * error.sum(0) / count
-        return loss, priority, q.detach().mean()
+        return loss, priority, losses.chosen(q.detach(), action).mean()
 
     def _unroll(self, batch: SequenceBatch) -> tuple[Tensor, Tensor]:
         """Values of the rows after the burn-in, by both networks; each has a state of its own."""
@@ -337,8 +321,7 @@ class R2D2:
             **self.networks.state_dict(),
             "optimizer": dict(self.optimizer.state[self.networks.trained]),
             "memory": self.memory.state_dict(),
-            "exploration": self._exploration.bit_generator.state,
-            "evaluation": self._evaluation.bit_generator.state,
+            **self._actor.state_dict(),
             "env_steps": self.env_steps,
             "updates": self.updates,
         }
@@ -349,8 +332,7 @@ class R2D2:
         for name, moment in self.optimizer.state[self.networks.trained].items():
             moment.copy_(state["optimizer"][name])
         self.memory.load_state_dict(state["memory"])
-        self._exploration.bit_generator.state = state["exploration"]
-        self._evaluation.bit_generator.state = state["evaluation"]
+        self._actor.load_state_dict(state)
         self.env_steps, self.updates = state["env_steps"], state["updates"]
 
 
@@ -416,4 +398,4 @@ def _make_network(config: R2D2Config, space: spaces.Box, actions: int) -> Networ
         raise ConfigError(str(error)) from error
     core = make_core(c.core, encoder.dim, c.core_units)
     streams = Streams(core.dim, actions, hidden=c.head_hidden, dueling=c.dueling)
-    return Network(encoder, core, QHead(streams))
+    return Network(encoder, core, QHead(streams), space)

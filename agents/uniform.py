@@ -1,14 +1,16 @@
-"""The random player: every action with the same probability; the zero of every comparison."""
+"""The random player: every legal action with the same probability; the zero of comparisons."""
 
 import copy
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium import spaces
 from torch import Tensor
 
 from ludus.agents.agent import Extras, Step
+from ludus.envs.packing import legal
 from ludus.networks.cores import State
 
 
@@ -18,10 +20,11 @@ class RandomConfig:
 
 
 class RandomAgent:
-    """Draws actions uniformly from the action space; learns nothing."""
+    """Draws actions uniformly from the action space, within a mask; learns nothing."""
 
     def __init__(self, observation_space: spaces.Box, action_space: spaces.Space[Any], seed: int):
         self._obs_dims = len(observation_space.shape)
+        self._observation_space = observation_space
         self._space = copy.deepcopy(action_space)  # the env's own keeps its generator
         self._space.seed(seed)
         self.env_steps = self.updates = 0
@@ -34,7 +37,11 @@ class RandomAgent:
         self, obs: np.ndarray, state: State, first: np.ndarray, *, explore: bool
     ) -> tuple[np.ndarray, State, Extras]:
         """Random actions [B, *action]."""
-        return np.stack([np.asarray(self._space.sample()) for _ in obs]), state, {}
+        allowed = legal(self._observation_space, torch.from_numpy(obs))
+        if allowed is None or not isinstance(self._space, spaces.Discrete):
+            return np.stack([np.asarray(self._space.sample()) for _ in obs]), state, {}
+        masks = allowed.numpy().astype(np.int8)
+        return np.stack([np.asarray(self._space.sample(mask=mask)) for mask in masks]), state, {}
 
     def observe(self, step: Step) -> None:
         """Count the decisions."""

@@ -10,6 +10,8 @@ import gymnasium
 from gymnasium.error import Error as GymnasiumError
 
 from ludus.envs import atari, probes  # noqa: F401  importing the probes registers them
+from ludus.envs.board.spiel import is_game, make_game
+from ludus.envs.board.stream import BoardBackend
 from ludus.envs.minatar import GAMES, MinAtarBackend
 from ludus.envs.packing import Packed
 from ludus.envs.stack import FrameStack
@@ -86,6 +88,8 @@ def make(
     for name in _ATARI_ONLY:
         if getattr(options, name) is not None:
             raise EnvError(f"{name} is for Atari games; {env_id} does not have it")
+    if is_game(env_id):
+        return _make_board(env_id, num_envs, seed, options)
     if env_id.startswith("MinAtar/"):
         return _make_minatar(env_id, num_envs, seed, options)
     for name in ("sticky", "full_action_space"):
@@ -145,6 +149,20 @@ def _make_minatar(env_id: str, num_envs: int, seed: int, options: EnvOptions) ->
     }
     return VectorEnv(
         backend, env_id=env_id, protocol=protocol, seed=seed, stack=stack, trusted=True
+    )
+
+
+def _make_board(env_id: str, num_envs: int, seed: int, options: EnvOptions) -> VectorEnv:
+    for name in ("sticky", "full_action_space", "stack"):
+        if getattr(options, name) is not None:
+            raise EnvError(f"{name} is not for board games; leave it out for {env_id}")
+    game = make_game(env_id)
+    return VectorEnv(
+        BoardBackend(game, num_envs),
+        env_id=env_id,
+        protocol={"kind": "board", "game": game.name, "max_moves": game.max_moves},
+        seed=seed,
+        trusted=True,
     )
 
 

@@ -1,6 +1,7 @@
 """Dictionary observations as one array of bytes, so that a memory keeps them like any other.
 
-The part named `action_mask` is no observation: it says which choices the rules allow.
+Two parts are no observations, and no network is shown them: `action_mask` says which choices the
+rules allow, `moves` which were made in a board game, so that a search knows the position.
 """
 
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 MASK = "action_mask"
+MOVES = "moves"
 
 
 class Part(NamedTuple):

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 from gymnasium import spaces
 
-from ludus.envs.packing import MASK, Packed
+from ludus.envs.packing import MASK, Packed, Part
 
 _Result = TypeVar("_Result")
 
@@ -42,6 +42,7 @@ class Raw(NamedTuple):
     terminated: np.ndarray  # [B] bool, the game itself ended
     truncated: np.ndarray  # [B] bool, a limit from outside ended it
     life_lost: np.ndarray  # [B] bool, a life was lost and the game goes on
+    sign: np.ndarray | None = None  # [B] float32, -1 where the other player moves next; None: 1
 
 
 class Backend(Protocol):
@@ -92,8 +93,9 @@ class Row(NamedTuple):
     terminated: np.ndarray  # [B] bool, the learner must not bootstrap from obs
     truncated: np.ndarray  # [B] bool, a limit ended the game here; bootstrap
     game_over: np.ndarray  # [B] bool, the game ended here; the action for this row is ignored
-    episode_return: np.ndarray  # [B] float64, raw rewards of the game so far
+    episode_return: np.ndarray  # [B] float64, raw rewards of the game so far, of who began
     episode_length: np.ndarray  # [B] int64, steps of the game so far
+    sign: np.ndarray  # [B] float32, -1 where obs is the other player's, of two; else 1
 
 
 def episode_seed(seed: int, index: int, episode: int) -> int:
@@ -189,8 +191,16 @@ class VectorEnv:
         self.episode_seeds = np.zeros(num, np.int64)  # [B]
         self._return = np.zeros(num, np.float64)
         self._length = np.zeros(num, np.int64)
+        self._side = np.ones(num, np.float32)  # [B] -1 where the second of two players moves
+        self._one_player = np.ones(num, np.float32)
         self._history = np.zeros((1024, num, *self._action_shape), self._action_dtype())
         self._pending = np.zeros(num, bool)  # game over: the next row is a reset
+        self._mask: Part | None = None  # where an observation says which actions are legal
+        if isinstance(self.action_space, spaces.Discrete) and isinstance(
+            self.observation_space, Packed
+        ):
+            self._mask = self.observation_space.parts.get(MASK)
+        self._obs: np.ndarray | None = None  # of the current row, where there is a mask
         self._sent: np.ndarray | None = None  # actions of the step that runs
         self._failed: str | None = None
         self._closed = False
@@ -204,14 +214,18 @@ class VectorEnv:
         self._pending[:] = False
         obs = self._begin(everywhere)
         none = np.zeros(self.num_envs, bool)
-        return self._row(obs, np.zeros(self.num_envs, np.float32), everywhere, none, none, none)
+        nothing = np.zeros(self.num_envs, np.float32)
+        return self._row(obs, nothing, self._one_player, everywhere, none, none, none)
 
     def send(self, actions: np.ndarray) -> None:
         """Validate actions [B, *action] and start the step; `recv` ends it."""
         self._expect("send", sent=False)
         if self.episode[0] < 0:
             raise EnvError("send was called before reset")
-        self._start(self._check_actions(np.asarray(actions)))
+        actions = self._check_actions(np.asarray(actions))
+        if self._mask is not None:
+            self._check_obeyed(self._mask, actions)
+        self._start(actions)
 
     def recv(self) -> Row:
         """Wait for the step that `send` started and return the next row."""
@@ -223,11 +237,10 @@ class VectorEnv:
         reward = np.where(reset, np.float32(0), raw.reward.astype(np.float32, copy=False))
         over = (raw.terminated | raw.truncated) & ~reset
         ended = raw.terminated | (raw.life_lost & self.life_loss)
-        self._return += reward
-        self._length += ~reset
+        sign = self._count(reward, raw.sign, ~reset)
         self._pending = over
         obs = self._begin(reset) if reset.any() else raw.obs
-        return self._row(obs, reward, reset, ended & ~reset, raw.truncated & ~reset, over)
+        return self._row(obs, reward, sign, reset, ended & ~reset, raw.truncated & ~reset, over)
 
     def reset_over(self) -> np.ndarray:
         """Reset the envs whose game is over now, not at the next step; return all observations.
@@ -310,10 +323,9 @@ class VectorEnv:
             self._start(np.where(running.reshape(shape), chosen, idle))
             raw, taken = self._receive()
             self._record(taken, running)
-            self._return += np.where(running, raw.reward.astype(np.float32), 0)
-            self._length += running
+            self._count(np.where(running, raw.reward.astype(np.float32), 0), raw.sign, running)
             obs = raw.obs
-        self._pending = state["pending"].copy()
+        self._pending, self._obs = state["pending"].copy(), obs
         same = (obs == last.obs).reshape(self.num_envs, -1).all(axis=1)
         wrong = np.flatnonzero(~same | (self._return != last.episode_return))
         if wrong.size:
@@ -358,6 +370,20 @@ class VectorEnv:
                 f"of {self.env_id}"
             )
         return actions.astype(self._action_dtype(), copy=False)
+
+    def _check_obeyed(self, mask: Part, actions: np.ndarray) -> None:
+        """Refuse an action that the current row's mask forbids."""
+        assert self._obs is not None
+        legal = self._obs[:, mask.start : mask.end]  # [B, A]
+        start = int(self._low)
+        wrong = (legal[np.arange(self.num_envs), actions - start] == 0) & ~self._pending
+        if wrong.any():
+            index = int(np.argmax(wrong))
+            allowed = ", ".join(str(a + start) for a in np.flatnonzero(legal[index]))
+            raise EnvError(
+                f"action {actions[index]} for env {index} is not legal in {self.env_id}; "
+                f"legal are {allowed}"
+            )
 
     def _expect(self, call: str, *, sent: bool) -> None:
         """Refuse a call out of turn, and any on an env that has failed."""
@@ -444,7 +470,7 @@ class VectorEnv:
     def _begin(self, mask: np.ndarray) -> np.ndarray:
         """Start the next episode where mask [B] is true; return all observations."""
         self.episode[mask] += 1
-        self._return[mask], self._length[mask] = 0.0, 0
+        self._return[mask], self._length[mask], self._side[mask] = 0.0, 0, 1.0
         for index in np.flatnonzero(mask):
             number = int(self.episode[index])
             self.episode_seeds[index] = episode_seed(self.seed, int(index), number)
@@ -460,8 +486,23 @@ class VectorEnv:
         envs = np.flatnonzero(taken)
         self._history[self._length[envs], envs] = actions[envs]
 
-    def _row(self, obs: np.ndarray, reward: np.ndarray, *flags: np.ndarray) -> Row:
+    def _count(self, reward: np.ndarray, sign: np.ndarray | None, taken: np.ndarray) -> np.ndarray:
+        """Add a step's rewards [B] up where it was taken; its sign [B]."""
+        self._length += taken
+        if sign is None:
+            self._return += reward
+            return self._one_player
+        self._return += reward * self._side
+        sign = np.where(taken, sign, np.float32(1))
+        self._side *= sign
+        return sign
+
+    def _row(
+        self, obs: np.ndarray, reward: np.ndarray, sign: np.ndarray, *flags: np.ndarray
+    ) -> Row:
         first, terminated, truncated, over = flags
         returns, lengths = self._return.copy(), self._length.copy()
+        if self._mask is not None:
+            self._obs = obs
         obs = np.ascontiguousarray(obs)  # products round by layout, and a resumed row has this one
-        return Row(obs, reward, first, terminated, truncated, over, returns, lengths)
+        return Row(obs, reward, first, terminated, truncated, over, returns, lengths, sign)

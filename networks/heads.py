@@ -22,6 +22,12 @@ class HeadChance(NamedTuple):
 
 
 NO_CHANCE = HeadChance()
+ILLEGAL = -1e9  # the value of an action that the rules forbid: finite, as a discount of 0 needs it
+
+
+def without_illegal(q: Tensor, legal: Tensor) -> Tensor:
+    """Values [..., A], ILLEGAL where `legal` [..., A] is false; as they are where no action is."""
+    return q.masked_fill(~legal & legal.any(-1, keepdim=True), ILLEGAL)
 
 
 class QOut(NamedTuple):

@@ -1,11 +1,13 @@
 """A network is encoder, core and head; observations are always [T, B, *obs], acting is T = 1."""
 
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
+from gymnasium import spaces
 from torch import Tensor, nn
 
+from ludus.envs.packing import legal
 from ludus.networks.cores import Core, State
-from ludus.networks.heads import NO_CHANCE, HeadChance
+from ludus.networks.heads import NO_CHANCE, HeadChance, without_illegal
 from ludus.networks.layers import SpectralConv2d
 
 Out = TypeVar("Out")
@@ -18,10 +20,15 @@ class Network(nn.Module, Generic[Out]):
         encoder: [N, *obs] to [N, dim].
         core: [T, B, dim] to [T, B, units], with a state.
         head: [T, B, units] to what the agent asks for.
+        values_of: the observations' space, for a head of values: those of actions that an
+            `action_mask` there forbids are far below all others.
     """
 
-    def __init__(self, encoder: nn.Module, core: Core, head: nn.Module) -> None:
+    def __init__(
+        self, encoder: nn.Module, core: Core, head: nn.Module, values_of: spaces.Box | None = None
+    ) -> None:
         super().__init__()
+        self.values_of = values_of
         self.encoder, self.core, self.head = encoder, core, head
         self._spectral = [m for m in encoder.modules() if isinstance(m, SpectralConv2d)]
 
@@ -48,4 +55,8 @@ class Network(nn.Module, Generic[Out]):
         steps, batch = obs.shape[:2]
         x = self.encoder(obs.flatten(0, 1)).unflatten(0, (steps, batch))  # [T, B, dim]
         x, state = self.core(x, state, first)  # [T, B, units]
-        return self.head(x, chance), state
+        out: Any = self.head(x, chance)
+        if self.values_of is not None:
+            allowed = legal(self.values_of, obs)
+            out = out if allowed is None else out._replace(q=without_illegal(out.q, allowed))
+        return out, state

@@ -39,6 +39,7 @@ def train_loop(
                 reward=following.reward,
                 terminated=following.terminated,
                 extras=extras,
+                sign=following.sign,
             )
         )
         row = following

@@ -120,7 +120,7 @@ class Replay:
         self._frames[at] = torch.from_numpy(frame.reshape(self.num_envs, -1)).to(self.device)
         self._action[at] = torch.from_numpy(step.action)
         self._reward[at] = torch.from_numpy(step.reward)
-        self._discount[at] = torch.from_numpy(np.where(step.terminated, 0, self._gamma))
+        self._discount[at] = torch.from_numpy(np.where(step.terminated, 0, self._gamma * step.sign))
         self._first[at] = torch.from_numpy(step.first)
         self._valid[at] = torch.from_numpy(step.valid)
         self._used[row] = step.valid

@@ -77,7 +77,9 @@ class Rollout:
         self.action = self._zeros(action_space.shape or (), action_space.dtype)
         self.first, self.valid = self._zeros((), bool), self._zeros((), bool)
         self.reward = self._zeros((), np.float32)  # of the next row
-        self.discount = self._zeros((), np.float32)  # gamma, or 0 where the next row is terminal
+        self.discount = self._zeros(
+            (), np.float32
+        )  # gamma times the sign, 0 where the next row is terminal
         names = (*extras, *targets)
         self._numbers = self._zeros((len(names),), np.float32)  # a minibatch takes all at once
         self.extras = dict(zip(names, self._numbers.unbind(-1), strict=True))  # [T + 1, B] each
@@ -130,7 +132,7 @@ class Rollout:
             for kept, now in zip(self._states, state, strict=True):
                 kept[min(row, 1)] = now
         values = step._asdict() | {name: step.extras[name] for name in self._from_act}
-        values["discount"] = np.where(step.terminated, np.float32(0), self._gamma)
+        values["discount"] = np.where(step.terminated, np.float32(0), self._gamma * step.sign)
         for name, kept in self._rows.items():
             kept[row].copy_(torch.as_tensor(values[name]), non_blocking=True)
         self.filled += 1

@@ -123,7 +123,7 @@ def test_the_loss_and_gradient_of_a_minibatch_by_hand(random_stream):
         obs = torch.from_numpy(stream.obs[t][b]).view(1, 1, 3)
         out, _ = agent.network(obs, (), torch.zeros(1, 1, dtype=torch.bool))
         errors.append(out.q[0, 0, stream.action[t][b]] - agent._target[t, b])
-        means.append(float(out.q.detach().mean()))
+        means.append(float(out.q[0, 0, stream.action[t][b]].detach()))
     assert len(errors) < 18, "a row without a decision must be there"
     loss = 0.5 * torch.stack(errors).square().mean()
     parts = torch.autograd.grad(loss, list(agent.network.parameters()))

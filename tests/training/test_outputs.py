@@ -43,7 +43,7 @@ def _row(over, score, length):
     none = np.zeros(len(over), bool)
     return Row(
         *(np.zeros((len(over), 1)), np.zeros(len(over)), none, none, none, flags),
-        *(np.array(score, float), np.array(length)),
+        *(np.array(score, float), np.array(length), np.ones(len(over))),
     )
 
 

@@ -1,0 +1,221 @@
+"""Any fitting game of OpenSpiel: by name and parameters, one at a time or batched.
+
+OpenSpiel (https://arxiv.org/abs/1908.09453) has the rules; a batch is an array of its states.
+"""
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pyspiel
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from ludus.envs.board.bits import ConnectFour, Othello, TicTacToe
+from ludus.envs.board.game import BOARD, Game, Move
+from ludus.envs.packing import MOVES
+from ludus.envs.vector import EnvError
+
+MOST_MOVES = 1000  # a longer game is a draw there: chess may last 17,695 moves
+_FAST: dict[str, Callable[[torch.device], Game]] = {
+    "tic_tac_toe": TicTacToe,
+    "connect_four": ConnectFour,
+    "othello": Othello,
+}
+
+
+def names() -> list[str]:
+    """Every game that fits, with its default parameters."""
+    return [t.short_name for t in pyspiel.registered_games() if _misfit(t) is None]
+
+
+def is_game(name: str) -> bool:
+    """Whether OpenSpiel has a game of that name, parameters aside."""
+    return name.partition("(")[0] in pyspiel.registered_names()
+
+
+def load(name: str) -> pyspiel.Game:
+    """OpenSpiel's game of that name and parameters.
+
+    Raises:
+        EnvError: there is none, a parameter is wrong, or it is no game for Ludus.
+    """
+    short = name.partition("(")[0]
+    known = {t.short_name: t for t in pyspiel.registered_games()}
+    if short not in known:
+        close = difflib.get_close_matches(short, names(), n=1, cutoff=0.5)
+        hint = f"; did you mean {close[0]}?" if close else "; `ludus list games` shows all"
+        raise EnvError(f"there is no game {short}{hint}")
+    why = _misfit(known[short])
+    if why is not None:
+        raise EnvError(f"{short} does not fit: {why}")
+    try:
+        with _silent():
+            game = pyspiel.load_game(name)
+            _refuse_sizes(name, game, pyspiel.load_game(short))
+            first = game.new_initial_state()
+            playable = not first.is_terminal() and bool(first.legal_actions())
+            first.observation_tensor(0)
+    except EnvError:
+        raise
+    except Exception as error:  # pyspiel.SpielError, and what its parser raises
+        text = " ".join(str(error).split())
+        text = re.sub(r"^\S+\.(cc|h):\d+ | Available parameters are:.*", "", text)
+        given = ", ".join(sorted(known[short].parameter_specification)) or "none"
+        raise EnvError(
+            f"{name}: {text.rstrip('.')}; {short} has the parameters: {given}"
+        ) from error
+    if not playable:
+        raise EnvError(f"{name} has no first move; choose other parameters")
+    if game.num_players() != 2:
+        raise EnvError(f"{name} does not fit: it has {game.num_players()} players, not two")
+    return game
+
+
+def _refuse_sizes(name: str, game: pyspiel.Game, usual: pyspiel.Game) -> None:
+    """Refuse a size below 1, which would crash OpenSpiel and Python with it."""
+    for key, default in usual.get_parameters().items():
+        given = game.get_parameters()[key]
+        if isinstance(default, int) and given < min(default, 1):
+            raise EnvError(f"{name}: {key} is {given}; it must be {min(default, 1)} or more")
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Nothing on stderr: OpenSpiel prints there what it raises as well."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _misfit(game: pyspiel.GameType) -> str | None:
+    """Why a kind of game is none for Ludus; None where it is one."""
+    kind = pyspiel.GameType
+    for wrong, why in (
+        (game.dynamics != kind.Dynamics.SEQUENTIAL, "players do not take turns"),
+        (game.chance_mode != kind.ChanceMode.DETERMINISTIC, "chance plays a part"),
+        (game.information != kind.Information.PERFECT_INFORMATION, "information is hidden"),
+        (
+            not game.min_num_players <= 2 <= game.max_num_players,
+            f"it has {game.min_num_players} to {game.max_num_players} players, not two",
+        ),
+        (game.utility != kind.Utility.ZERO_SUM, "one player's gain is not the other's loss"),
+        (not game.default_loadable, "OpenSpiel cannot load it by its name"),
+        (not game.provides_observation_tensor, "OpenSpiel shows no tensor of its positions"),
+    ):
+        if wrong:
+            return why
+    return None
+
+
+def make_game(name: str, device: torch.device | None = None) -> Game:
+    """The batched game: our own code where there is some, else OpenSpiel's states.
+
+    Raises:
+        EnvError: as `load` does.
+    """
+    game = load(name)
+    short = name.partition("(")[0]
+    fast = _FAST.get(short)
+    if fast is not None and game.get_parameters() == load(short).get_parameters():
+        return fast(device or torch.device("cpu"))
+    return SpielGame(game)
+
+
+class SpielGame:
+    """A batch of OpenSpiel's states behind the contract of `Game`; on the CPU.
+
+    An observation has OpenSpiel's tensor for the mover, one number or plane that says which player
+    that is, and the moves so far, from which the position is known again.
+    """
+
+    def __init__(self, game: pyspiel.Game) -> None:
+        self.spiel, self.name = game, str(game)
+        self.num_actions: int = game.num_distinct_actions()
+        self.max_moves = min(int(game.max_game_length()), MOST_MOVES)
+        shape = tuple(game.observation_tensor_shape())
+        self._shape = shape
+        whole = (shape[0] + 1, *shape[1:])  # one plane more, or one number
+        self.parts = {
+            BOARD: spaces.Box(-np.inf, np.inf, whole, np.float32),
+            MOVES: spaces.Box(-1, np.inf, (self.max_moves,), np.float32),
+        }
+
+    def init(self, batch: int) -> np.ndarray:
+        """First positions [B]."""
+        return _objects([self.spiel.new_initial_state() for _ in range(batch)])
+
+    def legal(self, board: np.ndarray) -> Tensor:
+        """[B, A] bool."""
+        mask = np.zeros((len(board), self.num_actions), bool)
+        for row, state in zip(mask, board, strict=True):
+            if not self._over(state):
+                row[state.legal_actions()] = True
+        return torch.from_numpy(mask)
+
+    def step(self, board: np.ndarray, action: Tensor) -> Move:
+        """Make moves [B]; positions given are left as they are."""
+        after, told = [], np.zeros((len(board), 3), np.float32)
+        for i, (state, chosen) in enumerate(zip(board, action.tolist(), strict=True)):
+            if self._over(state):
+                after.append(state)
+                told[i] = 0, 1, -1
+                continue
+            mover, state = state.current_player(), state.clone()
+            state.apply_action(chosen)
+            over = self._over(state)
+            same = not over and state.current_player() == mover
+            told[i] = state.rewards()[mover] if state.is_terminal() else 0, over, 1 if same else -1
+            after.append(state)
+        reward, over_, sign = torch.from_numpy(told).unbind(1)
+        return Move(_objects(after), reward, over_ > 0, sign)
+
+    def observe(self, board: np.ndarray) -> dict[str, Tensor]:
+        """What the movers see [B, *shape], and the moves so far [B, max_moves], -1 after them."""
+        shown = np.zeros((len(board), self._shape[0] + 1, *self._shape[1:]), np.float32)
+        moves = np.full((len(board), self.max_moves), -1, np.float32)
+        for i, state in enumerate(board):
+            history = state.history()
+            moves[i, : len(history)] = history
+            player = state.current_player()
+            if player < 0:  # the game is over: as who would be next sees it
+                player = (state.move_number()) % 2
+            tensor = np.asarray(state.observation_tensor(player), np.float32)
+            shown[i, :-1], shown[i, -1] = tensor.reshape(self._shape), player
+        return {BOARD: torch.from_numpy(shown), MOVES: torch.from_numpy(moves)}
+
+    def recognise(self, seen: dict[str, Tensor]) -> np.ndarray:
+        """Positions [B] from the moves that led to them."""
+        board = self.init(len(seen[MOVES]))
+        for state, moves in zip(board, seen[MOVES].tolist(), strict=True):
+            for move in moves:
+                if move < 0:
+                    break
+                state.apply_action(int(move))
+        return board
+
+    def symmetries(self) -> tuple[Tensor, Tensor]:
+        """None is known of a game in general."""
+        size = int(np.prod(self.parts[BOARD].shape))
+        return torch.arange(size).unsqueeze(0), torch.arange(self.num_actions).unsqueeze(0)
+
+    def _over(self, state: Any) -> bool:
+        return state.is_terminal() or state.move_number() >= self.max_moves
+
+
+def _objects(states: list[Any]) -> np.ndarray:
+    array = np.empty(len(states), object)
+    array[:] = states
+    return array
