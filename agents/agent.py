@@ -29,6 +29,7 @@ class Step(NamedTuple):
     terminated: np.ndarray  # [B] bool, of row t + 1: do not bootstrap from it
     extras: Extras
     sign: np.ndarray | float = 1.0  # [B] float32 of row t + 1, -1 where the other player moves
+    own: np.ndarray | bool = True  # [B] bool, the agent chose the action; else a rival did
 
 
 class Batch(NamedTuple):
@@ -39,6 +40,19 @@ class Batch(NamedTuple):
     reward: Tensor  # [N] float32, discounted sum of up to n rewards
     discount: Tensor  # [N] float32, gamma^k, negative for the other player, 0 where terminated
     next_obs: Tensor  # [N, *obs]
+
+
+class Player(Protocol):
+    """Whatever acts with SB3's `predict`."""
+
+    def predict(
+        self,
+        observation: np.ndarray,
+        state: Any = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, Any]:
+        """Actions for a batch of observations, and the state."""
 
 
 @runtime_checkable

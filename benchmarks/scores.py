@@ -45,7 +45,7 @@ TABLES = {
         _alike("ppo", "a2c", "sb3:ppo", "sb3:a2c"),
         {
             **{"CartPole-v1": 60_000, "Acrobot-v1": 100_000},
-            **{"MinAtar/Breakout-v1": 200_000, "MinAtar/SpaceInvaders-v1": 200_000},
+            **{"MinAtar/Breakout-v1": 100_000, "MinAtar/SpaceInvaders-v1": 100_000},
         },
     ),
     "memory": Table(

@@ -10,7 +10,8 @@ import gymnasium
 from gymnasium.error import Error as GymnasiumError
 
 from ludus.envs import atari, probes  # noqa: F401  importing the probes registers them
-from ludus.envs.board.spiel import is_game, make_game
+from ludus.envs.board.players import make_player
+from ludus.envs.board.spiel import is_game, load, make_game
 from ludus.envs.board.stream import BoardBackend
 from ludus.envs.minatar import GAMES, MinAtarBackend
 from ludus.envs.packing import Packed
@@ -41,6 +42,8 @@ class EnvOptions:
     """Atari, MinAtar: every action instead of the game's own"""
     max_frames: int | None = None
     """Atari: emulator frames after which a game is cut off"""
+    opponent: str | None = None
+    """board games: who is played against in evaluations (random); greedy, minimax, mcts:100, ..."""
     timeout: float = 60.0
     """seconds one step may take"""
     threads: int = 0
@@ -83,6 +86,8 @@ def make(
     if options.stack is not None and not 1 <= options.stack <= 32:
         raise EnvError(f"stack is {options.stack}; it must be from 1 to 32 frames")
     protocol = atari.resolve(env_id)
+    if options.opponent is not None and not is_game(env_id):
+        raise EnvError(f"opponent is for board games; {env_id} does not have it")
     if protocol is not None:
         return _make_atari(env_id, protocol, num_envs, seed, options, render)
     for name in _ATARI_ONLY:
@@ -156,11 +161,17 @@ def _make_board(env_id: str, num_envs: int, seed: int, options: EnvOptions) -> V
     for name in ("sticky", "full_action_space", "stack"):
         if getattr(options, name) is not None:
             raise EnvError(f"{name} is not for board games; leave it out for {env_id}")
-    game = make_game(env_id)
+    game, opponent = make_game(env_id), options.opponent or "random"
+    make_player(opponent, load(env_id), 0)  # an unknown one is refused now
     return VectorEnv(
         BoardBackend(game, num_envs),
         env_id=env_id,
-        protocol={"kind": "board", "game": game.name, "max_moves": game.max_moves},
+        protocol={
+            "kind": "board",
+            "game": game.name,
+            "max_moves": game.max_moves,
+            "opponent": opponent,
+        },
         seed=seed,
         trusted=True,
     )

@@ -3,29 +3,18 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from ludus.agents.agent import Player
 from ludus.agents.presets import EnvLike
+from ludus.envs.board.spiel import is_game
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import VectorEnv
+from ludus.training.match import AgentSeat, MatchStopped, PlayerSeat, play_match
 
 HELD_OUT = 1 << 40  # added to an evaluation's seed; training seeds lie below
-
-
-class Player(Protocol):
-    """Whatever acts with SB3's `predict`."""
-
-    def predict(
-        self,
-        observation: np.ndarray,
-        state: Any = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-    ) -> tuple[np.ndarray, Any]:
-        """Actions for a batch of observations, and the state."""
 
 
 @contextmanager
@@ -80,7 +69,8 @@ def evaluate(
     """Play `episodes` full games and return their scores.
 
     Env i plays the games i, i + n, i + 2n, ...: a fixed set of games, so that fast ones are not
-    counted more often than slow ones.
+    counted more often than slow ones. A board game is played against `options.opponent`, all games
+    side by side, of which the player begins every second.
 
     Args:
         player: who plays, without exploration of its own.
@@ -95,6 +85,8 @@ def evaluate(
     Raises:
         EvaluationStopped: `stop` said so.
     """
+    if is_game(env_id):
+        return _match(player, env_id, options, episodes, seed, epsilon, stop)
     env = make(env_id, min(num_envs, episodes), seed + HELD_OUT, options)
     env.action_space.seed(seed)
     generator = np.random.default_rng([seed, 3])
@@ -103,6 +95,28 @@ def evaluate(
             return _play(player, env, episodes, generator, epsilon, stop)
     finally:
         env.close()
+
+
+def _match(
+    player: Player,
+    game: str,
+    options: EnvOptions,
+    games: int,
+    seed: int,
+    epsilon: float,
+    stop: Callable[[], bool] | None,
+) -> Evaluation:
+    opponent = PlayerSeat(options.opponent or "random", game, games, seed)
+    own = AgentSeat(player, deterministic=True, epsilon=epsilon, seed=seed)
+    probe = make(game, 1)
+    try:
+        with tuned_for(probe):
+            match = play_match((own, opponent), game, games, seed=seed + HELD_OUT, stop=stop)
+    except MatchStopped:
+        raise EvaluationStopped from None
+    finally:
+        probe.close()
+    return Evaluation(match.returns, match.lengths)
 
 
 def _play(

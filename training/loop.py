@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 
+import numpy as np
+
 from ludus.agents.agent import Agent, Step
 from ludus.envs.vector import Row, VectorEnv
 from ludus.networks.cores import State
+from ludus.training.rivals import Rivals
 
 
 def train_loop(
@@ -14,6 +17,7 @@ def train_loop(
     state: State,
     steps: int,
     after: Callable[[Row, State], bool],
+    rivals: Rivals | None = None,
 ) -> None:
     """Train until the agent has taken `steps` env steps.
 
@@ -24,9 +28,13 @@ def train_loop(
         state: the agent's state there.
         steps: env steps, those already taken included.
         after: called after each step with where the stream stands; False ends the loop.
+        rivals: of a board game, who make some of the moves; None for none.
     """
     while agent.env_steps < steps:
         action, state, extras = agent.act(row.obs, state, row.first, explore=True)
+        own: np.ndarray | bool = True
+        if rivals is not None:
+            action, own = rivals.take_over(row, action)
         env.send(action)
         agent.learn()  # on what was observed up to this row, while the env works
         following = env.recv()
@@ -40,8 +48,11 @@ def train_loop(
                 terminated=following.terminated,
                 extras=extras,
                 sign=following.sign,
+                own=own,
             )
         )
         row = following
+        if rivals is not None:
+            rivals.keep(agent)
         if not after(row, state):
             return

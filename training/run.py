@@ -64,6 +64,8 @@ class TrainOptions:
     """checkpoints that stay, the newest"""
     init_from: str | None = None
     """folder of a run whose encoder, and head where the actions are the same, are taken"""
+    rivals: tuple[str, ...] = ()
+    """board games: who the other side is drawn from for each game; self, past, random, mcts:N"""
     dataset: str | None = None
     """learn from this instead of playing: a folder of `ludus collect`, or a Minari id"""
     held_out: float = 0.1

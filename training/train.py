@@ -15,9 +15,10 @@ import torch
 from rich.console import Console
 
 from ludus.agents import presets
-from ludus.agents.agent import TrainingError
+from ludus.agents.agent import Agent, TrainingError
 from ludus.agents.dqn import DQN
 from ludus.agents.sb3 import SB3Agent, SB3Config
+from ludus.envs.board.spiel import is_game
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import EnvError, Row, VectorEnv
 from ludus.networks.cores import State
@@ -28,6 +29,7 @@ from ludus.training.evaluate import Evaluation, EvaluationStopped, evaluate, tun
 from ludus.training.graphs import Capturable, capture
 from ludus.training.logger import Logger
 from ludus.training.loop import train_loop
+from ludus.training.rivals import USUAL, Rivals
 from ludus.training.run import Run, RunConfig, RunError, TrainOptions
 from ludus.training.transfer import Learner, transfer
 
@@ -178,6 +180,7 @@ class Session:
         self._lock = run.lock()
         if isinstance(agent, Capturable):
             capture(agent)
+        self._rivals = _make_rivals(config, env, device)
         self._signal: int | None = None
         self._saved_at = time.monotonic()
         self._log: Logger
@@ -247,7 +250,7 @@ class Session:
             self._log = self._logger(None)
             row, state = self.env.reset(), agent.initial_state(self.env.num_envs)
             self._status("running")
-        train_loop(agent, self.env, row, state, t.steps, self._after)
+        train_loop(agent, self.env, row, state, t.steps, self._after, self._rivals)
 
     def _after(self, row: Row, state: State) -> bool:
         """Log, evaluate and save where they are due."""
@@ -259,6 +262,8 @@ class Session:
             self._log.write(_finite(agent.metrics()), agent.env_steps, agent.updates)
         if self._evaluate_or_save_now():
             stream = {"env": self.env.state_dict(), "row": row._asdict(), "state": list(state)}
+            if self._rivals is not None:
+                stream["rivals"] = self._rivals.state_dict()
             self._save({"agent": agent.state_dict(), **stream})
         if self._signal is not None:
             raise self._stopped()
@@ -322,6 +327,8 @@ class Session:
         row = Row(**{k: np.array(v) for k, v in tree["row"].items()})
         agent.load_state_dict(tree["agent"])
         env.load_state_dict(tree["env"], row)
+        if self._rivals is not None:
+            self._rivals.load_state_dict(tree["rivals"])
         self._resumed(tree)
         return row, tuple(s.to(self.device) for s in tree["state"])
 
@@ -480,6 +487,28 @@ def _build(
     if isinstance(env, Dataset):
         return offline.learner(name, config, env, device, t)
     return presets.build(config, env, device=device, seed=t.seed, steps=t.steps)
+
+
+def _make_rivals(
+    config: RunConfig, env: VectorEnv | Dataset, device: torch.device
+) -> Rivals | None:
+    """Who plays the other side of a board game; None where there is none."""
+    t = config.train
+    if not is_game(config.env) or isinstance(env, Dataset):
+        if t.rivals:
+            raise RunError(f"rivals are for board games; leave them out for {config.env}")
+        return None
+
+    def make_past() -> Agent:
+        agent = presets.build(
+            config.config, env, device=device, seed=t.seed, steps=t.steps, training=False
+        )
+        assert not isinstance(agent, SB3Agent)
+        return agent
+
+    return Rivals(
+        t.rivals or USUAL, config.env, env.num_envs, t.seed, make_past, every=t.steps // 20
+    )
 
 
 def load(path: Path | str, *, device: str = "cpu") -> presets.AnyAgent:

@@ -22,13 +22,13 @@ class Minibatch(NamedTuple):
 
     obs: Tensor  # [L, N, *obs]
     first: Tensor  # [L, N] bool, the row opens an episode
-    weight: Tensor  # [L, N] float32, 1 / their number where the action was used, else 0
+    weight: Tensor  # [L, N] float32, 1 / their number where the agent acted, else 0
     action: Tensor  # [L, N, *action]
     extras: dict[str, Tensor]  # [L, N] float32 each
     state: State  # of the core before row 0, [N, units] each
 
     def mean(self, x: Tensor) -> Tensor:
-        """Mean of x [L, N] over the rows whose action was used; 0 where there are none."""
+        """Mean of x [L, N] over the rows where the agent acted; 0 where there are none."""
         assert x.shape == self.weight.shape
         return (x * self.weight).sum()
 
@@ -76,6 +76,7 @@ class Rollout:
         self.obs = self._zeros(observation_space.shape, observation_space.dtype)
         self.action = self._zeros(action_space.shape or (), action_space.dtype)
         self.first, self.valid = self._zeros((), bool), self._zeros((), bool)
+        self.own = self._zeros((), bool)  # the agent chose the action
         self.reward = self._zeros((), np.float32)  # of the next row
         self.discount = self._zeros(
             (), np.float32
@@ -87,6 +88,7 @@ class Rollout:
         self._states = tuple(torch.stack([s, s]) for s in state)  # before row 0 and before row T
         self._rows = {
             **{"obs": self.obs, "action": self.action, "first": self.first, "valid": self.valid},
+            "own": self.own,
             **{"reward": self.reward, "discount": self.discount},
             **{name: self.extras[name] for name in extras},
         }
@@ -160,7 +162,7 @@ class Rollout:
 
     def minibatch(self, index: Tensor) -> Minibatch:
         """What an index [N] of `draw` picks."""
-        valid = self.pick(self.valid, index).to(torch.float32)
+        valid = self.pick(self.valid & self.own, index).to(torch.float32)
         numbers = self.pick(self._numbers, index).unbind(-1) if self.extras else ()
         return Minibatch(
             self.pick(self.obs, index),

@@ -59,7 +59,7 @@ def test_options_override_the_id_and_are_told() -> None:
         screen_size=42,
     )
     env = make("ALE/Pong-v5", 1, options=options)
-    told = {k: v for k, v in vars(options).items() if k not in ("timeout", "threads")}
+    told = {k: v for k, v in vars(options).items() if k not in ("timeout", "threads", "opponent")}
     told |= {"kind": "atari", "rom": "pong", "fire_reset": True}
     assert env.protocol == told
     assert env.observation_space.shape == (2, 42, 42)

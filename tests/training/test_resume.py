@@ -100,26 +100,50 @@ class _Gone(Exception):
     """The process is no more."""
 
 
-def _session(agent, root, checkpoint_seconds):
+def _session(agent, root, checkpoint_seconds, env_id="CartPole-v1", rivals=()):
     few = {"num_envs": 4} if agent in ("r2d2", "drqn") else {}
-    steps = 1_200 if agent in ("pqn", "recurrent_ppo") else 600
+    steps = {"pqn": 1_200, "recurrent_ppo": 2_200}.get(agent, 600)
     options = TrainOptions(
-        steps=steps, eval_episodes=0, checkpoint_seconds=checkpoint_seconds, log_every=100, **few
+        **{"steps": steps, "eval_episodes": 0, "checkpoint_seconds": checkpoint_seconds},
+        **{"log_every": 100, "rivals": rivals},
+        **few,
     )
-    env = make("CartPole-v1", 1)
+    how = EnvOptions(screen_size=36) if agent == "ppo_small" else EnvOptions()
+    env = make(env_id, 1, 0, how)
     config = presets.preset(agent, env)
     if hasattr(config, "learning_starts"):
         config = replace(config, learning_starts=200)
     if agent.endswith("ppo"):
         config = replace(config, normalize_reward=True, normalize_value=True)
-    return Session.start(agent, "CartPole-v1", options, EnvOptions(), config, root, quiet=True)
+    if agent == "ppo_small":
+        config = replace(config, rollout_length=16)
+    return Session.start(agent, env_id, options, how, config, root, quiet=True)
 
 
 @pytest.mark.parametrize("agent", sorted(set(presets.OURS) - {"random", "dqn", "dqn2013"}))
 def test_every_preset_ends_bit_for_bit_alike_after_it_broke_off(tmp_path, agent):
-    whole = _session(agent, tmp_path / "whole", 1e9)
+    env_id = "PongNoFrameskip-v4" if agent == "ppo_small" else "CartPole-v1"
+    _broken_off_and_resumed(tmp_path, agent, env_id, ())
+
+
+@pytest.mark.parametrize(
+    ("agent", "game"),
+    [
+        *(("dqn", "connect_four"), ("rainbow", "mancala"), ("ppo", "mancala")),
+        *(("recurrent_ppo", "connect_four"), ("r2d2", "connect_four")),
+    ],
+)
+def test_self_play_ends_bit_for_bit_alike_after_it_broke_off(tmp_path, agent, game):
+    """With rivals of every kind: the pool of past networks and the fixed players' chance too."""
+    rivals = ("self", "past", "random", "mcts:3")
+    resumed = _broken_off_and_resumed(tmp_path, agent, game, rivals)
+    assert resumed._rivals._pool, "a past network must have played"
+
+
+def _broken_off_and_resumed(tmp_path, agent, env_id, rivals):
+    whole = _session(agent, tmp_path / "whole", 1e9, env_id, rivals)
     whole.run_to_end()
-    cut = _session(agent, tmp_path / "cut", 0.0)
+    cut = _session(agent, tmp_path / "cut", 0.0, env_id, rivals)
     after, rows = cut._after, 0
 
     def break_off(row, state):
@@ -141,6 +165,7 @@ def test_every_preset_ends_bit_for_bit_alike_after_it_broke_off(tmp_path, agent)
     for name, value in whole.agent.weights().items():
         assert torch.equal(resumed.agent.weights()[name], value), name
     assert _episodes(cut.run.path) == _episodes(whole.run.path)
+    return resumed
 
 
 @pytest.mark.parametrize("agent", ["dqn", "ppo", "pqn"])
