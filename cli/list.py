@@ -1,4 +1,4 @@
-"""`ludus list`: the agents, envs or runs there are."""
+"""`ludus list`: the agents, envs, board games or runs there are."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +10,15 @@ from tyro.conf import Positional
 
 from ludus.cli.options import UsageError, closest, parse, print_json
 
-KINDS = ("agents", "envs", "runs")
+KINDS = ("agents", "envs", "games", "runs")
 
 
 @dataclass(frozen=True)
 class Arguments:
     """What to list."""
 
-    what: Positional[Literal["agents", "envs", "runs"]] = "runs"
-    """agents, envs or runs"""
+    what: Positional[Literal["agents", "envs", "games", "runs"]] = "runs"
+    """agents, envs, games or runs"""
     run_dir: Path = Path("runs")
     """folder of the runs"""
     json: bool = False
@@ -30,8 +30,12 @@ def run(argv: list[str]) -> int:
     words = [word for word in argv if not word.startswith("-")]
     if words and words[0] not in KINDS and words[0] == argv[0]:
         raise UsageError(closest(words[0], KINDS, "list of"))
-    given = parse(Arguments, argv, verb="list", about="Show the agents, envs or runs there are.")
-    rows = {"agents": _agents, "envs": _envs, "runs": _runs}[given.what](given.run_dir)
+    given = parse(
+        Arguments, argv, verb="list", about="Show the agents, envs, games or runs there are."
+    )
+    rows = {"agents": _agents, "envs": _envs, "games": _games, "runs": _runs}[given.what](
+        given.run_dir
+    )
     if given.json:
         print_json({given.what: rows})
         return 0
@@ -60,6 +64,26 @@ def _envs(_: Path) -> list[dict[str, Any]]:
     from ludus.envs.make import known_ids
 
     return [{"env": name} for name in known_ids()]
+
+
+def _games(_: Path) -> list[dict[str, Any]]:
+    from ludus.envs.board import spiel
+
+    rows = []
+    for name in spiel.names():
+        game = spiel.make_game(name)
+        rules = "OpenSpiel's" if isinstance(game, spiel.SpielGame) else "our own, on bits"
+        parameters = ", ".join(sorted(spiel.load(name).get_parameters()))
+        rows.append(
+            {
+                "game": name,
+                "actions": game.num_actions,
+                "moves at most": game.max_moves,
+                "rules": rules,
+                "parameters": parameters or None,
+            }
+        )
+    return rows
 
 
 def _runs(root: Path) -> list[dict[str, Any]]:

@@ -72,7 +72,8 @@ class Twins:
     def step(self, actions: np.ndarray, alive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Step all and compare those alive [B]; the rewards and ends [B] of those."""
         self.backend.send(actions)
-        self.obs, reward, terminated, truncated, life_lost = self.backend.recv()
+        self.obs, reward, terminated, truncated, life_lost, sign = self.backend.recv()
+        assert sign is None
         assert not truncated.any()
         assert not life_lost.any()
         for i in np.flatnonzero(alive):
@@ -292,13 +293,13 @@ def test_a_reset_leaves_the_others_untouched(game: str) -> None:
         for backend in backends:
             backend.send(actions)
         disturbed, plain = (backend.recv() for backend in backends)
-        for mine, theirs in zip(disturbed, plain, strict=True):
+        for mine, theirs in zip(disturbed[:5], plain[:5], strict=True):
             np.testing.assert_array_equal(mine[others], theirs[others])
         if step % 20 == 10:
-            kept = [field.copy() for field in disturbed]
+            kept = [field.copy() for field in disturbed[:5]]
             obs = backends[0].reset(np.array([False, False, True, False]), np.full(4, step))
             np.testing.assert_array_equal(obs[others], plain.obs[others])
-            for mine, before in zip(disturbed, kept, strict=True):  # what was handed out stays
+            for mine, before in zip(disturbed[:5], kept, strict=True):  # what was handed out stays
                 np.testing.assert_array_equal(mine, before)
 
 

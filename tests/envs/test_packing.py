@@ -116,7 +116,8 @@ def _played(name, steps):
     rows = [env.reset()]
     try:
         for _ in range(steps):
-            env.send(np.zeros((2, *env.action_space.shape), int))
+            one = isinstance(env.action_space, spaces.Discrete)  # 1 is legal, 0 at times
+            env.send(np.full((2, *env.action_space.shape), int(one)))
             rows.append(env.recv())
     finally:
         env.close()
