@@ -51,7 +51,7 @@ def run(argv: list[str]) -> int:
         raise UsageError("a contender was named twice; name each once")
     spiel.load(given.game)
     everyone = [contender(name, given.game, epsilon=given.epsilon) for name in given.contenders]
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
     def after(first: str, second: str, match: Match) -> None:
         if not given.json:

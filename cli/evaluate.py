@@ -1,6 +1,6 @@
 """`ludus evaluate RUN`: full held-out games with a trained agent."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +8,10 @@ import numpy as np
 from tyro.conf import Positional
 
 from ludus.cli.options import UsageError, parse, print_json
+from ludus.envs.make import make
 from ludus.training.evaluate import evaluate
 from ludus.training.run import Run
-from ludus.training.statistics import summarise
+from ludus.training.statistics import Score, summarise
 from ludus.training.train import load
 
 
@@ -28,6 +29,8 @@ class Arguments:
     """probability of a random action; 0 is the deterministic policy"""
     num_envs: int = 8
     """games at the same time; with the seed it fixes which games are played"""
+    opponent: str | None = None
+    """board games: who is played against, in place of the training's; random, greedy, mcts:100"""
     device: str = "auto"
     """auto, cpu or cuda"""
     json: bool = False
@@ -47,11 +50,15 @@ def run(argv: list[str]) -> int:
             raise UsageError(f"{name} is {getattr(given, name)}, which is out of range")
     opened = Run.open(given.run)
     config = opened.config()
+    options, protocol = config.options, config.protocol
+    if given.opponent is not None:
+        options = replace(options, opponent=given.opponent)
+        protocol = make(config.env, 1, 0, options).protocol
     agent = load(given.run, device=given.device)
     result = evaluate(
         agent,
         config.env,
-        config.options,
+        options,
         episodes=given.episodes,
         seed=given.seed,
         epsilon=given.epsilon,
@@ -62,16 +69,25 @@ def run(argv: list[str]) -> int:
         told: dict[str, Any] = {
             "run": str(given.run),
             "env": config.env,
-            "protocol": config.protocol,
+            "protocol": protocol,
         }
         told |= {"seed": given.seed, "epsilon": given.epsilon, "mean": score.mean}
         told |= {"iqm": score.iqm, "interval": [score.low, score.high]}
         told |= {"returns": result.returns, "lengths": result.lengths}
         print_json(told)
     else:
-        print(
-            f"{config.agent} on {config.env}, {given.episodes} games: mean {score.mean:.1f}, "
-            f"IQM {score.iqm:.1f} (95% interval {score.low:.1f} to {score.high:.1f}), "
-            f"lowest {min(result.returns):.1f}, highest {max(result.returns):.1f}"
-        )
+        print(f"{config.agent} on {config.env}, {_summary(result.returns, protocol, score)}")
     return 0
+
+
+def _summary(returns: list[float], protocol: dict[str, Any], score: Score) -> str:
+    if "opponent" in protocol:
+        won, lost = (sum(r * side > 0 for r in returns) for side in (1, -1))
+        drawn = len(returns) - won - lost
+        against = f"{len(returns)} games against {protocol['opponent']}"
+        return f"{against}: {won} won, {drawn} drawn, {lost} lost"
+    return (
+        f"{len(returns)} games: mean {score.mean:.1f}, "
+        f"IQM {score.iqm:.1f} (95% interval {score.low:.1f} to {score.high:.1f}), "
+        f"lowest {min(returns):.1f}, highest {max(returns):.1f}"
+    )

@@ -12,6 +12,7 @@ from gymnasium.error import Error as GymnasiumError
 from ludus.envs import atari, probes  # noqa: F401  importing the probes registers them
 from ludus.envs.board.players import make_player
 from ludus.envs.board.spiel import is_game, load, make_game
+from ludus.envs.board.spiel import names as spiel_names
 from ludus.envs.board.stream import BoardBackend
 from ludus.envs.minatar import GAMES, MinAtarBackend
 from ludus.envs.packing import Packed
@@ -247,7 +248,7 @@ def known_ids() -> list[str]:
         if not name.startswith(("ALE/", "phys2d/", "tabular/", "MinAtar/", "GymV"))
         and "ale_py" not in str(spec.entry_point)
     ]
-    return plain + minatar_ids + names
+    return plain + minatar_ids + spiel_names() + names
 
 
 def _unknown(env_id: str, names: list[str]) -> str:

@@ -59,7 +59,9 @@ class Rivals:
         self._side = np.zeros(num_envs, bool)  # [B] the rival has the second side
         self._second = np.zeros(num_envs, bool)  # [B] who moves
         self._games = np.zeros(num_envs, np.int64)  # [B] so far
-        self._moves: list[list[int]] = [[] for _ in range(num_envs)]  # of the running games
+        longest = min(int(self._rules.max_game_length()), spiel.MOST_MOVES)
+        self._moves = np.zeros((longest, num_envs), np.int64)  # of the running games
+        self._length = np.zeros(num_envs, np.int64)  # [B] how many
 
     def take_over(self, row: Row, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Replace the actions [B] where a rival moves; say where they are the agent's, [B] bool."""
@@ -74,22 +76,23 @@ class Rivals:
             actions = np.where(theirs & (names == PAST), chosen, actions)
         for i in np.flatnonzero(theirs & (names != PAST)):
             actions[i] = self._choose(int(i), str(names[i]))
-        for i in np.flatnonzero(~row.game_over):
-            self._moves[i].append(int(actions[i]))
+        going = np.flatnonzero(~row.game_over)
+        self._moves[self._length[going], going] = actions[going]
+        self._length[going] += 1
         own = ~theirs if self._pool else ~(theirs & (names != PAST))
         return actions, own
 
     def _begin(self, row: Row) -> None:
         self._second = np.where(row.first, False, self._second ^ (row.sign < 0))
-        for i in np.flatnonzero(row.first):
-            self._games[i] += 1
-            self._rival[i] = self._generator.integers(len(self._names))
-            self._side[i] = bool(self._generator.integers(2))
-            self._moves[i] = []
+        count = int(row.first.sum())
+        self._games += row.first
+        self._rival[row.first] = self._generator.integers(len(self._names), size=count)
+        self._side[row.first] = self._generator.integers(2, size=count) == 1
+        self._length[row.first] = 0
 
     def _choose(self, index: int, name: str) -> int:
         """A fixed player's move; its chance is that of the game and the move alone."""
-        moves = self._moves[index]
+        moves = self._moves[: self._length[index], index].tolist()
         state = self._rules.new_initial_state()
         for move in moves:
             state.apply_action(move)
@@ -111,17 +114,14 @@ class Rivals:
     def state_dict(self) -> dict[str, Any]:
         """All that the next moves depend on."""
         past = self._past.state_dict() if self._past is not None and self._pool else {}
-        longest = max(map(len, self._moves))
-        moves = np.full((len(self._moves), longest), -1, np.int64)
-        for kept, played in zip(moves, self._moves, strict=True):
-            kept[: len(played)] = played
         return {
             "generator": self._generator.bit_generator.state,
             "rival": self._rival,
             "side": self._side,
             "second": self._second,
             "games": self._games,
-            "moves": moves,
+            "moves": self._moves[: self._length.max()],
+            "length": self._length,
             "kept": self._kept,
             "pool": {str(i): weights for i, weights in enumerate(self._pool)},
             "past": past,
@@ -131,9 +131,9 @@ class Rivals:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self._generator.bit_generator.state = state["generator"]
-        for name in ("rival", "side", "second", "games"):
+        for name in ("rival", "side", "second", "games", "length"):
             setattr(self, f"_{name}", np.array(state[name]))
-        self._moves = [[int(m) for m in moves if m >= 0] for moves in state["moves"]]
+        self._moves[: len(state["moves"])] = state["moves"]
         self._kept = state["kept"]
         pool = state["pool"]
         self._pool = [

@@ -33,7 +33,7 @@ from ludus.training.rivals import USUAL, Rivals
 from ludus.training.run import Run, RunConfig, RunError, TrainOptions
 from ludus.training.transfer import Learner, transfer
 
-_console = Console(stderr=True, highlight=False, soft_wrap=True)
+_console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 _WHAT_MAY_HELP = "a smaller learning_rate or max_grad_norm may help"

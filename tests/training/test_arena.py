@@ -93,6 +93,19 @@ def test_an_arena_of_a_run_and_players_on_the_command_line(tmp_path, capsys):
     ]
 
 
+def test_an_evaluation_on_the_command_line_counts_games(tmp_path, capsys):
+    run = _trained(tmp_path, "tic_tac_toe")
+    for more, named in ([], "random"), (["--opponent", "minimax"], "minimax"):
+        with pytest.raises(SystemExit) as ended:
+            main(["evaluate", str(run), "--episodes", "9", *more])
+        assert not ended.value.code
+        said = capsys.readouterr().out
+        assert f"9 games against {named}: " in said
+        won, lost = int(said.split(" won")[0].split()[-1]), int(said.split(" lost")[0].split()[-1])
+        assert won + lost <= 9
+        assert named == "random" or won == 0
+
+
 def test_a_run_of_another_game_is_refused(tmp_path):
     run = _trained(tmp_path, "tic_tac_toe")
     with pytest.raises(
