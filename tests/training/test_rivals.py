@@ -1,11 +1,13 @@
 """Self-play against rivals, and matches."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from ludus.agents import presets
 from ludus.agents.uniform import RandomAgent
 from ludus.envs.board import spiel
 from ludus.envs.make import EnvOptions, make
@@ -14,6 +16,8 @@ from ludus.envs.vector import EnvError
 from ludus.training.evaluate import EvaluationStopped, evaluate
 from ludus.training.match import AgentSeat, PlayerSeat, play_match
 from ludus.training.rivals import Rivals
+from ludus.training.run import TrainOptions
+from ludus.training.train import Session
 
 
 class _Learner:
@@ -195,3 +199,17 @@ def test_a_mask_is_part_of_what_is_shown():
     assert set(env.observation_space.parts) == {"board", MASK}
     assert set(make("hex", 2).observation_space.parts) == {"board", MASK, "moves"}
     assert spiel.is_game("hex(board_size=5)")
+
+
+@pytest.mark.parametrize("agent", sorted(set(presets.OURS) - {"random", "dqn2013", "ppo_small"}))
+def test_every_preset_plays_against_itself_and_learns(tmp_path, agent):
+    options = TrainOptions(steps=1_100, num_envs=8, eval_episodes=4, log_every=200)
+    config = presets.preset(agent, make("tic_tac_toe", 1))
+    if hasattr(config, "learning_starts"):
+        config = replace(config, learning_starts=200)
+    session = Session.start(
+        agent, "tic_tac_toe", options, EnvOptions(), config, tmp_path, quiet=True
+    )
+    session.run_to_end()
+    assert session.agent.updates > 0
+    assert len(session.run.evaluations()[-1]["returns"]) == 4
