@@ -12,17 +12,20 @@ from typing import Any, Literal, Protocol
 import torch
 from gymnasium import spaces
 
-from ludus.agents import dqn, ppo, pqn, r2d2, sb3
+from ludus.agents import alphazero, dqn, ppo, pqn, r2d2, sb3
 from ludus.agents.agent import Agent, ConfigError
+from ludus.agents.alphazero import AlphaZero, AlphaZeroConfig
 from ludus.agents.dqn import DQN, DQNConfig
 from ludus.agents.ppo import PPO, PPOConfig
 from ludus.agents.pqn import PQN, PQNConfig
 from ludus.agents.r2d2 import R2D2, R2D2Config
 from ludus.agents.sb3 import SB3Agent, SB3Config
 from ludus.agents.uniform import RandomAgent, RandomConfig
+from ludus.envs.board.game import BOARD
+from ludus.envs.board.spiel import make_game
 from ludus.envs.packing import MASK, Packed
 
-Config = DQNConfig | PPOConfig | PQNConfig | R2D2Config | SB3Config | RandomConfig
+Config = DQNConfig | PPOConfig | PQNConfig | R2D2Config | AlphaZeroConfig | SB3Config | RandomConfig
 AnyAgent = Agent | SB3Agent
 Family = Literal["classic", "minatar", "atari"]
 
@@ -414,6 +417,7 @@ OURS = {
     "ppo_small": "PPO for Atari on a small machine, https://arxiv.org/abs/1707.06347",
     "recurrent_ppo": "PPO with an LSTM; --core gru or gtrxl, https://arxiv.org/abs/1910.06764",
     "a2c": "advantage actor-critic, https://arxiv.org/abs/1602.01783",
+    "alphazero": "search and self-play on board games, https://openreview.net/forum?id=bERaNdoegnO",
     "random": "every action with the same probability",
 }
 
@@ -447,6 +451,8 @@ def preset(agent: str, env: EnvLike) -> Config:
         return RandomConfig()
     if agent in ours:
         return ours[agent]
+    if agent == "alphazero":
+        return _alphazero(env)
     if agent == "pqn":
         return _PQN[kind]
     if agent == "recurrent_ppo":
@@ -484,6 +490,20 @@ def preset(agent: str, env: EnvLike) -> Config:
     raise ConfigError(f"there is no agent {agent}{hint}")
 
 
+def _alphazero(env: EnvLike) -> AlphaZeroConfig:
+    """A tower where positions are planes, else fully connected layers."""
+    space = env.observation_space
+    if not isinstance(space, Packed) or BOARD not in space.parts:
+        raise ConfigError(f"alphazero is for board games, `ludus list games`; not {env.env_id}")
+    planes = len(space.parts[BOARD].space.shape) == 3
+    return AlphaZeroConfig(encoder="tower" if planes else "mlp")
+
+
+def rivals(agent: str) -> tuple[str, ...]:
+    """Who the other side of a board game is drawn from by default."""
+    return ("self",) if agent == "alphazero" else ("self", "self", "past")
+
+
 def num_envs(agent: str, kind: Family) -> int:
     """Envs that step together by default: SB3's value-based agents are written for one."""
     if agent in ("sb3:dqn", "sb3:dqn2013", "sb3:qrdqn"):
@@ -492,6 +512,8 @@ def num_envs(agent: str, kind: Family) -> int:
         return 2  # Road Runner, 30,000 steps: 2 envs scored 2,430 and 2,730, 8 envs 1,150 to 3,600
     if agent == "ppo_small":
         return 16
+    if agent == "alphazero":
+        return 128
     if agent == "pqn" and kind != "classic":
         return 128
     if kind == "minatar" and agent.endswith(("ppo", "a2c")):
@@ -578,7 +600,7 @@ def build(
     seed: int,
     steps: int,
     training: bool = True,
-) -> DQN | PPO | PQN | R2D2 | SB3Agent | RandomAgent:
+) -> DQN | PPO | PQN | R2D2 | AlphaZero | SB3Agent | RandomAgent:
     """A fresh agent for the env and a training of so many env steps.
 
     Without `training` it takes as little memory as it can.
@@ -632,6 +654,16 @@ def build(
                 config,
                 env.observation_space,
                 env.action_space,
+                num_envs=env.num_envs,
+                device=device,
+                seed=seed,
+                steps=steps,
+                training=training,
+            )
+        case AlphaZeroConfig():
+            return alphazero.build(
+                config,
+                make_game(env.env_id, device),
                 num_envs=env.num_envs,
                 device=device,
                 seed=seed,

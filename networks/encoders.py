@@ -185,6 +185,38 @@ class ImpalaResNet(nn.Module):
         return self.layers(_pixels(obs)).flatten(1)
 
 
+class Tower(nn.Module):
+    """Residual blocks of 3x3 convolutions that keep the board's size, as in AlphaGo Zero.
+
+    https://doi.org/10.1038/nature24270. Without batch normalisation: each block starts as the
+    identity (https://arxiv.org/abs/1901.09321). Eight planes of 1x1 filters come out.
+
+    Args:
+        space: of one position, [C, H, W].
+        channels: of each block.
+        blocks: how many.
+    """
+
+    def __init__(self, space: spaces.Box, channels: int, blocks: int) -> None:
+        super().__init__()
+        residual = [_Residual(channels, spectral_norm=False) for _ in range(blocks)]
+        for block in residual:
+            nn.init.zeros_(block.second.weight)
+        self.layers = nn.Sequential(
+            nn.Conv2d(space.shape[0], channels, 3, padding=1),
+            *residual,
+            nn.ReLU(),
+            nn.Conv2d(channels, 8, 1),
+            nn.ReLU(),
+        )
+        self.dim = _flat_size(self.layers, space.shape)
+        _channels_last(self)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """[N, C, H, W] to [N, 8 * H * W]."""
+        return self.layers(_unscaled(obs)).flatten(1)
+
+
 class Normalised(nn.Module):
     """An encoder of what `Normalise` makes of observations.
 
@@ -288,7 +320,7 @@ def observed(encoder: nn.Module) -> bool:
     return all(float(layer.count) > 0 for layer in layers)
 
 
-Encoder = MLP | DQN2013 | NatureCNN | MinAtarCNN | ImpalaResNet | Normalised | DictEncoder
+Encoder = MLP | DQN2013 | NatureCNN | MinAtarCNN | ImpalaResNet | Tower | Normalised | DictEncoder
 _PICTURES = 256  # at most, of one rollout
 _SMALLEST = {"dqn2013": 20, "nature": 36, "minatar": 3, "impala": 1}  # pixels a side
 

@@ -213,3 +213,22 @@ class PolicyHead(nn.Module):
         self.value.bias.mul_(self.value_std).add_(self.value_mean - mean).div_(std)
         self.value_mean.copy_(mean)
         self.value_std.copy_(std)
+
+
+class GameHead(nn.Module):
+    """A policy and a value from -1 to 1 for one who plays against another.
+
+    Args:
+        dim: features in.
+        actions: A.
+        hidden: units of the value's own layer.
+    """
+
+    def __init__(self, dim: int, actions: int, hidden: int = 64) -> None:
+        super().__init__()
+        self.policy = nn.Linear(dim, actions)
+        self.value = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+
+    def forward(self, x: Tensor, chance: object = None) -> PolicyOut:
+        """[..., dim] to logits [..., A] and values [...]."""
+        return PolicyOut(self.policy(x), None, self.value(x).squeeze(-1).tanh())

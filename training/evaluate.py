@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,8 +18,15 @@ from ludus.training.match import AgentSeat, MatchStopped, PlayerSeat, play_match
 HELD_OUT = 1 << 40  # added to an evaluation's seed; training seeds lie below
 
 
+@runtime_checkable
+class Wide(Protocol):
+    """An agent whose network is large although its observations may be small."""
+
+    wide: bool
+
+
 @contextmanager
-def tuned_for(env: EnvLike) -> Iterator[None]:
+def tuned_for(env: EnvLike, agent: object = None) -> Iterator[None]:
     """Torch on a CPU as suits a small network, where observations are below 36 x 36 pixels.
 
     One thread: two are no faster on a quiet machine, and many times slower on a busy one, where
@@ -28,7 +36,7 @@ def tuned_for(env: EnvLike) -> Iterator[None]:
     threads, flushes = torch.get_num_threads(), float(torch.tensor([1e-40]) * 1.0) == 0.0
     small = np.prod(env.observation_space.shape) < 36 * 36
     if small:
-        torch.set_num_threads(1)
+        torch.set_num_threads(threads if isinstance(agent, Wide) else 1)
         torch.set_flush_denormal(True)
     try:
         yield
@@ -91,7 +99,7 @@ def evaluate(
     env.action_space.seed(seed)
     generator = np.random.default_rng([seed, 3])
     try:
-        with tuned_for(env):
+        with tuned_for(env, player):
             return _play(player, env, episodes, generator, epsilon, stop)
     finally:
         env.close()
@@ -110,7 +118,7 @@ def _match(
     own = AgentSeat(player, deterministic=True, epsilon=epsilon, seed=seed)
     probe = make(game, 1)
     try:
-        with tuned_for(probe):
+        with tuned_for(probe, player):
             match = play_match((own, opponent), game, games, seed=seed + HELD_OUT, stop=stop)
     except MatchStopped:
         raise EvaluationStopped from None

@@ -18,7 +18,6 @@ from ludus.envs.board.players import MinimaxPlayer, make_player
 from ludus.envs.vector import Row
 
 SELF, PAST = "self", "past"
-USUAL = (SELF, SELF, PAST)
 _POOL = 10  # past networks that are kept
 
 

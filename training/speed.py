@@ -75,7 +75,7 @@ def _ours(env_id: str, num_envs: int, device: torch.device, config: presets.Conf
 
     def run(steps: int) -> float:
         began, before = time.perf_counter(), agent.env_steps
-        with tuned_for(env):
+        with tuned_for(env, agent):
             train_loop(agent, env, where[0], where[1], before + steps, keep)
         if device.type == "cuda":
             torch.cuda.synchronize()

@@ -29,7 +29,7 @@ from ludus.training.evaluate import Evaluation, EvaluationStopped, evaluate, tun
 from ludus.training.graphs import Capturable, capture
 from ludus.training.logger import Logger
 from ludus.training.loop import train_loop
-from ludus.training.rivals import USUAL, Rivals
+from ludus.training.rivals import Rivals
 from ludus.training.run import Run, RunConfig, RunError, TrainOptions
 from ludus.training.transfer import Learner, transfer
 
@@ -198,7 +198,7 @@ class Session:
         t = self.config.train
         self._say_what()
         try:
-            with _Signals(self._on_signal), tuned_for(self.env):
+            with _Signals(self._on_signal), tuned_for(self.env, self.agent):
                 if isinstance(self.agent, SB3Agent):
                     self._train_sb3(self.agent)
                 else:
@@ -506,9 +506,8 @@ def _make_rivals(
         assert not isinstance(agent, SB3Agent)
         return agent
 
-    return Rivals(
-        t.rivals or USUAL, config.env, env.num_envs, t.seed, make_past, every=t.steps // 20
-    )
+    names = t.rivals or presets.rivals(config.agent)
+    return Rivals(names, config.env, env.num_envs, t.seed, make_past, every=t.steps // 20)
 
 
 def load(path: Path | str, *, device: str = "cpu") -> presets.AnyAgent:

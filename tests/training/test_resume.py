@@ -100,7 +100,7 @@ class _Gone(Exception):
     """The process is no more."""
 
 
-def _session(agent, root, checkpoint_seconds, env_id="CartPole-v1", rivals=()):
+def _session(agent, root, checkpoint_seconds, env_id="CartPole-v1", rivals=(), search="gumbel"):
     few = {"num_envs": 4} if agent in ("r2d2", "drqn") else {}
     steps = {"pqn": 1_200, "recurrent_ppo": 2_200}.get(agent, 600)
     options = TrainOptions(
@@ -113,6 +113,9 @@ def _session(agent, root, checkpoint_seconds, env_id="CartPole-v1", rivals=()):
     config = presets.preset(agent, env)
     if hasattr(config, "learning_starts"):
         config = replace(config, learning_starts=200)
+    if agent == "alphazero":  # the search, its noise and the playout cap
+        config = replace(config, channels=8, blocks=1, simulations=8, fast_simulations=3)
+        config = replace(config, batch_size=32, replay_ratio=0.1, search=search)
     if agent.endswith("ppo"):
         config = replace(config, normalize_reward=True, normalize_value=True)
     if agent == "ppo_small":
@@ -120,7 +123,9 @@ def _session(agent, root, checkpoint_seconds, env_id="CartPole-v1", rivals=()):
     return Session.start(agent, env_id, options, how, config, root, quiet=True)
 
 
-@pytest.mark.parametrize("agent", sorted(set(presets.OURS) - {"random", "dqn", "dqn2013"}))
+@pytest.mark.parametrize(
+    "agent", sorted(set(presets.OURS) - {"random", "dqn", "dqn2013", "alphazero"})
+)
 def test_every_preset_ends_bit_for_bit_alike_after_it_broke_off(tmp_path, agent):
     env_id = "PongNoFrameskip-v4" if agent == "ppo_small" else "CartPole-v1"
     _broken_off_and_resumed(tmp_path, agent, env_id, ())
@@ -140,10 +145,16 @@ def test_self_play_ends_bit_for_bit_alike_after_it_broke_off(tmp_path, agent, ga
     assert resumed._rivals._pool, "a past network must have played"
 
 
-def _broken_off_and_resumed(tmp_path, agent, env_id, rivals):
-    whole = _session(agent, tmp_path / "whole", 1e9, env_id, rivals)
+@pytest.mark.parametrize("search", ["gumbel", "puct"])
+@pytest.mark.parametrize("game", ["tic_tac_toe", "breakthrough(rows=4,columns=4)"])
+def test_search_and_its_replay_of_games_end_bit_for_bit_alike(tmp_path, game, search):
+    _broken_off_and_resumed(tmp_path, "alphazero", game, ("self", "random"), search)
+
+
+def _broken_off_and_resumed(tmp_path, agent, env_id, rivals, search="gumbel"):
+    whole = _session(agent, tmp_path / "whole", 1e9, env_id, rivals, search)
     whole.run_to_end()
-    cut = _session(agent, tmp_path / "cut", 0.0, env_id, rivals)
+    cut = _session(agent, tmp_path / "cut", 0.0, env_id, rivals, search)
     after, rows = cut._after, 0
 
     def break_off(row, state):

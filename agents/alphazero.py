@@ -1,0 +1,444 @@
+"""AlphaZero: a policy and a value that learn from a tree search of their own (Silver et al. 2018).
+
+https://arxiv.org/abs/1712.01815: the network learns the search's policy, and the outcome as its
+value. The search is that of Gumbel AlphaZero (https://openreview.net/forum?id=bERaNdoegnO), which
+improves the policy from a few simulations on, or PUCT with Dirichlet noise.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ludus.agents.acting import as_batch
+from ludus.agents.agent import ConfigError, Extras, Step
+from ludus.agents.memory.games import Games, Position
+from ludus.agents.optimizer import clip_norm, make_optimizer, take_step
+from ludus.agents.schedules import linear
+from ludus.agents.search import Chooser, Found, Gumbel, Puct, search
+from ludus.envs.board.game import BOARD, Board, Game
+from ludus.envs.board.stream import observation_space
+from ludus.networks.cores import NoCore, State
+from ludus.networks.encoders import MLP, Tower
+from ludus.networks.flat import flat_gradient, flatten_parameters
+from ludus.networks.heads import ILLEGAL
+from ludus.networks.network import Network
+from ludus.networks.policies import GameHead, PolicyOut
+
+_METRICS = ("loss", "policy_loss", "value_loss", "policy_kl", "grad_norm")
+
+
+@dataclass(frozen=True)
+class AlphaZeroConfig:
+    """Every choice of an AlphaZero."""
+
+    encoder: Literal["tower", "mlp"] = "tower"
+    """residual tower, for positions that are planes; or fully connected layers"""
+    channels: int = 32
+    """tower: of each block"""
+    blocks: int = 4
+    """tower: residual blocks"""
+    hidden: tuple[int, ...] = (256, 256)
+    """units of the MLP encoder's layers"""
+    search: Literal["gumbel", "puct"] = "gumbel"
+    """how a search chooses what to look at"""
+    simulations: int = 32
+    """positions that the search of a move looks at"""
+    fast_simulations: int = 0
+    """playout cap: of the moves whose policy is not learned from; 0 for all alike"""
+    full_share: float = 0.25
+    """playout cap: share of the moves that have all simulations"""
+    considered: int = 16
+    """gumbel: actions at the root that are tried, at most"""
+    c_visit: float = 50.0
+    """gumbel: how many visits the values count for from the start"""
+    c_scale: float = 1.0
+    """gumbel: how much the values count against the prior"""
+    c_puct: float = 1.25
+    """puct: how much the prior counts against the values"""
+    dirichlet: float = 10.0
+    """puct: alpha of the root's noise, times the number of legal moves"""
+    noise_share: float = 0.25
+    """puct: of the root's prior that is noise, in training"""
+    sampled_moves: int = 10
+    """puct: of each game, that are drawn by their visits in training; later the most visited"""
+    symmetries: bool = True
+    """turn each position that is learned from at random, where the game has symmetries"""
+    outcome_share: float = 0.5
+    """of the outcome in the value to learn; the rest is the value that the search found"""
+    optimizer_eps: float = 1e-8
+    """of Adam"""
+    learning_rate: float = 2e-3
+    """step size of Adam"""
+    anneal_learning_rate: bool = True
+    """let it fall linearly to 0 over the training"""
+    max_grad_norm: float = 1.0
+    """gradients are scaled down to this L2 norm; 0 for no limit"""
+    value_coef: float = 1.0
+    """weight of the value loss"""
+    batch_size: int = 256
+    """positions in one update"""
+    replay_size: int = 100_000
+    """positions kept"""
+    learning_starts: int = 5_000
+    """env steps before the first update"""
+    replay_ratio: float = 0.02
+    """updates per env step"""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, and combinations that do not make sense."""
+        positive = "channels blocks simulations considered c_scale c_puct dirichlet learning_rate "
+        for name in (positive + "optimizer_eps batch_size replay_size replay_ratio").split():
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0 and finite")
+        not_negative = "fast_simulations c_visit sampled_moves max_grad_norm value_coef "
+        for name in (not_negative + "learning_starts").split():
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        for name in ("full_share", "noise_share", "outcome_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be from 0 to 1")
+        if any(units < 1 for units in self.hidden):
+            raise ConfigError(f"hidden is {self.hidden}; every layer needs 1 unit or more")
+        if self.fast_simulations >= self.simulations:
+            raise ConfigError(
+                f"fast_simulations is {self.fast_simulations}; it must be below simulations, "
+                f"{self.simulations}"
+            )
+
+
+class AlphaZero:
+    """An AlphaZero over everything it needs.
+
+    Args:
+        config: search, losses and cadence.
+        game: the rules, on the device of the network where it can be.
+        network: policy and value of positions as the mover sees them.
+        flat: its parameters in one tensor, see `flatten_parameters`.
+        optimizer: of `flat`.
+        memory: where games go and positions come from.
+        seed: of the search's noise.
+        steps: env steps of the whole training, which the learning rate falls over.
+    """
+
+    wide = True  # the network is worth several threads, although positions are small
+
+    def __init__(
+        self,
+        config: AlphaZeroConfig,
+        game: Game,
+        network: Network[PolicyOut],
+        flat: Tensor,
+        optimizer: torch.optim.Optimizer,
+        memory: Games,
+        seed: int,
+        steps: int,
+    ) -> None:
+        self.config, self.game, self.network, self.flat = config, game, network, flat
+        self.optimizer, self.memory, self.device = optimizer, memory, flat.device
+        self.simulations = config.simulations  # of a move in `predict`
+        self._space = observation_space(game)
+        self._parameters = list(network.parameters())
+        self._exploration = torch.Generator(self.device).manual_seed(_seed(seed, 1))
+        self._evaluation = torch.Generator(self.device).manual_seed(_seed(seed, 2))
+        self._turning = torch.Generator(self.device).manual_seed(_seed(seed, 4))
+        self._cap = np.random.default_rng([seed, 5])
+        self.gradients: Callable[..., Sequence[Tensor]] = self._gradients
+        self.update: Callable[..., None] = self._update
+        self.capturable = True
+        self._turned_board, self._turned_action = (t.to(self.device) for t in game.symmetries())
+        self._rate = torch.tensor(config.learning_rate, device=self.device)
+        optimizer.param_groups[0]["lr"] = self._rate
+        self._sums = torch.zeros(len(_METRICS), device=self.device)
+        self._summed = 0
+        self._moves = np.zeros(memory.num_envs, np.int64)  # [B] of the running games
+        self._ratio = Fraction(str(config.replay_ratio))
+        self._steps = steps
+        self.env_steps, self.updates = 0, 0
+
+    # -- acting -------------------------------------------------------------------------------
+
+    def initial_state(self, num_envs: int) -> State:
+        """Nothing to remember between rows."""
+        return ()
+
+    def act(
+        self, obs: np.ndarray, state: State, first: np.ndarray, *, explore: bool
+    ) -> tuple[np.ndarray, State, Extras]:
+        """Moves [B] for obs [B, *obs]; what the search found goes into the extras."""
+        c = self.config
+        fast = explore and c.fast_simulations and self._cap.random() >= c.full_share
+        count = c.fast_simulations if fast else c.simulations
+        seen = self._unpack(obs)
+        noise = self._exploration if explore and not fast else None
+        found, legal = self._search(seen, count, noise)
+        action = found.action
+        if explore and c.search == "puct":
+            early = torch.from_numpy(self._moves < c.sampled_moves).to(self.device)
+            drawn = _draw(found.policy, legal, self._exploration)
+            action = torch.where(early, drawn, action)
+        learned = torch.full((len(obs),), not fast, device=self.device)
+        kept = Position(seen[BOARD], legal, found.policy, found.value, learned)
+        return action.cpu().numpy(), state, {"position": kept}
+
+    def _unpack(self, obs: np.ndarray) -> dict[str, Tensor]:
+        """What is in observations [B, *obs], by name."""
+        packed = torch.from_numpy(obs).to(self.device)
+        return {key: self._space.part(packed, key) for key in self.game.parts}
+
+    def _search(
+        self, seen: dict[str, Tensor], simulations: int, generator: torch.Generator | None
+    ) -> tuple[Found, Tensor]:
+        """Search positions with the generator's noise, or none; and the legal moves [B, A]."""
+        board = self.game.recognise(seen)
+        legal = self.game.legal(board).to(self.device)
+        chooser = self._chooser(legal, generator)
+        found = search(self.game, board, self.evaluate, chooser, simulations, self.device)
+        return found, legal
+
+    def _chooser(self, legal: Tensor, generator: torch.Generator | None) -> Chooser:
+        c = self.config
+        if c.search == "gumbel":
+            noise = None if generator is None else _gumbel(legal, generator)
+            return Gumbel(noise, c.considered, c.c_visit, c.c_scale)
+        noise = None if generator is None else _dirichlet(legal, c.dirichlet, generator)
+        return Puct(c.c_puct, noise, c.noise_share)
+
+    @torch.no_grad()
+    def evaluate(self, board: Board) -> tuple[Tensor, Tensor]:
+        """What the network says of positions [B]: logits [B, A], ILLEGAL where so; values [B]."""
+        shown = self.game.observe(board)[BOARD].to(self.device)
+        legal = self.game.legal(board).to(self.device)
+        out = self._look(shown)
+        return out.logits.masked_fill(~legal, ILLEGAL), out.value
+
+    def _look(self, shown: Tensor) -> PolicyOut:
+        """The network's answer to positions [N, *board]."""
+        first = torch.zeros(1, len(shown), dtype=torch.bool, device=self.device)
+        out, _ = self.network(shown.unsqueeze(0), (), first)
+        return PolicyOut(out.logits[0], None, out.value[0])
+
+    def predict(
+        self,
+        observation: np.ndarray | Mapping[str, np.ndarray],
+        state: Any = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, Any]:
+        """Stable-Baselines3's signature; `deterministic` searches without noise."""
+        if isinstance(observation, Mapping):
+            observation = self._space.pack(observation)
+        obs, _, single = as_batch(observation, episode_start, self._space.shape)
+        generator = None if deterministic else self._evaluation
+        found, _ = self._search(self._unpack(obs), self.simulations, generator)
+        actions = found.action.cpu().numpy()
+        return (actions[0] if single else actions), state
+
+    # -- learning -----------------------------------------------------------------------------
+
+    def observe(self, step: Step) -> None:
+        """Remember one row."""
+        over = step.terminated & step.valid
+        sign = np.broadcast_to(np.asarray(step.sign, np.float32), over.shape)
+        reward = np.sign(step.reward)
+        self.memory.add(step.extras["position"], step.valid, reward, over, sign)
+        self._moves = np.where(step.valid & ~over, self._moves + 1, 0)
+        self.env_steps += int(step.valid.sum())
+
+    def learn(self) -> int:
+        """Do the updates that are due: floor(replay_ratio * steps since learning_starts) in all."""
+        c = self.config
+        learned = max(0, self.env_steps - c.learning_starts)
+        due = int(self._ratio * learned) - self.updates
+        if due <= 0 or len(self.memory) < c.batch_size:
+            return 0
+        if c.anneal_learning_rate:
+            self._rate.fill_(linear(c.learning_rate, 0.0, self._steps, self.env_steps))
+        for _ in range(due):
+            self.update(*self.draw())
+            self.updates += 1
+        self._summed += due
+        return due
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        """The chance of the next update: places [N] in memory, and how each is turned [N]."""
+        n, ways = self.config.batch_size, len(self._turned_board)
+        ways = ways if self.config.symmetries else 1
+        turn = torch.randint(ways, (n,), generator=self._turning, device=self.device)
+        return self.memory.draw(n), turn
+
+    def _gradients(self, place: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:
+        """Of one batch; a pure function of `draw` that asks for no tensor's value.
+
+        Returns:
+            Metrics [5]; the gradient [size], scaled down to the largest norm.
+        """
+        c, sample = self.config, self.memory.sample(place)
+        board, legal, policy = sample.board, sample.legal, sample.policy
+        if c.symmetries and len(self._turned_board) > 1:
+            flat = board.flatten(1).gather(1, self._turned_board[turn])
+            board = flat.view(board.shape)
+            legal = legal.gather(1, self._turned_action[turn])
+            policy = policy.gather(1, self._turned_action[turn])
+        out = self._look(board)
+        log_p = out.logits.masked_fill(~legal, ILLEGAL).log_softmax(-1)
+        entropy = -torch.special.xlogy(policy, policy).sum(-1)  # [N] of the search's policy
+        learned = sample.weight / sample.weight.sum().clamp(min=1)
+        policy_loss = -((policy * log_p).sum(-1) * learned).sum()
+        value_loss = (out.value - sample.value).square().mean()
+        loss = policy_loss + c.value_coef * value_loss
+        gradients = torch.autograd.grad(loss, self._parameters)
+        gradient = flat_gradient(gradients, self._parameters)
+        norm = clip_norm(gradient, c.max_grad_norm)
+        kl = policy_loss.detach() - (entropy * learned).sum()
+        told = [loss.detach(), policy_loss.detach(), value_loss.detach(), kl, norm]
+        return torch.stack(told), gradient
+
+    def _update(self, place: Tensor, turn: Tensor) -> None:
+        """One optimizer step."""
+        metrics, gradient = self.gradients(place, turn)
+        take_step(self.optimizer, self.flat, gradient)
+        self._sums += metrics
+
+    def example(self) -> tuple[Tensor, Tensor]:
+        """A draw without chance, of the shape of all others."""
+        nothing = torch.zeros(self.config.batch_size, dtype=torch.int64, device=self.device)
+        return nothing, nothing.clone()
+
+    def changes(self) -> list[Tensor]:
+        """The tensors that `update` changes."""
+        return [self.flat, *self.optimizer.state[self.flat].values(), self._sums]
+
+    def metrics(self) -> dict[str, float]:
+        """Means since the last call, and where the schedule stands."""
+        values = {"learning_rate": float(self._rate), "positions": float(len(self.memory))}
+        if self._summed:
+            means = (self._sums / self._summed).tolist()
+            values |= dict(zip(_METRICS, means, strict=True))
+            self._sums.zero_()
+            self._summed = 0
+        return values
+
+    # -- state --------------------------------------------------------------------------------
+
+    def weights(self) -> dict[str, Tensor]:
+        """The network's parameters by name."""
+        return dict(self.network.state_dict())
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """The inverse of `weights`."""
+        self.network.load_state_dict(weights)
+
+    def start_from(self, weights: dict[str, Tensor]) -> None:
+        """Take the weights of another training."""
+        self.load_weights(weights)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next update depends on."""
+        return {
+            "network": self.weights(),
+            "optimizer": dict(self.optimizer.state[self.flat]),
+            "memory": self.memory.state_dict(),
+            "exploration": self._exploration.get_state(),
+            "evaluation": self._evaluation.get_state(),
+            "turning": self._turning.get_state(),
+            "cap": self._cap.bit_generator.state,
+            "moves": self._moves,
+            "env_steps": self.env_steps,
+            "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.load_weights(state["network"])
+        for name, moment in self.optimizer.state[self.flat].items():
+            moment.copy_(state["optimizer"][name])
+        self.memory.load_state_dict(state["memory"])
+        self._exploration.set_state(state["exploration"])
+        self._evaluation.set_state(state["evaluation"])
+        self._turning.set_state(state["turning"])
+        self._cap.bit_generator.state = state["cap"]
+        self._moves = np.array(state["moves"])
+        self.env_steps, self.updates = state["env_steps"], state["updates"]
+
+
+def _seed(seed: int, purpose: int) -> int:
+    return int(np.random.SeedSequence([seed, purpose]).generate_state(1)[0])
+
+
+def _gumbel(legal: Tensor, generator: torch.Generator) -> Tensor:
+    """Draws of the Gumbel distribution, [B, A]."""
+    uniform = torch.rand(legal.shape, generator=generator, device=legal.device)
+    return -(-uniform.clamp(min=1e-20).log()).log()
+
+
+def _dirichlet(legal: Tensor, alpha: float, generator: torch.Generator) -> Tensor:
+    """Draws of the Dirichlet distribution over the legal moves, [B, A]; alpha over their number."""
+    each = alpha / legal.sum(-1, keepdim=True).clamp(min=1) * legal.to(torch.float32)
+    drawn = torch._standard_gamma(each.clamp(min=1e-6), generator=generator) * legal
+    return drawn / drawn.sum(-1, keepdim=True).clamp(min=1e-20)
+
+
+def _draw(policy: Tensor, legal: Tensor, generator: torch.Generator) -> Tensor:
+    """A move [B] by its probability."""
+    score = policy.clamp(min=1e-20).log() + _gumbel(legal, generator)
+    return score.masked_fill(~legal, ILLEGAL).argmax(-1)
+
+
+def build(
+    config: AlphaZeroConfig,
+    game: Game,
+    *,
+    num_envs: int,
+    device: torch.device,
+    seed: int,
+    steps: int,
+    training: bool = True,
+) -> AlphaZero:
+    """A fresh AlphaZero for a game; without `training` its memory is as small as can be.
+
+    Raises:
+        ConfigError: the network does not fit the positions, or the memory does not fit.
+    """
+    c = config
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)  # one generator per purpose: this one for the weights
+        network = make_network(c, game).to(device)
+    capacity = c.replay_size if training else (game.max_moves + 2) * num_envs
+    memory = Games(
+        capacity,
+        num_envs,
+        game.parts[BOARD],
+        game.num_actions,
+        game.max_moves,
+        outcome_share=c.outcome_share,
+        device=device,
+        seed=_seed(seed, 3),
+    )
+    flat = flatten_parameters(network)
+    optimizer = make_optimizer("adam", flat, c.learning_rate, c.optimizer_eps)
+    return AlphaZero(c, game, network, flat, optimizer, memory, seed, steps)
+
+
+def make_network(config: AlphaZeroConfig, game: Game) -> Network[PolicyOut]:
+    """The network that the config describes.
+
+    Raises:
+        ConfigError: a tower is asked for, and positions are no planes.
+    """
+    c, space = config, game.parts[BOARD]
+    encoder: Tower | MLP
+    if c.encoder == "mlp":
+        encoder = MLP(space, c.hidden)
+    elif len(space.shape) == 3:
+        encoder = Tower(space, c.channels, c.blocks)
+    else:
+        raise ConfigError(
+            f"the tower takes positions that are planes; those of {game.name} have shape "
+            f"{list(space.shape)}; choose the encoder mlp"
+        )
+    return Network(encoder, NoCore(encoder.dim), GameHead(encoder.dim, game.num_actions))

@@ -1,0 +1,267 @@
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+
+from ludus.agents import presets
+from ludus.agents.agent import ConfigError, Step
+from ludus.agents.alphazero import AlphaZeroConfig, _dirichlet, build
+from ludus.envs.board.spiel import make_game
+from ludus.envs.make import make
+from ludus.networks.heads import ILLEGAL
+from ludus.training.graphs import capture
+
+CPU = torch.device("cpu")
+CONFIG = AlphaZeroConfig(
+    channels=8,
+    blocks=1,
+    simulations=4,
+    considered=2,
+    batch_size=16,
+    replay_size=4 * 100,
+    learning_starts=40,
+    replay_ratio=0.25,
+    anneal_learning_rate=False,
+    outcome_share=1.0,
+)
+
+
+def _agent(game="connect_four", envs=4, seed=0, steps=400, **changes):
+    rules = make_game(game)
+    config = replace(CONFIG, **changes)
+    return build(config, rules, num_envs=envs, device=CPU, seed=seed, steps=steps)
+
+
+def _train(agent, rows, game="connect_four"):
+    """Play and learn; the actions [rows, B] and what was kept of each row."""
+    env = make(game, agent.memory.num_envs, 0)
+    row, actions, kept = env.reset(), [], []
+    for _ in range(rows):
+        action, _, extras = agent.act(row.obs, (), row.first, explore=True)
+        env.send(action)
+        agent.learn()
+        after = env.recv()
+        agent.observe(
+            Step(
+                *(row.obs, row.first, ~row.game_over, action, after.reward, after.terminated),
+                *(extras, after.sign),
+            )
+        )
+        actions.append(action)
+        kept.append(extras["position"])
+        row = after
+    return np.array(actions), kept
+
+
+def _weights(agent):
+    return torch.cat([w.flatten() for w in agent.weights().values()])
+
+
+def test_updates_are_as_many_as_the_ratio_says_whatever_the_envs():
+    for envs in (1, 4, 8):
+        agent = _agent(envs=envs, replay_size=envs * 100)
+        _train(agent, 400 // envs)
+        agent.learn()
+        assert agent.updates == (agent.env_steps - 40) // 4 > 0
+
+
+def test_the_value_learns_who_won_and_the_policy_what_the_search_found():
+    """One batch against sums over its rows; captured alike."""
+    agent = _agent(symmetries=False, value_coef=0.5, max_grad_norm=0.0)
+    _train(agent, 60)
+    place, turn = agent.draw()
+    metrics, gradient = agent.gradients(place, turn)
+    sample = agent.memory.sample(place)
+    policy_loss = value_loss = torch.tensor(0.0)
+    for i in range(16):
+        out = agent._look(sample.board[i : i + 1])
+        logits = out.logits[0].masked_fill(~sample.legal[i], ILLEGAL)
+        policy_loss = policy_loss - (sample.policy[i] * logits.log_softmax(0)).sum() / 16
+        value_loss = value_loss + (out.value[0] - sample.value[i]) ** 2 / 16
+    assert float(metrics[1]) == pytest.approx(policy_loss.item(), rel=1e-5)
+    assert float(metrics[2]) == pytest.approx(value_loss.item(), rel=1e-5)
+    own = torch.autograd.grad(policy_loss + 0.5 * value_loss, list(agent.network.parameters()))
+    flat = torch.cat(
+        [g.contiguous().permute(0, 2, 3, 1).flatten() if g.ndim == 4 else g.flatten() for g in own]
+    )
+    torch.testing.assert_close(gradient, flat, atol=1e-6, rtol=1e-3)
+    entropy = -(sample.policy * sample.policy.clamp(min=1e-30).log()).sum(1).mean()
+    assert float(metrics[3]) == pytest.approx((policy_loss - entropy).item(), abs=1e-5)
+    capture(agent)
+    for a, b in zip(agent.gradients(place, turn), (metrics, gradient), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
+
+
+def test_a_turned_position_has_its_policy_turned_with_it():
+    """Mirrored, connect four's first column becomes the last, in board, mask and policy."""
+    seen = {}
+
+    def look(agent):
+        shown = agent._look
+
+        def keep(board):
+            seen["board"] = board
+            return shown(board)
+
+        agent._look = keep
+
+    agent = _agent()
+    _train(agent, 60)
+    look(agent)
+    place, _ = agent.draw()
+    sample = agent.memory.sample(place)
+    turn = torch.arange(16) % 2
+    metrics, _ = agent.gradients(place, turn)
+    for i in range(16):
+        mirrored = sample.board[i].flip(-1) if turn[i] else sample.board[i]
+        assert torch.equal(seen["board"][i], mirrored)
+    logits = agent.network(seen["board"].unsqueeze(0), (), torch.zeros(1, 16))[0].logits[0]
+    loss = torch.tensor(0.0)
+    for i in range(16):
+        legal, policy = sample.legal[i], sample.policy[i]
+        legal, policy = (legal.flip(0), policy.flip(0)) if turn[i] else (legal, policy)
+        loss = loss - (policy * logits[i].masked_fill(~legal, ILLEGAL).log_softmax(0)).sum() / 16
+    assert float(metrics[1]) == pytest.approx(loss.item(), rel=1e-5)
+
+
+CHANGES = {
+    "channels": 4,
+    "blocks": 2,
+    "search": "puct",
+    "simulations": 6,
+    "fast_simulations": 2,
+    "considered": 4,
+    "c_visit": 1.0,
+    "c_scale": 0.01,
+    "optimizer_eps": 1.0,
+    "learning_rate": 1e-2,
+    "anneal_learning_rate": True,
+    "max_grad_norm": 0.01,
+    "value_coef": 0.0,
+    "outcome_share": 0.0,
+    "symmetries": False,
+    "batch_size": 8,
+    "replay_size": 4 * 44,
+    "learning_starts": 60,
+    "replay_ratio": 0.5,
+}
+PUCT = {"c_puct": 0.01, "dirichlet": 0.1, "noise_share": 0.9, "sampled_moves": 0}
+
+
+@pytest.mark.parametrize("field", [*CHANGES, *PUCT])
+def test_every_field_changes_what_is_learned(field):
+    base = {"search": "puct", "simulations": 9} if field in PUCT else {}
+    before, after = _agent(**base), _agent(**base, **{field: (CHANGES | PUCT)[field]})
+    _train(before, 60)
+    _train(after, 60)
+    if len(_weights(before)) == len(_weights(after)):
+        assert not torch.equal(_weights(before), _weights(after))
+
+
+def test_there_is_no_field_without_a_test():
+    others = {"encoder", "hidden", "full_share"}  # below
+    assert {f.name for f in fields(AlphaZeroConfig)} == {*CHANGES, *PUCT, *others}
+
+
+def test_fully_connected_layers_are_for_positions_that_are_no_planes():
+    agent = _agent("tic_tac_toe", encoder="mlp", hidden=(12, 10))
+    assert agent.network.encoder.dim == 10
+    _train(agent, 40, "tic_tac_toe")
+    with pytest.raises(
+        ConfigError, match=r"of mancala.* have shape \[17\]; choose the encoder mlp"
+    ):
+        _agent("mancala")
+    env = make("mancala", 1)
+    assert presets.preset("alphazero", env).encoder == "mlp"
+
+
+@pytest.mark.parametrize(("share", "low", "high"), [(0.25, 0.1, 0.4), (0.0, 0, 0), (1.0, 1, 1)])
+def test_the_playout_cap(share, low, high):
+    """So many moves have all simulations, and only their policy is learned from."""
+    agent = _agent(fast_simulations=1, full_share=share)
+    _, kept = _train(agent, 100)
+    full = np.array([bool(position.learned[0]) for position in kept])
+    assert low <= full.mean() <= high
+    counts = []
+    searched = agent._search
+    agent._search = lambda seen, n, noise: counts.append((n, noise)) or searched(seen, n, noise)
+    _, kept = _train(agent, 50)
+    for (count, noise), position in zip(counts, kept, strict=True):
+        assert count == (4 if position.learned[0] else 1)
+        assert (noise is not None) == bool(position.learned[0])  # a fast move plays its best
+
+
+def test_moves_are_sampled_at_first_and_the_best_later():
+    agent = _agent(search="puct", simulations=16, sampled_moves=3, noise_share=0.0)
+    actions, kept = _train(agent, 12)
+    apart = [(a != p.policy.argmax(1).numpy()).any() for a, p in zip(actions, kept, strict=True)]
+    assert any(apart[:3])
+    assert not any(
+        a[i] not in np.flatnonzero(p.policy[i] == p.policy[i].max())
+        for a, p in zip(actions[3:7], kept[3:7], strict=True)
+        for i in range(4)
+    )
+
+
+def test_the_learning_rate_falls_to_zero():
+    agent = _agent(anneal_learning_rate=True, steps=200)
+    _train(agent, 40)
+    share = agent.env_steps / 200
+    assert agent.metrics()["learning_rate"] == pytest.approx(2e-3 * (1 - share), abs=1e-4)
+
+
+def test_dirichlet_noise_has_its_mean_and_spread_over_legal_moves_only():
+    legal = torch.tensor([[True, True, False, True, True]]).expand(40_000, 5)
+    noise = _dirichlet(legal, 10.0, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(noise.sum(1), torch.ones(40_000))
+    assert (noise[:, 2] == 0).all()
+    assert noise[:, 0].mean() == pytest.approx(0.25, abs=0.005)
+    alpha = 10 / 4  # the variance of one share: p (1 - p) / (4 alpha + 1)
+    assert noise[:, 0].var() == pytest.approx(0.25 * 0.75 / (4 * alpha + 1), rel=0.05)
+
+
+def test_predict_searches_without_chance_and_takes_one_position_or_many():
+    agent, env = _agent(), make("connect_four", 3)
+    obs = env.reset().obs
+    first, _ = agent.predict(obs, deterministic=True)
+    assert (first == agent.predict(obs, deterministic=True)[0]).all()
+    assert agent.predict(obs[0], deterministic=True)[0] == first[0]
+    drawn = {int(agent.predict(obs[0])[0]) for _ in range(30)}
+    assert len(drawn) > 1
+    parts = {k: agent._space.part(torch.from_numpy(obs[0]), k).numpy() for k in agent._space.parts}
+    assert agent.predict(parts, deterministic=True)[0] == first[0]
+
+
+def test_acting_elsewhere_changes_nothing_of_a_training():
+    """What `act` remembers travels in the extras."""
+    alone, watched = _agent(), _agent()
+    _train(alone, 30)
+    _train(watched, 15)
+    obs = make("connect_four", 7).reset().obs
+    for _ in range(5):
+        watched.predict(obs, deterministic=False)
+    lone = _agent()
+    _train(lone, 15)
+    assert torch.equal(_weights(watched), _weights(lone))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"simulations": 0}, "simulations is 0; it must be above 0"),
+        ({"fast_simulations": 4}, "fast_simulations is 4; it must be below simulations, 4"),
+        ({"full_share": 1.5}, "full_share is 1.5; it must be from 0 to 1"),
+        ({"c_visit": -1.0}, "c_visit is -1.0; it must be 0 or more"),
+        ({"hidden": (0,)}, "every layer needs 1 unit"),
+        ({"replay_size": 100}, "replay_size is 100; 4 games of up to 42 moves need 176"),
+    ],
+)
+def test_values_that_cannot_work_are_refused(change, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        _agent(**change)
+
+
+def test_only_board_games():
+    with pytest.raises(ConfigError, match=r"alphazero is for board games.*not CartPole-v1"):
+        presets.preset("alphazero", make("CartPole-v1", 1))
