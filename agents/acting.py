@@ -7,9 +7,10 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from ludus.agents.agent import Advice
 from ludus.envs.packing import legal
 from ludus.networks.cores import State
-from ludus.networks.heads import HeadChance
+from ludus.networks.heads import ILLEGAL, HeadChance
 from ludus.networks.network import Network
 
 
@@ -66,10 +67,17 @@ class ValueActor:
         self, obs: np.ndarray, state: State, first: np.ndarray, noise: Tensor | None = None
     ) -> tuple[np.ndarray, State]:
         """The actions [B] of the highest values for obs [B, *obs], and the core's state."""
+        q, state = self._values(obs, state, first, noise)
+        return q.argmax(-1).cpu().numpy() + self.first_action, state
+
+    def _values(
+        self, obs: np.ndarray, state: State, first: np.ndarray, noise: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Of all actions [B, A], and the core's state."""
         seen = self._to_device(obs).unsqueeze(0)  # [1, B, *obs]
         opens = self._to_device(first).unsqueeze(0)
         out, state = self._network(seen, state, opens, HeadChance(noise))
-        return out.q[0].argmax(-1).cpu().numpy() + self.first_action, state
+        return out.q[0], state
 
     def explore(self, actions: np.ndarray, obs: np.ndarray, epsilon: Any) -> np.ndarray:
         """Actions [B] with random ones among them, in training."""
@@ -89,6 +97,19 @@ class ValueActor:
         if epsilon:
             actions = self._mixed(actions, obs, epsilon, self._evaluation)
         return (actions[0] if single else actions), state
+
+    @torch.no_grad()
+    def advise(
+        self, observation: np.ndarray, state: Any, episode_start: np.ndarray | None
+    ) -> tuple[Advice, Any]:
+        """The values, NaN where an action is illegal."""
+        obs, first, _ = as_batch(observation, episode_start, self._obs_shape)
+        state = self._network.initial_state(len(obs)) if state is None else state
+        values, state = self._values(obs, state, first)
+        q = values.cpu().numpy()
+        best = q.argmax(-1)
+        told = np.where(q > ILLEGAL, q, np.nan)
+        return Advice(best + self.first_action, q.max(-1), told, None), state
 
     def _mixed(
         self, actions: np.ndarray, obs: np.ndarray, epsilon: Any, generator: np.random.Generator

@@ -55,6 +55,32 @@ class Player(Protocol):
         """Actions for a batch of observations, and the state."""
 
 
+class Advice(NamedTuple):
+    """What an agent thinks of B observations; NaN where it has no opinion on an action."""
+
+    action: np.ndarray  # [B] what it would do, as the env numbers it
+    value: np.ndarray  # [B] return that it expects
+    q: np.ndarray | None  # [B, A] return that it expects of each action; None if it has none
+    probability: np.ndarray | None  # [B, A] of each action; None where it has no policy
+
+
+@runtime_checkable
+class Advisor(Protocol):
+    """An agent that says what it thinks of discrete actions, without chance."""
+
+    def advise(
+        self, observation: np.ndarray, state: Any = None, episode_start: np.ndarray | None = None
+    ) -> tuple[Advice, Any]:
+        """What it thinks of observations [B, *obs], and the state after them."""
+
+
+@runtime_checkable
+class Searching(Protocol):
+    """An agent that searches before it moves."""
+
+    simulations: int  # positions that it looks at for a move in `predict` and `advise`
+
+
 @runtime_checkable
 class Agent(Protocol):
     """Acts, observes, learns; owns its memory and its cadence."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ludus.agents.acting import as_batch
-from ludus.agents.agent import ConfigError, Extras, Step
+from ludus.agents.agent import Advice, ConfigError, Extras, Step
 from ludus.agents.memory.games import Games, Position
 from ludus.agents.optimizer import clip_norm, make_optimizer, take_step
 from ludus.agents.schedules import linear
@@ -66,6 +66,8 @@ class AlphaZeroConfig:
     """puct: of the root's prior that is noise, in training"""
     sampled_moves: int = 10
     """puct: of each game, that are drawn by their visits in training; later the most visited"""
+    random_moves: int = 6
+    """a game begins with 0 to so many moves at random, so that games differ; not learned from"""
     symmetries: bool = True
     """turn each position that is learned from at random, where the game has symmetries"""
     outcome_share: float = 0.5
@@ -95,7 +97,9 @@ class AlphaZeroConfig:
         for name in (positive + "optimizer_eps batch_size replay_size replay_ratio").split():
             if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0 and finite")
-        not_negative = "fast_simulations c_visit sampled_moves max_grad_norm value_coef "
+        not_negative = (
+            "fast_simulations c_visit sampled_moves random_moves max_grad_norm value_coef "
+        )
         for name in (not_negative + "learning_starts").split():
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more")
@@ -147,6 +151,7 @@ class AlphaZero:
         self._evaluation = torch.Generator(self.device).manual_seed(_seed(seed, 2))
         self._turning = torch.Generator(self.device).manual_seed(_seed(seed, 4))
         self._cap = np.random.default_rng([seed, 5])
+        self._openings = np.random.default_rng([seed, 6])
         self.gradients: Callable[..., Sequence[Tensor]] = self._gradients
         self.update: Callable[..., None] = self._update
         self.capturable = True
@@ -156,6 +161,7 @@ class AlphaZero:
         self._sums = torch.zeros(len(_METRICS), device=self.device)
         self._summed = 0
         self._moves = np.zeros(memory.num_envs, np.int64)  # [B] of the running games
+        self._opening = self._draw_openings()  # [B] moves at random, of the running games
         self._ratio = Fraction(str(config.replay_ratio))
         self._steps = steps
         self.env_steps, self.updates = 0, 0
@@ -181,9 +187,19 @@ class AlphaZero:
             early = torch.from_numpy(self._moves < c.sampled_moves).to(self.device)
             drawn = _draw(found.policy, legal, self._exploration)
             action = torch.where(early, drawn, action)
-        learned = torch.full((len(obs),), not fast, device=self.device)
-        kept = Position(seen[BOARD], legal, found.policy, found.value, learned)
-        return action.cpu().numpy(), state, {"position": kept}
+        opens = torch.from_numpy(explore & (self._moves < self._opening)).to(self.device)  # [B]
+        if c.random_moves and explore:
+            drawn = _draw(legal.to(torch.float32), legal, self._exploration)
+            action = torch.where(opens, drawn, action)
+        learned = torch.full_like(opens, not fast)
+        row = Position(seen[BOARD], legal, found.policy, found.value, learned, ~opens)
+        return action.cpu().numpy(), state, {"position": row}
+
+    def _draw_openings(self) -> np.ndarray:
+        """How many moves at random a game of each env begins with, [B]."""
+        return self._openings.integers(
+            self.config.random_moves, endpoint=True, size=self.memory.num_envs
+        )
 
     def _unpack(self, obs: np.ndarray) -> dict[str, Tensor]:
         """What is in observations [B, *obs], by name."""
@@ -238,6 +254,16 @@ class AlphaZero:
         actions = found.action.cpu().numpy()
         return (actions[0] if single else actions), state
 
+    def advise(
+        self, observation: np.ndarray, state: Any = None, episode_start: np.ndarray | None = None
+    ) -> tuple[Advice, Any]:
+        """The search's policy and the mean returns of the actions that it tried."""
+        obs, _, _ = as_batch(observation, episode_start, self._space.shape)
+        found, _ = self._search(self._unpack(obs), self.simulations, None)
+        q = torch.where(found.visits > 0, found.mean, torch.nan)
+        told = (found.action, found.value, q, found.policy)
+        return Advice(*(x.cpu().numpy() for x in told)), state
+
     # -- learning -----------------------------------------------------------------------------
 
     def observe(self, step: Step) -> None:
@@ -246,7 +272,10 @@ class AlphaZero:
         sign = np.broadcast_to(np.asarray(step.sign, np.float32), over.shape)
         reward = np.sign(step.reward)
         self.memory.add(step.extras["position"], step.valid, reward, over, sign)
-        self._moves = np.where(step.valid & ~over, self._moves + 1, 0)
+        going = step.valid & ~over
+        self._moves = np.where(going, self._moves + 1, 0)
+        if over.any():
+            self._opening = np.where(over, self._draw_openings(), self._opening)
         self.env_steps += int(step.valid.sum())
 
     def learn(self) -> int:
@@ -347,7 +376,9 @@ class AlphaZero:
             "evaluation": self._evaluation.get_state(),
             "turning": self._turning.get_state(),
             "cap": self._cap.bit_generator.state,
+            "openings": self._openings.bit_generator.state,
             "moves": self._moves,
+            "opening": self._opening,
             "env_steps": self.env_steps,
             "updates": self.updates,
         }
@@ -362,7 +393,8 @@ class AlphaZero:
         self._evaluation.set_state(state["evaluation"])
         self._turning.set_state(state["turning"])
         self._cap.bit_generator.state = state["cap"]
-        self._moves = np.array(state["moves"])
+        self._openings.bit_generator.state = state["openings"]
+        self._moves, self._opening = np.array(state["moves"]), np.array(state["opening"])
         self.env_steps, self.updates = state["env_steps"], state["updates"]
 
 

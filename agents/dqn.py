@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ludus.agents import losses
 from ludus.agents.acting import ValueActor
-from ludus.agents.agent import Batch, ConfigError, Extras, Step
+from ludus.agents.agent import Advice, Batch, ConfigError, Extras, Step
 from ludus.agents.memory.replay import Replay
 from ludus.agents.optimizer import OptimizerName, clip_norm, make_optimizer, take_step
 from ludus.agents.schedules import linear
@@ -334,6 +334,12 @@ class DQN:
         """Stable-Baselines3's signature; takes one observation or a batch of them."""
         epsilon = 0.0 if deterministic else self.config.evaluation_epsilon
         return self._actor.predict(observation, state, episode_start, epsilon)
+
+    def advise(
+        self, observation: np.ndarray, state: Any = None, episode_start: np.ndarray | None = None
+    ) -> tuple[Advice, Any]:
+        """The values of the actions, and the state after."""
+        return self._actor.advise(observation, state, episode_start)
 
     # -- learning -----------------------------------------------------------------------------
 

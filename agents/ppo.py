@@ -16,7 +16,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from ludus.agents.acting import as_batch
-from ludus.agents.agent import ConfigError, Extras, Step, TrainingError
+from ludus.agents.agent import Advice, ConfigError, Extras, Step, TrainingError
 from ludus.agents.losses import clipped_surrogate, clipped_value
 from ludus.agents.memory.rollout import Rollout
 from ludus.agents.moments import Moments, RewardScale
@@ -38,7 +38,7 @@ from ludus.networks.encoders import (
 from ludus.networks.flat import flat_gradient, flatten_parameters
 from ludus.networks.layers import start_orthogonal
 from ludus.networks.network import Network
-from ludus.networks.policies import ActionKind, PolicyHead, PolicyOut
+from ludus.networks.policies import ActionKind, Categorical, PolicyHead, PolicyOut
 
 _METRICS = (
     *("loss", "policy_gradient_loss", "value_loss", "entropy_loss"),  # SB3's names
@@ -254,6 +254,19 @@ class PPO:
             action = policy.sample(self.kind.chance((len(obs),), self._evaluation))
         actions = self.kind.env_action(action)
         return (actions[0] if single else actions), state
+
+    @torch.no_grad()
+    def advise(
+        self, observation: np.ndarray, state: Any = None, episode_start: np.ndarray | None = None
+    ) -> tuple[Advice, Any]:
+        """The policy, where there is one choice of discrete actions, and the value."""
+        obs, first, _ = as_batch(observation, episode_start, self._space.shape)
+        state = self.initial_state(len(obs)) if state is None else state
+        out, state, allowed = self._look(obs, state, first)
+        policy = self.kind.distribution(out, allowed)
+        probability = policy.log_p.exp().cpu().numpy() if isinstance(policy, Categorical) else None
+        action = self.kind.env_action(policy.mode())
+        return Advice(action, out.value.cpu().numpy(), None, probability), state
 
     # -- learning -----------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from ludus.agents.acting import ValueActor
-from ludus.agents.agent import ConfigError, Extras, Step
+from ludus.agents.agent import Advice, ConfigError, Extras, Step
 from ludus.agents.losses import chosen
 from ludus.agents.memory.rollout import Rollout
 from ludus.agents.optimizer import OptimizerName, clip_norm, make_optimizer, take_step
@@ -185,6 +185,12 @@ class PQN:
         """Stable-Baselines3's signature; with a core the state must be given back."""
         epsilon = 0.0 if deterministic else self.config.evaluation_epsilon
         return self._actor.predict(observation, state, episode_start, epsilon)
+
+    def advise(
+        self, observation: np.ndarray, state: Any = None, episode_start: np.ndarray | None = None
+    ) -> tuple[Advice, Any]:
+        """The values of the actions, and the state after."""
+        return self._actor.advise(observation, state, episode_start)
 
     # -- learning -----------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ludus.agents import losses
 from ludus.agents.acting import ValueActor
-from ludus.agents.agent import ConfigError, Extras, Step
+from ludus.agents.agent import Advice, ConfigError, Extras, Step
 from ludus.agents.memory.replay import Replay
 from ludus.agents.memory.sequences import SequenceBatch, Sequences
 from ludus.agents.optimizer import OptimizerName, clip_norm, make_optimizer, take_step
@@ -203,6 +203,12 @@ class R2D2:
         """Stable-Baselines3's signature; the state must be given back at the next call."""
         epsilon = 0.0 if deterministic else self.config.evaluation_epsilon
         return self._actor.predict(observation, state, episode_start, epsilon)
+
+    def advise(
+        self, observation: np.ndarray, state: Any = None, episode_start: np.ndarray | None = None
+    ) -> tuple[Advice, Any]:
+        """The values of the actions, and the state after."""
+        return self._actor.advise(observation, state, episode_start)
 
     # -- learning -----------------------------------------------------------------------------
 

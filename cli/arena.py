@@ -27,6 +27,8 @@ class Arguments:
     """of each pair; each side begins half of them"""
     epsilon: float = 0.05
     """probability of a random move of a trained agent, so that games differ"""
+    simulations: int = 0
+    """of agents that search, for each move; 0 for as many as in training"""
     seed: int = 0
     """of all chance"""
     out: Path | None = None
@@ -41,6 +43,7 @@ def run(argv: list[str]) -> int:
     for name, ok in (
         ("games", given.games >= 1),
         ("seed", given.seed >= 0),
+        ("simulations", given.simulations >= 0),
         ("epsilon", 0 <= given.epsilon <= 1),
     ):
         if not ok:
@@ -50,7 +53,10 @@ def run(argv: list[str]) -> int:
     if len(set(given.contenders)) < len(given.contenders):
         raise UsageError("a contender was named twice; name each once")
     spiel.load(given.game)
-    everyone = [contender(name, given.game, epsilon=given.epsilon) for name in given.contenders]
+    everyone = [
+        contender(name, given.game, epsilon=given.epsilon, simulations=given.simulations)
+        for name in given.contenders
+    ]
     console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
     def after(first: str, second: str, match: Match) -> None:
@@ -62,7 +68,8 @@ def run(argv: list[str]) -> int:
     standings, points = round_robin(everyone, given.game, given.games, given.seed, after)
     told = {
         **{"game": given.game, "games": given.games, "seed": given.seed},
-        **{"epsilon": given.epsilon, "contenders": list(given.contenders)},
+        **{"epsilon": given.epsilon, "simulations": given.simulations},
+        **{"contenders": list(given.contenders)},
         "standings": [asdict(standing) for standing in standings],
         "points": points.tolist(),
     }

@@ -27,8 +27,8 @@ from ludus.training.train import device_of
 class Arguments:
     """What is measured, and how long."""
 
-    only: Literal["pong", "cartpole", "both", "family", "ppo", "pqn", "replay"] = "both"
-    """DQN against SB3's on one env or both; rainbow and iqn against dqn; PPO; PQN; replay"""
+    only: Literal["pong", "cartpole", "both", "family", "ppo", "pqn", "replay", "search"] = "both"
+    """DQN against SB3's on one env or both; the family; PPO; PQN; replay; search"""
     rounds: int = 5
     """turns of each contender; figures are medians over rounds"""
     pong_steps: int = 800
@@ -39,8 +39,12 @@ class Arguments:
     """our envs on Pong; SB3's DQN has one"""
     cartpole_envs: int = 64
     """our envs on CartPole; SB3's DQN has one"""
+    game: str = "connect_four"
+    """what is searched"""
+    simulations: int = 32
+    """of a move, in a search"""
     peers: bool = True
-    """measure SB3 too"""
+    """measure SB3 too; for a search, OpenSpiel's"""
     device: str = "auto"
     """auto, cpu or cuda"""
     json: bool = False
@@ -51,12 +55,21 @@ def run(argv: list[str]) -> int:
     """Measure and print the ratios."""
     about = "Env steps per second of our DQN and of SB3's: same network, batch 32, 1 update per 4."
     given = parse(Arguments, argv, verb="bench", about=about)
-    for name in ("rounds", "pong_steps", "cartpole_steps", "pong_envs", "cartpole_envs"):
+    for name in (
+        "rounds",
+        "pong_steps",
+        "cartpole_steps",
+        "pong_envs",
+        "cartpole_envs",
+        "simulations",
+    ):
         if getattr(given, name) < 1:
             raise UsageError(f"{name} is {getattr(given, name)}; it must be 1 or more")
     device = device_of(given.device)
     if given.only == "replay":
         return _replay(given.json)
+    if given.only == "search":
+        return _search(given, device)
     if given.only in ("family", "ppo", "pqn"):
         return _members(given, device)
     plan = {PONG: (given.pong_steps, given.pong_envs)}
@@ -84,6 +97,35 @@ def _replay(as_json: bool) -> int:
         print_json({"prioritised_sample_ms": taken})
     else:
         print(f"32 of 1,000,000 by priority: {taken:.3f} ms, median of 200")
+    return 0
+
+
+def _search(given: Arguments, device: torch.device) -> int:
+    from ludus.training.search_speed import measure_search, search_as_dict
+
+    rates = measure_search(
+        given.game,
+        simulations=given.simulations,
+        rounds=given.rounds,
+        device=device,
+        peers=given.peers,
+        say=lambda line: print(line, file=sys.stderr),
+    )
+    if given.json:
+        print_json(search_as_dict(given.game, given.simulations, rates, device))
+        return 0
+    shown = Table(
+        title=f"{given.game}, {given.simulations} simulations a move", title_justify="left"
+    )
+    for name in ("who", "simulations/s", "games/s", "network", "game", "tree"):
+        shown.add_column(name, justify="left" if name == "who" else "right")
+    for rate in rates:
+        shares = (rate.network_share, rate.game_share, rate.tree_share)
+        shown.add_row(
+            *(rate.name, f"{rate.simulations_per_second:,.0f}", f"{rate.games_per_second:.2f}"),
+            *("" if share is None else f"{share:.0%}" for share in shares),
+        )
+    Console().print(shown)
     return 0
 
 

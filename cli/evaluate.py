@@ -31,6 +31,8 @@ class Arguments:
     """games at the same time; with the seed it fixes which games are played"""
     opponent: str | None = None
     """board games: who is played against, in place of the training's; random, greedy, mcts:100"""
+    simulations: int = 0
+    """of an agent that searches, for each move; 0 for as many as in training"""
     device: str = "auto"
     """auto, cpu or cuda"""
     json: bool = False
@@ -54,7 +56,7 @@ def run(argv: list[str]) -> int:
     if given.opponent is not None:
         options = replace(options, opponent=given.opponent)
         protocol = make(config.env, 1, 0, options).protocol
-    agent = load(given.run, device=given.device)
+    agent = load(given.run, device=given.device, simulations=given.simulations)
     result = evaluate(
         agent,
         config.env,

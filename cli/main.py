@@ -13,6 +13,7 @@ VERBS = {
     "collect": "write a data set of games that a trained agent plays",
     "record": "write an MP4 of a trained agent",
     "compare": "train several agents alike and lay their scores side by side",
+    "play": "play a board game against a trained agent, in text",
     "arena": "let agents and players of a board game play each other, with Elo ratings",
     "bench": "measure our speed against Stable-Baselines3's on this machine",
     "list": "show the agents, envs, games or runs there are",

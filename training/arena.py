@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ludus.agents.agent import Searching
 from ludus.envs.board import players, spiel
 from ludus.training.match import AgentSeat, Match, PlayerSeat, Seat, play_match
 from ludus.training.run import Run, RunError
@@ -41,7 +42,7 @@ class Standing:
     milliseconds: float  # a move
 
 
-def contender(name: str, game: str, *, epsilon: float) -> Contender:
+def contender(name: str, game: str, *, epsilon: float, simulations: int = 0) -> Contender:
     """A run's agent by its folder, or a fixed player by its name.
 
     Args:
@@ -49,6 +50,7 @@ def contender(name: str, game: str, *, epsilon: float) -> Contender:
         game: what is played.
         epsilon: probability of a random move of an agent, so that two do not play one game again
             and again.
+        simulations: of an agent that searches, for each move; 0 for as many as in training.
 
     Raises:
         RunError: the run is of another game.
@@ -61,6 +63,8 @@ def contender(name: str, game: str, *, epsilon: float) -> Contender:
     if not spiel.is_game(trained) or str(spiel.load(trained)) != str(spiel.load(game)):
         raise RunError(f"{name} was trained on {trained}; it does not play {game}")
     agent = load(name)
+    if simulations and isinstance(agent, Searching):
+        agent.simulations = simulations
     return Contender(
         name, lambda _, seed: AgentSeat(agent, deterministic=True, epsilon=epsilon, seed=seed)
     )

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 
 from ludus.agents import presets
-from ludus.agents.agent import Agent, TrainingError
+from ludus.agents.agent import Agent, Searching, TrainingError
 from ludus.agents.dqn import DQN
 from ludus.agents.sb3 import SB3Agent, SB3Config
 from ludus.envs.board.spiel import is_game
@@ -510,15 +510,16 @@ def _make_rivals(
     return Rivals(names, config.env, env.num_envs, t.seed, make_past, every=t.steps // 20)
 
 
-def load(path: Path | str, *, device: str = "cpu") -> presets.AnyAgent:
+def load(path: Path | str, *, device: str = "cpu", simulations: int = 0) -> presets.AnyAgent:
     """The agent of a run, to act with `predict`.
 
     Args:
         path: the run's folder.
         device: auto, cpu or cuda.
+        simulations: of an agent that searches, for each move; 0 for as many as in training.
 
     Raises:
-        RunError: it is no run, or it has no weights yet.
+        RunError: it is no run, it has no weights yet, or it does not search.
     """
     run = Run.open(path)
     config = run.config()
@@ -545,4 +546,10 @@ def load(path: Path | str, *, device: str = "cpu") -> presets.AnyAgent:
     except RuntimeError as error:  # torch's, on names or shapes
         text = " ".join(str(error).split())
         raise RunError(f"the weights of {path} do not fit its config or env: {text}") from error
+    if simulations < 0:
+        raise RunError(f"simulations is {simulations}; it must be 0 or more")
+    if simulations and not isinstance(agent, Searching):
+        raise RunError(f"{config.agent} does not search; leave simulations out for {path}")
+    if simulations and isinstance(agent, Searching):
+        agent.simulations = simulations
     return agent

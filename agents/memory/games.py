@@ -23,6 +23,7 @@ class Position(NamedTuple):
     policy: Tensor  # [B, A] of the search
     value: Tensor  # [B] of the search, of the mover
     learned: Tensor  # [B] bool, the policy is to be learned from
+    kept: Tensor  # [B] bool, the position is to be learned from at all
 
 
 class Sampled(NamedTuple):
@@ -77,7 +78,7 @@ class Games:
         self._value, self._weight = zeros((), torch.float32), zeros((), torch.float32)
         self._side = np.zeros((self.rows, num_envs), np.float32)  # 1 for who began, else -1
         self._ready = np.zeros((self.rows, num_envs), bool)  # the game is over
-        self._used = np.zeros((self.rows, num_envs), bool)  # a move was made there
+        self._kept = np.zeros((self.rows, num_envs), bool)  # it is to be learned from
         self._mover = np.ones(num_envs, np.float32)  # [B] 1 while who began is to move, else -1
         self._length = np.zeros(num_envs, np.int64)  # [B] rows of the running game
         self._generator = torch.Generator(device).manual_seed(seed)
@@ -120,7 +121,8 @@ class Games:
         self._board[part], self._legal[part] = position.board, position.legal
         self._policy[part], self._value[part] = position.policy, position.value
         self._weight[part] = position.learned.to(torch.float32)
-        self._ready[row], self._used[row], self._side[row] = False, used, self._mover
+        kept = used & position.kept.cpu().numpy()
+        self._ready[row], self._kept[row], self._side[row] = False, kept, self._mover
         self.written += 1
         self._length = np.where(used, self._length + 1, 0)
         if over.any():
@@ -147,7 +149,7 @@ class Games:
     def _places(self) -> Tensor:
         """Of all positions that may be drawn."""
         if self._drawable is None:
-            place = np.flatnonzero(self._ready & self._used)
+            place = np.flatnonzero(self._ready & self._kept)
             self._drawable = torch.from_numpy(place).to(self._device)
         return self._drawable
 
@@ -206,4 +208,4 @@ class Games:
 
 
 _TENSORS = ("board", "legal", "policy", "value", "weight")
-_ARRAYS = ("side", "ready", "used")
+_ARRAYS = ("side", "ready", "kept")

@@ -24,6 +24,7 @@ CONFIG = AlphaZeroConfig(
     replay_ratio=0.25,
     anneal_learning_rate=False,
     outcome_share=1.0,
+    random_moves=0,
 )
 
 
@@ -140,6 +141,7 @@ CHANGES = {
     "max_grad_norm": 0.01,
     "value_coef": 0.0,
     "outcome_share": 0.0,
+    "random_moves": 3,
     "symmetries": False,
     "batch_size": 8,
     "replay_size": 4 * 44,
@@ -202,6 +204,20 @@ def test_moves_are_sampled_at_first_and_the_best_later():
         for a, p in zip(actions[3:7], kept[3:7], strict=True)
         for i in range(4)
     )
+
+
+def test_games_begin_with_moves_at_random_that_are_not_learned_from():
+    agent = _agent(
+        random_moves=5, envs=50, replay_size=50 * 100, simulations=2, learning_starts=9999
+    )
+    agent.network.head.policy.bias.data[3] = 50.0  # the search always plays the middle
+    actions, kept = _train(agent, 6)
+    own = np.stack([position.kept.numpy() for position in kept])  # [rows, B]
+    openings = 6 - own.sum(0)
+    assert (np.diff(own.astype(int), axis=0) >= 0).all(), "only at the beginning"
+    assert set(openings) == {0, 1, 2, 3, 4, 5}
+    assert (actions[own] == 3).all()
+    assert set(actions[~own]) == set(range(7))
 
 
 def test_the_learning_rate_falls_to_zero():

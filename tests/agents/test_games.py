@@ -40,7 +40,7 @@ def played(games, rows, seed=0, again=0.3):
         names = generator.integers(0, 256, (count, 2)).astype(np.uint8)
         policy = generator.dirichlet(np.ones(3), count).astype(np.float32)
         value = generator.uniform(-1, 1, count).astype(np.float32)
-        learned = generator.random(count) < 0.5
+        learned, kept = generator.random((2, count)) < 0.5
         long = np.array([len(r) >= 5 for r in running])
         over = ~ended & ((generator.random(count) < 0.25) | long)
         reward = np.where(over, generator.integers(-1, 2, count), 0).astype(np.float32)
@@ -51,16 +51,17 @@ def played(games, rows, seed=0, again=0.3):
             torch.from_numpy(policy),
             torch.from_numpy(value),
             torch.from_numpy(learned),
+            torch.from_numpy(kept),
         )
         games.add(position, ~ended, reward, over, sign)
         for i in range(count):
             if ended[i]:
                 mover[i] = 1
                 continue
-            running[i].append((row, names[i], mover[i], value[i], learned[i], policy[i]))
+            running[i].append((row, names[i], mover[i], value[i], learned[i], policy[i], kept[i]))
             if over[i]:
                 first = reward[i] * mover[i]  # for who began
-                told += [(*entry, first * entry[2]) for entry in running[i]]
+                told += [(*e[:-1], first * e[2]) for e in running[i] if e[-1]]
                 running[i], mover[i] = [], 1
             else:
                 mover[i] *= sign[i]
@@ -94,6 +95,7 @@ def test_only_games_that_are_over_are_drawn():
         torch.ones(4, 3, dtype=torch.bool),
         torch.ones(4, 3) / 3,
         torch.zeros(4),
+        torch.ones(4, dtype=torch.bool),
         torch.ones(4, dtype=torch.bool),
     )
     none = np.zeros(4, bool)
