@@ -19,9 +19,9 @@ from ludus.agents.agent import Advice, ConfigError, Extras, Step
 from ludus.agents.memory.games import Games, Position
 from ludus.agents.optimizer import clip_norm, make_optimizer, take_step
 from ludus.agents.schedules import linear
-from ludus.agents.search import Chooser, Found, Gumbel, Puct, search
+from ludus.agents.search import Chooser, Found, Gumbel, Puct, Tree, search, subtree
 from ludus.envs.board.game import BOARD, Board, Game
-from ludus.envs.board.stream import observation_space
+from ludus.envs.board.stream import observation_space, show
 from ludus.networks.cores import NoCore, State
 from ludus.networks.encoders import MLP, Tower
 from ludus.networks.flat import flat_gradient, flatten_parameters
@@ -66,6 +66,8 @@ class AlphaZeroConfig:
     """puct: of the root's prior that is noise, in training"""
     sampled_moves: int = 10
     """puct: of each game, that are drawn by their visits in training; later the most visited"""
+    reuse_tree: bool = False
+    """puct: begin a search with what the one before found below the move that was made"""
     random_moves: int = 6
     """a game begins with 0 to so many moves at random, so that games differ; not learned from"""
     symmetries: bool = True
@@ -108,6 +110,10 @@ class AlphaZeroConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be from 0 to 1")
         if any(units < 1 for units in self.hidden):
             raise ConfigError(f"hidden is {self.hidden}; every layer needs 1 unit or more")
+        if self.reuse_tree and self.search == "gumbel":
+            raise ConfigError(
+                "reuse_tree goes with the search puct: gumbel counts the visits of one search"
+            )
         if self.fast_simulations >= self.simulations:
             raise ConfigError(
                 f"fast_simulations is {self.fast_simulations}; it must be below simulations, "
@@ -169,8 +175,11 @@ class AlphaZero:
     # -- acting -------------------------------------------------------------------------------
 
     def initial_state(self, num_envs: int) -> State:
-        """Nothing to remember between rows."""
-        return ()
+        """The trees of the last search where they are used again, else nothing."""
+        if not self.config.reuse_tree:
+            return ()
+        empty = Tree(self.game, self.game.init(num_envs), 2 * self.simulations + 1, self.device)
+        return self._folded(empty)
 
     def act(
         self, obs: np.ndarray, state: State, first: np.ndarray, *, explore: bool
@@ -181,7 +190,7 @@ class AlphaZero:
         count = c.fast_simulations if fast else c.simulations
         seen = self._unpack(obs)
         noise = self._exploration if explore and not fast else None
-        found, legal = self._search(seen, count, noise)
+        found, legal, state = self._search(obs, seen, state, count, noise)
         action = found.action
         if explore and c.search == "puct":
             early = torch.from_numpy(self._moves < c.sampled_moves).to(self.device)
@@ -207,14 +216,45 @@ class AlphaZero:
         return {key: self._space.part(packed, key) for key in self.game.parts}
 
     def _search(
-        self, seen: dict[str, Tensor], simulations: int, generator: torch.Generator | None
-    ) -> tuple[Found, Tensor]:
-        """Search positions with the generator's noise, or none; and the legal moves [B, A]."""
+        self,
+        obs: np.ndarray,
+        seen: dict[str, Tensor],
+        state: State,
+        simulations: int,
+        generator: torch.Generator | None,
+    ) -> tuple[Found, Tensor, State]:
+        """Search positions with the generator's noise, or none.
+
+        Returns:
+            What was found, the legal moves [B, A], and the state after.
+        """
         board = self.game.recognise(seen)
         legal = self.game.legal(board).to(self.device)
         chooser = self._chooser(legal, generator)
-        found = search(self.game, board, self.evaluate, chooser, simulations, self.device)
-        return found, legal
+        tree = None if not state else self._regrown(obs, board, state, simulations)
+        found = search(self.game, board, self.evaluate, chooser, simulations, self.device, tree)
+        return found, legal, () if tree is None else self._folded(tree)
+
+    def _folded(self, tree: Tree) -> State:
+        """Trees as tensors [B, N, ...], positions as they are observed."""
+        shown = torch.from_numpy(show(self.game, self._space, tree.boards)).to(self.device)
+        parts = (shown, *(array[:-1] for array in tree.arrays()))
+        return (*(p.unflatten(0, (tree.batch, tree.nodes)) for p in parts), tree.used)
+
+    def _regrown(self, obs: np.ndarray, board: Board, state: State, simulations: int) -> Tree:
+        """The trees again, below the moves that led from their roots to positions [B]."""
+        shown, *kept, used = state
+        flat = shown.flatten(0, 1)  # [B * N, size]
+        old = Tree(self.game, board, shown.shape[1], self.device)
+        old.boards = self.game.recognise({k: self._space.part(flat, k) for k in self.game.parts})
+        for array, value in zip(old.arrays(), kept, strict=True):
+            array[:-1] = value.flatten(0, 1)
+        old.used = used
+        below = old.child[old.root]  # [B, A] rows of the nodes below the roots
+        here = torch.from_numpy(obs).to(self.device).unsqueeze(1)  # [B, 1, size]
+        same = (below >= 0) & (flat[below.clamp(min=0)] == here).all(-1)
+        chosen = below.masked_fill(~same, -1).max(-1).values
+        return subtree(self.game, old, chosen, board, old.nodes - simulations)
 
     def _chooser(self, legal: Tensor, generator: torch.Generator | None) -> Chooser:
         c = self.config
@@ -249,8 +289,9 @@ class AlphaZero:
         if isinstance(observation, Mapping):
             observation = self._space.pack(observation)
         obs, _, single = as_batch(observation, episode_start, self._space.shape)
+        state = self.initial_state(len(obs)) if state is None else state
         generator = None if deterministic else self._evaluation
-        found, _ = self._search(self._unpack(obs), self.simulations, generator)
+        found, _, state = self._search(obs, self._unpack(obs), state, self.simulations, generator)
         actions = found.action.cpu().numpy()
         return (actions[0] if single else actions), state
 
@@ -259,7 +300,8 @@ class AlphaZero:
     ) -> tuple[Advice, Any]:
         """The search's policy and the mean returns of the actions that it tried."""
         obs, _, _ = as_batch(observation, episode_start, self._space.shape)
-        found, _ = self._search(self._unpack(obs), self.simulations, None)
+        state = self.initial_state(len(obs)) if state is None else state
+        found, _, state = self._search(obs, self._unpack(obs), state, self.simulations, None)
         q = torch.where(found.visits > 0, found.mean, torch.nan)
         told = (found.action, found.value, q, found.policy)
         return Advice(*(x.cpu().numpy() for x in told)), state

@@ -87,9 +87,11 @@ class Tree:
         self.child = torch.full((rows, actions), -1, device=device)
         self.raw = torch.zeros(rows, device=device)
         self.sign = torch.ones(rows, device=device)  # of the move into the node
+        self.parent = torch.full((rows,), -1, device=device)  # row of the node before; -1: none
         self.choice = torch.zeros(rows, dtype=torch.int64, device=device)  # action to try next
         self.boards = game.init(batch * nodes)
         self.root = torch.arange(batch, device=device) * nodes  # [B] rows
+        self.used = torch.ones_like(self.root)  # [B] nodes so far
         self.nowhere = rows - 1
         self.put(self.root, board)
 
@@ -100,6 +102,11 @@ class Tree:
     def get(self, rows: Tensor) -> Board:
         """Their positions."""
         return self.boards[rows.numpy() if isinstance(self.boards, np.ndarray) else rows]
+
+    def arrays(self) -> tuple[Tensor, ...]:
+        """All that is known of the nodes but their positions, [rows, ...] each."""
+        numbers = (self.logits, self.visits, self.total, self.raw, self.sign)
+        return (*numbers, self.child, self.parent, self.choice)
 
     def edges(self, rows: Tensor) -> Edges:
         """What the nodes in `rows` [...] know."""
@@ -125,7 +132,7 @@ def search(
         chooser: PUCT or Gumbel.
         simulations: positions that are looked at, 1 or more.
         device: where the arrays live; the CPU if not given.
-        tree: filled by the search, for who wants to look; of `simulations` + 1 nodes.
+        tree: of these positions, to go on with and to fill; with room for `simulations` nodes.
     """
     device = device or torch.device("cpu")
     if tree is None:
@@ -134,14 +141,16 @@ def search(
     tree.logits[tree.root], tree.raw[tree.root] = chooser.prepare(logits), value
     for i in range(simulations):
         tree.choice[tree.root] = chooser.at_root(tree.edges(tree.root), i, simulations)
-        simulate(game, tree, evaluate, chooser, tree.root + i + 1)
+        simulate(game, tree, evaluate, chooser)
     edges = tree.edges(tree.root)
     policy, action = chooser.result(edges)
     return Found(policy, action, edges.value(), edges.visits, edges.mean())
 
 
-def simulate(game: Game, tree: Tree, evaluate: Evaluate, chooser: Chooser, new: Tensor) -> None:
-    """One simulation of every tree; the node that it adds goes to the rows `new` [B]."""
+def simulate(game: Game, tree: Tree, evaluate: Evaluate, chooser: Chooser) -> None:
+    """One simulation of every tree, which adds one node to each."""
+    new = tree.root + tree.used  # [B] rows
+    tree.used += 1
     nodes, actions = select(tree)  # [D, B] each
     last, action = _last(tree, nodes, actions)
     move = game.step(tree.get(last), action)
@@ -149,6 +158,7 @@ def simulate(game: Game, tree: Tree, evaluate: Evaluate, chooser: Chooser, new: 
     tree.put(new, move.board)
     tree.logits[new], tree.raw[new], tree.sign[new] = logits, value, move.sign
     tree.child[last, action] = torch.where(move.terminated, -1, new)
+    tree.parent[new] = last
     worth = torch.where(move.terminated, move.reward, move.reward + move.sign * value)  # [B]
     backward(tree, nodes, actions, worth)
     touched = torch.cat([nodes, new.unsqueeze(0)])  # [D + 1, B]
@@ -197,6 +207,45 @@ def backward(tree: Tree, nodes: Tensor, actions: Tensor, worth: Tensor) -> None:
     edge = (nodes * tree.actions + actions).flatten()
     tree.visits.view(-1).index_add_(0, edge, torch.ones_like(turned).flatten())
     tree.total.view(-1).index_add_(0, edge, (turned * worth).flatten())
+
+
+def subtree(game: Game, tree: Tree, chosen: Tensor, board: Board, most: int) -> Tree:
+    """Trees whose roots are nodes of others, with what is known below these.
+
+    Args:
+        game: the rules.
+        tree: the others.
+        chosen: [B] rows of the nodes that become roots; -1 for a tree that knows nothing.
+        board: [B] the positions there.
+        most: nodes that are taken over, the oldest; an action whose node is left keeps its visits.
+    """
+    nodes = tree.nodes
+    under = torch.zeros(tree.batch, nodes, dtype=torch.bool, device=chosen.device)
+    under.view(-1)[chosen[chosen >= 0]] = True
+    parent = tree.parent[:-1].view_as(under)  # rows; -1 at the roots
+    has, before = parent >= 0, parent.clamp(min=0)
+    while True:  # a round takes in one depth more
+        more = under | (has & under.view(-1)[before])
+        if torch.equal(more, under):
+            break
+        under = more
+    place = under.cumsum(1) - 1  # a node comes after its parent, there and here
+    kept = under & (place < most)
+    old = kept.flatten().nonzero().squeeze(1)  # [M] rows
+    new = (place + tree.root.unsqueeze(1)).flatten()
+    where = torch.full((len(tree.raw),), -1, device=chosen.device)  # [rows] there to rows here
+    where[old] = new[old]
+    after = Tree(game, board, nodes, chosen.device)
+    rows = where[old]
+    for name in ("logits", "visits", "total", "raw", "sign", "choice"):
+        getattr(after, name)[rows] = getattr(tree, name)[old]
+    for name in ("child", "parent"):
+        there = getattr(tree, name)[old]
+        getattr(after, name)[rows] = torch.where(there >= 0, where[there.clamp(min=0)], -1)
+    after.sign[after.root], after.parent[after.root] = 1, -1
+    after.put(rows, tree.get(old))
+    after.used = kept.sum(1).clamp(min=1)
+    return after
 
 
 class Puct(NamedTuple):

@@ -70,5 +70,5 @@ def observation_space(game: Game) -> Packed:
 
 def show(game: Game, space: Packed, board: Board) -> np.ndarray:
     """Observations [B, size] of positions."""
-    parts = {key: part.numpy() for key, part in game.observe(board).items()}
-    return space.pack({**parts, MASK: game.legal(board).numpy()})
+    parts = {key: part.cpu().numpy() for key, part in game.observe(board).items()}
+    return space.pack({**parts, MASK: game.legal(board).cpu().numpy()})

@@ -7,6 +7,7 @@ import torch
 from ludus.agents import presets
 from ludus.agents.agent import ConfigError, Step
 from ludus.agents.alphazero import AlphaZeroConfig, _dirichlet, build
+from ludus.agents.search import Puct, Tree, search, subtree
 from ludus.envs.board.spiel import make_game
 from ludus.envs.make import make
 from ludus.networks.heads import ILLEGAL
@@ -38,8 +39,9 @@ def _train(agent, rows, game="connect_four"):
     """Play and learn; the actions [rows, B] and what was kept of each row."""
     env = make(game, agent.memory.num_envs, 0)
     row, actions, kept = env.reset(), [], []
+    state = agent.initial_state(env.num_envs)
     for _ in range(rows):
-        action, _, extras = agent.act(row.obs, (), row.first, explore=True)
+        action, state, extras = agent.act(row.obs, state, row.first, explore=True)
         env.send(action)
         agent.learn()
         after = env.recv()
@@ -148,7 +150,13 @@ CHANGES = {
     "learning_starts": 60,
     "replay_ratio": 0.5,
 }
-PUCT = {"c_puct": 0.01, "dirichlet": 0.1, "noise_share": 0.9, "sampled_moves": 0}
+PUCT = {
+    "reuse_tree": True,
+    "c_puct": 0.01,
+    "dirichlet": 0.1,
+    "noise_share": 0.9,
+    "sampled_moves": 0,
+}
 
 
 @pytest.mark.parametrize("field", [*CHANGES, *PUCT])
@@ -187,7 +195,7 @@ def test_the_playout_cap(share, low, high):
     assert low <= full.mean() <= high
     counts = []
     searched = agent._search
-    agent._search = lambda seen, n, noise: counts.append((n, noise)) or searched(seen, n, noise)
+    agent._search = lambda *given: counts.append(given[-2:]) or searched(*given)
     _, kept = _train(agent, 50)
     for (count, noise), position in zip(counts, kept, strict=True):
         assert count == (4 if position.learned[0] else 1)
@@ -218,6 +226,60 @@ def test_games_begin_with_moves_at_random_that_are_not_learned_from():
     assert set(openings) == {0, 1, 2, 3, 4, 5}
     assert (actions[own] == 3).all()
     assert set(actions[~own]) == set(range(7))
+
+
+@pytest.mark.parametrize("game", ["connect_four", "breakthrough(rows=4,columns=4)"])
+def test_a_tree_that_is_used_again_knows_what_was_found_below_the_move(game):
+    """Two moves on, the root's visits are those of the node before, and the new ones."""
+    agent = _agent(game, search="puct", simulations=24, reuse_tree=True, noise_share=0.0)
+    env = make(game, 4, 0)
+    row, state, known = env.reset(), agent.initial_state(4), torch.zeros(4)
+    for move in range(1, 9):
+        action, after, _ = agent.act(row.obs, state, row.first, explore=False)
+        visits, child = after[2], after[6]  # [B, N, A] each
+        below = child[torch.arange(4), 0, torch.from_numpy(action)]  # [B] rows
+        assert (visits[:, 0].sum(-1) == 24 + known).all()
+        known = visits.flatten(0, 1)[below.clamp(min=0)].sum(-1) * (below >= 0)
+        env.send(action)
+        row, state = env.recv(), after
+        if row.game_over.any():
+            break
+    assert move > 3
+    assert (known > 0).all()
+    fresh = make(game, 4, 0).reset()  # another position: nothing is known of it
+    _, after, _ = agent.act(fresh.obs, state, fresh.first, explore=False)
+    assert (after[2][:, 0].sum(-1) == 24).all()
+
+
+def test_a_tree_that_is_used_again_is_the_one_below_the_move():
+    """Every node below the move, by its position, with its visits and returns."""
+    agent = _agent(search="puct", simulations=60, reuse_tree=True, noise_share=0.0)
+    game, env = agent.game, make("connect_four", 4, 0)
+    env.reset()
+    tree = Tree(game, game.init(4), 200, CPU)
+    search(game, game.init(4), agent.evaluate, Puct(), 60, tree=tree)
+    action = torch.tensor([3, 3, 2, 4])
+    env.send(action.numpy())
+    board = game.recognise(agent._unpack(env.recv().obs))
+    chosen = tree.child[tree.root, action]
+    assert (chosen >= 0).all()
+    for most in (200, 3):
+        part = subtree(game, tree, chosen, board, most)
+
+        def told(tree, root):
+            """Positions below a row, with what is known there."""
+            found, stack = {}, [int(root)]
+            while stack:
+                at = stack.pop()
+                key = tuple(tree.boards[at].tolist())
+                found[key] = tree.visits[at].tolist(), tree.total[at].tolist()
+                stack += [c for c in tree.child[at].tolist() if c >= 0]
+            return found
+
+        for i in range(4):
+            before, after = told(tree, chosen[i]), told(part, part.root[i])
+            assert len(after) == min(most, len(before)) == int(part.used[i])
+            assert all(before[key] == value for key, value in after.items())
 
 
 def test_the_learning_rate_falls_to_zero():
@@ -269,6 +331,7 @@ def test_acting_elsewhere_changes_nothing_of_a_training():
         ({"fast_simulations": 4}, "fast_simulations is 4; it must be below simulations, 4"),
         ({"full_share": 1.5}, "full_share is 1.5; it must be from 0 to 1"),
         ({"c_visit": -1.0}, "c_visit is -1.0; it must be 0 or more"),
+        ({"reuse_tree": True}, "reuse_tree goes with the search puct"),
         ({"hidden": (0,)}, "every layer needs 1 unit"),
         ({"replay_size": 100}, "replay_size is 100; 4 games of up to 42 moves need 176"),
     ],

@@ -113,9 +113,10 @@ def _session(agent, root, checkpoint_seconds, env_id="CartPole-v1", rivals=(), s
     config = presets.preset(agent, env)
     if hasattr(config, "learning_starts"):
         config = replace(config, learning_starts=200)
-    if agent == "alphazero":  # the search, its noise and the playout cap
+    if agent == "alphazero":  # the search, its noise, trees, the playout cap
         config = replace(config, channels=8, blocks=1, simulations=8, fast_simulations=3)
         config = replace(config, batch_size=32, replay_ratio=0.1, search=search)
+        config = replace(config, reuse_tree=search == "puct")
     if agent.endswith("ppo"):
         config = replace(config, normalize_reward=True, normalize_value=True)
     if agent == "ppo_small":
