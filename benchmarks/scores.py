@@ -27,6 +27,8 @@ class Table(NamedTuple):
 
     agents: dict[str, str]  # a label, and how `ludus train` is asked for it
     steps: dict[str, int]  # env steps on each env
+    games: int = 20  # of the last evaluation
+    points: bool = False  # show the mean share of points of board games in place of the IQM
 
 
 def _alike(*names: str) -> dict[str, str]:
@@ -55,8 +57,13 @@ TABLES = {
         },
         {"ludus/MaskedCartPole-v0": 100_000},
     ),
+    "selfplay": Table(
+        _alike("dqn", "ppo", "recurrent_ppo"),
+        {"connect_four": 400_000},
+        games=200,
+        points=True,
+    ),
 }
-GAMES = 20
 
 
 class Job(NamedTuple):
@@ -89,13 +96,13 @@ def train(table: Table, job: Job, root: Path) -> str | None:
     agent, *options = table.agents[job.agent].split()
     command = [sys.executable, "-m", "ludus.cli", "train", agent, job.env, "--quiet", *options]
     command += ["--steps", str(table.steps[job.env]), "--seed", str(job.seed), "--device", "cpu"]
-    command += ["--eval-episodes", str(GAMES), "--run-dir", str(root / _folder(job.agent))]
+    command += ["--eval-episodes", str(table.games), "--run-dir", str(root / _folder(job.agent))]
     done = subprocess.run(command, capture_output=True, text=True)
     return None if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
 
 
 def rows(table: Table, found: dict[Job, list[float]], seeds: int) -> Iterator[list[str]]:
-    """Lines of the table: an agent, and for each env its IQM with a 95% interval."""
+    """Lines of the table: an agent, and for each env its IQM with a 95% interval, or its points."""
     for agent in table.agents:
         cells = [agent]
         for env in table.steps:
@@ -103,8 +110,13 @@ def rows(table: Table, found: dict[Job, list[float]], seeds: int) -> Iterator[li
             if not played:
                 cells.append("-")
                 continue
-            score = summarise(np.array(played))
             few = "" if len(played) == seeds else f" ({len(played)} of {seeds})"
+            if table.points:
+                shares = [float(np.mean([(r + 1) / 2 for r in returns])) for returns in played]
+                each = ", ".join(f"{share:.1%}" for share in shares)
+                cells.append(f"{np.mean(shares):.1%} ({each}){few}")
+                continue
+            score = summarise(np.array(played))
             cells.append(f"{score.iqm:.1f} ({score.low:.1f} to {score.high:.1f}){few}")
         yield cells
 
@@ -134,7 +146,7 @@ def main() -> None:
     for cells in rows(table, found, given.seeds):
         print(f"| {' | '.join(cells)} |")
     returns = [{**job._asdict(), "returns": found[job]} for job in every if job in found]
-    told = {"steps": table.steps, "games": GAMES, "versions": versions(), "returns": returns}
+    told = {"steps": table.steps, "games": table.games, "versions": versions(), "returns": returns}
     Path(__file__).with_name(f"{given.table}.json").write_text(json.dumps(told))
 
 

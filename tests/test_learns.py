@@ -13,10 +13,14 @@ from ludus.agents.ppo import PPOConfig
 from ludus.agents.pqn import PQNConfig
 from ludus.agents.r2d2 import R2D2Config
 from ludus.agents.uniform import RandomConfig
+from ludus.envs.board.spiel import make_game
+from ludus.envs.board.stream import observation_space, show
 from ludus.envs.make import EnvOptions, make
 from ludus.training.evaluate import evaluate, tuned_for
 from ludus.training.graphs import Capturable, capture
 from ludus.training.loop import train_loop
+from ludus.training.run import TrainOptions, all_runs
+from ludus.training.train import train
 
 SEEDS = (0, 1, 2)
 PROBE = DQNConfig(
@@ -283,3 +287,41 @@ def test_minatar_breakout_is_clearly_above_random(seed):
     assert at_random.mean < 0.8
     assert trained.mean > 3 * at_random.mean
     assert mannwhitneyu(trained.returns, at_random.returns, alternative="greater").pvalue < 1e-6
+
+
+def lines_lost(agent) -> int:
+    """Games of tic-tac-toe that are lost, over all moves of the other side, from either side."""
+    game = make_game("tic_tac_toe")
+    space, lost = observation_space(game), 0
+    for begins in (True, False):
+        board, moves = game.init(1), begins
+        while len(board):
+            if moves:
+                chosen, _ = agent.predict(show(game, space, board), deterministic=True)
+                row, action = torch.arange(len(board)), torch.from_numpy(chosen)
+            else:
+                row, action = game.legal(board).nonzero(as_tuple=True)
+            move = game.step(board[row], action)
+            lost += 0 if moves else int((move.reward > 0).sum())
+            board, moves = move.board[~move.terminated].unique(dim=0), not moves
+    return lost
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_alphazero_never_loses_at_tic_tac_toe(seed):
+    """In all lines that it can be led into; 30,000 moves take about 40 seconds on two cores."""
+    env = make("tic_tac_toe", 1)
+    untrained = presets.build(
+        presets.preset("alphazero", env), env, device=torch.device("cpu"), seed=seed, steps=1
+    )
+    assert lines_lost(untrained) > 10
+    agent = _trained("tic_tac_toe", presets.preset("alphazero", env), 30_000, seed, num_envs=128)
+    assert lines_lost(agent) == 0
+
+
+def test_self_play_wins_connect_four_against_random_play(tmp_path):
+    """95% of the points of 200 games; `benchmarks/scores.py selfplay` has PPO too, and seeds."""
+    more = TrainOptions(num_envs=8, eval_episodes=200)
+    train("dqn", "connect_four", steps=60_000, more=more, root=tmp_path, quiet=True)
+    (run,) = all_runs(tmp_path)
+    assert run.status()["score"] >= 0.9  # of -1 to 1

@@ -15,6 +15,7 @@ from ludus.agents.pqn import PQN, PQNConfig
 from ludus.agents.r2d2 import R2D2, R2D2Config
 from ludus.agents.sb3 import SB3Agent, SB3Config
 from ludus.agents.uniform import RandomAgent, RandomConfig
+from ludus.envs.make import make
 from ludus.envs.packing import MASK, Packed
 
 SHAPES = {"classic": (4,), "minatar": (4, 10, 10), "atari": (4, 84, 84)}
@@ -130,6 +131,18 @@ def test_the_small_dqn_is_small():
     assert (small.encoder, small.head_hidden) == ("dqn2013", 256)
     assert presets.preset("dqn", _env("atari")).clip_reward
     assert not presets.preset("dqn", _env("classic")).clip_reward
+
+
+@pytest.mark.parametrize("name", ["ppo", "a2c", "recurrent_ppo"])
+def test_a_policy_on_a_board_discounts_nothing_and_stays_open(name):
+    config = presets.preset(name, make("connect_four", 1))
+    assert (config.gamma, config.entropy_coef) == (1.0, 0.02)
+    assert presets.preset(name, make("MinAtar/Breakout-v1", 1)).gamma == 0.99
+
+
+def test_who_is_played_against_by_default():
+    assert presets.rivals("alphazero") == ("self",)
+    assert {"self", "past", "random"} == set(presets.rivals("ppo"))
 
 
 def test_the_recurrent_dqn_is_r2d2_without_its_additions():
