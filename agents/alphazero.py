@@ -47,7 +47,9 @@ class AlphaZeroConfig:
     search: Literal["gumbel", "puct"] = "gumbel"
     """how a search chooses what to look at"""
     simulations: int = 32
-    """positions that the search of a move looks at"""
+    """positions that the search of a move looks at, in training"""
+    play_simulations: int = 64
+    """the same when the agent is evaluated or played against"""
     fast_simulations: int = 0
     """playout cap: of the moves whose policy is not learned from; 0 for all alike"""
     full_share: float = 0.25
@@ -95,7 +97,7 @@ class AlphaZeroConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, and combinations that do not make sense."""
-        positive = "channels blocks simulations considered c_scale c_puct dirichlet learning_rate "
+        positive = "channels blocks simulations play_simulations considered c_scale c_puct dirichlet learning_rate "
         for name in (positive + "optimizer_eps batch_size replay_size replay_ratio").split():
             if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0 and finite")
@@ -150,7 +152,7 @@ class AlphaZero:
     ) -> None:
         self.config, self.game, self.network, self.flat = config, game, network, flat
         self.optimizer, self.memory, self.device = optimizer, memory, flat.device
-        self.simulations = config.simulations  # of a move in `predict`
+        self.simulations = config.play_simulations  # of a move in `predict` and `advise`
         self._space = observation_space(game)
         self._parameters = list(network.parameters())
         self._exploration = torch.Generator(self.device).manual_seed(_seed(seed, 1))
@@ -178,7 +180,8 @@ class AlphaZero:
         """The trees of the last search where they are used again, else nothing."""
         if not self.config.reuse_tree:
             return ()
-        empty = Tree(self.game, self.game.init(num_envs), 2 * self.simulations + 1, self.device)
+        room = 2 * max(self.simulations, self.config.simulations) + 1
+        empty = Tree(self.game, self.game.init(num_envs), room, self.device)
         return self._folded(empty)
 
     def act(

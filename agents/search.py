@@ -52,8 +52,8 @@ class Chooser(Protocol):
     def at_root(self, edges: Edges, simulation: int, simulations: int) -> Tensor:
         """Actions [B] at the root."""
 
-    def result(self, edges: Edges) -> tuple[Tensor, Tensor]:
-        """The improved policy [B, A] and the action to play [B]."""
+    def result(self, edges: Edges) -> tuple[Tensor, Tensor, Tensor]:
+        """The improved policy [B, A], the action to play [B], and the policy's value [B]."""
 
 
 class Found(NamedTuple):
@@ -61,7 +61,7 @@ class Found(NamedTuple):
 
     policy: Tensor  # [B, A] improved
     action: Tensor  # [B] int64, the one to play
-    value: Tensor  # [B], of the mover
+    value: Tensor  # [B] of that policy, for the mover
     visits: Tensor  # [B, A] float32
     mean: Tensor  # [B, A] mean returns of the actions
 
@@ -143,8 +143,8 @@ def search(
         tree.choice[tree.root] = chooser.at_root(tree.edges(tree.root), i, simulations)
         simulate(game, tree, evaluate, chooser)
     edges = tree.edges(tree.root)
-    policy, action = chooser.result(edges)
-    return Found(policy, action, edges.value(), edges.visits, edges.mean())
+    policy, action, value = chooser.result(edges)
+    return Found(policy, action, value, edges.visits, edges.mean())
 
 
 def simulate(game: Game, tree: Tree, evaluate: Evaluate, chooser: Chooser) -> None:
@@ -279,11 +279,12 @@ class Puct(NamedTuple):
         """The same as inside."""
         return self.inside(edges)
 
-    def result(self, edges: Edges) -> tuple[Tensor, Tensor]:
+    def result(self, edges: Edges) -> tuple[Tensor, Tensor, Tensor]:
         """Shares of the visits, and the most visited; the higher mean decides between equals."""
         policy = edges.visits / edges.visits.sum(-1, keepdim=True).clamp(min=1)
         rank = edges.visits + 0.25 * edges.mean().clamp(-1, 1)
-        return policy, torch.where(_legal(edges.logits), rank, _NEVER).argmax(-1)
+        action = torch.where(_legal(edges.logits), rank, _NEVER).argmax(-1)
+        return policy, action, edges.value()
 
 
 class Gumbel(NamedTuple):
@@ -302,27 +303,30 @@ class Gumbel(NamedTuple):
         """As they are."""
         return logits
 
-    def _improved(self, edges: Edges) -> Tensor:
-        """Logits of the improved policy [..., A]."""
+    def _completed(self, edges: Edges) -> Tensor:
+        """Mean returns [..., A]; of actions not tried, what appendix D makes of the others."""
         prior = edges.logits.softmax(-1)
         tried = edges.visits > 0
         known = (prior * tried).sum(-1)
         mean, visited = edges.mean(), edges.visits.sum(-1)
         share = (prior * mean).sum(-1) / known.clamp(min=1e-12)  # the policy's return, as tried
-        mixed = (edges.raw + visited * share) / (1 + visited)  # appendix D, of actions not tried
-        completed = torch.where(tried, mean, mixed.unsqueeze(-1))
+        mixed = (edges.raw + visited * share) / (1 + visited)
+        return torch.where(tried, mean, mixed.unsqueeze(-1))
+
+    def _improved(self, edges: Edges, completed: Tensor) -> Tensor:
+        """Logits of the improved policy [..., A]."""
         most = edges.visits.max(-1, keepdim=True).values
         unit = (completed + 1) / 2  # from 0 to 1, as the constants are meant
         return edges.logits + (self.c_visit + most) * self.c_scale * unit
 
     def inside(self, edges: Edges) -> Tensor:
         """Where the share of the visits is farthest below the improved policy (equation 14)."""
-        policy = self._improved(edges).softmax(-1)
+        policy = self._improved(edges, self._completed(edges)).softmax(-1)
         apart = policy - edges.visits / (1 + edges.visits.sum(-1, keepdim=True))
         return torch.where(_legal(edges.logits), apart, _NEVER).argmax(-1)
 
     def _score(self, edges: Edges) -> Tensor:
-        score = self._improved(edges)
+        score = self._improved(edges, self._completed(edges))
         return score if self.noise is None else score + self.noise
 
     def at_root(self, edges: Edges, simulation: int, simulations: int) -> Tensor:
@@ -333,12 +337,20 @@ class Gumbel(NamedTuple):
         allowed = legal & (edges.visits == due.unsqueeze(-1))
         return torch.where(allowed, self._score(edges), _NEVER).argmax(-1)
 
-    def result(self, edges: Edges) -> tuple[Tensor, Tensor]:
-        """The improved policy, and the best of those visited most."""
+    def result(self, edges: Edges) -> tuple[Tensor, Tensor, Tensor]:
+        """The improved policy, and the best of those visited most.
+
+        The value is the policy's: the mean over the root's visits, which halving spreads over bad
+        actions too, is far below it.
+        """
+        completed = self._completed(edges)
+        logits = self._improved(edges, completed)
         most = edges.visits.max(-1, keepdim=True).values
         allowed = _legal(edges.logits) & (edges.visits == most)
-        action = torch.where(allowed, self._score(edges), _NEVER).argmax(-1)
-        return self._improved(edges).softmax(-1), action
+        score = logits if self.noise is None else logits + self.noise
+        action = torch.where(allowed, score, _NEVER).argmax(-1)
+        policy = logits.softmax(-1)
+        return policy, action, (policy * completed).sum(-1)
 
 
 def _legal(logits: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ class Arguments:
     epsilon: float = 0.05
     """probability of a random move of a trained agent, so that games differ"""
     simulations: int = 0
-    """of agents that search, for each move; 0 for as many as in training"""
+    """of agents that search, for each move; 0 for its own number"""
     seed: int = 0
     """of all chance"""
     out: Path | None = None

@@ -32,7 +32,7 @@ class Arguments:
     opponent: str | None = None
     """board games: who is played against, in place of the training's; random, greedy, mcts:100"""
     simulations: int = 0
-    """of an agent that searches, for each move; 0 for as many as in training"""
+    """of an agent that searches, for each move; 0 for its own number"""
     device: str = "auto"
     """auto, cpu or cuda"""
     json: bool = False

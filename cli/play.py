@@ -29,7 +29,7 @@ class Arguments:
     side: Literal["first", "second"] = "first"
     """whether you begin"""
     simulations: int = 0
-    """of an agent that searches, for each move; 0 for as many as in training"""
+    """of an agent that searches, for each move; 0 for its own number"""
     device: str = "auto"
     """auto, cpu or cuda"""
 

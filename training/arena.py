@@ -50,7 +50,7 @@ def contender(name: str, game: str, *, epsilon: float, simulations: int = 0) -> 
         game: what is played.
         epsilon: probability of a random move of an agent, so that two do not play one game again
             and again.
-        simulations: of an agent that searches, for each move; 0 for as many as in training.
+        simulations: of an agent that searches, for each move; 0 for its own number.
 
     Raises:
         RunError: the run is of another game.

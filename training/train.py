@@ -516,7 +516,7 @@ def load(path: Path | str, *, device: str = "cpu", simulations: int = 0) -> pres
     Args:
         path: the run's folder.
         device: auto, cpu or cuda.
-        simulations: of an agent that searches, for each move; 0 for as many as in training.
+        simulations: of an agent that searches, for each move; 0 for its own number.
 
     Raises:
         RunError: it is no run, it has no weights yet, or it does not search.

@@ -170,7 +170,7 @@ def test_every_field_changes_what_is_learned(field):
 
 
 def test_there_is_no_field_without_a_test():
-    others = {"encoder", "hidden", "full_share"}  # below
+    others = {"encoder", "hidden", "full_share", "play_simulations"}  # below
     assert {f.name for f in fields(AlphaZeroConfig)} == {*CHANGES, *PUCT, *others}
 
 
@@ -309,6 +309,17 @@ def test_predict_searches_without_chance_and_takes_one_position_or_many():
     assert len(drawn) > 1
     parts = {k: agent._space.part(torch.from_numpy(obs[0]), k).numpy() for k in agent._space.parts}
     assert agent.predict(parts, deterministic=True)[0] == first[0]
+
+
+def test_a_search_in_play_has_its_own_number_of_simulations():
+    agent, obs = _agent(play_simulations=11), make("connect_four", 3).reset().obs
+    counts = []
+    searched = agent._search
+    agent._search = lambda *given: counts.append(given[-2]) or searched(*given)
+    agent.predict(obs)
+    agent.advise(obs)
+    agent.act(obs, (), np.ones(3, bool), explore=False)
+    assert counts == [11, 11, 4]
 
 
 def test_acting_elsewhere_changes_nothing_of_a_training():

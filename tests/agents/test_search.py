@@ -80,8 +80,8 @@ def puct(node):
     return max(best, key=best.get)
 
 
-def improved(node):
-    """The logits of Gumbel AlphaZero's improved policy, one action at a time."""
+def completed(node):
+    """Gumbel AlphaZero's returns of all actions, one at a time."""
     tried = [a for a in node.legal if node.visits[a]]
     count = sum(node.visits)
     mixed = node.raw
@@ -89,11 +89,13 @@ def improved(node):
         mass = sum(node.prior[a] for a in tried)
         share = sum(node.prior[a] * node.mean(a) for a in tried) / mass
         mixed = (node.raw + count * share) / (1 + count)
+    return {a: node.mean(a) if node.visits[a] else mixed for a in node.legal}
+
+
+def improved(node):
+    """The logits of its improved policy."""
     factor = 50 + max(node.visits)
-    return {
-        a: node.logits[a] + factor * ((node.mean(a) if node.visits[a] else mixed) + 1) / 2
-        for a in node.legal
-    }
+    return {a: node.logits[a] + factor * (q + 1) / 2 for a, q in completed(node).items()}
 
 
 def gumbel_inside(node):
@@ -154,10 +156,10 @@ def test_a_batched_search_is_the_search_of_each_game_alone(name, rule):
         means = [single.mean(a) if v else 0.0 for a, v in enumerate(single.visits)]
         np.testing.assert_allclose(found.mean[i], means, atol=1e-5)
         value = (single.raw + sum(single.total)) / 41
-        assert float(found.value[i]) == pytest.approx(value, abs=1e-5)
         if rule == "gumbel":
             logits = improved(single)
             policy = torch.tensor(list(logits.values())).softmax(0)
+            value = float(policy @ torch.tensor(list(completed(single).values())))
             np.testing.assert_allclose(found.policy[i][single.legal], policy, atol=1e-4)
             most = max(single.visits)
             ranks = {
@@ -167,6 +169,7 @@ def test_a_batched_search_is_the_search_of_each_game_alone(name, rule):
         else:
             np.testing.assert_allclose(found.policy[i], np.array(single.visits) / 40, atol=1e-6)
             assert single.visits[int(found.action[i])] == max(single.visits)
+        assert float(found.value[i]) == pytest.approx(value, abs=1e-4)
 
 
 @pytest.mark.parametrize("chooser", [Puct(), Gumbel()])
@@ -326,8 +329,10 @@ def test_the_improved_policy_by_hand():
         raw=torch.tensor([0.1]),
     )
     # tried actions return (0.5 - 0.5) / 2 = 0, so the third has (0.1 + 3 * 0) / 4 = 0.025
-    policy, action = Gumbel(c_visit=2.0, c_scale=1.0).result(edges)
-    scores = 4 * (torch.tensor([0.5, -0.5, 0.025]) + 1) / 2
+    policy, action, value = Gumbel(c_visit=2.0, c_scale=1.0).result(edges)
+    returns = torch.tensor([0.5, -0.5, 0.025])
+    scores = 4 * (returns + 1) / 2
+    assert value.item() == pytest.approx((scores.softmax(0) @ returns).item())
     torch.testing.assert_close(policy[0], scores.softmax(0))
     assert int(action) == 0
     assert float(edges.value()) == pytest.approx((0.1 + 0.5) / 4)
