@@ -97,14 +97,14 @@ class AlphaZeroConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, and combinations that do not make sense."""
-        positive = "channels blocks simulations play_simulations considered c_scale c_puct dirichlet learning_rate "
-        for name in (positive + "optimizer_eps batch_size replay_size replay_ratio").split():
+        positive = "channels blocks simulations play_simulations considered c_scale c_puct "
+        positive += "dirichlet learning_rate optimizer_eps batch_size replay_size replay_ratio"
+        for name in positive.split():
             if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0 and finite")
-        not_negative = (
-            "fast_simulations c_visit sampled_moves random_moves max_grad_norm value_coef "
-        )
-        for name in (not_negative + "learning_starts").split():
+        not_negative = "fast_simulations c_visit sampled_moves random_moves max_grad_norm "
+        not_negative += "value_coef learning_starts"
+        for name in not_negative.split():
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more")
         for name in ("full_share", "noise_share", "outcome_share"):
