@@ -46,7 +46,7 @@ class AlphaZeroConfig:
     """units of the MLP encoder's layers"""
     search: Literal["gumbel", "puct"] = "gumbel"
     """how a search chooses what to look at"""
-    simulations: int = 32
+    simulations: int = 24
     """positions that the search of a move looks at, in training"""
     play_simulations: int = 64
     """the same when the agent is evaluated or played against"""
@@ -58,7 +58,7 @@ class AlphaZeroConfig:
     """gumbel: actions at the root that are tried, at most"""
     c_visit: float = 50.0
     """gumbel: how many visits the values count for from the start"""
-    c_scale: float = 1.0
+    c_scale: float = 0.25
     """gumbel: how much the values count against the prior"""
     c_puct: float = 1.25
     """puct: how much the prior counts against the values"""
@@ -78,7 +78,7 @@ class AlphaZeroConfig:
     """of the outcome in the value to learn; the rest is the value that the search found"""
     optimizer_eps: float = 1e-8
     """of Adam"""
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     """step size of Adam"""
     anneal_learning_rate: bool = True
     """let it fall linearly to 0 over the training"""
@@ -88,11 +88,11 @@ class AlphaZeroConfig:
     """weight of the value loss"""
     batch_size: int = 256
     """positions in one update"""
-    replay_size: int = 100_000
+    replay_size: int = 200_000
     """positions kept"""
     learning_starts: int = 5_000
     """env steps before the first update"""
-    replay_ratio: float = 0.02
+    replay_ratio: float = 0.015
     """updates per env step"""
 
     def __post_init__(self) -> None:

@@ -332,8 +332,9 @@ class Gumbel(NamedTuple):
     def at_root(self, edges: Edges, simulation: int, simulations: int) -> Tensor:
         """The best of those whose number of visits is due."""
         legal = _legal(edges.logits)
-        table = torch.tensor(halving(self.considered, simulations), device=legal.device)
-        due = table[:, simulation][legal.sum(-1).clamp(max=self.considered)]  # [B]
+        column = [row[simulation] for row in halving(self.considered, simulations)]
+        counts = torch.tensor(column, device=legal.device)  # [considered + 1]
+        due = counts[legal.sum(-1).clamp(max=self.considered)]  # [B]
         allowed = legal & (edges.visits == due.unsqueeze(-1))
         return torch.where(allowed, self._score(edges), _NEVER).argmax(-1)
 

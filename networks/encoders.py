@@ -189,7 +189,7 @@ class Tower(nn.Module):
     """Residual blocks of 3x3 convolutions that keep the board's size, as in AlphaGo Zero.
 
     https://doi.org/10.1038/nature24270. Without batch normalisation: each block starts as the
-    identity (https://arxiv.org/abs/1901.09321). Eight planes of 1x1 filters come out.
+    identity (https://arxiv.org/abs/1901.09321). 32 planes of 1x1 filters come out.
 
     Args:
         space: of one position, [C, H, W].
@@ -206,14 +206,14 @@ class Tower(nn.Module):
             nn.Conv2d(space.shape[0], channels, 3, padding=1),
             *residual,
             nn.ReLU(),
-            nn.Conv2d(channels, 8, 1),
+            nn.Conv2d(channels, 32, 1),
             nn.ReLU(),
         )
         self.dim = _flat_size(self.layers, space.shape)
         _channels_last(self)
 
     def forward(self, obs: Tensor) -> Tensor:
-        """[N, C, H, W] to [N, 8 * H * W]."""
+        """[N, C, H, W] to [N, 32 * H * W]."""
         return self.layers(_unscaled(obs)).flatten(1)
 
 
