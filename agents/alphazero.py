@@ -59,7 +59,9 @@ class AlphaZeroConfig:
     c_visit: float = 50.0
     """gumbel: how many visits the values count for from the start"""
     c_scale: float = 0.25
-    """gumbel: how much the values count against the prior"""
+    """gumbel: how much the values count against the prior, in training"""
+    play_c_scale: float = 1.0
+    """the same when the agent is evaluated or played against"""
     c_puct: float = 1.25
     """puct: how much the prior counts against the values"""
     dirichlet: float = 10.0
@@ -97,7 +99,9 @@ class AlphaZeroConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, and combinations that do not make sense."""
-        positive = "channels blocks simulations play_simulations considered c_scale c_puct "
+        positive = (
+            "channels blocks simulations play_simulations considered c_scale c_puct play_c_scale "
+        )
         positive += "dirichlet learning_rate optimizer_eps batch_size replay_size replay_ratio"
         for name in positive.split():
             if not 0 < getattr(self, name) < float("inf"):
@@ -193,7 +197,7 @@ class AlphaZero:
         count = c.fast_simulations if fast else c.simulations
         seen = self._unpack(obs)
         noise = self._exploration if explore and not fast else None
-        found, legal, state = self._search(obs, seen, state, count, noise)
+        found, legal, state = self._search(obs, seen, state, count, noise, c.c_scale)
         action = found.action
         if explore and c.search == "puct":
             early = torch.from_numpy(self._moves < c.sampled_moves).to(self.device)
@@ -225,6 +229,7 @@ class AlphaZero:
         state: State,
         simulations: int,
         generator: torch.Generator | None,
+        c_scale: float,
     ) -> tuple[Found, Tensor, State]:
         """Search positions with the generator's noise, or none.
 
@@ -233,7 +238,7 @@ class AlphaZero:
         """
         board = self.game.recognise(seen)
         legal = self.game.legal(board).to(self.device)
-        chooser = self._chooser(legal, generator)
+        chooser = self._chooser(legal, generator, c_scale)
         tree = None if not state else self._regrown(obs, board, state, simulations)
         found = search(self.game, board, self.evaluate, chooser, simulations, self.device, tree)
         return found, legal, () if tree is None else self._folded(tree)
@@ -259,11 +264,11 @@ class AlphaZero:
         chosen = below.masked_fill(~same, -1).max(-1).values
         return subtree(self.game, old, chosen, board, old.nodes - simulations)
 
-    def _chooser(self, legal: Tensor, generator: torch.Generator | None) -> Chooser:
+    def _chooser(self, legal: Tensor, generator: torch.Generator | None, c_scale: float) -> Chooser:
         c = self.config
         if c.search == "gumbel":
             noise = None if generator is None else _gumbel(legal, generator)
-            return Gumbel(noise, c.considered, c.c_visit, c.c_scale)
+            return Gumbel(noise, c.considered, c.c_visit, c_scale)
         noise = None if generator is None else _dirichlet(legal, c.dirichlet, generator)
         return Puct(c.c_puct, noise, c.noise_share)
 
@@ -292,19 +297,26 @@ class AlphaZero:
         if isinstance(observation, Mapping):
             observation = self._space.pack(observation)
         obs, _, single = as_batch(observation, episode_start, self._space.shape)
-        state = self.initial_state(len(obs)) if state is None else state
         generator = None if deterministic else self._evaluation
-        found, _, state = self._search(obs, self._unpack(obs), state, self.simulations, generator)
+        found, state = self._play(obs, state, generator)
         actions = found.action.cpu().numpy()
         return (actions[0] if single else actions), state
+
+    def _play(
+        self, obs: np.ndarray, state: Any, generator: torch.Generator | None
+    ) -> tuple[Found, State]:
+        """The search of a move that counts, for positions [B]."""
+        state = self.initial_state(len(obs)) if state is None else state
+        how = (self.simulations, generator, self.config.play_c_scale)
+        found, _, state = self._search(obs, self._unpack(obs), state, *how)
+        return found, state
 
     def advise(
         self, observation: np.ndarray, state: Any = None, episode_start: np.ndarray | None = None
     ) -> tuple[Advice, Any]:
         """The search's policy and the mean returns of the actions that it tried."""
         obs, _, _ = as_batch(observation, episode_start, self._space.shape)
-        state = self.initial_state(len(obs)) if state is None else state
-        found, _, state = self._search(obs, self._unpack(obs), state, self.simulations, None)
+        found, state = self._play(obs, state, None)
         q = torch.where(found.visits > 0, found.mean, torch.nan)
         told = (found.action, found.value, q, found.policy)
         return Advice(*(x.cpu().numpy() for x in told)), state

@@ -10,7 +10,7 @@ the other player moves.
 import math
 from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -97,11 +97,14 @@ class Tree:
 
     def put(self, rows: Tensor, board: Board) -> None:
         """Keep the positions of some rows."""
-        self.boards[rows.numpy() if isinstance(self.boards, np.ndarray) else rows] = board
+        self.boards[self._index(rows)] = board
 
     def get(self, rows: Tensor) -> Board:
         """Their positions."""
-        return self.boards[rows.numpy() if isinstance(self.boards, np.ndarray) else rows]
+        return self.boards[self._index(rows)]
+
+    def _index(self, rows: Tensor) -> Any:
+        return rows.cpu().numpy() if isinstance(self.boards, np.ndarray) else rows
 
     def arrays(self) -> tuple[Tensor, ...]:
         """All that is known of the nodes but their positions, [rows, ...] each."""
@@ -153,13 +156,14 @@ def simulate(game: Game, tree: Tree, evaluate: Evaluate, chooser: Chooser) -> No
     tree.used += 1
     nodes, actions = select(tree)  # [D, B] each
     last, action = _last(tree, nodes, actions)
-    move = game.step(tree.get(last), action)
-    logits, value = evaluate(move.board)
-    tree.put(new, move.board)
-    tree.logits[new], tree.raw[new], tree.sign[new] = logits, value, move.sign
-    tree.child[last, action] = torch.where(move.terminated, -1, new)
+    board, *told = game.step(tree.get(last), action)
+    reward, terminated, sign = (x.to(new.device) for x in told)
+    logits, value = evaluate(board)
+    tree.put(new, board)
+    tree.logits[new], tree.raw[new], tree.sign[new] = logits, value, sign
+    tree.child[last, action] = torch.where(terminated, -1, new)
     tree.parent[new] = last
-    worth = torch.where(move.terminated, move.reward, move.reward + move.sign * value)  # [B]
+    worth = torch.where(terminated, reward.sign(), sign * value)  # [B] a win counts 1
     backward(tree, nodes, actions, worth)
     touched = torch.cat([nodes, new.unsqueeze(0)])  # [D + 1, B]
     tree.choice[touched] = chooser.inside(tree.edges(touched))

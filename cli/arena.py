@@ -20,7 +20,7 @@ class Arguments:
     """Who plays what."""
 
     contenders: Positional[tuple[str, ...]]
-    """folders of runs, and fixed players: random, greedy, minimax, mcts:100"""
+    """folders of runs, RUN@STEPS for earlier checkpoints, and players: random, greedy, mcts:100"""
     game: str = "connect_four"
     """OpenSpiel's name and parameters"""
     games: int = 100

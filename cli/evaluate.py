@@ -10,7 +10,7 @@ from tyro.conf import Positional
 from ludus.cli.options import UsageError, parse, print_json
 from ludus.envs.make import make
 from ludus.training.evaluate import evaluate
-from ludus.training.run import Run
+from ludus.training.run import Run, at_steps
 from ludus.training.statistics import Score, summarise
 from ludus.training.train import load
 
@@ -20,7 +20,7 @@ class Arguments:
     """Which run and how many games."""
 
     run: Positional[Path]
-    """folder of the run"""
+    """folder of the run; RUN@STEPS for an earlier checkpoint"""
     episodes: int = 20
     """full games"""
     seed: int = 0
@@ -50,7 +50,7 @@ def run(argv: list[str]) -> int:
     ):
         if not ok:
             raise UsageError(f"{name} is {getattr(given, name)}, which is out of range")
-    opened = Run.open(given.run)
+    opened = Run.open(at_steps(given.run)[0])
     config = opened.config()
     options, protocol = config.options, config.protocol
     if given.opponent is not None:

@@ -14,7 +14,7 @@ from ludus.cli.options import UsageError, parse
 from ludus.envs.board import spiel
 from ludus.envs.make import make
 from ludus.envs.packing import MASK, Packed
-from ludus.training.run import Run
+from ludus.training.run import Run, at_steps
 from ludus.training.train import load
 
 HELP = "a move by its name or number; hint, moves, undo, help or quit"
@@ -25,7 +25,7 @@ class Arguments:
     """Against whom."""
 
     run: Positional[Path]
-    """folder of a run on a board game"""
+    """folder of a run on a board game; RUN@STEPS for an earlier checkpoint"""
     side: Literal["first", "second"] = "first"
     """whether you begin"""
     simulations: int = 0
@@ -37,7 +37,7 @@ class Arguments:
 def run(argv: list[str]) -> int:
     """Play one game."""
     given = parse(Arguments, argv, verb="play", about="Play a board game against RUN.")
-    config = Run.open(given.run).config()
+    config = Run.open(at_steps(given.run)[0]).config()
     if not spiel.is_game(config.env):
         raise UsageError(f"{given.run} plays {config.env}; ludus play is for board games")
     agent = load(given.run, device=given.device, simulations=given.simulations)

@@ -7,14 +7,13 @@ in which a difference of 400 points means 10 to 1; a draw is half a win.
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 
 from ludus.agents.agent import Searching
 from ludus.envs.board import players, spiel
 from ludus.training.match import AgentSeat, Match, PlayerSeat, Seat, play_match
-from ludus.training.run import Run, RunError
+from ludus.training.run import Run, RunError, at_steps
 from ludus.training.train import load
 
 _RESAMPLES = 200
@@ -46,7 +45,8 @@ def contender(name: str, game: str, *, epsilon: float, simulations: int = 0) -> 
     """A run's agent by its folder, or a fixed player by its name.
 
     Args:
-        name: a run's folder, or one of `players.NAMES`.
+        name: a run's folder, with `@ENV_STEPS` for an earlier checkpoint; or one of
+            `players.NAMES`.
         game: what is played.
         epsilon: probability of a random move of an agent, so that two do not play one game again
             and again.
@@ -56,10 +56,11 @@ def contender(name: str, game: str, *, epsilon: float, simulations: int = 0) -> 
         RunError: the run is of another game.
         EnvError: there is no such player.
     """
-    if not Path(name).is_dir():
+    folder, _ = at_steps(name)
+    if not folder.is_dir():
         players.make_player(name, spiel.load(game), 0)
         return Contender(name, lambda games, seed: PlayerSeat(name, game, games, seed))
-    trained = Run.open(name).config().env
+    trained = Run.open(folder).config().env
     if not spiel.is_game(trained) or str(spiel.load(trained)) != str(spiel.load(game)):
         raise RunError(f"{name} was trained on {trained}; it does not play {game}")
     agent = load(name)

@@ -25,7 +25,12 @@ from torch import Tensor
 
 from ludus.agents import presets
 from ludus.envs.make import EnvOptions
-from ludus.training.checkpoint import CheckpointError, newest_checkpoint, write_atomically
+from ludus.training.checkpoint import (
+    CheckpointError,
+    newest_checkpoint,
+    read_checkpoint,
+    write_atomically,
+)
 
 _CONFIGS: dict[str, type[presets.Config]] = {
     config.__name__: config for config in get_args(presets.Config)
@@ -223,7 +228,7 @@ class Run:
             return []
 
     def newest_weights(self) -> dict[str, Tensor]:
-        """What acting needs, as it was at the newest checkpoint or evaluation.
+        """What acting needs, as it was at the newest checkpoint.
 
         Raises:
             RunError: the run has not saved any yet.
@@ -232,6 +237,21 @@ class Run:
             return newest_checkpoint(self.weights)[0]
         except CheckpointError as error:
             raise RunError(f"{self.path} has no weights yet: {error}") from error
+
+    def weights_at(self, steps: int) -> dict[str, Tensor]:
+        """What acting needs, as it was at the checkpoint of so many env steps.
+
+        Raises:
+            RunError: there is none; the message says which there are.
+        """
+        kept = {int(path.name): path for path in self.weights.glob("[0-9]*")}
+        if steps not in kept:
+            there = ", ".join(str(number) for number in sorted(kept)) or "none"
+            raise RunError(f"{self.path} has no weights of {steps} env steps; it has: {there}")
+        try:
+            return read_checkpoint(kept[steps])
+        except CheckpointError as error:
+            raise RunError(f"the weights of {self.path} at {steps}: {error}") from error
 
     def lock(self) -> IO[str]:
         """Keep other processes from training in this folder until the file is closed.
@@ -266,8 +286,16 @@ class Run:
 
     @property
     def weights(self) -> Path:
-        """Where the newest weights lie."""
+        """Where the weights of the newest checkpoints lie."""
         return self.path / "weights"
+
+
+def at_steps(path: Path | str) -> tuple[Path, int | None]:
+    """The folder and the checkpoint that `RUN` or `RUN@ENV_STEPS` names; None for the newest."""
+    folder, at, steps = str(path).rpartition("@")
+    if at and steps.isdecimal() and not Path(path).exists():
+        return Path(folder), int(steps)
+    return Path(path), None
 
 
 def all_runs(root: Path) -> list[Run]:

@@ -30,7 +30,7 @@ from ludus.training.graphs import Capturable, capture
 from ludus.training.logger import Logger
 from ludus.training.loop import train_loop
 from ludus.training.rivals import Rivals
-from ludus.training.run import Run, RunConfig, RunError, TrainOptions
+from ludus.training.run import Run, RunConfig, RunError, TrainOptions, at_steps
 from ludus.training.transfer import Learner, transfer
 
 _console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
@@ -398,7 +398,8 @@ class Session:
         self._evaluating += time.monotonic() - began
 
     def _keep_weights(self) -> None:
-        save_checkpoint(self.run.weights, self.agent.env_steps, self.agent.weights(), keep=1)
+        keep = self.config.train.keep_checkpoints
+        save_checkpoint(self.run.weights, self.agent.env_steps, self.agent.weights(), keep)
 
     def _status(self, state: str) -> None:
         score = float(np.mean(self._evaluated[-1]["returns"])) if self._evaluated else None
@@ -514,14 +515,15 @@ def load(path: Path | str, *, device: str = "cpu", simulations: int = 0) -> pres
     """The agent of a run, to act with `predict`.
 
     Args:
-        path: the run's folder.
+        path: the run's folder, or that and `@ENV_STEPS` for one of its earlier checkpoints.
         device: auto, cpu or cuda.
         simulations: of an agent that searches, for each move; 0 for its own number.
 
     Raises:
         RunError: it is no run, it has no weights yet, or it does not search.
     """
-    run = Run.open(path)
+    folder, steps = at_steps(path)
+    run = Run.open(folder)
     config = run.config()
     made: VectorEnv | Dataset
     try:
@@ -542,7 +544,7 @@ def load(path: Path | str, *, device: str = "cpu", simulations: int = 0) -> pres
     finally:
         made.close()
     try:
-        agent.load_weights(run.newest_weights())
+        agent.load_weights(run.newest_weights() if steps is None else run.weights_at(steps))
     except RuntimeError as error:  # torch's, on names or shapes
         text = " ".join(str(error).split())
         raise RunError(f"the weights of {path} do not fit its config or env: {text}") from error

@@ -66,8 +66,8 @@ class Games:
         seed: int,
     ) -> None:
         self.rows, self.num_envs = capacity // num_envs, num_envs
-        self._refuse(capacity, board, actions, longest)
         self._share, self._device = outcome_share, device
+        self._refuse(capacity, board, actions, longest)
         dtype = torch.from_numpy(np.empty(0, board.dtype)).dtype
 
         def zeros(shape: tuple[int, ...], kind: torch.dtype) -> Tensor:
@@ -92,11 +92,11 @@ class Games:
                 f"{(longest + 2) * self.num_envs} or more"
             )
         size = int(np.prod(board.shape)) * board.dtype.itemsize
-        need, free = capacity * (size + 5 * actions + 14), free_bytes(torch.device("cpu"))
+        need, free = capacity * (size + 5 * actions + 14), free_bytes(self._device)
         if need > 0.95 * free:
             raise ConfigError(
                 f"a replay of {capacity:,} positions needs {need / 1e9:.1f} GB, and only "
-                f"{free / 1e9:.1f} GB are free; choose a smaller replay_size"
+                f"{free / 1e9:.1f} GB are free on {self._device}; choose a smaller replay_size"
             )
 
     def add(

@@ -4,13 +4,14 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from ludus.cli.main import main
 from ludus.envs.make import EnvOptions
 from ludus.training.arena import Contender, contender, elo, round_robin
 from ludus.training.match import PlayerSeat
 from ludus.training.run import RunError, TrainOptions
-from ludus.training.train import Session
+from ludus.training.train import Session, load
 
 
 def test_a_rating_is_the_log_of_the_odds():
@@ -132,3 +133,24 @@ def test_what_cannot_be_played_is_one_sentence(words, said, capsys):
     assert error.startswith("ludus: ")
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_earlier_checkpoints_play_by_their_steps(tmp_path):
+    options = TrainOptions(
+        steps=400, eval_episodes=0, checkpoint_seconds=0.0, keep_checkpoints=3, num_envs=8
+    )
+    session = Session.start("ppo", "tic_tac_toe", options, EnvOptions(), None, tmp_path, quiet=True)
+    session.run_to_end()
+    run = session.run
+    kept = sorted(int(path.name) for path in run.weights.glob("0*"))
+    assert len(kept) == 3
+    newest = load(run.path).weights()
+    assert all(torch.equal(load(f"{run.path}@{kept[-1]}").weights()[k], newest[k]) for k in newest)
+    older = load(f"{run.path}@{kept[0]}").weights()
+    assert not all(torch.equal(older[k], newest[k]) for k in newest)
+    names = [f"{run.path}@{kept[0]}", str(run.path), "random"]
+    everyone = [contender(name, "tic_tac_toe", epsilon=0.1) for name in names]
+    standings, _ = round_robin(everyone, "tic_tac_toe", 4, 0, lambda a, b, m: None)
+    assert {s.name for s in standings} == set(names)
+    with pytest.raises(RunError, match=f"has no weights of 7 env steps; it has: {kept[0]}, "):
+        load(f"{run.path}@7")
