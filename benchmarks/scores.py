@@ -58,7 +58,7 @@ TABLES = {
         {"ludus/MaskedCartPole-v0": 100_000},
     ),
     "selfplay": Table(
-        _alike("dqn", "ppo", "recurrent_ppo"),
+        _alike("dqn", "ppo"),
         {"connect_four": 400_000},
         games=200,
         points=True,

@@ -307,9 +307,9 @@ def lines_lost(agent) -> int:
     return lost
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", [0])
 def test_alphazero_never_loses_at_tic_tac_toe(seed):
-    """In all lines that it can be led into; 30,000 moves take about 40 seconds on two cores."""
+    """In all lines that it can be led into; `benchmarks/README.md` has more seeds."""
     env = make("tic_tac_toe", 1)
     untrained = presets.build(
         presets.preset("alphazero", env), env, device=torch.device("cpu"), seed=seed, steps=1

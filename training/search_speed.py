@@ -109,7 +109,8 @@ class _Evaluator(mcts.Evaluator):
 
     def __init__(self, agent: AlphaZero) -> None:
         self._agent = agent
-        self._key, self._said = "", (torch.empty(0), torch.empty(0))
+        self._key: str | None = None
+        self._said = torch.empty(0), torch.empty(0)
 
     def _ask(self, state: Any) -> tuple[torch.Tensor, torch.Tensor]:
         key = state.history_str()

@@ -137,13 +137,13 @@ def test_what_cannot_be_played_is_one_sentence(words, said, capsys):
 
 def test_earlier_checkpoints_play_by_their_steps(tmp_path):
     options = TrainOptions(
-        steps=400, eval_episodes=0, checkpoint_seconds=0.0, keep_checkpoints=3, num_envs=8
+        steps=400, eval_episodes=0, checkpoint_seconds=0.0, keep_checkpoints=40, num_envs=8
     )
     session = Session.start("ppo", "tic_tac_toe", options, EnvOptions(), None, tmp_path, quiet=True)
     session.run_to_end()
     run = session.run
     kept = sorted(int(path.name) for path in run.weights.glob("0*"))
-    assert len(kept) == 3
+    assert len(kept) == 40
     newest = load(run.path).weights()
     assert all(torch.equal(load(f"{run.path}@{kept[-1]}").weights()[k], newest[k]) for k in newest)
     older = load(f"{run.path}@{kept[0]}").weights()
