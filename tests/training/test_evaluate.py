@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -68,10 +70,13 @@ def test_epsilon_1_is_the_random_player():
 
 def test_small_networks_are_tuned_and_the_rest_left_alone():
     before = torch.get_num_threads()
+    torch.set_flush_denormal(False)  # the command line, if a test called it, has turned it on
     with tuned_for(make("CartPole-v1", 1)):
         assert torch.get_num_threads() == 1
         assert float(torch.tensor([1e-40]) * 1.0) == 0
     assert torch.get_num_threads() == before
     assert float(torch.tensor([1e-40]) * 1.0) > 0
+    with tuned_for(make("CartPole-v1", 1), SimpleNamespace(wide=True)):
+        assert torch.get_num_threads() == before
     with tuned_for(make("ALE/Pong-v5", 1)):
         assert torch.get_num_threads() == before
