@@ -102,7 +102,7 @@ class _Gone(Exception):
 
 def _session(agent, root, checkpoint_seconds, env_id="CartPole-v1", rivals=(), search="gumbel"):
     few = {"num_envs": 4} if agent in ("r2d2", "drqn") else {}
-    steps = {"pqn": 1_200, "recurrent_ppo": 2_200}.get(agent, 600)
+    steps = {"pqn": 1_200, "recurrent_ppo": 2_200, "alphazero": 320}.get(agent, 600)
     options = TrainOptions(
         **{"steps": steps, "eval_episodes": 0, "checkpoint_seconds": checkpoint_seconds},
         **{"log_every": 100, "rivals": rivals},
