@@ -80,7 +80,7 @@ def finished(table: Table, root: Path) -> dict[Job, list[float]]:
     for label in table.agents:
         for run in all_runs(root / _folder(label)):
             config, evaluations = run.config(), run.evaluations()
-            over = run.status()["state"] == "finished"
+            over = run.status().state == "finished"
             if over and config.train.steps == table.steps.get(config.env) and evaluations:
                 job = Job(config.train.seed, config.env, label)
                 found[job] = evaluations[-1]["returns"]

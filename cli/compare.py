@@ -1,6 +1,7 @@
-"""`ludus compare`: several agents trained alike, their scores side by side."""
+"""`ludus compare`: several agents trained alike, their scores side by side, and a report."""
 
 import json
+import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,31 +12,42 @@ from tyro.conf import OmitArgPrefixes
 
 from ludus.cli.options import UsageError, parse, print_json, tensorboard
 from ludus.envs.make import EnvOptions
-from ludus.training.compare import Plan, compare, table
-from ludus.training.train import load
+from ludus.training.compare import Plan, compare, tables
+from ludus.training.report import About, Training, write
+from ludus.training.run import commit, hardware, versions
+from ludus.training.train import device_of, load
 from ludus.training.video import record
+
+ABOUT = """Train agents alike on one env or several, and write a report.
+
+Trainings that have finished under --run-dir are taken as they are, those that were stopped go on:
+the same command continues an interrupted comparison."""
 
 
 @dataclass(frozen=True)
 class Arguments:
     """What is compared, and for how long."""
 
-    env: str
-    """env id"""
+    env: tuple[str, ...] = ()
+    """env ids"""
     agents: tuple[str, ...] = ("dqn", "sb3:dqn", "random")
     """agents, see `ludus list agents`"""
     steps: int = 100_000
     """env steps of each training"""
     seeds: int = 3
-    """trainings of each agent"""
+    """trainings of each agent on each env"""
     episodes: int = 20
     """held-out games that each trained agent plays"""
     epsilon: float = 0.0
     """probability of a random action in those games"""
+    runs: tuple[Path, ...] = ()
+    """folders of finished runs that are laid beside the others, however they were trained"""
+    jobs: int = 0
+    """trainings at once; 0 for one a core, where memory allows"""
     out: Path | None = None
-    """folder of the results; None for runs/compare/<env>-<time>"""
+    """folder of the report; None for runs/compare/<env>-<time>"""
     run_dir: Path = Path("runs")
-    """folder in which run folders are made"""
+    """folder in which run folders are made and looked for"""
     record: bool = False
     """write an MP4 of the first agent that trains"""
     device: str = "auto"
@@ -49,49 +61,79 @@ class Arguments:
 
 
 def run(argv: list[str]) -> int:
-    """Compare and print the table."""
-    given = parse(Arguments, argv, verb="compare", about="Train agents alike and compare them.")
+    """Compare, print a table for each env, write the report; 1 where a training failed."""
+    given = parse(Arguments, argv, verb="compare", about=ABOUT)
     if given.seeds < 1 or given.episodes < 1 or given.steps < 1 or not given.agents:
         raise UsageError("seeds, episodes and steps must be 1 or more, and agents at least one")
     if not 0 <= given.epsilon <= 1:
         raise UsageError(f"epsilon is {given.epsilon}; it must be from 0 to 1")
-    stem = f"{given.env.replace('/', '-').replace(':', '-')}-{strftime('%Y%m%d-%H%M%S')}"
-    out = given.out or given.run_dir / "compare" / stem
-
-    def say(line: str) -> None:
-        if not given.quiet:
-            print(line, file=sys.stderr)
-
+    if given.jobs < 0:
+        raise UsageError(f"jobs is {given.jobs}; it must be 0 or more")
+    if not given.env and not given.runs:
+        raise UsageError("compare needs --env, or --runs with folders of finished runs")
+    for what, names in (("env", given.env), ("agents", given.agents), ("runs", given.runs)):
+        if len(set(names)) < len(names):
+            raise UsageError(f"--{what} names one of them twice; name each once")
     plan = Plan(
-        given.env,
-        given.agents,
-        given.steps,
-        given.seeds,
-        given.episodes,
-        given.epsilon,
-        given.options,
-        given.run_dir,
-        given.device,
-        given.quiet,
+        envs=given.env,
+        agents=given.agents,
+        steps=given.steps,
+        seeds=given.seeds,
+        episodes=given.episodes,
+        epsilon=given.epsilon,
+        options=given.options,
+        runs=given.runs,
+        root=given.run_dir,
+        device=given.device,
+        jobs=given.jobs,
+        quiet=given.quiet,
     )
-    results = compare(plan, out, say)
-    title = f"{given.env}, {given.steps:,} env steps, {given.episodes} held-out games a training"
+    trainings, failed = compare(plan)
+    for sentence in failed:
+        print(f"ludus: {sentence}", file=sys.stderr)
+    if not trainings:
+        raise UsageError("no training has finished, so there is nothing to report")
+    out = given.out or given.run_dir / "compare" / _stem(trainings)
+    command = shlex.join(["ludus", "compare", *argv])
+    about = About(
+        title=f"{', '.join(dict.fromkeys(t.agent for t in trainings))}",
+        command=command,
+        hardware={k: str(v) for k, v in hardware(device_of(given.device)).items() if v},
+        versions=versions(),
+        commit=commit(),
+        date=strftime("%Y-%m-%d"),
+    )
+    written = write(out, trainings, about)
     if not given.json:
-        Console().print(table(results, title))
-    video = None
-    trained = [result for result in results if result.runs]
-    if given.record and trained:
-        path, video = trained[0].runs[0], out / f"{trained[0].agent.replace(':', '-')}.mp4"
-        say(f"recording {path}")
-        agent = load(path, device=given.device)
-        record(agent, given.env, given.options, video, epsilon=given.epsilon)
+        for table in tables(trainings):
+            Console().print(table)
+    video = _film(trainings, out, given) if given.record else None
     if given.json:
         told = json.loads((out / "results.json").read_text())
         print_json(told | {"out": str(out), "video": str(video) if video else None})
-        return 0
+        return 1 if failed else 0
+    print(f"report           {written[0]}")
     print(f"scores           {out / 'results.json'}")
-    print(f"learning curves  {out / 'curves.png'}")
     if video:
         print(f"video            {video}")
     print(f"more curves      {tensorboard()} --logdir {given.run_dir}")
-    return 0
+    return 1 if failed else 0
+
+
+def _stem(trainings: list[Training]) -> str:
+    env = trainings[0].env.replace("/", "-").replace(":", "-")
+    more = len({t.env for t in trainings}) - 1
+    return f"{env}{f'-and-{more}-more' if more else ''}-{strftime('%Y%m%d-%H%M%S')}"
+
+
+def _film(trainings: list[Training], out: Path, given: Arguments) -> Path | None:
+    """A game of the first agent that trained."""
+    shown = next((t for t in trainings if t.run is not None), None)
+    if shown is None or shown.run is None:
+        return None
+    video = out / f"{shown.agent.replace(':', '-')}.mp4"
+    if not given.quiet:
+        print(f"recording {shown.run}", file=sys.stderr)
+    agent = load(shown.run, device=given.device)
+    record(agent, shown.env, given.options, video, epsilon=given.epsilon)
+    return video

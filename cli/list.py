@@ -1,6 +1,6 @@
 """`ludus list`: the agents, envs, board games or runs there are."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,4 +89,4 @@ def _games(_: Path) -> list[dict[str, Any]]:
 def _runs(root: Path) -> list[dict[str, Any]]:
     from ludus.training.run import all_runs
 
-    return [{"run": str(run.path), **run.status()} for run in all_runs(root)]
+    return [{"run": str(run.path), **asdict(run.status())} for run in all_runs(root)]

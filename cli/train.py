@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import asdict, dataclass, field, make_dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -130,10 +130,10 @@ def _train(session: Session, as_json: bool) -> int:
     status = made.status()
     if as_json:
         evaluations = made.evaluations()
-        print_json({"run": str(made.path), **status, "evaluations": evaluations})
+        print_json({"run": str(made.path), **asdict(status), "evaluations": evaluations})
     else:
-        score = status["score"]
+        score = status.score
         shown = "not evaluated" if score is None else f"mean return {score:.1f} in evaluation"
-        print(f"{made.path}: {status['env_steps']:,} {session.config.train.unit}, {shown}")
+        print(f"{made.path}: {status.env_steps:,} {session.config.train.unit}, {shown}")
         print(f"learning curves: {tensorboard()} --logdir {made.path}")
     return 0

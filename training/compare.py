@@ -1,8 +1,12 @@
-"""Train agents for the same steps under the same protocol and lay their scores side by side."""
+"""Train agents for the same steps under the same protocol, several at once, and gather their games.
+
+Each training is a run folder of its own and a process of its own. So a comparison that was
+interrupted goes on where it stood: what has finished is taken as it is, what had begun is resumed.
+"""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,155 +14,266 @@ import numpy as np
 from rich.table import Table
 
 from ludus.agents import presets
+from ludus.agents.sb3 import SB3Config
 from ludus.envs.make import EnvOptions, make
-from ludus.training.checkpoint import write_atomically
 from ludus.training.evaluate import evaluate
+from ludus.training.jobs import Job, room, run_all
 from ludus.training.logger import Episodes
-from ludus.training.plots import learning_curves
-from ludus.training.run import TrainOptions, versions
-from ludus.training.statistics import Score, human_normalised, summarise
-from ludus.training.train import Session, device_of, load
-
-
-@dataclass(frozen=True)
-class Result:
-    """One agent of a comparison."""
-
-    agent: str
-    runs: list[str]  # folders; none for an agent that does not train
-    returns: list[list[float]]  # [seeds][games]
-    score: Score
-    human: float | None  # normalised IQM, Atari only
-    steps_per_second: float | None  # of training, mean over seeds
-    settings: dict[str, Any]
+from ludus.training.report import Training
+from ludus.training.run import Run, RunConfig, RunError, TrainOptions, all_runs, commit, versions
+from ludus.training.statistics import human_normalised, summarise
+from ludus.training.train import device_of
 
 
 @dataclass(frozen=True)
 class Plan:
     """What is compared, and how."""
 
-    env_id: str
+    envs: Sequence[str]  # env ids
     agents: Sequence[str]  # presets' names, see `ludus list agents`
     steps: int  # env steps of each training
-    seeds: int  # trainings of each agent
+    seeds: int  # trainings of each agent on each env
     episodes: int  # held-out games after each training, the same for all
     epsilon: float  # probability of a random action in those games
     options: EnvOptions  # changes to the protocol
-    root: Path  # where run folders are made
+    runs: Sequence[Path]  # finished runs that are taken in as they are
+    root: Path  # where run folders are made and looked for
     device: str  # auto, cpu or cuda
+    jobs: int  # trainings at once; 0 for as many as the machine has room for
     quiet: bool  # no progress
 
 
-def compare(plan: Plan, out: Path, say: Callable[[str], None]) -> list[Result]:
-    """Train, evaluate, tabulate.
+def compare(plan: Plan) -> tuple[list[Training], list[str]]:
+    """Train what is missing and return every training, and a sentence on each that failed.
 
-    Args:
-        plan: what and how.
-        out: folder of results.json and curves.png.
-        say: called with a line on each stage.
+    Raises:
+        RunError, EnvError, ConfigError: what is asked for cannot be; before any work.
+        KeyboardInterrupt: with all trainings stopped, and saved where that can be.
     """
-    probe = make(plan.env_id, 1, 0, plan.options)
-    kind, protocol = presets.family(probe), probe.protocol
-    configs = {a: presets.preset(a, probe) for a in plan.agents}  # refuses before any work
-    probe.close()
-    out.mkdir(parents=True, exist_ok=True)
-    results = []
-    curves: dict[str, list[np.ndarray]] = {}
-    for agent, config in configs.items():
-        seeds = [_one_seed(plan, agent, kind, config, seed, say) for seed in range(plan.seeds)]
-        score = summarise(np.array([played for played, _ in seeds]))
-        runs = [session.run.path for _, session in seeds if session]
-        speeds = [session.steps_per_second for _, session in seeds if session]
-        results.append(
-            Result(
-                agent,
-                [str(run) for run in runs],
-                [played for played, _ in seeds],
-                score,
-                human_normalised(protocol["rom"], score.iqm) if "rom" in protocol else None,
-                float(np.mean(speeds)) if speeds else None,
-                asdict(config),
-            )
+    device = device_of(plan.device).type
+    wanted, found = _configs(plan, device), _finished(plan.root)
+    jobs, trained = [], list[tuple[Run, RunConfig, bool]]()
+    for config in wanted:
+        run, over = _match(config, found)
+        if run is not None and over:
+            trained.append((run, config, True))
+            continue
+        run = run or Run.create(plan.root, config)
+        jobs.append(
+            Job(run, config, ["train", "--resume", str(run.path), "--quiet"], config.train.steps)
         )
-        if runs:
-            curves[agent] = [Episodes.read(run / "episodes.csv") for run in runs]
-        _write(plan, protocol, results, out)
-    levels = {r.agent: r.score.mean for r in results if not r.runs}
-    trainings = "1 training each" if plan.seeds == 1 else f"{plan.seeds} trainings each"
-    learning_curves(curves, levels, f"{plan.env_id}, {trainings}", out / "curves.png")
-    return results
+        trained.append((run, config, False))
+    for path in plan.runs:
+        run = Run.open(path)
+        if run.status().state != "finished":
+            raise RunError(f"{path} is not finished; go on with it or leave it out")
+        trained.append((run, run.config(), True))
+    replayed = {}
+    for run, config, reused in trained:
+        if reused and not _has_games(run, run.config(), plan):
+            words = ["evaluate", str(run.path), "--episodes", str(plan.episodes), "--json"]
+            words += ["--epsilon", str(plan.epsilon), "--device", plan.device]
+            replayed[run.path] = Job(run, config, words)
+    work = [*jobs, *replayed.values()]
+    run_all(work, plan.jobs or room(len(work), device), len(trained), quiet=plan.quiet)
+    failed = {job.run.path: f"{job.name}: {job.failed}" for job in work if job.failed}
+    results = [
+        _gather(run, reused, plan, replayed.get(run.path))
+        for run, _, reused in trained
+        if run.path not in failed
+    ]
+    return _told_apart([*results, *_random(plan)]), list(failed.values())
 
 
-def _write(plan: Plan, protocol: dict[str, Any], results: list[Result], out: Path) -> None:
-    """All that is known so far, after each agent: hours of training must not wait for the last."""
-    told = {
-        "env": plan.env_id,
-        "protocol": protocol,
-        "steps": plan.steps,
-        "seeds": plan.seeds,
-        "episodes": plan.episodes,
-        "epsilon": plan.epsilon,
-        "versions": versions(),
-        "results": [asdict(result) for result in results],
-    }
-    write_atomically(out / "results.json", json.dumps(told, indent=2))
+def _told_apart(trainings: list[Training]) -> list[Training]:
+    """One agent of two configurations on the same env is two agents, named by what differs."""
+    kinds: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for t in trainings:
+        alike = kinds.setdefault((t.env, t.agent), [])
+        if t.settings not in alike:
+            alike.append(t.settings)
+    named = []
+    for t in trainings:
+        alike = kinds[t.env, t.agent]
+        differ = [k for k in t.settings if any(s.get(k) != alike[0].get(k) for s in alike)]
+        more = ", ".join(f"{k} {t.settings[k]}" for k in differ)
+        named.append(replace(t, agent=f"{t.agent} ({more})") if more else t)
+    return named
 
 
-def _one_seed(
-    plan: Plan,
-    agent: str,
-    kind: presets.Family,
-    config: presets.Config,
-    seed: int,
-    say: Callable[[str], None],
-) -> tuple[list[float], Session | None]:
-    """The held-out scores of one training of one agent, and its session if it trains."""
-    session = None
-    if agent == "random":
-        env = make(plan.env_id, 1, 0, plan.options)
-        player: presets.AnyAgent = presets.build(
-            config, env, device=device_of("cpu"), seed=seed, steps=plan.steps
-        )
-        env.close()
-    else:
-        say(f"{agent} on {plan.env_id}, seed {seed}: training for {plan.steps:,} steps")
-        train_options = TrainOptions(
-            steps=plan.steps,
-            seed=seed,
-            num_envs=presets.num_envs(agent, kind),
-            device=plan.device,
-            eval_episodes=0,
-        )
-        session = Session.start(
-            agent, plan.env_id, train_options, plan.options, config, plan.root, quiet=plan.quiet
-        )
-        session.run_to_end()
-        player = load(session.run.path, device=plan.device)
-    say(f"{agent} on {plan.env_id}, seed {seed}: playing {plan.episodes} held-out games")
-    played = evaluate(
-        player, plan.env_id, plan.options, episodes=plan.episodes, epsilon=plan.epsilon
+def _configs(plan: Plan, device: str) -> list[RunConfig]:
+    """What each training would be started with; seeds outermost, so that early results are of all.
+
+    An unknown agent, env or option is refused here.
+    """
+    made = []
+    for env_id in plan.envs:
+        probe = make(env_id, 1, 0, plan.options)
+        try:
+            for agent in plan.agents:
+                config = presets.preset(agent, probe)
+                if agent == "random":
+                    continue
+                t = TrainOptions(
+                    steps=plan.steps,
+                    num_envs=presets.num_envs(agent, presets.family(probe)),
+                    device=device,
+                    eval_episodes=plan.episodes,
+                    eval_epsilon=plan.epsilon,
+                )
+                made.append(RunConfig(agent, env_id, t, plan.options, config, probe.protocol))
+        finally:
+            probe.close()
+    return [
+        replace(config, train=replace(config.train, seed=seed))
+        for seed in range(plan.seeds)
+        for config in made
+    ]
+
+
+def _finished(root: Path) -> list[tuple[Run, RunConfig]]:
+    """All runs under root whose config can be read."""
+    found = []
+    for run in all_runs(root):
+        try:
+            found.append((run, run.config()))
+        except RunError:  # of another version
+            continue
+    return found
+
+
+def _match(wanted: RunConfig, found: list[tuple[Run, RunConfig]]) -> tuple[Run | None, bool]:
+    """A run that is what is wanted and has finished; else one that can be gone on with."""
+    alike = [run for run, config in found if _same(config, wanted)]
+    states = {run.path: run.status().state for run in alike}
+    for run in alike:
+        if states[run.path] == "finished":
+            return run, True
+    own = not isinstance(wanted.config, SB3Config)
+    for run in alike:
+        if states[run.path] in ("waiting", "running") or (own and states[run.path] == "stopped"):
+            return run, False
+    return None, False
+
+
+def _same(run: RunConfig, wanted: RunConfig) -> bool:
+    """Whether a run learned as is wanted; how often it logged and was evaluated is no matter."""
+    w = wanted.train
+    learned = replace(
+        run.train,
+        log_every=w.log_every,
+        eval_every=w.eval_every,
+        eval_episodes=w.eval_episodes,
+        eval_epsilon=w.eval_epsilon,
+        checkpoint_seconds=w.checkpoint_seconds,
+        keep_checkpoints=w.keep_checkpoints,
     )
-    if session is not None:
-        session.run.write_status("finished", session.agent.env_steps, played.mean)
-    return played.returns, session
+    return replace(run, train=learned) == wanted
 
 
-def table(results: Sequence[Result], title: str) -> Table:
-    """The comparison as a table of at most 80 columns."""
-    atari = any(r.human is not None for r in results)
-    over = results[0].score.over
-    caption = f"95% bootstrap interval of the interquartile mean (IQM), over {over}"
-    if atari:
+def _has_games(run: Run, config: RunConfig, plan: Plan) -> bool:
+    """Whether a run's last evaluation is of as many held-out games as are asked for."""
+    played = run.evaluations()
+    over = bool(played) and played[-1]["env_steps"] >= config.train.steps
+    return (
+        over
+        and len(played[-1]["returns"]) == plan.episodes
+        and config.train.eval_epsilon == plan.epsilon
+    )
+
+
+def _gather(run: Run, reused: bool, plan: Plan, replayed: Job | None) -> Training:
+    """All that the report says of a run."""
+    config, status = run.config(), run.status()
+    told = json.loads((run.path / "config.json").read_text())
+    games = run.evaluations()[-1] if replayed is None else json.loads(replayed.said)
+    fixed = {"steps": config.train.steps, "epsilon": plan.epsilon, "episodes": plan.episodes}
+    return Training(
+        env=config.env,
+        agent=config.agent,
+        seed=config.train.seed,
+        run=str(run.path),
+        steps=config.train.steps,
+        returns=games["returns"],
+        lengths=games["lengths"],
+        episodes=Episodes.read(run.path / "episodes.csv"),
+        seconds=status.seconds,
+        protocol=config.protocol | fixed,
+        settings=told["config"],
+        versions=told["versions"],
+        commit=told["commit"],
+        reused=reused,
+    )
+
+
+def _random(plan: Plan) -> Iterator[Training]:
+    """Held-out games of the player that does not learn, as many sets as there are seeds."""
+    for env_id in plan.envs if "random" in plan.agents else ():
+        env = make(env_id, 1, 0, plan.options)
+        config, protocol = presets.preset("random", env), env.protocol
+        for seed in range(plan.seeds):
+            player = presets.build(
+                config, env, device=device_of("cpu"), seed=seed, steps=plan.steps, training=False
+            )
+            played = evaluate(
+                player, env_id, plan.options, episodes=plan.episodes, epsilon=plan.epsilon
+            )
+            fixed = {"steps": 0, "epsilon": plan.epsilon, "episodes": plan.episodes}
+            yield Training(
+                env=env_id,
+                agent="random",
+                seed=seed,
+                run=None,
+                steps=0,
+                returns=played.returns,
+                lengths=played.lengths,
+                episodes=np.zeros((0, 4)),
+                seconds=None,
+                protocol=protocol | fixed,
+                settings={},
+                versions=versions(),
+                commit=commit(),
+                reused=False,
+            )
+        env.close()
+
+
+# -- the table in the terminal ------------------------------------------------------------------
+
+
+def tables(trainings: Sequence[Training]) -> Iterator[Table]:
+    """For each env a table of at most 80 columns."""
+    for env in dict.fromkeys(t.env for t in trainings):
+        here = [t for t in trainings if t.env == env]
+        yield _table(env, here)
+
+
+def _table(env: str, trainings: list[Training]) -> Table:
+    rom = trainings[0].protocol.get("rom")
+    named = dict.fromkeys((t.agent, t.steps) for t in trainings)
+    several = len({steps for _, steps in named if steps}) > 1
+    rows, over = [], set()
+    for agent, steps in named:
+        mine = [t for t in trainings if (t.agent, t.steps) == (agent, steps)]
+        games = min(len(t.returns) for t in mine)
+        score = summarise(np.array([t.returns[:games] for t in mine]))
+        over.add(score.over)
+        name = f"{agent}, {steps:,} steps" if several and steps else agent
+        cells = [name, f"{score.mean:.1f}", f"{score.iqm:.1f}"]
+        cells += [f"{score.low:.1f} to {score.high:.1f}"]
+        if rom is not None:
+            human = human_normalised(rom, score.iqm)
+            cells.append("-" if human is None else f"{100 * human:.1f}%")
+        rates = [t.steps / t.seconds for t in mine if t.seconds]
+        cells.append(f"{np.mean(rates):.0f}" if rates else "-")
+        rows.append(cells)
+    caption = f"95% bootstrap interval of the interquartile mean (IQM), over {', '.join(over)}"
+    if rom is not None:
         caption += "; human: (IQM - random) / (human - random)"
-    shown = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
-    columns = ["agent", "mean", "IQM", "95% interval", *(["human"] if atari else []), "steps/s"]
+    shown = Table(title=env, title_justify="left", caption=caption, caption_justify="left")
+    columns = ["agent", "mean", "IQM", "95% interval", *(["human"] if rom else []), "steps/s"]
     for name in columns:
         shown.add_column(name, justify="left" if name == "agent" else "right", no_wrap=True)
-    for r in results:
-        cells = [r.agent, f"{r.score.mean:.1f}", f"{r.score.iqm:.1f}"]
-        cells += [f"{r.score.low:.1f} to {r.score.high:.1f}"]
-        if atari:
-            cells.append("-" if r.human is None else f"{100 * r.human:.1f}%")
-        cells.append("-" if r.steps_per_second is None else f"{r.steps_per_second:.0f}")
+    for cells in rows:
         shown.add_row(*cells)
     return shown

@@ -132,8 +132,8 @@ class Logger:
             self._window.extend((row[2], row[3]) for row in self.episodes.rows[-_WINDOW:])
             self._seconds_before = state["seconds"]
             self._next = state["next"]
-        # points after the checkpoint, left by the killed process, are dropped by TensorBoard
-        self._writer = SummaryWriter(str(path), purge_step=done + 1 if state else None)
+        # points that a killed process left after the checkpoint are dropped by TensorBoard
+        self._writer = SummaryWriter(str(path), purge_step=done + 1 if state else 0)
         self._file: TextIO = (path / "episodes.csv").open("w", newline="")
         self._csv = csv.writer(self._file)
         self._csv.writerow(Episodes.columns)
@@ -144,13 +144,17 @@ class Logger:
 
     @property
     def seconds(self) -> float:
-        """Wall-clock seconds of training, all sittings together."""
+        """Wall-clock seconds of training, all sittings together, evaluations left out."""
         return self._seconds_before + (self._ended or time.monotonic()) - self._started
 
     @property
     def mean_return(self) -> float | None:
         """Mean unclipped return of the last 100 finished games."""
         return float(np.mean([r for r, _ in self._window])) if self._window else None
+
+    def leave_out(self, seconds: float) -> None:
+        """Do not count these: something else than training took them."""
+        self._started += seconds
 
     def row(self, row: Row, env_steps: int) -> None:
         """Account for the games that ended in this row."""

@@ -2,7 +2,7 @@
 
 runs/<env>/<agent>/<seed>-<time>/
     config.json     agent, env, options, protocol, versions, commit: all that repeats the run
-    status.json     running, finished, stopped or failed; env steps; score
+    status.json     how it stands: state, env steps, score; renewed every few seconds
     episodes.csv    env_steps, seconds, return, length of every finished game
     evaluations.json
     checkpoints/    for resuming, the newest few
@@ -12,15 +12,19 @@ runs/<env>/<agent>/<seed>-<time>/
 
 import fcntl
 import json
+import os
 import platform
 import subprocess
 import sys
-from dataclasses import asdict, dataclass, fields
+import time
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from time import strftime
 from typing import IO, Any, TypeVar, get_args
 
+import psutil
+import torch
 from torch import Tensor
 
 from ludus.agents import presets
@@ -36,6 +40,7 @@ _CONFIGS: dict[str, type[presets.Config]] = {
     config.__name__: config for config in get_args(presets.Config)
 }
 _PACKAGES = ("ludus", "torch", "numpy", "gymnasium", "ale-py", "minatar", "stable-baselines3")
+_LOCK_ATTEMPTS = 5
 _T = TypeVar("_T")
 
 
@@ -122,7 +127,7 @@ def _from_json(kind: type[_T], values: dict[str, Any]) -> _T:
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The git commit of the working folder, with a + where files differ from it."""
     here = Path(__file__).resolve().parent
     try:
@@ -145,6 +150,47 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         **{name: version(name) for name in _PACKAGES},
     }
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a run stands."""
+
+    state: str  # waiting, running, finished, stopped or failed; unknown where nothing says it
+    env_steps: int = 0
+    score: float | None = None  # mean return of the last evaluation
+    mean_return: float | None = None  # of the last 100 games of the training
+    seconds: float | None = None  # of training so far, evaluations left out
+
+
+_STATUS = tuple(field.name for field in fields(Status))
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """What a figure was measured on."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {
+        "gpu": gpu,
+        "processor": _processor(),
+        "cores": cores(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
+        return names[0]
+    except (OSError, IndexError):
+        return platform.processor() or platform.machine()
 
 
 class Run:
@@ -177,10 +223,11 @@ class Run:
             "config": asdict(config.config),
             "protocol": config.protocol,
             "versions": versions(),
-            "commit": _commit(),
+            "commit": commit(),
             "command": sys.argv,
         }
         write_atomically(path / "config.json", json.dumps(told, indent=2))
+        run.write_status(Status("waiting"))
         return run
 
     @classmethod
@@ -260,24 +307,41 @@ class Run:
             RunError: another process does.
         """
         file = (self.path / ".lock").open("w")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.close()
-            raise RunError(f"{self.path} is being trained by another process") from error
-        return file
+        for attempt in range(_LOCK_ATTEMPTS):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return file
+            except OSError:
+                if attempt + 1 < _LOCK_ATTEMPTS:  # somebody may be in `is_locked`
+                    time.sleep(0.05)
+        file.close()
+        raise RunError(f"{self.path} is being trained by another process")
 
-    def write_status(self, state: str, env_steps: int, score: float | None) -> None:
-        """Say how the run stands: running, finished, stopped or failed."""
-        status = {"state": state, "env_steps": env_steps, "score": score}
-        write_atomically(self.path / "status.json", json.dumps(status))
-
-    def status(self) -> dict[str, Any]:
-        """What `write_status` said last."""
+    def is_locked(self) -> bool:
+        """Whether a process is training in this folder."""
         try:
-            return json.loads((self.path / "status.json").read_text())
-        except (OSError, ValueError):
-            return {"state": "unknown", "env_steps": 0, "score": None}
+            with (self.path / ".lock").open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return False
+
+    def write_status(self, status: Status) -> None:
+        """Say how the run stands."""
+        write_atomically(self.path / "status.json", json.dumps(asdict(status)))
+
+    def status(self) -> Status:
+        """How the run stands; one that was killed while it ran is stopped."""
+        try:
+            told = json.loads((self.path / "status.json").read_text())
+            status = Status(**{k: told[k] for k in _STATUS if k in told})
+        except (OSError, ValueError, TypeError):
+            return Status("unknown")
+        if status.state == "running" and not self.is_locked():
+            return replace(status, state="stopped")
+        return status
 
     @property
     def checkpoints(self) -> Path:

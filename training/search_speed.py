@@ -17,7 +17,7 @@ from ludus.envs.board.spiel import SpielGame, load
 from ludus.envs.make import make
 from ludus.envs.vector import Row
 from ludus.training.evaluate import tuned_for
-from ludus.training.speed import hardware
+from ludus.training.speed import measured_on
 
 BATCHES = (1, 8, 32, 128, 256)
 _ROWS = 24  # of a turn
@@ -232,5 +232,5 @@ def search_as_dict(
     told = [asdict(rate) for rate in rates]
     return {
         **{"game": game, "simulations": simulations},
-        **{"hardware": hardware(device), "rates": told},
+        **{"hardware": measured_on(device), "rates": told},
     }

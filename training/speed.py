@@ -1,13 +1,11 @@
 """Env steps per second of agents that take turns in one run; figures are ratios."""
 
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import psutil
 import torch
 
 from ludus.agents import presets, sb3
@@ -19,7 +17,7 @@ from ludus.envs.make import make
 from ludus.training.evaluate import tuned_for
 from ludus.training.graphs import Capturable, capture
 from ludus.training.loop import train_loop
-from ludus.training.run import versions
+from ludus.training.run import hardware, versions
 
 # One update of the Nature CNN on a batch of 32 with the target's forward pass: convolutions and
 # linear layers forward twice, backward once without the gradient of the pixels.
@@ -280,28 +278,15 @@ def prioritised_sample_ms(size: int = 1_000_000, batch: int = 32, times: int = 2
     return 1e3 * statistics.median(taken)
 
 
-def hardware(device: torch.device) -> dict[str, Any]:
-    """What the figures were measured on."""
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+def measured_on(device: torch.device) -> dict[str, Any]:
+    """The machine, torch's threads and the versions."""
     return {
-        "gpu": gpu,
-        "processor": _processor(),
-        "cores": psutil.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        **hardware(device),
         "torch_threads": torch.get_num_threads(),
         "versions": versions(),
     }
 
 
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo") as file:
-            names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
-        return names[0]
-    except (OSError, IndexError):
-        return platform.processor() or platform.machine()
-
-
 def as_dict(speeds: list[Speed], device: torch.device) -> dict[str, Any]:
     """All of it, for JSON."""
-    return {"hardware": hardware(device), "speeds": [asdict(speed) for speed in speeds]}
+    return {"hardware": measured_on(device), "speeds": [asdict(speed) for speed in speeds]}

@@ -30,12 +30,13 @@ from ludus.training.graphs import Capturable, capture
 from ludus.training.logger import Logger
 from ludus.training.loop import train_loop
 from ludus.training.rivals import Rivals
-from ludus.training.run import Run, RunConfig, RunError, TrainOptions, at_steps
+from ludus.training.run import Run, RunConfig, RunError, Status, TrainOptions, at_steps
 from ludus.training.transfer import Learner, transfer
 
 _console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
+_TELL_SECONDS = 3.0  # between two renewals of status.json
 _WHAT_MAY_HELP = "a smaller learning_rate or max_grad_norm may help"
 
 
@@ -156,14 +157,18 @@ class Session:
 
     @classmethod
     def resume(cls, run: Run, *, quiet: bool = False) -> "Session":
-        """Go on with a training from its newest whole checkpoint."""
+        """Go on with a training from its newest whole checkpoint, or from its start before one."""
         config = run.config()
-        if isinstance(config.config, SB3Config):
+        begun = run.status().state != "waiting"
+        if isinstance(config.config, SB3Config) and begun:
             raise RunError(f"{run.path} is an SB3 run; those cannot be resumed, only evaluated")
         device = device_of(config.train.device)
         env = _open(config.env, config.train, config.options)
         built = _build(config.agent, config.config, env, device, config.train)
-        return cls(run, config, env, built, device, quiet, resumed=True)
+        resumed = run.checkpoints.is_dir() and any(run.checkpoints.iterdir())
+        if not resumed and config.train.init_from is not None:
+            raise RunError(f"{run.path} took another run's weights and saved none; train anew")
+        return cls(run, config, env, built, device, quiet, resumed)
 
     def __init__(
         self,
@@ -184,7 +189,7 @@ class Session:
         self._signal: int | None = None
         self._saved_at = time.monotonic()
         self._log: Logger
-        self._evaluating = 0.0  # seconds
+        self._told_at = 0.0
         self._evaluated: list[dict[str, Any]] = []
 
     def run_to_end(self) -> presets.AnyAgent:
@@ -231,11 +236,6 @@ class Session:
                 self._log.close()
         return self.agent
 
-    @property
-    def steps_per_second(self) -> float:
-        """Env steps of training per second of wall clock, evaluations left out."""
-        return self.agent.env_steps / max(self._log.seconds - self._evaluating, 1e-9)
-
     # -- our agents ---------------------------------------------------------------------------
 
     def _train_own(self) -> None:
@@ -272,7 +272,7 @@ class Session:
     def _evaluate_or_save_now(self) -> bool:
         """Show progress, evaluate if that is due; say whether a checkpoint is."""
         steps, t = self.agent.env_steps, self.config.train
-        self._log.progress(steps)
+        self._progress(steps)
         if t.eval_every and steps // t.eval_every > self._evaluations_done():
             self._evaluate()
         late = time.monotonic() - self._saved_at > t.checkpoint_seconds
@@ -355,7 +355,7 @@ class Session:
         def on_step(done: int) -> bool:
             if self._log.due(done):
                 self._log.write({}, done, agent.updates)
-            self._log.progress(done)
+            self._progress(done)
             return self._signal is None
 
         agent.fit(env, t.steps, on_row=on_row, on_step=on_step, write=self._log.scalars)
@@ -395,7 +395,7 @@ class Session:
             "eval/mean_ep_length": float(np.mean(result.lengths)),
         }
         self._log.scalars(points, steps)
-        self._evaluating += time.monotonic() - began
+        self._log.leave_out(time.monotonic() - began)
 
     def _keep_weights(self) -> None:
         keep = self.config.train.keep_checkpoints
@@ -403,7 +403,16 @@ class Session:
 
     def _status(self, state: str) -> None:
         score = float(np.mean(self._evaluated[-1]["returns"])) if self._evaluated else None
-        self.run.write_status(state, self.agent.env_steps, score)
+        steps, log = self.agent.env_steps, getattr(self, "_log", None)
+        seconds, mean = (None, None) if log is None else (round(log.seconds, 3), log.mean_return)
+        self.run.write_status(Status(state, steps, score, mean, seconds))
+        self._told_at = time.monotonic()
+
+    def _progress(self, env_steps: int) -> None:
+        """Show the bar, and tell those who watch the folder."""
+        self._log.progress(env_steps)
+        if time.monotonic() - self._told_at > _TELL_SECONDS:
+            self._status("running")
 
     def _stopped(self) -> Stopped:
         assert self._signal is not None

@@ -156,13 +156,12 @@ def test_compare_end_to_end(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert [r["agent"] for r in told["results"]] == ["dqn", "sb3:dqn", "random"]
-    for result in told["results"]:
-        assert [len(games) for games in result["returns"]] == [4, 4]
-        low, iqm, high = (result["score"][key] for key in ("low", "iqm", "high"))
-        assert low <= iqm <= high
-    assert told["results"][2]["steps_per_second"] is None
-    assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    agents = ["dqn", "sb3:dqn"] * 2 + ["random"] * 2
+    assert [t["agent"] for t in told["trainings"]] == agents
+    for training in told["trainings"]:
+        assert len(training["returns"]) == len(training["lengths"]) == 4
+        assert (training["seconds"] is None) == (training["agent"] == "random")
+    assert len((tmp_path / "out" / "scores.csv").read_text().splitlines()) == 1 + 6 * 4
 
 
 def test_a_resumed_training_that_had_finished_changes_nothing(run):

@@ -370,7 +370,7 @@ def test_an_offline_run_that_is_killed_goes_on_bit_for_bit(cartpole, tmp_path):
     assert process.returncode == -signal.SIGKILL, said
     (config,) = tmp_path.glob("cut/*/*/*/config.json")
     cut = Run.open(config.parent)
-    assert 0 < cut.status()["env_steps"] < 40
+    assert 0 < cut.status().env_steps < 40
     Session.resume(cut, quiet=True).run_to_end()
     one, other = whole.run.newest_weights(), cut.newest_weights()
     assert all(torch.equal(one[name], other[name]) for name in one)

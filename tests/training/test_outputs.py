@@ -95,7 +95,7 @@ def test_an_sb3_run_can_be_loaded_but_not_resumed(tmp_path, agent):
     assert np.array_equal(same, trained.predict(obs, deterministic=True)[0])
     with pytest.raises(RunError, match="cannot be resumed"):
         Session.resume(run, quiet=True).run_to_end()
-    assert run.status()["state"] == "finished"
+    assert run.status().state == "finished"
 
 
 def test_a_run_says_what_it_was(tmp_path):

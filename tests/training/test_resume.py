@@ -201,7 +201,7 @@ def test_what_is_learned_must_be_finite_and_the_checkpoint_before_stays(tmp_path
         TrainingError, match=r"(not finite|became).*learning_rate.*up to 40 steps is saved"
     ):
         session.run_to_end()
-    assert session.run.status()["state"] == "failed"
+    assert session.run.status().state == "failed"
     (checkpoint,) = session.run.checkpoints.glob("0*")
     assert int(checkpoint.name) == 40  # 5 rows of 8 envs, before any update
     assert all(w.isfinite().all() for w in session.run.newest_weights().values())
