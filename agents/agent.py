@@ -6,6 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from ludus.networks.cores import State
+from ludus.networks.network import Network
 
 Extras = dict[str, Any]  # what `act` remembers for `observe`; never kept on the agent
 
@@ -62,6 +63,7 @@ class Advice(NamedTuple):
     value: np.ndarray  # [B] return that it expects
     q: np.ndarray | None  # [B, A] return that it expects of each action; None if it has none
     probability: np.ndarray | None  # [B, A] of each action; None where it has no policy
+    visits: np.ndarray | None = None  # [B, A] of a search; None where there is none
 
 
 @runtime_checkable
@@ -72,6 +74,13 @@ class Advisor(Protocol):
         self, observation: np.ndarray, state: Any = None, episode_start: np.ndarray | None = None
     ) -> tuple[Advice, Any]:
         """What it thinks of observations [B, *obs], and the state after them."""
+
+
+@runtime_checkable
+class Seeing(Protocol):
+    """An agent whose network can be looked into."""
+
+    network: Network[Any]
 
 
 @runtime_checkable

@@ -314,11 +314,11 @@ class AlphaZero:
     def advise(
         self, observation: np.ndarray, state: Any = None, episode_start: np.ndarray | None = None
     ) -> tuple[Advice, Any]:
-        """The search's policy and the mean returns of the actions that it tried."""
+        """The search's policy and visits, and the mean returns of the actions that it tried."""
         obs, _, _ = as_batch(observation, episode_start, self._space.shape)
         found, state = self._play(obs, state, None)
         q = torch.where(found.visits > 0, found.mean, torch.nan)
-        told = (found.action, found.value, q, found.policy)
+        told = (found.action, found.value, q, found.policy, found.visits)
         return Advice(*(x.cpu().numpy() for x in told)), state
 
     # -- learning -----------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
 from torch import Tensor, nn
 
-from ludus.agents.agent import ConfigError
+from ludus.agents.agent import Advice, ConfigError
 from ludus.envs.vector import Row, VectorEnv
 from ludus.networks.encoders import Activation, EncoderName, make_encoder
 
@@ -289,6 +289,30 @@ class SB3Agent:
         """SB3's own."""
         assert self._model is not None, "the agent has neither been trained nor loaded"
         return self._model.predict(observation, state, episode_start, deterministic)
+
+    @torch.no_grad()
+    def advise(
+        self, observation: np.ndarray, state: Any = None, episode_start: np.ndarray | None = None
+    ) -> tuple[Advice, Any]:
+        """Values of DQN and QR-DQN; policy and value of PPO and A2C; the action alone of others."""
+        assert self._model is not None, "the agent has neither been trained nor loaded"
+        action, state = self.predict(observation, state, episode_start, deterministic=True)
+        policy: Any = self._model.policy
+        unknown = np.full(len(action), np.nan, np.float32)
+        if self.config.algorithm == "recurrent_ppo":
+            return Advice(action, unknown, None, None), state
+        policy.set_training_mode(False)
+        seen = policy.obs_to_tensor(observation)[0]
+        if self.config.algorithm in ("dqn", "qrdqn"):
+            net = policy.q_net if self.config.algorithm == "dqn" else policy.quantile_net
+            out = net(seen)  # [B, A], or quantiles [B, K, A]
+            q = (out if out.ndim == 2 else out.mean(1)).cpu().numpy()
+            return Advice(action, q.max(-1), q, None), state
+        value = policy.predict_values(seen)[:, 0].cpu().numpy()
+        chance = policy.get_distribution(seen).distribution
+        known = isinstance(chance, torch.distributions.Categorical)
+        probability = chance.probs.cpu().numpy() if known else None
+        return Advice(action, value, None, probability), state
 
     def weights(self) -> dict[str, Tensor]:
         """The policy's parameters by name."""

@@ -1,0 +1,104 @@
+"""A trained agent plays one env, step by step, and shows what it thinks and what it looks at."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+
+from ludus.agents.agent import Advice, Advisor, Player
+from ludus.envs.make import EnvOptions, make
+from ludus.envs.vector import Row
+from ludus.training.evaluate import HELD_OUT
+from ludus.training.insight import Insight, Saliency
+
+SPEED = {"atari": 15, "minatar": 10}  # env steps a second: Atari's 60 frames, 4 an action
+_USUAL = 30
+
+
+class Thought(NamedTuple):
+    """What the agent thinks of where it stands."""
+
+    action: np.ndarray  # [*action] that it is about to take
+    advice: Advice | None  # of one env; None for an agent without opinions
+    state: Any  # the agent's after this observation
+
+
+class Live:
+    """One env that an agent, or a person, plays.
+
+    Args:
+        player: the agent.
+        env_id: what is played, no board game.
+        options: the protocol, as in training.
+        seed: of the held-out games, as in `evaluate`.
+        epsilon: probability of a random action.
+    """
+
+    def __init__(
+        self,
+        player: Player,
+        env_id: str,
+        options: EnvOptions,
+        seed: int = 0,
+        epsilon: float = 0.0,
+    ) -> None:
+        self.player, self._epsilon = player, epsilon
+        self._env = make(env_id, 1, seed + HELD_OUT, options, render=True)
+        self._env.action_space.seed(seed)
+        self._generator = np.random.default_rng([seed, 4])
+        self.speed = SPEED.get(self._env.protocol["kind"], _USUAL)
+        """env steps a second at which a person would play it"""
+        space = self._env.action_space
+        count = int(space.n) if isinstance(space, spaces.Discrete) else 0
+        self.first_action = int(space.start) if isinstance(space, spaces.Discrete) else 0
+        names = self._env.action_names
+        self.action_names = names if len(names) == count else tuple(map(str, range(count)))
+        """of discrete actions"""
+        self.insight = Insight(player, self._env.observation_space)
+        self.row: Row = self._env.reset()
+        self._state: Any = None
+        self._thought: Thought | None = None
+
+    def think(self) -> Thought:
+        """What the agent would do here; asked once for each row."""
+        if self._thought is None:
+            row, advice = self.row, None
+            if isinstance(self.player, Advisor) and self.action_names:
+                advice, state = self.player.advise(row.obs, self._state, row.first)
+                action = advice.action[0]
+            else:
+                told = self.player.predict(row.obs, self._state, row.first, deterministic=True)
+                action, state = told[0][0], told[1]
+            if self._epsilon and self._generator.random() < self._epsilon:
+                action = np.asarray(self._env.action_space.sample())
+            self._thought = Thought(action, advice, state)
+        return self._thought
+
+    def step(self, action: np.ndarray | int | None = None) -> Row:
+        """Take the action that the agent thought of, or another one."""
+        thought = self.think()
+        chosen = thought.action if action is None else action
+        self._state, self._thought = thought.state, None
+        self._env.send(np.stack([np.asarray(chosen)]))
+        self.row = self._env.recv()
+        return self.row
+
+    def forget(self) -> None:
+        """Think again: the agent's weights have changed."""
+        self._thought = None
+
+    def picture(self) -> np.ndarray:
+        """[height, width, 3] uint8."""
+        return self._env.render(0)
+
+    def saliency(self, kind: Saliency) -> np.ndarray:
+        """What the agent looks at, [H, W] float32 from 0 to 1."""
+        return self.insight.saliency(kind, self.row.obs, self._state, self.row.first)
+
+    def features(self, layer: str) -> np.ndarray:
+        """[filters, H, W] float32 from 0 to 1."""
+        return self.insight.features(layer, self.row.obs, self._state, self.row.first)
+
+    def close(self) -> None:
+        """Free the env."""
+        self._env.close()

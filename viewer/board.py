@@ -1,0 +1,112 @@
+"""A person against an agent at a board game, in a page."""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from ludus.agents.agent import Advisor, Searching
+from ludus.training.duel import Duel
+from ludus.training.run import Run, RunError
+from ludus.training.train import load
+from ludus.viewer.messages import pack
+from ludus.viewer.stage import loader, standing
+
+MOST_SIMULATIONS = 2_000  # of one move; a page cannot ask for more
+
+
+class BoardGame:
+    """One game of one page, on a thread of its own.
+
+    Commands: {"do": "move", "value": action}, "undo", "hint", "show" (true or false: the agent's
+    opinion), "simulations" (a number), "side" (0 begins, 1 does not; a new game), "new".
+
+    Args:
+        run: whose agent and game.
+        publish: called from the thread with each message, and whether it must not be missed.
+    """
+
+    def __init__(self, run: Run, publish: Callable[[bytes, bool], None]) -> None:
+        self._run, self._publish = run, publish
+        self._side, self._show, self._hint = 0, False, False
+        self._commands: deque[dict[str, Any]] = deque(maxlen=100)
+        self._wake, self._closed = threading.Condition(), False
+        self._thread = threading.Thread(target=self._serve, daemon=True, name="ludus-game")
+        self._thread.start()
+
+    def command(self, told: dict[str, Any]) -> None:
+        """Ask for something."""
+        with self._wake:
+            self._commands.append(told)
+            self._wake.notify()
+
+    def close(self) -> None:
+        """End the thread, and wait for it."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        self._thread.join(timeout=10)
+
+    def _serve(self) -> None:
+        try:
+            self._agent: Any = loader.submit(load, self._run.path).result()
+            if not isinstance(self._agent, Advisor):
+                raise RunError("this agent says nothing of its moves; choose another run")
+            self._duel = Duel(self._agent, self._run.config().env)
+            self._tell()
+            while not self._closed:
+                with self._wake:
+                    if not self._commands and not self._closed and not self._agents_turn():
+                        self._wake.wait(1.0)
+                changed = self._agents_turn()
+                if changed:
+                    self._duel.make(int(self._duel.advice.action[0]))
+                while self._commands:
+                    changed |= self._obey(self._commands.popleft())
+                if changed:
+                    self._tell()
+        except Exception as error:  # whatever a run or its game may be
+            text = " ".join(str(error).split()) or type(error).__name__
+            self._publish(pack({"kind": "error", "text": text}, {}), True)
+
+    def _agents_turn(self) -> bool:
+        return not self._duel.over and self._duel.mover != self._side
+
+    def _obey(self, told: dict[str, Any]) -> bool:
+        """Do what was asked; say whether something changed."""
+        value, duel = told.get("value"), self._duel
+        hint, self._hint = self._hint, False
+        match told.get("do"):
+            case "move" if isinstance(value, int) and not duel.over and value in duel.legal():
+                if duel.mover == self._side:
+                    duel.make(value)
+            case "undo":
+                duel.take_back(self._side)
+            case "hint":
+                self._hint = True
+            case "show" if isinstance(value, bool):
+                self._show = value
+            case "simulations" if isinstance(value, int) and 1 <= value <= MOST_SIMULATIONS:
+                if isinstance(self._agent, Searching):
+                    self._agent.simulations = value
+                    duel.go_to(list(duel.moves))
+            case "side" if value in (0, 1):
+                self._side = int(value)
+                duel.go_to([])
+            case "new":
+                duel.go_to([])
+            case _:
+                self._hint = hint
+                return False
+        return True
+
+    def _tell(self) -> None:
+        shown = self._show or self._hint
+        searches = isinstance(self._agent, Searching)
+        head = {
+            **{"kind": "game", "side": self._side, "show": self._show, "hint": self._hint},
+            **{"simulations": self._agent.simulations if searches else None},
+            **{"game": self._duel.name, "thinking": self._agents_turn()},
+            **standing(self._duel, opinion=shown and not self._agents_turn()),
+        }
+        self._publish(pack(head, {}), False)

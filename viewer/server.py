@@ -1,0 +1,302 @@
+"""The viewer's server: a page, the runs as JSON, and web sockets on which agents play."""
+
+import asyncio
+import json
+import secrets
+import socket
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from importlib.resources import files
+from typing import Any
+
+import torch
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from ludus.envs.board import spiel
+from ludus.training.run import Run, RunError
+from ludus.viewer.board import BoardGame
+from ludus.viewer.guard import Guard
+from ludus.viewer.library import Library
+from ludus.viewer.messages import pack
+from ludus.viewer.stage import Stage, step_back
+
+LARGEST = 4096  # bytes of a message from a page; more ends the connection
+STAGES = 12  # agents that play at once
+CLIENTS = 256  # connections at once
+_SLOW_SECONDS = 10.0  # a page that has not taken a message for so long is dropped
+_PAGES = {
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/app.js": ("app.js", "text/javascript; charset=utf-8"),
+    "/board.js": ("board.js", "text/javascript; charset=utf-8"),
+    "/style.css": ("style.css", "text/css; charset=utf-8"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+
+
+class Outbox:
+    """What one page has yet to be sent: all that it must know, and the newest picture only."""
+
+    def __init__(self) -> None:
+        self._lasting, self._newest = deque[bytes](maxlen=100), deque[bytes](maxlen=1)
+        self._filled = asyncio.Event()
+
+    def put(self, message: bytes, lasting: bool) -> None:
+        """Take a message; one that does not last gives way to the next of its kind."""
+        (self._lasting if lasting else self._newest).append(message)
+        self._filled.set()
+
+    async def get(self) -> bytes:
+        """The next message."""
+        while not self._lasting and not self._newest:
+            self._filled.clear()
+            await self._filled.wait()
+        return (self._lasting or self._newest).popleft()
+
+
+def _from_thread(put: Callable[[bytes, bool], None]) -> Callable[[bytes, bool], None]:
+    """The same for another thread to call; nothing happens once the loop has ended."""
+    loop = asyncio.get_running_loop()
+
+    def publish(message: bytes, lasting: bool) -> None:
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(put, message, lasting)
+
+    return publish
+
+
+class Hub:
+    """A stage and the pages that watch it; a page that is slow misses pictures."""
+
+    def __init__(self, run: Run) -> None:
+        self._outboxes = set[Outbox]()
+        self.stage = Stage(run, _from_thread(self._put))
+
+    def _put(self, message: bytes, lasting: bool) -> None:
+        for outbox in self._outboxes:
+            outbox.put(message, lasting)
+
+    def join(self) -> Outbox:
+        """What happens from now on."""
+        outbox = Outbox()
+        self._outboxes.add(outbox)
+        self.stage.command({"do": "hello"})
+        return outbox
+
+    def leave(self, outbox: Outbox) -> bool:
+        """Say whether nobody watches any more."""
+        self._outboxes.discard(outbox)
+        return not self._outboxes
+
+
+class Viewer:
+    """All that is shown.
+
+    Args:
+        library: the runs.
+        modules: whose envs may be loaded; a run cannot name others.
+    """
+
+    def __init__(self, library: Library, modules: Iterable[str]) -> None:
+        self._library, self._modules = library, frozenset(modules)
+        self._hubs: dict[str, Hub] = {}
+        self._games = 0
+        page = files("ludus.viewer").joinpath("page")
+        self._files = {
+            path: (page.joinpath(name).read_bytes(), kind) for path, (name, kind) in _PAGES.items()
+        }
+
+    def app(self) -> Starlette:
+        """The routes; each is an exact path, and no part of an address names a file."""
+        routes: list[Any] = [Route(path, self._file) for path in self._files]
+        routes += [
+            Route("/api/runs", self._runs),
+            Route("/api/run", self._run),
+            WebSocketRoute("/watch", self._watch),
+            WebSocketRoute("/play", self._play),
+        ]
+        return Starlette(routes=routes, lifespan=self._lifespan)
+
+    @asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        yield
+        for hub in self._hubs.values():
+            await asyncio.to_thread(hub.stage.close)
+
+    async def _file(self, request: Request) -> Response:
+        data, kind = self._files[request.url.path]
+        return Response(data, media_type=kind)
+
+    async def _runs(self, _: Request) -> Response:
+        told = await asyncio.to_thread(self._library.listing)
+        return JSONResponse({"root": str(self._library.root), "runs": told})
+
+    async def _run(self, request: Request) -> Response:
+        try:
+            name = request.query_params.get("name", "")
+            return JSONResponse(await asyncio.to_thread(self._library.details, name))
+        except RunError as error:
+            return JSONResponse({"error": str(error)}, 404)
+
+    def _find(self, socket: WebSocket) -> Run:
+        """The run that a page asks for.
+
+        Raises:
+            RunError: there is none, it is broken, or its env is in a module that was not named.
+        """
+        run = self._library.find(socket.query_params.get("run", ""))
+        module, colon, _ = run.config().env.rpartition(":")
+        if colon and not spiel.is_game(run.config().env) and module not in self._modules:
+            raise RunError(
+                f"the env {run.config().env} is code of the module {module}; start ludus watch "
+                f"with --modules {module} if you trust it"
+            )
+        return run
+
+    async def _watch(self, socket: WebSocket) -> None:
+        """One page watches one run."""
+        await socket.accept()
+        name = socket.query_params.get("run", "")
+        twin = socket.query_params.get("twin", "")  # beside another run: a stage of its own
+        key = f"{name}\n{twin}"
+        try:
+            run = await asyncio.to_thread(self._find, socket)
+            if key not in self._hubs:
+                self._refuse_more()
+                self._hubs[key] = Hub(run)
+        except RunError as error:
+            await _say_and_close(socket, str(error))
+            return
+        hub = self._hubs[key]
+        outbox = hub.join()
+        try:
+            await _both(socket, outbox, hub.stage.command)
+        finally:
+            if hub.leave(outbox) and self._hubs.get(key) is hub:
+                del self._hubs[key]
+                await asyncio.to_thread(hub.stage.close)
+
+    def _refuse_more(self) -> None:
+        if len(self._hubs) + self._games >= STAGES:
+            raise RunError(f"{STAGES} agents play already; close a page first")
+
+    async def _play(self, socket: WebSocket) -> None:
+        """One page plays against, or beside, one run's agent."""
+        await socket.accept()
+        try:
+            run = await asyncio.to_thread(self._find, socket)
+            self._refuse_more()
+        except RunError as error:
+            await _say_and_close(socket, str(error))
+            return
+        self._games += 1
+        outbox = Outbox()
+        publish = _from_thread(outbox.put)
+        game: BoardGame | Stage
+        if spiel.is_game(run.config().env):
+            game = BoardGame(run, publish)
+        else:
+            game = Stage(run, publish, person=True)
+            game.command({"do": "hello"})
+        try:
+            await _both(socket, outbox, game.command)
+        finally:
+            self._games -= 1
+            await asyncio.to_thread(game.close)
+
+
+async def _both(
+    socket: WebSocket, outbox: Outbox, command: Callable[[dict[str, Any]], None]
+) -> None:
+    """Send what is in the outbox and obey what the page says, until either ends."""
+
+    async def send() -> None:
+        while True:
+            message = await outbox.get()
+            await asyncio.wait_for(socket.send_bytes(message), _SLOW_SECONDS)
+
+    async def receive() -> None:
+        while True:
+            try:
+                told = json.loads(await socket.receive_text())
+            except (ValueError, KeyError):  # no JSON, or bytes
+                await socket.close(1003)
+                return
+            if isinstance(told, dict):
+                command(told)
+
+    tasks = [asyncio.create_task(send()), asyncio.create_task(receive())]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            gone = (WebSocketDisconnect, TimeoutError, asyncio.CancelledError, RuntimeError)
+            if isinstance(result, BaseException) and not isinstance(result, gone):
+                raise result
+        with suppress(RuntimeError, WebSocketDisconnect):
+            await socket.close()
+
+
+async def _say_and_close(socket: WebSocket, text: str) -> None:
+    with suppress(WebSocketDisconnect, RuntimeError):
+        await socket.send_bytes(pack({"kind": "error", "text": text}, {}))
+        await socket.close()
+
+
+def serve(
+    library: Library,
+    say: Callable[[str], None],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    modules: Iterable[str] = (),
+    fragment: str = "",
+) -> None:
+    """Serve until a signal.
+
+    Args:
+        library: the runs.
+        say: called with the link once the port is bound.
+        host: the address to bind to.
+        port: 0 for any that is free.
+        modules: whose envs may be loaded.
+        fragment: of the link: which page opens first.
+
+    Raises:
+        RunError: the address or port cannot be had.
+    """
+    torch.set_num_threads(1)
+    step_back()
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except (OSError, OverflowError) as error:
+        bound.close()
+        why = getattr(error, "strerror", None) or error
+        raise RunError(f"cannot listen on {host} port {port}: {why}; try another --port") from error
+    port = bound.getsockname()[1]
+    token = secrets.token_urlsafe(24)
+    shown = f"[{host}]" if ":" in host else host
+    guarded = Guard(Viewer(library, modules).app(), token, host, port)
+    config = uvicorn.Config(
+        guarded,
+        log_level="warning",
+        access_log=False,
+        ws="websockets-sansio",
+        ws_max_size=LARGEST,
+        ws_max_queue=8,
+        limit_concurrency=CLIENTS,
+        timeout_keep_alive=5,
+        timeout_graceful_shutdown=1,
+        server_header=False,
+    )
+    say(f"http://{shown}:{port}/?token={token}{fragment}")
+    uvicorn.Server(config).run(sockets=[bound])
