@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import os
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -181,6 +182,8 @@ def _make_board(env_id: str, num_envs: int, seed: int, options: EnvOptions) -> V
 def _make_gymnasium(
     env_id: str, num_envs: int, seed: int, options: EnvOptions, render: bool
 ) -> VectorEnv:
+    if render:  # pygame opens no window for a picture, and complains where there is no screen
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     spec = _spec(env_id)
     limit = spec.max_episode_steps
     source = str(spec.entry_point)

@@ -6,12 +6,17 @@ import numpy as np
 from gymnasium import spaces
 
 from ludus.agents.agent import Advice, Advisor, Player
+from ludus.envs.board import spiel
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import Row
 from ludus.training.evaluate import HELD_OUT
 from ludus.training.insight import Insight, Saliency
 
-SPEED = {"atari": 15, "minatar": 10}  # env steps a second: Atari's 60 frames, 4 an action
+SPEED = {
+    "atari": 15,
+    "minatar": 10,
+    "board": 1,
+}  # env steps a second: Atari's 60 frames, 4 an action
 _USUAL = 30
 
 
@@ -24,11 +29,11 @@ class Thought(NamedTuple):
 
 
 class Live:
-    """One env that an agent, or a person, plays.
+    """One env that an agent, or a person, plays; both sides of a board game.
 
     Args:
         player: the agent.
-        env_id: what is played, no board game.
+        env_id: what is played.
         options: the protocol, as in training.
         seed: of the held-out games, as in `evaluate`.
         epsilon: probability of a random action.
@@ -55,6 +60,9 @@ class Live:
         self.action_names = names if len(names) == count else tuple(map(str, range(count)))
         """of discrete actions"""
         self.insight = Insight(player, self._env.observation_space)
+        self._position: Any = None
+        if spiel.is_game(env_id):
+            self._position = spiel.load(env_id).new_initial_state()
         self.row: Row = self._env.reset()
         self._state: Any = None
         self._thought: Thought | None = None
@@ -63,7 +71,7 @@ class Live:
         """What the agent would do here; asked once for each row."""
         if self._thought is None:
             row, advice = self.row, None
-            if isinstance(self.player, Advisor) and self.action_names:
+            if isinstance(self.player, Advisor):
                 advice, state = self.player.advise(row.obs, self._state, row.first)
                 action = advice.action[0]
             else:
@@ -79,9 +87,29 @@ class Live:
         thought = self.think()
         chosen = thought.action if action is None else action
         self._state, self._thought = thought.state, None
+        if self._position is not None:
+            self._position.apply_action(int(chosen))
         self._env.send(np.stack([np.asarray(chosen)]))
         self.row = self._env.recv()
         return self.row
+
+    def legal(self) -> list[int]:
+        """The discrete actions that can be taken here, numbered from 0."""
+        if self._position is None:
+            return list(range(len(self.action_names)))
+        return list(self._position.legal_actions())
+
+    def name(self, action: int) -> str:
+        """Of an action that is numbered from 0; of a board game, as it is called here."""
+        if self._position is None:
+            return self.action_names[action]
+        return str(self._position.action_to_string(self._position.current_player(), action))
+
+    @property
+    def sign(self) -> float:
+        """Turns a value into one of who began: -1 where the other side of a board game moves."""
+        second = self._position is not None and self._position.current_player() == 1
+        return -1.0 if second else 1.0
 
     def forget(self) -> None:
         """Think again: the agent's weights have changed."""

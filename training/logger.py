@@ -16,6 +16,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
 from ludus.envs.vector import Row
@@ -197,6 +198,12 @@ class Logger:
         """Points under their full tags."""
         for tag, value in points.items():
             self._writer.add_scalar(tag, value, env_steps)
+
+    def film(self, tag: str, gif: bytes, env_steps: int) -> None:
+        """A film, which TensorBoard shows among its images."""
+        image = Summary.Image(encoded_image_string=gif)
+        shown = Summary(value=[Summary.Value(tag=tag, image=image)])
+        self._writer._get_file_writer().add_summary(shown, env_steps)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed log goes on from."""

@@ -22,7 +22,7 @@ from matplotlib import colors, ticker
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ludus.training.statistics import ENOUGH_SEEDS, Estimate, mean_band
+from ludus.training.statistics import ENOUGH_SEEDS, Estimate, mean_band, smooth
 
 # The yellow of the eight is left out: on white it cannot be seen.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -85,22 +85,6 @@ def styles(
         used[colour, baseline] += 1
         found[agent] = Style(colour, line, marker, baseline)
     return found | {agent: _UNTRAINED for agent in agents if agent in untrained}
-
-
-def smooth(episodes: np.ndarray, grid: np.ndarray, window: int = 20) -> np.ndarray:
-    """Mean return of the last `window` games at each step of grid; NaN before the first game.
-
-    Args:
-        episodes: [games, 4] as in episodes.csv.
-        grid: [points] env steps.
-        window: games in a mean.
-    """
-    steps, returns = episodes[:, 0], episodes[:, 2]
-    sums = np.concatenate([[0.0], np.cumsum(returns)])
-    ends = np.searchsorted(steps, grid, side="right")  # games finished by then
-    starts = np.maximum(ends - window, 0)
-    with np.errstate(invalid="ignore"):
-        return np.where(ends > 0, (sums[ends] - sums[starts]) / (ends - starts), np.nan)
 
 
 def learning_curves(

@@ -68,6 +68,8 @@ class TrainOptions:
     """full games of an evaluation; 0 for no evaluation"""
     eval_epsilon: float = 0.0
     """probability of a random action in an evaluation; 0 is the deterministic policy"""
+    video_every: int = 100_000
+    """env steps between two films of a held-out game in TensorBoard, at evaluations; 0 for none"""
     checkpoint_seconds: float = 300.0
     """seconds between two checkpoints"""
     keep_checkpoints: int = 2
@@ -91,7 +93,7 @@ class TrainOptions:
         for name in ("steps", "num_envs", "log_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise RunError(f"{name} is {getattr(self, name)}; it must be 1 or more")
-        for name in ("seed", "eval_every", "eval_episodes", "checkpoint_seconds"):
+        for name in ("seed", "eval_every", "eval_episodes", "video_every", "checkpoint_seconds"):
             if not getattr(self, name) >= 0:
                 raise RunError(f"{name} is {getattr(self, name)}; it must be 0 or more")
         if not 0 <= self.held_out < 1:

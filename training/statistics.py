@@ -215,3 +215,19 @@ def human_normalised(rom: str, score: float) -> float | None:
         return None
     random, human = reference
     return (score - random) / (human - random)
+
+
+def smooth(episodes: np.ndarray, grid: np.ndarray, window: int = 20) -> np.ndarray:
+    """Mean return of the last `window` games at each step of grid; NaN before the first game.
+
+    Args:
+        episodes: [games, 4] as in episodes.csv.
+        grid: [points] env steps.
+        window: games in a mean.
+    """
+    steps, returns = episodes[:, 0], episodes[:, 2]
+    sums = np.concatenate([[0.0], np.cumsum(returns)])
+    ends = np.searchsorted(steps, grid, side="right")  # games finished by then
+    starts = np.maximum(ends - window, 0)
+    with np.errstate(invalid="ignore"):
+        return np.where(ends > 0, (sums[ends] - sums[starts]) / (ends - starts), np.nan)

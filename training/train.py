@@ -32,11 +32,13 @@ from ludus.training.loop import train_loop
 from ludus.training.rivals import Rivals
 from ludus.training.run import Run, RunConfig, RunError, Status, TrainOptions, at_steps
 from ludus.training.transfer import Learner, transfer
+from ludus.training.video import gif
 
 _console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 _TELL_SECONDS = 3.0  # between two renewals of status.json
+_FILM_STEPS, _FILM_WIDE = 300, 240  # env steps and pixels of a film in TensorBoard
 _WHAT_MAY_HELP = "a smaller learning_rate or max_grad_norm may help"
 
 
@@ -395,7 +397,17 @@ class Session:
             "eval/mean_ep_length": float(np.mean(result.lengths)),
         }
         self._log.scalars(points, steps)
+        self._film(steps)
         self._log.leave_out(time.monotonic() - began)
+
+    def _film(self, steps: int) -> None:
+        """Now and then a game for TensorBoard; an env without a picture has none."""
+        c, every = self.config, self.config.train.video_every
+        before = self._evaluated[-2]["env_steps"] if len(self._evaluated) > 1 else 0
+        if every and steps // every > before // every:
+            with contextlib.suppress(EnvError, ImportError):
+                film = gif(self.agent, c.env, c.options, max_steps=_FILM_STEPS, wide=_FILM_WIDE)
+                self._log.film("eval/game", film, steps)
 
     def _keep_weights(self) -> None:
         keep = self.config.train.keep_checkpoints

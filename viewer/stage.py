@@ -162,8 +162,9 @@ class EnvShow:
             told = np.atleast_1d(action).ravel().tolist()
             return {"action": told, "bars": None, "value": None}
         bars = advice.q if advice.probability is None else advice.probability
+        discrete = bool(self._live.action_names)
         return {
-            "action": int(action) - self._live.first_action,
+            "action": int(action) - self._live.first_action if discrete else action.tolist(),
             "bars": None if bars is None else numbers(bars[0]),
             "bars_are": "values" if advice.probability is None else "probabilities",
             "value": number(advice.value[0]),

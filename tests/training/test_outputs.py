@@ -1,5 +1,6 @@
 """What a person looks at: curves, films, logs, run folders, and SB3's users coming over."""
 
+import io
 import json
 from dataclasses import replace
 from itertools import pairwise
@@ -8,14 +9,17 @@ import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ludus.agents import presets
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import Row
 from ludus.training import load, train
 from ludus.training.logger import Episodes, Logger
-from ludus.training.plots import learning_curves, smooth
+from ludus.training.plots import learning_curves
 from ludus.training.run import Run, RunError, TrainOptions
+from ludus.training.statistics import smooth
 from ludus.training.train import Session
 from ludus.training.video import record
 
@@ -115,7 +119,7 @@ def test_a_run_says_what_it_was(tmp_path):
 
 @pytest.mark.parametrize(
     ("env_id", "shape"),
-    [("ALE/Pong-v5", (420, 320)), ("MinAtar/Breakout-v1", None), ("CartPole-v1", None)],
+    [("ALE/Pong-v5", (420, 320 + 320)), ("MinAtar/Breakout-v1", None), ("CartPole-v1", None)],
 )
 def test_a_film_shows_every_step(tmp_path, env_id, shape):
     agent = presets.build(
@@ -128,8 +132,56 @@ def test_a_film_shows_every_step(tmp_path, env_id, shape):
     _, length = record(agent, env_id, EnvOptions(), tmp_path / "f.mp4", max_steps=40)
     with av.open(str(tmp_path / "f.mp4")) as film:
         frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
-    assert len(frames) in (length, length + 1)
+    assert len(frames) == length + 1
     assert shape is None or frames[0].shape[:2] == shape
     assert min(frames[0].shape[:2]) >= 200
     assert any((a != b).any() for a, b in pairwise(frames))
     assert list(tmp_path.iterdir()) == [tmp_path / "f.mp4"]
+
+
+def _built(name, env_id):
+    env = make(env_id, 1)
+    config = presets.preset(name, env)
+    return presets.build(
+        config, env, device=torch.device("cpu"), seed=0, steps=1_000, training=False
+    )
+
+
+def test_a_film_is_a_gif_too_and_its_panel_and_overlay_can_be_left_out(tmp_path):
+    agent = _built("pqn", "MinAtar/Breakout-v1")
+    first = {}
+    for name, more in (
+        ("all", {}),
+        ("other", {"overlay": "perturbation"}),
+        ("bare", {"overlay": "none", "panel": False}),
+    ):
+        path = tmp_path / f"{name}.gif"
+        record(agent, "MinAtar/Breakout-v1", EnvOptions(), path, max_steps=5, **more)
+        with Image.open(path) as film:
+            assert film.n_frames == 6
+            film.seek(3)
+            first[name] = np.asarray(film.convert("RGB"))
+    assert first["all"].shape[1] == 640  # picture and panel
+    assert first["bare"].shape[0] == first["bare"].shape[1]
+    assert (first["all"] != first["other"]).any()
+
+
+def test_a_film_of_a_board_game_names_its_moves(tmp_path):
+    game = _built("ppo", "tic_tac_toe")
+    filmed = record(game, "tic_tac_toe", EnvOptions(), tmp_path / "f.mp4")
+    assert 5 <= filmed.length <= 9
+
+
+@pytest.mark.parametrize(("every", "films"), [(0, []), (400, [400, 800]), (1000, [])])
+def test_tensorboard_gets_a_film_now_and_then(tmp_path, every, films):
+    more = TrainOptions(eval_every=200, eval_episodes=1, video_every=every, num_envs=8)
+    train("dqn", "CartPole-v1", steps=960, more=more, root=tmp_path, quiet=True)
+    run = next(tmp_path.glob("*/*/*/config.json")).parent
+    events = EventAccumulator(str(run), size_guidance={"images": 0}).Reload()
+    tags = events.Tags()["images"]
+    shown = events.Images("eval/game") if tags else []
+    assert [event.step // 100 * 100 for event in shown] == films  # the first row from there on
+    for event in shown:
+        with Image.open(io.BytesIO(event.encoded_image_string)) as film:
+            assert film.format == "GIF"
+            assert film.n_frames > 5

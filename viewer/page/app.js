@@ -212,7 +212,11 @@ function fact(list, name) {
 
 async function paint(canvas, blob, { heat = false } = {}) {
   const image = await createImageBitmap(blob);
-  if (canvas.width !== image.width || canvas.height !== image.height) { canvas.width = image.width; canvas.height = image.height; }
+  if (canvas.width !== image.width || canvas.height !== image.height) {
+    canvas.width = image.width;
+    canvas.height = image.height;
+    if (!heat && canvas.parentElement.className === "screen") canvas.parentElement.style.maxWidth = `${(68 * image.width) / image.height}vh`;
+  }
   const pen = canvas.getContext("2d", { willReadFrequently: heat });
   pen.drawImage(image, 0, 0);
   image.close();
@@ -262,7 +266,7 @@ function bars() {
 }
 
 // One run at play, with its controls; `twin` makes a stage of its own, `board` says what it is.
-function stage(name, { twin = "", together = null } = {}) {
+function stage(name, { twin = "", together = null, onReady = null } = {}) {
   const shown = screen(name);
   const board = el("div", {});
   const caption = el("figcaption", {}, "connecting");
@@ -309,7 +313,7 @@ function stage(name, { twin = "", together = null } = {}) {
     current = head;
     if (pause.textContent !== (head.paused ? "Play" : "Pause")) pause.textContent = head.paused ? "Play" : "Pause";
     for (const [box, value] of [[speed, head.speed], [heat, head.saliency], [layer, head.layer], [seed, head.seed]]) if (document.activeElement !== box) box.value = String(value);
-    if (head.kind === "hello") { reset(head); heat.value = head.saliency; layer.value = head.layer; return; }
+    if (head.kind === "hello") { reset(head); heat.value = head.saliency; layer.value = head.layer; onReady?.(); return; }
     if (history.length && head.step < history.at(-1)[0]) history = [];
     history.push([head.step, head.value ?? null]);
     if (history.length > 2000) history = history.slice(-1500);
@@ -418,8 +422,10 @@ function twoPage(first, second) {
   crumbs.replaceChildren(`${first} and ${second}`);
   const twin = `two ${first} ${second}`; // both on the same seed, and told the same
   const stages = [];
+  let missing = 2;
+  const onReady = () => { missing -= 1; if (missing === 0) for (const one of stages) one.tell("seed", 0); };
   const together = (me) => (what, value) => { if (what !== "saliency" && what !== "layer") stages[1 - me].tell(what, value); };
-  stages.push(stage(first, { twin: `${twin} 0`, together: together(0) }), stage(second, { twin: `${twin} 1`, together: together(1) }));
+  stages.push(stage(first, { twin: `${twin} 0`, together: together(0), onReady }), stage(second, { twin: `${twin} 1`, together: together(1), onReady }));
   main.replaceChildren(el("h1", {}, "Two runs on the same seed"), el("p", { class: "soft" }, "Pause, step, speed and seed move both."),
     el("div", { class: "pair" }, ...[first, second].map((name, i) => el("div", {}, el("h2", {}, name), stages[i].box))));
 }
