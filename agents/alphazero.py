@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ludus.agents.acting import as_batch
 from ludus.agents.agent import Advice, ConfigError, Extras, Step
+from ludus.agents.chance import generator, seed_of
 from ludus.agents.memory.games import Games, Position
 from ludus.agents.optimizer import clip_norm, make_optimizer, take_step
 from ludus.agents.schedules import linear
@@ -27,7 +28,7 @@ from ludus.networks.encoders import MLP, Tower
 from ludus.networks.flat import flat_gradient, flatten_parameters
 from ludus.networks.heads import ILLEGAL
 from ludus.networks.network import Network
-from ludus.networks.policies import GameHead, PolicyOut
+from ludus.networks.policies import GameHead, PolicyOut, gumbel
 
 _METRICS = ("loss", "policy_loss", "value_loss", "policy_kl", "grad_norm")
 
@@ -159,9 +160,9 @@ class AlphaZero:
         self.simulations = config.play_simulations  # of a move in `predict` and `advise`
         self._space = observation_space(game)
         self._parameters = list(network.parameters())
-        self._exploration = torch.Generator(self.device).manual_seed(_seed(seed, 1))
-        self._evaluation = torch.Generator(self.device).manual_seed(_seed(seed, 2))
-        self._turning = torch.Generator(self.device).manual_seed(_seed(seed, 4))
+        self._exploration = generator(self.device, seed, 1)
+        self._evaluation = generator(self.device, seed, 2)
+        self._turning = generator(self.device, seed, 4)
         self._cap = np.random.default_rng([seed, 5])
         self._openings = np.random.default_rng([seed, 6])
         self.gradients: Callable[..., Sequence[Tensor]] = self._gradients
@@ -455,14 +456,9 @@ class AlphaZero:
         self.env_steps, self.updates = state["env_steps"], state["updates"]
 
 
-def _seed(seed: int, purpose: int) -> int:
-    return int(np.random.SeedSequence([seed, purpose]).generate_state(1)[0])
-
-
 def _gumbel(legal: Tensor, generator: torch.Generator) -> Tensor:
     """Draws of the Gumbel distribution, [B, A]."""
-    uniform = torch.rand(legal.shape, generator=generator, device=legal.device)
-    return -(-uniform.clamp(min=1e-20).log()).log()
+    return gumbel(torch.rand(legal.shape, generator=generator, device=legal.device))
 
 
 def _dirichlet(legal: Tensor, alpha: float, generator: torch.Generator) -> Tensor:
@@ -506,7 +502,7 @@ def build(
         game.max_moves,
         outcome_share=c.outcome_share,
         device=device,
-        seed=_seed(seed, 3),
+        seed=seed_of(seed, 3),
     )
     flat = flatten_parameters(network)
     optimizer = make_optimizer("adam", flat, c.learning_rate, c.optimizer_eps)

@@ -20,6 +20,7 @@ from torch import Tensor
 from ludus.agents import losses
 from ludus.agents.acting import ValueActor
 from ludus.agents.agent import Advice, Batch, ConfigError, Extras, Step
+from ludus.agents.chance import generator
 from ludus.agents.memory.replay import Replay
 from ludus.agents.optimizer import OptimizerName, clip_norm, make_optimizer, take_step
 from ludus.agents.schedules import linear
@@ -278,8 +279,8 @@ class DQN:
         self.optimizer, self.memory, self.device = optimizer, memory, device
         self._actor = ValueActor(self.network, action_space, memory.obs_shape, device, seed)
         self._loss = _make_loss(config)
-        self._acting_noise = _generator(device, seed, 4)
-        self._update_noise = _generator(device, seed, 5)
+        self._acting_noise = generator(device, seed, 4)
+        self._update_noise = generator(device, seed, 5)
         self.gradients: Gradients = self._gradients
         self.update: Update = self._update
         self.capturable = True
@@ -549,12 +550,6 @@ def _importance(likelihood: Tensor, beta: Tensor) -> Tensor:
     """Importance weights [N] float32, the largest 1 (arXiv 1511.05952, section 3.4)."""
     weight = likelihood.pow(-beta)
     return (weight / weight.max()).to(torch.float32)
-
-
-def _generator(device: torch.device, seed: int, purpose: int) -> torch.Generator:
-    return torch.Generator(device).manual_seed(
-        int(np.random.SeedSequence([seed, purpose]).generate_state(1)[0])
-    )
 
 
 def build(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ludus.agents.acting import as_batch
 from ludus.agents.agent import Advice, ConfigError, Extras, Step, TrainingError
+from ludus.agents.chance import generator, seed_of
 from ludus.agents.losses import clipped_surrogate, clipped_value
 from ludus.agents.memory.rollout import Rollout
 from ludus.agents.moments import Moments, RewardScale
@@ -182,8 +183,8 @@ class PPO:
         self.device = flat.device
         self._space = space
         self._parameters = list(network.parameters())
-        self._exploration = torch.Generator(self.device).manual_seed(_seed(seed, 1))
-        self._evaluation = torch.Generator(self.device).manual_seed(_seed(seed, 2))
+        self._exploration = generator(self.device, seed, 1)
+        self._evaluation = generator(self.device, seed, 2)
         self.gradients: Callable[..., Sequence[Tensor]] = self._gradients
         self.update: Callable[..., None] = self._update
         recurrent = config.core in ("lstm", "gru")
@@ -469,10 +470,6 @@ class PPO:
         self.env_steps, self.updates = state["env_steps"], state["updates"]
 
 
-def _seed(seed: int, purpose: int) -> int:
-    return int(np.random.SeedSequence([seed, purpose]).generate_state(1)[0])
-
-
 def build(
     config: PPOConfig,
     observation_space: spaces.Box,
@@ -510,7 +507,7 @@ def build(
         gamma=c.gamma,
         state=network.initial_state(num_envs),
         device=device,
-        seed=_seed(seed, 3),
+        seed=seed_of(seed, 3),
         extras=("log_prob", "value"),
         targets=("advantage", "target"),
     )

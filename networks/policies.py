@@ -30,6 +30,11 @@ class Distribution(Protocol):
         """In nats, [...]."""
 
 
+def gumbel(chance: Tensor) -> Tensor:
+    """Draws of the Gumbel distribution, [...] from chance [...] uniform in [0, 1)."""
+    return -(-chance.clamp(min=1e-20).log()).log()
+
+
 class Categorical(NamedTuple):
     """Over A actions, numbered from 0."""
 
@@ -37,8 +42,7 @@ class Categorical(NamedTuple):
 
     def sample(self, chance: Tensor) -> Tensor:
         """[...] int64, by the Gumbel-max trick from chance [..., A] uniform in [0, 1)."""
-        gumbel = -(-chance.clamp(min=1e-20).log()).log()
-        return (self.log_p + gumbel).argmax(-1)
+        return (self.log_p + gumbel(chance)).argmax(-1)
 
     def mode(self) -> Tensor:
         """[...] int64."""
