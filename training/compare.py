@@ -16,6 +16,7 @@ from rich.table import Table
 from ludus.agents import presets
 from ludus.agents.sb3 import SB3Config
 from ludus.envs.make import EnvOptions, make
+from ludus.envs.vector import EnvError
 from ludus.training.evaluate import evaluate
 from ludus.training.jobs import Job, room, run_all
 from ludus.training.logger import Episodes
@@ -52,6 +53,10 @@ def compare(plan: Plan) -> tuple[list[Training], list[str]]:
     """
     device = device_of(plan.device).type
     wanted, found = _configs(plan, device), _finished(plan.root)
+    given = [(run, run.config(), True) for run in map(Run.open, plan.runs)]
+    for other, _, _ in given:
+        if other.status().state != "finished":
+            raise RunError(f"{other.path} is not finished; go on with it or leave it out")
     jobs, trained = [], list[tuple[Run, RunConfig, bool]]()
     for config in wanted:
         run, over = _match(config, found)
@@ -63,26 +68,41 @@ def compare(plan: Plan) -> tuple[list[Training], list[str]]:
             Job(run, config, ["train", "--resume", str(run.path), "--quiet"], config.train.steps)
         )
         trained.append((run, config, False))
-    for path in plan.runs:
-        run = Run.open(path)
-        if run.status().state != "finished":
-            raise RunError(f"{path} is not finished; go on with it or leave it out")
-        trained.append((run, run.config(), True))
-    replayed = {}
-    for run, config, reused in trained:
-        if reused and not _has_games(run, run.config(), plan):
-            words = ["evaluate", str(run.path), "--episodes", str(plan.episodes), "--json"]
-            words += ["--epsilon", str(plan.epsilon), "--device", plan.device]
-            replayed[run.path] = Job(run, config, words)
+    taken = {run.path.resolve() for run, _, _ in trained}
+    trained += [one for one in given if one[0].path.resolve() not in taken]
+    replayed = {
+        run.path: _games(run, plan)
+        for run, _, reused in trained
+        if reused and not _has_games(run, plan)
+    }
     work = [*jobs, *replayed.values()]
     run_all(work, plan.jobs or room(len(work), device), len(trained), quiet=plan.quiet)
-    failed = {job.run.path: f"{job.name}: {job.failed}" for job in work if job.failed}
+    # a training that was gone on with has played the games that it was begun with
+    ended = [job.run for job in jobs if not job.failed]
+    late = {run.path: _games(run, plan) for run in ended if not _has_games(run, plan)}
+    others = list(late.values())
+    run_all(others, plan.jobs or room(len(late), device), len(trained), quiet=plan.quiet)
+    replayed |= late
+    failed = {job.run.path: f"{job.name}: {job.failed}" for job in work + others if job.failed}
     results = [
         _gather(run, reused, plan, replayed.get(run.path))
         for run, _, reused in trained
         if run.path not in failed
     ]
-    return _told_apart([*results, *_random(plan)]), list(failed.values())
+    sentences = list(failed.values())
+    for env_id in plan.envs if "random" in plan.agents else ():
+        try:
+            results += list(_random(plan, env_id))
+        except EnvError as error:
+            sentences.append(f"random on {env_id}: {error}")
+    return _told_apart(results), sentences
+
+
+def _games(run: Run, plan: Plan) -> Job:
+    """Play held-out games with a finished run."""
+    words = ["evaluate", str(run.path), "--episodes", str(plan.episodes), "--json"]
+    words += ["--epsilon", str(plan.epsilon), "--device", plan.device]
+    return Job(run, run.config(), words)
 
 
 def _told_apart(trainings: list[Training]) -> list[Training]:
@@ -162,6 +182,7 @@ def _same(run: RunConfig, wanted: RunConfig) -> bool:
     learned = replace(
         run.train,
         log_every=w.log_every,
+        video_every=w.video_every,
         eval_every=w.eval_every,
         eval_episodes=w.eval_episodes,
         eval_epsilon=w.eval_epsilon,
@@ -171,9 +192,9 @@ def _same(run: RunConfig, wanted: RunConfig) -> bool:
     return replace(run, train=learned) == wanted
 
 
-def _has_games(run: Run, config: RunConfig, plan: Plan) -> bool:
+def _has_games(run: Run, plan: Plan) -> bool:
     """Whether a run's last evaluation is of as many held-out games as are asked for."""
-    played = run.evaluations()
+    played, config = run.evaluations(), run.config()
     over = bool(played) and played[-1]["env_steps"] >= config.train.steps
     return (
         over
@@ -187,7 +208,7 @@ def _gather(run: Run, reused: bool, plan: Plan, replayed: Job | None) -> Trainin
     config, status = run.config(), run.status()
     told = json.loads((run.path / "config.json").read_text())
     games = run.evaluations()[-1] if replayed is None else json.loads(replayed.said)
-    fixed = {"steps": config.train.steps, "epsilon": plan.epsilon, "episodes": plan.episodes}
+    fixed = {"epsilon": plan.epsilon, "episodes": plan.episodes}
     return Training(
         env=config.env,
         agent=config.agent,
@@ -206,10 +227,10 @@ def _gather(run: Run, reused: bool, plan: Plan, replayed: Job | None) -> Trainin
     )
 
 
-def _random(plan: Plan) -> Iterator[Training]:
+def _random(plan: Plan, env_id: str) -> Iterator[Training]:
     """Held-out games of the player that does not learn, as many sets as there are seeds."""
-    for env_id in plan.envs if "random" in plan.agents else ():
-        env = make(env_id, 1, 0, plan.options)
+    env = make(env_id, 1, 0, plan.options)
+    try:
         config, protocol = presets.preset("random", env), env.protocol
         for seed in range(plan.seeds):
             player = presets.build(
@@ -218,7 +239,7 @@ def _random(plan: Plan) -> Iterator[Training]:
             played = evaluate(
                 player, env_id, plan.options, episodes=plan.episodes, epsilon=plan.epsilon
             )
-            fixed = {"steps": 0, "epsilon": plan.epsilon, "episodes": plan.episodes}
+            fixed = {"epsilon": plan.epsilon, "episodes": plan.episodes}
             yield Training(
                 env=env_id,
                 agent="random",
@@ -235,6 +256,7 @@ def _random(plan: Plan) -> Iterator[Training]:
                 commit=commit(),
                 reused=False,
             )
+    finally:
         env.close()
 
 

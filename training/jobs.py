@@ -82,6 +82,11 @@ def run_all(work: list[Job], at_once: int, trainings: int, *, quiet: bool) -> No
         try:
             while waiting or running:
                 free = [job for job in waiting if not (job.steps and job.run.is_locked())]
+                over = [j for j in free if j.steps and j.run.status().state == "finished"]
+                for job in over:  # by the process that was waited for
+                    free.remove(job)
+                    waiting.remove(job)
+                    ended.append(job)
                 for job in free[: at_once - len(running)]:
                     place = Path(folder, str(work.index(job)))
                     running[_start(job, place, max(1, cores() // at_once))] = job

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from ludus.training import report
+from ludus.training import findings
 from ludus.training.report import About, Training, write
 from ludus.training.statistics import AGGREGATES, estimate
 
@@ -353,9 +353,9 @@ def test_an_agent_that_only_plays_can_stand_alone(tmp_path):
 
 def test_published_scores_are_all_of_known_agents():
     """A new agent in the table must be given to one of ours, or left out on purpose."""
-    table = report._published_table()
+    table = findings._published_table()
     assert len(table) == 55
     theirs = {row["agent"] for rows in table.values() for row in rows}
-    named = {name for names in report._NAMESAKES.values() for name in names}
+    named = {name for names in findings._NAMESAKES.values() for name in names}
     assert named - theirs == set()
     assert theirs - named == {"pqn_lstm"}
