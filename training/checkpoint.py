@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 _TENSORS, _MANIFEST = "tensors.safetensors", "manifest.json"
@@ -190,7 +191,7 @@ def read_checkpoint(path: Path) -> Any:
                 if hashlib.file_digest(file, "sha256").hexdigest() != expected["sha256"]:
                     raise CheckpointError(f"{name} has changed since it was written")
         return _join(body["tree"], path, load_file(path / _TENSORS))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"{type(error).__name__}: {error}") from error
 
 

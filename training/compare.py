@@ -25,6 +25,8 @@ from ludus.training.run import Run, RunConfig, RunError, TrainOptions, all_runs,
 from ludus.training.statistics import human_normalised, summarise
 from ludus.training.train import device_of
 
+_LEARNING = ("num_envs", "init_from", "rivals", "dataset")  # options that change what is learned
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -220,7 +222,8 @@ def _gather(run: Run, reused: bool, plan: Plan, replayed: Job | None) -> Trainin
         episodes=Episodes.read(run.path / "episodes.csv"),
         seconds=status.seconds,
         protocol=config.protocol | fixed,
-        settings=told["config"],
+        settings=told["config"]
+        | {k: told["train"].get(k) for k in _LEARNING if k in told["train"]},
         versions=told["versions"],
         commit=told["commit"],
         reused=reused,

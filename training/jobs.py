@@ -189,9 +189,14 @@ class _View:
             self._said_at = time.monotonic()
             self._console.print(
                 f"{len(ended)} of {len(self._work)} done, {steps:,} of {self._total:,} env steps; "
-                f"now {'; '.join(job.name for job in running)}",
+                + self._now(running),
                 soft_wrap=True,
             )
+
+    def _now(self, running: list[Job]) -> str:
+        if running:
+            return f"now {'; '.join(job.name for job in running)}"
+        return "waiting for another process, which trains what is left"
 
     def _update_each(self, running: dict[Path, Job]) -> None:
         for path in [path for path in self._tasks if path not in running]:

@@ -9,7 +9,7 @@ from ludus.agents.agent import Advisor, Searching
 from ludus.training.duel import Duel
 from ludus.training.run import Run, RunError
 from ludus.training.train import load
-from ludus.viewer.messages import pack
+from ludus.viewer.messages import error, pack
 from ludus.viewer.stage import loader, standing
 
 MOST_SIMULATIONS = 2_000  # of one move; a page cannot ask for more
@@ -65,9 +65,8 @@ class BoardGame:
                     changed |= self._obey(self._commands.popleft())
                 if changed:
                     self._tell()
-        except Exception as error:  # whatever a run or its game may be
-            text = " ".join(str(error).split()) or type(error).__name__
-            self._publish(pack({"kind": "error", "text": text}, {}), True)
+        except Exception as problem:  # whatever a run or its game may be
+            self._publish(error(problem), True)
 
     def _agents_turn(self) -> bool:
         return not self._duel.over and self._duel.mover != self._side
@@ -77,7 +76,7 @@ class BoardGame:
         value, duel = told.get("value"), self._duel
         hint, self._hint = self._hint, False
         match told.get("do"):
-            case "move" if isinstance(value, int) and not duel.over and value in duel.legal():
+            case "move" if type(value) is int and not duel.over and value in duel.legal():
                 if duel.mover == self._side:
                     duel.make(value)
             case "undo":
@@ -86,11 +85,11 @@ class BoardGame:
                 self._hint = True
             case "show" if isinstance(value, bool):
                 self._show = value
-            case "simulations" if isinstance(value, int) and 1 <= value <= MOST_SIMULATIONS:
+            case "simulations" if type(value) is int and 1 <= value <= MOST_SIMULATIONS:
                 if isinstance(self._agent, Searching):
                     self._agent.simulations = value
                     duel.go_to(list(duel.moves))
-            case "side" if value in (0, 1):
+            case "side" if type(value) is int and value in (0, 1):
                 self._side = int(value)
                 duel.go_to([])
             case "new":

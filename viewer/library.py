@@ -70,7 +70,7 @@ class Library:
             line |= {"env": str(told["env"]), "agent": str(told["agent"])}
             line |= {"steps": int(told["train"]["steps"]), "seed": int(told["train"]["seed"])}
             line["board"] = spiel.is_game(line["env"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             line["broken"] = f"its config.json cannot be read: {error}"
         line["curve"] = self._curve(name, run, _SMALL)
         return line
@@ -84,9 +84,13 @@ class Library:
             for key in ("config", "protocol", "train", "options", "versions", "commit"):
                 told[f"its_{key}"] = config.get(key)
         told["curve"] = self._curve(name, run, _LARGE)
-        told["evaluations"] = [
-            [e["env_steps"], float(np.mean(e["returns"]))] for e in run.evaluations()
-        ]
+        told["evaluations"] = []
+        with contextlib.suppress(TypeError, KeyError, ValueError):
+            told["evaluations"] = [
+                [e["env_steps"], float(np.mean(e["returns"]))]
+                for e in run.evaluations()
+                if e["returns"]
+            ]
         return told
 
     def _curve(self, name: str, run: Run, points: int) -> list[list[float]]:

@@ -67,3 +67,9 @@ def number(value: Any) -> float | None:
 def numbers(values: np.ndarray | None) -> list[float | None] | None:
     """A list of them."""
     return None if values is None else [number(value) for value in values]
+
+
+def error(problem: Exception) -> bytes:
+    """What went wrong, as a message."""
+    text = " ".join(str(problem).split()) or type(problem).__name__
+    return pack({"kind": "error", "text": text}, {})

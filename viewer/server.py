@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import secrets
 import socket
 from collections import deque
@@ -23,7 +24,7 @@ from ludus.training.run import Run, RunError
 from ludus.viewer.board import BoardGame
 from ludus.viewer.guard import Guard
 from ludus.viewer.library import Library
-from ludus.viewer.messages import pack
+from ludus.viewer.messages import error
 from ludus.viewer.stage import Stage, step_back
 
 LARGEST = 4096  # bytes of a message from a page; more ends the connection
@@ -37,6 +38,21 @@ _PAGES = {
     "/style.css": ("style.css", "text/css; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
+
+
+class _Answer(JSONResponse):
+    """JSON of what a run may hold: what JSON does not know is null, half letters are escaped."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(_known(content)).encode()
+
+
+def _known(told: Any) -> Any:
+    if isinstance(told, dict):
+        return {key: _known(value) for key, value in told.items()}
+    if isinstance(told, list | tuple):
+        return [_known(value) for value in told]
+    return None if isinstance(told, float) and not math.isfinite(told) else told
 
 
 class Outbox:
@@ -73,9 +89,9 @@ def _from_thread(put: Callable[[bytes, bool], None]) -> Callable[[bytes, bool], 
 class Hub:
     """A stage and the pages that watch it; a page that is slow misses pictures."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, *, hold: bool) -> None:
         self._outboxes = set[Outbox]()
-        self.stage = Stage(run, _from_thread(self._put))
+        self.stage = Stage(run, _from_thread(self._put), hold=hold)
 
     def _put(self, message: bytes, lasting: bool) -> None:
         for outbox in self._outboxes:
@@ -125,7 +141,7 @@ class Viewer:
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         yield
-        for hub in self._hubs.values():
+        for hub in list(self._hubs.values()):
             await asyncio.to_thread(hub.stage.close)
 
     async def _file(self, request: Request) -> Response:
@@ -134,14 +150,14 @@ class Viewer:
 
     async def _runs(self, _: Request) -> Response:
         told = await asyncio.to_thread(self._library.listing)
-        return JSONResponse({"root": str(self._library.root), "runs": told})
+        return _Answer({"root": str(self._library.root), "runs": told})
 
     async def _run(self, request: Request) -> Response:
         try:
             name = request.query_params.get("name", "")
-            return JSONResponse(await asyncio.to_thread(self._library.details, name))
-        except RunError as error:
-            return JSONResponse({"error": str(error)}, 404)
+            return _Answer(await asyncio.to_thread(self._library.details, name))
+        except RunError as problem:
+            return _Answer({"error": str(problem)}, 404)
 
     def _find(self, socket: WebSocket) -> Run:
         """The run that a page asks for.
@@ -166,11 +182,11 @@ class Viewer:
         key = f"{name}\n{twin}"
         try:
             run = await asyncio.to_thread(self._find, socket)
-            if key not in self._hubs:
+            if key not in self._hubs or not self._hubs[key].stage.alive:
                 self._refuse_more()
-                self._hubs[key] = Hub(run)
-        except RunError as error:
-            await _say_and_close(socket, str(error))
+                self._hubs[key] = Hub(run, hold=bool(twin))
+        except Exception as problem:  # whatever a config may hold
+            await _say_and_close(socket, problem)
             return
         hub = self._hubs[key]
         outbox = hub.join()
@@ -191,8 +207,8 @@ class Viewer:
         try:
             run = await asyncio.to_thread(self._find, socket)
             self._refuse_more()
-        except RunError as error:
-            await _say_and_close(socket, str(error))
+        except Exception as problem:  # whatever a config may hold
+            await _say_and_close(socket, problem)
             return
         self._games += 1
         outbox = Outbox()
@@ -240,13 +256,13 @@ async def _both(
             gone = (WebSocketDisconnect, TimeoutError, asyncio.CancelledError, RuntimeError)
             if isinstance(result, BaseException) and not isinstance(result, gone):
                 raise result
-        with suppress(RuntimeError, WebSocketDisconnect):
-            await socket.close()
+        with suppress(RuntimeError, WebSocketDisconnect, TimeoutError):
+            await asyncio.wait_for(socket.close(), 1)  # a slow page does not take this either
 
 
-async def _say_and_close(socket: WebSocket, text: str) -> None:
+async def _say_and_close(socket: WebSocket, problem: Exception) -> None:
     with suppress(WebSocketDisconnect, RuntimeError):
-        await socket.send_bytes(pack({"kind": "error", "text": text}, {}))
+        await socket.send_bytes(error(problem))
         await socket.close()
 
 
@@ -278,10 +294,12 @@ def serve(
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, port))
-    except (OSError, OverflowError) as error:
+        bound.listen()
+    except (OSError, OverflowError) as problem:
         bound.close()
-        why = getattr(error, "strerror", None) or error
-        raise RunError(f"cannot listen on {host} port {port}: {why}; try another --port") from error
+        why = getattr(problem, "strerror", None) or problem
+        sentence = f"cannot listen on {host} port {port}: {why}; try another --port"
+        raise RunError(sentence) from problem
     port = bound.getsockname()[1]
     token = secrets.token_urlsafe(24)
     shown = f"[{host}]" if ":" in host else host

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from ludus.training.duel import Duel
 from ludus.training.live import Live
 from ludus.training.run import Run, RunError
 from ludus.training.train import load
-from ludus.viewer.messages import grey, mosaic, number, numbers, pack, png
+from ludus.viewer.messages import error, grey, mosaic, number, numbers, pack, png
 
 FASTEST = 60  # pictures a second that are sent at most
 LOADING, PLAYING = 5, 14
@@ -267,6 +267,7 @@ class Stage:
         run: whose agent.
         publish: called from the thread with each message, and whether it must not be missed.
         person: a person plays, see `EnvShow`.
+        hold: stay at the end of a game until a seed is asked for; else the next one follows.
     """
 
     def __init__(
@@ -275,12 +276,15 @@ class Stage:
         publish: Callable[[bytes, bool], None],
         *,
         person: bool = False,
+        hold: bool = False,
     ) -> None:
-        self._run, self._publish, self._person = run, publish, person
+        self._run, self._publish = run, publish
+        self._person, self._hold = person, hold
         self._commands: deque[dict[str, Any]] = deque(maxlen=100)
         self._wake, self._closed = threading.Condition(), False
         self._asked: dict[str, Any] = {"saliency": "", "layer": ""}
         self._paused, self._steps, self._speed, self._seed = False, 0, 1.0, 0
+        self._hurry = False  # do not wait for what the speed says
         self._history: deque[tuple[int, float | None, float]] = deque(maxlen=_HISTORY)
         self._hello = b""
         self._thread = threading.Thread(target=self._serve, daemon=True, name="ludus-stage")
@@ -291,6 +295,11 @@ class Stage:
         with self._wake:
             self._commands.append(told)
             self._wake.notify()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it plays still."""
+        return self._thread.is_alive()
 
     def close(self) -> None:
         """End the thread, and wait for it."""
@@ -305,13 +314,13 @@ class Stage:
             board = spiel.is_game(self._run.config().env)
             show: Show
             show = BoardShow(self._run, agent) if board else EnvShow(self._run, agent, self._person)
-        except Exception as error:  # whatever a run or its env may be
-            self._publish(pack({"kind": "error", "text": _sentence(error)}, {}), True)
+        except Exception as problem:  # whatever a run or its env may be
+            self._publish(error(problem), True)
             return
         try:
             self._play(agent, show)
-        except Exception as error:
-            self._publish(pack({"kind": "error", "text": _sentence(error)}, {}), True)
+        except Exception as problem:
+            self._publish(error(problem), True)
         finally:
             show.close()
 
@@ -320,15 +329,16 @@ class Stage:
         due, fresh = time.monotonic(), True
         self._publish_hello(show)
         while not self._closed:
-            if self._obey(show):
-                fresh = True
+            fresh |= self._obey(show)
             now = time.monotonic()
+            if self._hurry:
+                due, self._hurry = now, False
             if now - looked > _FOLLOW_SECONDS:
                 looked, newest = now, self._newest()
                 if newest > weights and self._renew(agent):
                     weights, fresh = newest, True
                     show.renew()
-            if show.over and (self._steps or not self._paused) and now >= due:
+            if show.over and self._goes_on() and now >= due:
                 self._steps = 0
                 self._begin(show, self._seed + 1)
                 due, fresh = now, True
@@ -347,7 +357,14 @@ class Stage:
             with self._wake:
                 if not self._commands and not self._closed:
                     still = self._paused and not self._steps
-                    self._wake.wait(0.2 if still else max(0.0, due - time.monotonic()))
+                    wait = 0.2 if still else due - time.monotonic()
+                    if fresh:
+                        wait = min(wait, sent + 1 / FASTEST - time.monotonic())
+                    self._wake.wait(min(max(0.0, wait), 0.2))
+
+    def _goes_on(self) -> bool:
+        """Whether a game that is over is followed by another."""
+        return bool(self._steps) or not (self._paused or self._hold)
 
     def _newest(self) -> int:
         """Env steps of the newest weights."""
@@ -377,16 +394,17 @@ class Stage:
                 case "pause":
                     self._paused = True
                 case "play":
-                    self._paused = False
+                    self._paused, self._hurry = False, True
                 case "step":
-                    self._paused, self._steps = True, 1
-                case "speed" if isinstance(value, int | float) and 0 <= value <= 1000:
-                    self._speed = float(value)
-                case "seed" if isinstance(value, int) and 0 <= value < 1 << 40:
+                    self._paused, self._steps, self._hurry = True, 1, True
+                case "speed" if _is_number(value) and 0 <= value <= 1000:
+                    self._speed, self._hurry = float(value), True
+                case "seed" if type(value) is int and 0 <= value < 1 << 40:
                     self._begin(show, value)
+                    self._hurry = True
                 case "saliency" | "layer" if isinstance(value, str):
                     self._asked[told["do"]] = value
-                case "press" if isinstance(value, int) and isinstance(show, EnvShow):
+                case "press" if type(value) is int and isinstance(show, EnvShow):
                     show.pressed = value if 0 <= value < len(show.head()["actions"]) else 0
                     continue
                 case "hello":
@@ -410,5 +428,5 @@ class Stage:
         self._publish(pack(told, pictures), False)
 
 
-def _sentence(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -266,7 +266,7 @@ function bars() {
 }
 
 // One run at play, with its controls; `twin` makes a stage of its own, `board` says what it is.
-function stage(name, { twin = "", together = null, onReady = null } = {}) {
+function stage(name, { twin = "", together = null, onReady = null, onFrame = null } = {}) {
   const shown = screen(name);
   const board = el("div", {});
   const caption = el("figcaption", {}, "connecting");
@@ -314,6 +314,7 @@ function stage(name, { twin = "", together = null, onReady = null } = {}) {
     if (pause.textContent !== (head.paused ? "Play" : "Pause")) pause.textContent = head.paused ? "Play" : "Pause";
     for (const [box, value] of [[speed, head.speed], [heat, head.saliency], [layer, head.layer], [seed, head.seed]]) if (document.activeElement !== box) box.value = String(value);
     if (head.kind === "hello") { reset(head); heat.value = head.saliency; layer.value = head.layer; onReady?.(); return; }
+    onFrame?.(head);
     if (history.length && head.step < history.at(-1)[0]) history = [];
     history.push([head.step, head.value ?? null]);
     if (history.length > 2000) history = history.slice(-1500);
@@ -425,8 +426,17 @@ function twoPage(first, second) {
   let missing = 2;
   const onReady = () => { missing -= 1; if (missing === 0) for (const one of stages) one.tell("seed", 0); };
   const together = (me) => (what, value) => { if (what !== "saliency" && what !== "layer") stages[1 - me].tell(what, value); };
-  stages.push(stage(first, { twin: `${twin} 0`, together: together(0), onReady }), stage(second, { twin: `${twin} 1`, together: together(1), onReady }));
-  main.replaceChildren(el("h1", {}, "Two runs on the same seed"), el("p", { class: "soft" }, "Pause, step, speed and seed move both."),
+  const over = [false, false];
+  let next = null; // the seed that both go on with, once both games are over
+  const onFrame = (me) => (head) => {
+    over[me] = head.over;
+    if (!over[0] || !over[1] || next === head.seed + 1) return;
+    next = head.seed + 1;
+    setTimeout(() => { for (const one of stages) one.tell("seed", next); }, 1500);
+  };
+  const options = (me) => ({ twin: `${twin} ${me}`, together: together(me), onReady, onFrame: onFrame(me) });
+  stages.push(stage(first, options(0)), stage(second, options(1)));
+  main.replaceChildren(el("h1", {}, "Two runs on the same seed"), el("p", { class: "soft" }, "Pause, step, speed and seed move both; the next game begins when both are over."),
     el("div", { class: "pair" }, ...[first, second].map((name, i) => el("div", {}, el("h2", {}, name), stages[i].box))));
 }
 
@@ -588,10 +598,14 @@ function playGame(name) {
 
 function fail(error) { main.replaceChildren(el("div", { class: "card" }, el("p", { class: "error" }, error.message), el("p", {}, el("a", { href: "#/" }, "All runs")))); }
 
+function decoded(part) {
+  try { return decodeURIComponent(part); } catch { return part; } // a link that somebody has cut short
+}
+
 function route() {
   for (const end of leave) end();
   leave = [];
-  const [page, ...names] = location.hash.replace(/^#\/?/, "").split("/").map(decodeURIComponent);
+  const [page, ...names] = location.hash.replace(/^#\/?/, "").split("/").map(decoded);
   if (page === "watch" && names[0]) watchPage(names[0]);
   else if (page === "two" && names[1]) twoPage(names[0], names[1]);
   else if (page === "play" && names[0]) playPage(names[0]);

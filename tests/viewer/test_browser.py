@@ -1,0 +1,417 @@
+"""The viewer's page in a browser, as a person uses it."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from urllib.parse import quote
+
+import pytest
+
+playwright = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium")
+if CHROMIUM is None:
+    pytest.skip("chromium is not installed", allow_module_level=True)
+
+MILLISECONDS = 120_000  # patience on a busy machine
+HOSTILE = "<img src=x onerror=alert(1)>"
+SCRIPT = "<script>alert(2)</script>"
+expect = playwright.expect
+expect.set_options(timeout=MILLISECONDS)
+
+# what a canvas shows: a number that stands for all its pixels, and how many colours there are
+PICTURE = """canvas => {
+  const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+  let sum = 7; const colours = new Set();
+  for (let i = 0; i < data.length; i += 4) {
+    const colour = data[i] * 65536 + data[i + 1] * 256 + data[i + 2];
+    colours.add(colour); sum = (sum * 31 + colour) % 1000003;
+  }
+  return [sum, colours.size];
+}"""
+NARROW = "document.documentElement.scrollWidth <= window.innerWidth"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def place(runs, tmp_path_factory):
+    """Good runs, and one whose names are HTML."""
+    trained, names = runs
+    root = shutil.copytree(trained, tmp_path_factory.mktemp("browser") / "runs")
+    hostile = root / "Html" / HOSTILE / "0"
+    shutil.copytree(root / names["cartpole"], hostile)
+    told = json.loads((hostile / "config.json").read_text())
+    told |= {"agent": SCRIPT, "env": f"{HOSTILE}-v0", "protocol": {HOSTILE: SCRIPT}}
+    (hostile / "config.json").write_text(json.dumps(told))
+    return root
+
+
+@pytest.fixture(scope="module")
+def at(place, served):
+    return served(place)
+
+
+@pytest.fixture
+def new_page(browser):
+    """Opens a page; what goes wrong on any of them fails the test at its end."""
+    contexts, wrong = [], []
+
+    def said(message):
+        if message.type in ("error", "warning"):
+            wrong.append(message.text)
+
+    def asked(dialog):
+        wrong.append(f"a dialog: {dialog.message}")
+        dialog.dismiss()
+
+    def open_page(link, **options):
+        contexts.append(browser.new_context(**{"reduced_motion": "reduce"} | options))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(MILLISECONDS)
+        page.on("console", said)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("dialog", asked)
+        page.goto(link)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not wrong
+
+
+def _to(at, page, *names):
+    """The link of a page that opens with the token."""
+    return f"{at.link}#/{page}/{'/'.join(quote(name, safe='') for name in names)}"
+
+
+def _fact(page, name, at=0):
+    """One number beside the picture."""
+    box = page.locator(".facts div", has=page.get_by_text(name, exact=True)).nth(at)
+    return box.locator("dd")
+
+
+def _number(locator):
+    return float(locator.inner_text().replace(",", ""))
+
+
+def _until(ask, what):
+    """The first answer that is true; the browser works meanwhile."""
+    end = time.monotonic() + MILLISECONDS / 1000
+    while time.monotonic() < end:
+        if told := ask():
+            return told
+        time.sleep(0.02)
+    raise AssertionError(f"never: {what}")
+
+
+# -- watching -----------------------------------------------------------------------------------
+
+
+def test_an_atari_run_is_watched(at, runs, new_page):
+    page = new_page(_to(at, "watch", runs[1]["pong"]))
+    assert "token" not in page.url
+    canvas = page.locator(".screen canvas").first
+    expect(page.locator("figcaption")).to_contain_text("It takes")
+    expect(page.locator(".bars li")).to_have_count(6)
+    names = page.locator(".bars li span:first-child").all_inner_texts()
+    assert names == ["noop", "fire", "right", "left", "rightfire", "leftfire"]
+    first, colours = canvas.evaluate(PICTURE)
+    assert colours >= 3
+    _until(lambda: canvas.evaluate(PICTURE)[0] != first, "another picture")
+    percents = page.locator(".bars .number").all_inner_texts()
+    assert all(re.fullmatch(r"\d+%", text) for text in percents)
+    expect(page.locator(".bars li.chosen")).to_have_count(1)
+
+    page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_role("button", name="Play", exact=True)).to_be_visible()
+    step = _fact(page, "step")
+    at_pause = _number(step)
+    page.get_by_role("button", name="Step", exact=True).click()
+    expect(step).to_have_text(f"{at_pause + 1:,.0f}")  # it had stood still since
+
+    page.get_by_label("Looks at").select_option("gradient")
+    heat = page.locator("canvas.over")
+    _until(lambda: heat.evaluate("canvas => canvas.width > 1 && !canvas.hidden"), "saliency")
+    page.locator("label", has_text="Feature maps").locator("select").select_option(index=1)
+    expect(page.locator(".maps")).to_be_visible()
+    maps = page.locator(".maps canvas")
+    _until(lambda: maps.evaluate(PICTURE)[1] > 5, "feature maps of several greys")
+    expect(step).to_have_text(f"{at_pause + 1:,.0f}")
+
+    points = page.locator('svg[aria-label^="Value over time"] polyline').get_attribute("points")
+    assert len(points.split()) >= 2
+    page.get_by_label("seed").fill("12")
+    page.get_by_role("button", name="Start over").click()
+    expect(_fact(page, "game of seed")).to_have_text("12")
+    expect(step).to_have_text("0")
+
+
+def test_keys_pause_and_step(at, runs, new_page):
+    page = new_page(_to(at, "watch", runs[1]["cartpole"]))
+    expect(page.locator("figcaption")).to_contain_text("It takes")
+    page.locator("main").focus()
+    page.keyboard.press("Space")
+    expect(page.get_by_role("button", name="Play", exact=True)).to_be_visible()
+    step = _number(_fact(page, "step"))
+    page.keyboard.press("ArrowRight")
+    expect(_fact(page, "step")).to_have_text(f"{step + 1:.0f}")
+    page.keyboard.press("Space")
+    expect(page.get_by_role("button", name="Pause")).to_be_visible()
+
+
+def test_a_board_game_is_watched(at, runs, new_page):
+    page = new_page(_to(at, "watch", runs[1]["tic_tac_toe"]))
+    expect(page.locator("svg.board")).to_be_visible()
+    page.get_by_label("Speed").select_option("4")
+    crosses, rings = page.locator("svg.board > path"), page.locator("svg.board > circle[r='0.29']")
+    expect(rings.first).to_be_attached()
+    expect(crosses.first).to_be_attached()
+    expect(page.locator("svg.board .visit-text").first).to_have_text(re.compile(r"\d+"))
+    expect(page.get_by_role("columnheader", name="visits")).to_be_visible()
+    page.get_by_role("button", name="Pause").click()
+
+
+def test_two_runs_side_by_side_have_one_seed(at, runs, new_page):
+    page = new_page(at.link)
+    for name in ("cartpole", "pong"):
+        page.get_by_label(f"choose {runs[1][name]} for two side by side").check()
+    page.get_by_role("button", name="Watch two side by side").click()
+    expect(page.locator(".stage")).to_have_count(2)
+    seeds = [_fact(page, "game of seed", at=i) for i in (0, 1)]
+    for i in (0, 1):
+        expect(page.locator(".stage").nth(i).locator("figcaption")).to_contain_text("It takes")
+    page.get_by_label("seed").first.fill("31")
+    page.get_by_role("button", name="Start over").first.click()
+    for i in (0, 1):
+        expect(seeds[i]).to_have_text("31")
+    page.get_by_role("button", name="Pause").nth(1).click()
+    expect(page.get_by_role("button", name="Play", exact=True)).to_have_count(2)
+    assert [seed.inner_text() for seed in seeds] == ["31", "31"]
+    before = [_number(_fact(page, "step", at=i)) for i in (0, 1)]
+    page.get_by_role("button", name="Step", exact=True).first.click()
+    for i in (0, 1):
+        expect(_fact(page, "step", at=i)).to_have_text(f"{before[i] + 1:.0f}")
+
+
+@pytest.fixture
+def training(tmp_path):
+    """A training that goes on until a file says that it may end; its folder."""
+    command = [sys.executable, "-m", "ludus.cli", "train", "dqn", "CartPole-v1", "--quiet",
+               "--run-dir", str(tmp_path / "runs"), "--checkpoint-seconds", "1", "--steps",
+               "9000", "--eval-episodes", "0", "--num-envs", "1", "--device", "cpu"]  # fmt: skip
+    program = subprocess.Popen(command, cwd=tmp_path)
+    yield tmp_path / "runs", program
+    program.kill()
+    program.wait()
+
+
+def test_a_training_is_followed_to_its_end(training, served, new_page):
+    """From an empty list to the finished run, in one page that is never loaded again."""
+    root, program = training
+    page = new_page(served(root).link)
+    link = page.get_by_role("link", name="Watch")
+    link.wait_for()
+    _until(lambda: list(root.glob("*/*/*/weights/0*")), "weights")
+    link.click()
+    state = page.locator("main .state")
+    expect(state).to_have_text("running")
+    shown = _fact(page, "weights of step")
+    expect(shown).to_have_text(re.compile(r"\d"))
+    first = _number(shown)
+    curve = page.locator('svg[aria-label^="Learning curve"] polyline')
+    expect(curve).to_be_attached()
+
+    def last_step():
+        texts = page.locator('svg[aria-label^="Learning curve"] text').all_text_contents()
+        return _as_number(texts[-1]) if len(texts) > 1 else 0.0
+
+    early = last_step()
+    _until(lambda: _number(shown) > first, "newer weights")
+    _until(lambda: last_step() > early, "a longer curve")
+    assert program.wait(120) == 0
+    expect(state).to_have_text("finished")
+    expect(shown).to_have_text("9,000")
+
+
+def _as_number(text):
+    return float(text.replace(",", ""))
+
+
+# -- playing ------------------------------------------------------------------------------------
+
+
+RESULT = re.compile(r"^(You won\.|You lost\.|A draw\.)$")
+
+
+def _my_move(page):
+    """Wait for the move, or the end of the game; say whether there is a move."""
+    caption = page.locator("figcaption")
+    expect(caption).to_have_text(re.compile(r"^(Your move|You won|You lost|A draw)"))
+    return caption.inner_text().startswith("Your move")
+
+
+def test_a_game_is_played_to_its_end_by_clicking(at, runs, new_page):
+    page = new_page(_to(at, "play", runs[1]["tic_tac_toe"]))
+    cells = page.locator("svg.board [role=button]")
+    expect(cells).to_have_count(9)
+    page.get_by_label("simulations").fill("1")
+    cells.nth(0).click()
+    expect(cells).to_have_count(7)
+    page.get_by_role("button", name="Undo").click()
+    expect(cells).to_have_count(9)
+    expect(page.get_by_role("button", name="Undo")).to_be_disabled()
+
+    page.get_by_role("button", name="Hint").click()
+    expect(page.locator("svg.board .visit-text").first).to_be_attached()
+    page.get_by_role("button", name="Show what it thinks").click()
+    expect(page.get_by_role("table")).to_be_visible()
+    page.get_by_role("button", name="Hide what it thinks").click()
+    expect(page.get_by_role("table")).to_have_count(0)
+
+    left = 9
+    while _my_move(page):
+        expect(cells).to_have_count(left)
+        cells.nth(0).click()
+        left -= 2
+        expect(page.locator("figcaption")).not_to_have_text("The agent thinks.")
+        _until(lambda left=left: cells.count() in (left, 0), "the agent's answer")
+    expect(page.locator("figcaption")).to_have_text(RESULT)
+    expect(cells).to_have_count(0)
+    page.get_by_role("button", name="New game").click()
+    expect(cells).to_have_count(9)
+
+
+def test_a_game_is_played_with_the_keyboard_alone(at, runs, new_page):
+    """Tab goes to a cell, Enter plays there; the focus stays where the person is."""
+    page = new_page(_to(at, "play", runs[1]["tic_tac_toe"]))
+    cells = page.locator("svg.board [role=button]")
+    expect(cells).to_have_count(9)
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.dataset.cell") == "4":
+            break
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')").endswith("play here")
+    page.keyboard.press("Enter")
+    expect(cells).to_have_count(7)
+    expect(page.locator("svg.board > path")).to_have_count(1)
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.dataset.cell"):
+            break
+    page.keyboard.press("Space")
+    _until(lambda: cells.count() in (5, 0), "the answer to the second move")
+
+
+def test_an_atari_game_is_played_with_the_keyboard(at, runs, new_page):
+    page = new_page(_to(at, "play", runs[1]["pong"]))
+    expect(page.get_by_role("button", name="rightfire")).to_be_visible()
+    screens = page.locator(".screen canvas:not(.over)")
+    _until(lambda: screens.first.evaluate(PICTURE)[1] > 2, "a picture")
+    assert screens.nth(0).evaluate(PICTURE) == screens.nth(1).evaluate(PICTURE)
+    page.get_by_role("button", name="Play", exact=True).click()
+    page.keyboard.down("ArrowUp")
+    expect(screens.first).to_have_attribute("aria-label", re.compile(r"your game, step \d\d"))
+    page.keyboard.up("ArrowUp")
+    assert page.evaluate("document.activeElement.id") == "main"
+
+
+# -- the list, and pages of nothing ---------------------------------------------------------------
+
+
+def test_an_empty_folder_says_what_to_do(served, new_page, tmp_path):
+    page = new_page(served(tmp_path).link)
+    expect(page.locator("main")).to_contain_text(f"There are no runs under {tmp_path} yet.")
+    expect(page.locator("main")).to_contain_text("ludus train dqn CartPole-v1")
+
+
+def test_the_list_is_filtered(at, runs, new_page):
+    page = new_page(at.link)
+    expect(page.locator("li.run")).to_have_count(4)
+    page.get_by_role("searchbox").fill("PONG")
+    expect(page.locator("li.run")).to_have_count(1)
+    expect(page.locator("li.run h2")).to_contain_text("ppo_small on PongNoFrameskip-v4")
+    expect(page.locator("main")).to_contain_text("1 of 4 runs")
+    page.get_by_role("searchbox").fill("finished")
+    expect(page.locator("li.run")).to_have_count(4)
+    page.get_by_role("searchbox").fill("nothing of the kind")
+    expect(page.locator("li.run")).to_have_count(0)
+
+
+def test_names_that_are_html_are_text(at, new_page):
+    """In the list and on the run's own page nothing of them becomes an element, or runs."""
+    page = new_page(at.link)
+    line = page.locator("li.run", has_text="Html/")
+    expect(line.locator("h2")).to_contain_text(f"{SCRIPT} on {HOSTILE}-v0")
+    expect(line.locator(".where")).to_have_text(f"Html/{HOSTILE}/0")
+    assert page.locator("main img, main script").count() == 0
+    line.get_by_role("link", name="Watch").click()
+    expect(page.locator("h1")).to_have_text(f"Html/{HOSTILE}/0")
+    expect(page.locator("#crumbs")).to_have_text(f"Html/{HOSTILE}/0")
+    expect(page.locator("details").first).to_contain_text(SCRIPT)
+    expect(page.locator("figcaption .error")).to_be_visible()  # there is no such env
+    assert page.locator("main img, main script, nav img").count() == 0
+    assert page.locator("img").count() == 1
+
+
+def test_without_the_token_the_page_says_so(at, browser):
+    """The answer of 403 is itself an error to the browser's console, so it is not listened to."""
+    context = browser.new_context()
+    page = context.new_page()
+    for link in (f"http://{at.at}/", f"http://{at.at}/?token=wrong"):
+        assert page.goto(link).status == 403
+        expect(page.locator("body")).to_contain_text(
+            "The token is missing or wrong: open the link that ludus watch printed."
+        )
+    context.close()
+
+
+@pytest.mark.parametrize("hash", ["#/watch/nothing", "#/play/nothing", "#/two/a/b", "#/x", "#/%E0"])
+def test_a_link_that_leads_nowhere_says_so(at, browser, hash):
+    context = browser.new_context()
+    page = context.new_page()
+    wrong = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.goto(at.link + hash)
+    text = re.compile("there is no run|Watch two side by side|Runs")
+    expect(page.locator("main")).to_contain_text(text)
+    context.close()
+    assert not wrong
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_page_fits_a_phone(at, runs, new_page, scheme):
+    """390 pixels, with and without the dark colours; the ground is bright or dark accordingly."""
+    page = new_page(
+        at.link, viewport={"width": 390, "height": 800}, color_scheme=scheme, has_touch=True
+    )
+    expect(page.locator("li.run")).to_have_count(4)
+    ground = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+    red = int(re.search(r"\d+", ground).group())
+    assert red > 200 if scheme == "light" else red < 60
+    assert page.evaluate(NARROW)
+    names = runs[1]
+    for link, ready in (
+        (_to(at, "watch", names["pong"]), ".bars li.chosen"),
+        (_to(at, "watch", names["tic_tac_toe"]), "svg.board .visit-text"),
+        (_to(at, "play", names["tic_tac_toe"]), "svg.board [role=button]"),
+        (_to(at, "play", names["pong"]), ".row button >> text=rightfire"),
+        (_to(at, "two", names["pong"], names["cartpole"]), ".stage:nth-child(2) .bars li.chosen"),
+        (_to(at, "watch", f"Html/{HOSTILE}/0"), "figcaption .error"),
+    ):
+        page.goto("about:blank")
+        page.goto(link)
+        page.locator(ready).first.wait_for(state="attached")
+        page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+        assert page.evaluate(NARROW), link

@@ -1,0 +1,702 @@
+"""The viewer over the network: who is let in, what is refused, and what it survives."""
+
+import contextlib
+import hashlib
+import json
+import os
+import pickle
+import re
+import shutil
+import signal
+import socket
+import threading
+import time
+from http.cookies import SimpleCookie
+from pathlib import Path
+from urllib.parse import quote
+
+import psutil
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from ludus.cli.main import main
+from ludus.viewer.server import LARGEST
+
+EVIL = """
+from pathlib import Path
+
+import gymnasium as gym
+from gymnasium.envs.classic_control import CartPoleEnv
+
+Path(__file__).with_name("imported").touch()
+gym.register("Env-v0", entry_point=CartPoleEnv, max_episode_steps=9)
+"""
+
+
+def _change(run, **values):
+    """Rewrite some of a run's config.json."""
+    path = run / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+class _Trap:
+    """A pickle that makes a folder where it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.fixture(scope="module")
+def place(runs, tmp_path_factory):
+    """A folder to call `ludus watch` in, with good runs and such as nobody would want."""
+    trained, names = runs
+    here = tmp_path_factory.mktemp("place")
+    root = shutil.copytree(trained, here / "runs")
+    good = root / names["cartpole"]
+
+    def like(env, name):
+        return shutil.copytree(good, root / env / "dqn" / name)
+
+    (like("Damaged", "text") / "config.json").write_text('{"agent": "dqn", ')
+    _change(like("Damaged", "type"), config_type="Unheard")
+    _change(like("Damaged", "field"), config={"of_no_config": 1})
+    _change(like("Evil", "env"), env="evil:Env-v0")
+    (here / "evil.py").write_text(EVIL)
+
+    pickled = like("Damaged", "pickle")
+    (weights,) = pickled.glob("weights/*/tensors.safetensors")
+    trap = pickle.dumps(_Trap(here / "unpickled"))
+    body = json.loads(json.loads((weights.parent / "manifest.json").read_text())["body"])
+    weights.write_bytes(trap)
+    _seal(weights.parent, body, weights, trap)
+
+    outside = here / "outside"
+    shutil.copytree(good, outside / "run")
+    (root / "Linked" / "dqn").mkdir(parents=True)
+    (root / "Linked" / "dqn" / "out").symlink_to(outside / "run")
+    return here, names
+
+
+def _seal(folder, body, file, data):
+    """Make a checkpoint's sums right for what was put into it."""
+    body["files"][file.name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    text = json.dumps(body)
+    manifest = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "body": text}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.fixture(scope="module")
+def viewer(place, watch):
+    """Nothing of all that these tests send it may come as a surprise, which is a traceback."""
+    process = watch("--run-dir", "runs", cwd=place[0])
+    yield process
+    process.end(signal.SIGTERM)
+    assert "Traceback" not in process.errors()
+
+
+@pytest.fixture(scope="module")
+def at(viewer):
+    return viewer.address
+
+
+@pytest.fixture(autouse=True)
+def it_lives(at):
+    """Whatever a test does, the viewer answers after it."""
+    yield
+    assert at.get("/")[0] == 200
+
+
+# -- who is let in ------------------------------------------------------------------------------
+
+
+def _refused(address, path, **headers):
+    with pytest.raises(InvalidStatus) as refused:
+        address.connect(path, **headers)
+    return refused.value.response.status_code
+
+
+@pytest.mark.parametrize("path", ["/", "/app.js", "/api/runs", "/api/run?name=x", "/nothing"])
+@pytest.mark.parametrize("token", [None, "wrong", ""])
+def test_without_the_token_nothing_is_told(at, path, token):
+    mark = "&" if "?" in path else "?"
+    asked = path if token is None else f"{path}{mark}token={token}"
+    status, _, body = at.get(asked, cookie=False)
+    assert status == 403
+    assert body == b"The token is missing or wrong: open the link that ludus watch printed.\n"
+    assert at.get(asked, cookie=False, Cookie=f"ludus_{at.port}={token}")[0] == 403
+    assert at.get(asked, cookie=False, Cookie=f"other={at.token}")[0] == 403
+
+
+@pytest.mark.parametrize("page", ["watch", "play"])
+def test_without_the_token_no_web_socket(at, place, page):
+    run = place[1]["cartpole"]
+    for query in ("", "&token=", f"&token={at.token[:-1]}"):
+        assert _refused(at, f"/{page}?run={run}{query}", cookie=False) == 403
+    with at.connect(f"/{page}?run={run}&token={at.token}", cookie=False) as socket:
+        assert socket.recv(timeout=120)
+
+
+def test_the_link_gives_a_cookie_and_drops_the_token(at):
+    status, headers, body = at.get(f"/?token={at.token}", cookie=False)
+    assert status == 303
+    assert headers["location"] == "/"
+    assert at.token.encode() not in body
+    (morsel,) = SimpleCookie(headers["set-cookie"]).values()
+    assert (morsel.key, morsel.value) == (f"ludus_{at.port}", at.token)
+    assert morsel["httponly"]
+    assert morsel["samesite"].lower() == "strict"
+    assert at.get("/", cookie=False, Cookie=f"{morsel.key}={morsel.value}")[0] == 200
+    assert len(at.token) >= 32
+
+
+def test_with_the_cookie_the_page_and_the_api_work(at, place):
+    assert b"<title>Ludus</title>" in at.get("/")[2]
+    told = at.json("/api/runs")
+    names = {run["name"] for run in told["runs"]}
+    assert set(place[1].values()) <= names
+    assert at.json(f"/api/run?name={place[1]['cartpole']}")["its_train"]["steps"] == 300
+
+
+@pytest.mark.parametrize(
+    "cookie", ["a@b=1; {}", "path=/; {}", '"; {}', "a=\x80\xff; {}", "=; ;; {}"]
+)
+def test_what_other_sites_of_this_machine_put_into_cookies_does_no_harm(at, cookie):
+    """Cookies do not tell ports apart, so those of any local server come along."""
+    status, _, _ = at.get("/", cookie=False, Cookie=cookie.format("x=y"))
+    assert status == 403
+    assert at.get("/", cookie=False, Cookie=cookie.format("x=y") + f"; {at.cookie}")[0] in (
+        200,
+        403,
+    )
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example:{}", "localhost.evil.example:{}", "127.0.0.1:1", "127.0.0.1", "localhost", "",
+     "127.0.0.1:{}.evil.example", "evil.example:80@127.0.0.1:{}", "10.0.0.1:{}", "[::2]:{}", ":{}"],
+)  # fmt: skip
+def test_a_foreign_host_is_refused(at, place, host):
+    """As when another site's name has been made to point to this machine."""
+    host = host.format(at.port)
+    assert at.get("/", Host=host)[0] in (400, 403)
+    assert at.get(f"/?token={at.token}", Host=host)[0] in (400, 403)
+    asked = (
+        f"GET /watch?run={place[1]['cartpole']} HTTP/1.1\r\nHost: {host}\r\n"
+        f"Cookie: {at.cookie}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    assert at.raw(asked.encode()).startswith((b"HTTP/1.1 403", b"HTTP/1.1 400"))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:{}", "localhost:{}", "LOCALHOST:{}", "[::1]:{}"])
+def test_the_names_of_this_machine_are_its_own(at, host):
+    host = host.format(at.port)
+    assert at.get("/", Host=host)[0] == 200
+    assert at.get("/api/runs", Host=host, Origin=f"http://{host}")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "https://127.0.0.1:{}", "http://127.0.0.1:1",
+               "http://localhost:{}", "http://127.0.0.1:{}.evil.example", ""]
+)  # fmt: skip
+def test_a_foreign_origin_is_refused(at, place, origin):
+    origin = origin.format(at.port)
+    assert at.get("/api/runs", Origin=origin)[0] == 403
+    asked = f"/watch?run={place[1]['cartpole']}"
+    assert _refused(at, asked, Origin=origin) == 403
+    assert _refused(at, f"{asked}&token={at.token}", cookie=False, Origin=origin) == 403
+
+
+def test_its_own_origin_is_accepted(at, place):
+    own = f"http://{at.at}"
+    assert at.get("/api/runs", Origin=own)[0] == 200
+    with at.connect(f"/watch?run={place[1]['cartpole']}", Origin=own) as socket:
+        assert socket.recv(timeout=120)
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "GETS"])
+@pytest.mark.parametrize("path", ["/", "/api/runs"])
+def test_nothing_can_be_sent_but_questions(at, method, path):
+    assert at.get(path, method=method)[0] == 405
+
+
+def test_head_has_no_body(at):
+    status, _, body = at.get("/", method="HEAD")
+    assert (status, body) == (200, b"")
+
+
+# -- what a path can name -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/..%2f..%2fetc/passwd", "/../../etc/passwd", "/%2e%2e/", "/static/../../x", "/..\\..\\x",
+     "/%5c..%5c", "//etc/passwd", "/app.js/..", "/app.js%00", "/%2e%2e%2fserver.py", "/server.py",
+     "/page/app.js", "/app.js/", "http://{}/../../etc/passwd", "http://evil.example/etc/passwd"],
+)  # fmt: skip
+def test_no_path_names_a_file(at, path):
+    path = path.format(at.at)
+    answer = at.raw(
+        f"GET {path} HTTP/1.1\r\nHost: {at.at}\r\nCookie: {at.cookie}\r\n"
+        "Connection: close\r\n\r\n".encode()
+    )
+    status = int(answer.split(b" ", 2)[1])
+    assert status in (400, 403, 404, 307)
+    assert b"root:" not in answer
+    assert b"import " not in answer
+    if status == 307:  # to the same without the slash at its end, on this host
+        assert f"location: http://{at.at}/".encode() in answer
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", "../../etc", "/etc/passwd", "%2e%2e", "Linked/dqn/out", "nothing", "\x00",
+     "../outside/run", "CartPole-v1", "../runs", "x" * 3000],
+)  # fmt: skip
+def test_only_runs_that_are_listed_can_be_asked_for(at, place, name):
+    for asked in (name, str(place[0] / "runs" / name.replace("\x00", ""))):
+        status, _, body = at.get(f"/api/run?name={quote(asked)}")
+        assert status == 404
+        assert json.loads(body)["error"].startswith("there is no run ")
+        with at.stream("watch", asked) as page:
+            head, _ = page.next()
+            assert head["kind"] == "error"
+            assert head["text"].startswith("there is no run ")
+            page.ends()
+
+
+def test_a_link_that_leads_out_of_the_folder_is_not_listed(at, place):
+    assert (place[0] / "runs" / "Linked" / "dqn" / "out" / "config.json").exists()
+    names = [run["name"] for run in at.json("/api/runs")["runs"]]
+    assert place[1]["cartpole"] in names
+    assert not [name for name in names if "Linked" in name]
+
+
+# -- what is in an answer -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/", "/app.js", "/api/runs", "/nothing"])
+def test_every_answer_keeps_the_page_to_itself(at, path):
+    for cookie in (True, False):
+        headers = at.get(path, cookie=cookie)[1]
+        policy = headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "script-src 'self';" in policy
+        assert "unsafe" not in policy
+        assert "*" not in policy
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["referrer-policy"] == "no-referrer"
+        assert "no-store" in headers["cache-control"]
+
+
+@pytest.mark.parametrize("path", ["/", "/app.js", "/board.js", "/style.css", "/icon.svg"])
+def test_the_page_asks_no_other_site(at, path):
+    """The only addresses in it are names of XML, which nobody opens, and its own web socket."""
+    text = at.get(path)[2].decode()
+    found = re.findall(r"(?:https?|wss?)://[^\s\"'`<>)]*|[\"'(]//[a-z]", text)
+    assert not set(found) - {"http://www.w3.org/2000/svg", "ws://${location.host}${path}"}
+    assert "<style" not in text
+    assert not re.search(r"\son\w+=[\"']|\sstyle=[\"']|javascript:", text)
+    assert "innerHTML" not in text
+
+
+# -- what comes over a web socket ---------------------------------------------------------------
+
+
+def test_too_long_a_message_ends_that_connection_only(at, place):
+    with (
+        at.stream("watch", place[1]["cartpole"]) as other,
+        at.stream("watch", place[1]["cartpole"]) as page,
+    ):
+        page.socket.send("x" * (LARGEST + 1))
+        assert page.ends() == 1009
+        other.do("seed", 5)
+        other.until(lambda head: head["kind"] == "frame" and head["seed"] == 5)
+
+
+def test_a_message_in_pieces_is_not_longer_for_that(at, place):
+    with at.stream("watch", place[1]["cartpole"]) as page:
+        with contextlib.suppress(ConnectionClosed):  # it may be ended before all is sent
+            page.socket.send(["x" * 1000] * (LARGEST // 1000 + 1))
+        assert page.ends() == 1009
+
+
+@pytest.mark.parametrize("data", [b'{"do": "pause"}', "{", "", "{'do': 1}", "[" * 4000])
+def test_what_is_no_json_ends_the_connection(at, place, data):
+    with at.stream("watch", place[1]["cartpole"]) as page:
+        page.socket.send(data)
+        page.ends()
+
+
+NONSENSE = [
+    *({"do": "seed", "value": v} for v in (-1, 1.5, "1", 1 << 40, 10**3000, None, [], {})),
+    *({"do": "speed", "value": v} for v in (-1, 1001, "x", None, [1], float("nan"), float("inf"))),
+    *({"do": "saliency", "value": v} for v in (1, None, "nothing of the kind", "x" * 3000)),
+    *({"do": "layer", "value": v} for v in (0, True, "no layer", "../../x")),
+    *({"do": "press", "value": v} for v in (-1, 10**30, "0", None, 2.0)),
+    *({"do": "move", "value": v} for v in (-1, 99, "0", 1.0, None, 10**30)),
+    *({"do": "simulations", "value": v} for v in (0, -5, 2001, 10**30, "9", None, 1.5)),
+    *({"do": "side", "value": v} for v in (2, -1, "first", None, [], {})),
+    *({"do": "show", "value": v} for v in (1, "yes", None)),
+    *({"do": v} for v in ("close", "__init__", "", None, 1, [], {}, True)),
+    {}, {"value": 1}, {"do": "pause", "more": "x"}, [], [1], "pause", 1, None, True,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("page", ["watch", "play"])
+@pytest.mark.parametrize("run", ["cartpole", "tic_tac_toe"])
+def test_nonsense_is_passed_over(at, place, page, run):
+    with at.stream(page, place[1][run]) as stream:
+        stream.next()
+        for told in NONSENSE:
+            stream.socket.send(json.dumps(told))
+        if page == "play" and run == "tic_tac_toe":
+            stream.do("simulations", 7)
+            head = stream.until(lambda head: head["simulations"] == 7)
+            assert (head["side"], head["show"], head["step"]) == (0, False, 0)
+            return
+        stream.do("seed", 3)
+        head = stream.until(lambda head: head["kind"] != "hello" and head["seed"] == 3)
+        assert head["speed"] == 1.0
+        assert head["paused"]  # one pause was no nonsense
+
+
+@pytest.mark.parametrize(
+    ("page", "run", "what", "after"),
+    [
+        ("watch", "cartpole", "seed", ("seed", 3)),
+        ("watch", "cartpole", "speed", ("seed", 3)),
+        ("play", "cartpole", "press", ("seed", 3)),
+        ("play", "tic_tac_toe", "move", ("simulations", 7)),
+        ("play", "tic_tac_toe", "simulations", ("simulations", 7)),
+        ("play", "tic_tac_toe", "side", ("simulations", 7)),
+    ],
+)
+def test_true_is_no_number(at, place, page, run, what, after):
+    with at.stream(page, place[1][run]) as stream:
+        before, _ = stream.next()
+        stream.do(what, True)
+        stream.do(*after)
+        head = stream.until(lambda head: head.get(after[0]) == after[1] and head["kind"] != "hello")
+        for name in ("speed", "side"):
+            if name in before:
+                assert head[name] == before[name]
+        assert head["step"] == 0 or page == "watch" or run == "cartpole"
+
+
+@pytest.mark.parametrize("speed", [1e-300, 1e-12, 1e-6])
+def test_no_speed_stops_it_for_good(at, place, speed):
+    """After the slowest that can be asked for, a new game and the usual speed go on at once."""
+    with at.stream("watch", place[1]["cartpole"], twin=str(speed)) as stream:
+        stream.do("speed", speed)
+        stream.until(lambda head: head.get("speed") == speed)
+        stream.do("speed", 1)
+        step = stream.until(lambda head: head["kind"] == "frame" and head["speed"] == 1)["step"]
+        stream.until(lambda head: head["kind"] == "frame" and head["step"] != step)
+
+
+def test_a_thousand_commands_at_once(at, place):
+    with at.stream("watch", place[1]["cartpole"]) as stream:
+        for number in range(1000):
+            stream.do(("pause", "play", "step", "hello", "seed")[number % 5], number)
+        stream.do("seed", 77)
+        stream.until(lambda head: head["kind"] == "frame" and head["seed"] == 77)
+
+
+def _shake_hands(at, run, buffer):
+    """A web socket of nothing but a socket, with a small buffer."""
+    plain = socket.socket()
+    plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+    plain.settimeout(120)
+    plain.connect((at.host, at.port))
+    plain.sendall(
+        f"GET /watch?run={run} HTTP/1.1\r\nHost: {at.at}\r\nCookie: {at.cookie}\r\n"
+        "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
+    )
+    assert plain.recv(12) == b"HTTP/1.1 101"
+    return plain
+
+
+def test_who_does_not_read_slows_nobody_and_fills_no_memory(at, viewer, place):
+    program = psutil.Process(viewer.program.pid)
+    run = place[1]["cartpole"]
+    with at.stream("watch", run) as page:
+        page.do("speed", 0)
+        page.until(lambda head: head["speed"] == 0 and head["kind"] == "frame")
+        before = program.memory_info().rss
+        slow = [_shake_hands(at, run, 1024) for _ in range(8)]
+        for _ in range(60):
+            assert page.next()[0]["kind"] in ("frame", "hello")
+        assert program.memory_info().rss - before < 50 << 20
+        for plain in slow:
+            plain.close()
+
+
+def test_who_does_not_read_is_dropped(runs, served, monkeypatch):
+    """Its agent stops to play, though the connection is still open."""
+    monkeypatch.setattr("ludus.viewer.server._SLOW_SECONDS", 0.2)
+    monkeypatch.setattr("ludus.viewer.stage.png", lambda picture: bytes(4 << 20))
+    at = served(runs[0])
+    before = set(threading.enumerate())
+    plain = _shake_hands(at, runs[1]["cartpole"], 1024)
+    (stage,) = _until(
+        lambda: [
+            t
+            for t in set(threading.enumerate()) - before
+            if t.name == "ludus-stage" and t.is_alive()
+        ]
+    )
+    stage.join(120)
+    assert not stage.is_alive()
+    plain.close()
+
+
+def _until(ask):
+    """The first answer that is true."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        if told := ask():
+            return told
+        time.sleep(0.01)
+    raise AssertionError("never came")
+
+
+def test_so_many_agents_play_and_no_more(runs, served, monkeypatch):
+    """Until one of them ends."""
+    monkeypatch.setattr("ludus.viewer.server.STAGES", 2)
+    at, names = served(runs[0]), runs[1]
+    with at.stream("watch", names["cartpole"]) as first:
+        with at.stream("play", names["tic_tac_toe"]) as second:
+            for stream in (first, second):
+                stream.next()
+            for page in ("watch", "play"):
+                with at.stream(page, names["tic_tac_toe"], twin="more") as third:
+                    head, _ = third.next()
+                    assert head["text"] == "2 agents play already; close a page first"
+            with at.stream("watch", names["cartpole"]) as same:  # plays already
+                same.until(lambda head: head["kind"] == "hello")
+
+        def again():
+            with at.stream("play", names["tic_tac_toe"]) as stream:
+                return stream.next()[0]["kind"] == "game"
+
+        assert _until(again)
+
+
+# -- runs that nobody would want ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("Damaged/dqn/text", "config.json cannot be read"),
+        ("Damaged/dqn/type", "config.json cannot be read: 'Unheard'"),
+        ("Damaged/dqn/field", "has no field of_no_config"),
+        ("Damaged/dqn/pickle", "header"),
+        ("Evil/dqn/env", "start ludus watch with --modules evil if you trust it"),
+    ],
+)
+@pytest.mark.parametrize("page", ["watch", "play"])
+def test_a_bad_run_is_a_sentence_and_runs_nothing(at, place, name, says, page):
+    here = place[0]
+    with at.stream(page, name) as stream:
+        head, _ = stream.next()
+    assert head["kind"] == "error"
+    assert says in head["text"]
+    assert not (here / "unpickled").exists()
+    assert not (here / "imported").exists()
+
+
+def test_the_trap_would_have_sprung(place, tmp_path):
+    """Loading the weights as a pickle makes the folder, so its absence proves something."""
+    (weights,) = place[0].glob("runs/Damaged/dqn/pickle/weights/*/tensors.safetensors")
+    made = place[0] / "unpickled"
+    pickle.loads(weights.read_bytes())
+    assert made.is_dir()
+    made.rmdir()
+
+
+def test_bad_runs_are_listed_with_what_is_wrong(at):
+    told = {run["name"]: run for run in at.json("/api/runs")["runs"]}
+    assert told["Damaged/dqn/text"]["broken"].startswith("its config.json cannot be read")
+    assert told["Evil/dqn/env"]["env"] == "evil:Env-v0"
+    assert told["Evil/dqn/env"]["broken"] is None
+
+
+def _like(runs, root, name="X/dqn/bad"):
+    """A root with one run, to be damaged."""
+    return Path(shutil.copytree(runs[0] / runs[1]["cartpole"], root / name))
+
+
+def _with_status(run, **values):
+    path = run / "status.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+DAMAGES = {
+    "a score that is no number": lambda run: _with_status(run, score=float("nan")),
+    "a mean return without end": lambda run: _with_status(run, mean_return=float("inf")),
+    "returns that are no numbers": lambda run: (run / "episodes.csv").write_text(
+        "env_steps,seconds,return,length\n10,1.0,nan,10\n20,2.0,inf,10\n"
+    ),
+    "steps without end": lambda run: _change(run, train={"steps": float("inf"), "seed": 0}),
+    "half a letter": lambda run: _change(run, env="\ud800"),
+    "a list": lambda run: (run / "config.json").write_text("[]"),
+    "much nested": lambda run: (run / "config.json").write_text("[" * 200_000),
+    "an env that is a number": lambda run: _change(run, env=5),
+    "options that are none": lambda run: _change(run, train=[], options=3),
+    "a value that no config takes": lambda run: _change(
+        run, config=json.loads((run / "config.json").read_text())["config"] | {"batch_size": -1}
+    ),
+    "numbers that are none": lambda run: _change(run, protocol={"x": float("nan")}),
+    "evaluations of nothing": lambda run: (run / "evaluations.json").write_text(
+        '[{"env_steps": 1, "returns": []}]'
+    ),
+    "evaluations of another kind": lambda run: (run / "evaluations.json").write_text("[1]"),
+    "a checkpoint with another name": lambda run: (run / "weights" / "5x").mkdir(),
+    "a name of other letters": lambda run: run.rename(
+        os.fsdecode(os.fsencode(run.parent) + b"/\xff\xfe")
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def damaged(runs, served, tmp_path_factory):
+    """Viewers of one damaged run beside a good one each, by what is wrong; made when asked for."""
+    made = {}
+
+    def of(what):
+        if what not in made:
+            root = tmp_path_factory.mktemp("damaged")
+            _like(runs, root, "X/dqn/good")
+            DAMAGES[what](_like(runs, root))
+            made[what] = served(root)
+        return made[what]
+
+    return of
+
+
+@pytest.mark.parametrize("what", DAMAGES)
+def test_one_damaged_run_does_not_hide_the_others(damaged, what):
+    status, _, body = damaged(what).get("/api/runs")
+    assert status == 200
+    assert "X/dqn/good" in [run["name"] for run in json.loads(body)["runs"]]
+
+
+@pytest.mark.parametrize("what", [w for w in DAMAGES if w != "a name of other letters"])
+def test_a_damaged_run_has_a_page_all_the_same(damaged, what):
+    at = damaged(what)
+    status, _, body = at.get("/api/run?name=X/dqn/bad")
+    assert status == 200
+    assert json.loads(body)["name"] == "X/dqn/bad"
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["a list", "much nested", "half a letter", "an env that is a number", "options that are none",
+     "a value that no config takes"],
+)  # fmt: skip
+@pytest.mark.parametrize("page", ["watch", "play"])
+def test_a_damaged_run_that_cannot_be_played_says_so(damaged, what, page):
+    with damaged(what).stream(page, "X/dqn/bad") as stream:
+        head, _ = stream.next()
+    assert head["kind"] == "error"
+    assert len(head["text"]) > 10
+
+
+def test_who_comes_after_an_error_is_told_it_too(at):
+    """Also while the first page that was told it is still open."""
+    with at.stream("watch", "Damaged/dqn/pickle") as first:
+        assert first.next()[0]["kind"] == "error"
+        with at.stream("watch", "Damaged/dqn/pickle") as second:
+            head, _ = second.next(timeout=20)
+            assert head["kind"] == "error"
+
+
+# -- where it listens, and how it ends ----------------------------------------------------------
+
+
+def test_it_listens_on_this_machine_only(viewer, at):
+    found = psutil.Process(viewer.program.pid).net_connections(kind="inet")
+    listening = [c.laddr for c in found if c.status == psutil.CONN_LISTEN]
+    assert [tuple(address) for address in listening] == [("127.0.0.1", at.port)]
+    assert at.link.startswith("http://127.0.0.1:")
+
+
+def test_what_it_says_when_it_starts(viewer, place):
+    count = len(viewer.address.json("/api/runs")["runs"])
+    assert viewer.first_lines[0] == f"{count} runs under runs; Ctrl-C ends it\n"
+
+
+@pytest.mark.parametrize("more", [(), ("--host", "192.0.2.1"), ("--host", "no such host")])
+def test_an_address_that_cannot_be_had_is_one_sentence(at, place, more, capsys, monkeypatch):
+    monkeypatch.setattr("ludus.viewer.server.step_back", lambda: None)
+    monkeypatch.chdir(place[0])
+    with pytest.raises(SystemExit) as ended:
+        main(["watch", "--port", str(at.port), *more])
+    assert ended.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith("ludus: cannot listen on ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("port", ["-1", "65536", "x"])
+def test_what_is_no_port_is_one_sentence(port, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["watch", "--port", port])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def opened(place, watch):
+    """A viewer that listens on every address and trusts evil.py."""
+    return watch("--run-dir", "runs", "--host", "0.0.0.0", "--modules", "evil", cwd=place[0])
+
+
+def test_on_every_address_numbers_are_its_own_and_foreign_names_are_not(opened):
+    at = opened.address
+    for host in ("127.0.0.1", "10.1.2.3", "[fe80::1]", "localhost", socket.gethostname()):
+        assert at.get("/", Host=f"{host}:{at.port}")[0] == 200, host
+    for host in ("evil.example", "localhost.evil.example", "1.2.3.4.evil.example", "0x7f.1"):
+        assert at.get("/", Host=f"{host}:{at.port}")[0] == 403, host
+    assert at.get("/", cookie=False)[0] == 403
+
+
+def test_a_module_that_was_named_is_imported(opened, place):
+    mark = place[0] / "imported"
+    assert not mark.exists()
+    try:
+        with opened.address.stream("watch", "Evil/dqn/env") as stream:
+            stream.until(lambda head: head["kind"] == "frame" and head["step"] > 2)
+        assert mark.exists()
+    finally:
+        mark.unlink(missing_ok=True)
+
+
+def test_ctrl_c_ends_it_with_pages_open(opened, place):
+    """Of two runs at play and a game, and a page that has stopped reading."""
+    at, names = opened.address, place[1]
+    idle = socket.create_connection((at.host, at.port), timeout=120)
+    slow = _shake_hands(at, names["cartpole"], 1024)
+    with (
+        at.stream("watch", names["cartpole"], twin="a") as first,
+        at.stream("watch", names["pong"]) as second,
+        at.stream("watch", names["tic_tac_toe"]) as third,
+        at.stream("play", names["tic_tac_toe"]) as fourth,
+    ):
+        for stream in (first, second, third, fourth):
+            stream.next()
+        began = time.monotonic()
+        code = opened.end(signal.SIGINT)
+        assert time.monotonic() - began < 60
+    idle.close()
+    slow.close()
+    assert code in (0, 130)
+    errors = opened.errors()
+    assert "Traceback" not in errors
+    assert "Error" not in errors
