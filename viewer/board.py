@@ -1,7 +1,5 @@
 """A person against an agent at a board game, in a page."""
 
-import threading
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +9,7 @@ from ludus.training.run import Run, RunError
 from ludus.training.train import load
 from ludus.viewer.messages import error, pack
 from ludus.viewer.stage import loader, standing
+from ludus.viewer.worker import Worker
 
 MOST_SIMULATIONS = 2_000  # of one move; a page cannot ask for more
 
@@ -29,40 +28,23 @@ class BoardGame:
     def __init__(self, run: Run, publish: Callable[[bytes, bool], None]) -> None:
         self._run, self._publish = run, publish
         self._side, self._show, self._hint = 0, False, False
-        self._commands: deque[dict[str, Any]] = deque(maxlen=100)
-        self._wake, self._closed = threading.Condition(), False
-        self._thread = threading.Thread(target=self._serve, daemon=True, name="ludus-game")
-        self._thread.start()
+        self.worker = Worker(self._serve, "ludus-game")
 
-    def command(self, told: dict[str, Any]) -> None:
-        """Ask for something."""
-        with self._wake:
-            self._commands.append(told)
-            self._wake.notify()
-
-    def close(self) -> None:
-        """End the thread, and wait for it."""
-        with self._wake:
-            self._closed = True
-            self._wake.notify()
-        self._thread.join(timeout=10)
-
-    def _serve(self) -> None:
+    def _serve(self, worker: Worker) -> None:
         try:
             self._agent: Any = loader.submit(load, self._run.path).result()
             if not isinstance(self._agent, Advisor):
                 raise RunError("this agent says nothing of its moves; choose another run")
             self._duel = Duel(self._agent, self._run.config().env)
             self._tell()
-            while not self._closed:
-                with self._wake:
-                    if not self._commands and not self._closed and not self._agents_turn():
-                        self._wake.wait(1.0)
+            while not worker.closed:
+                if not self._agents_turn():
+                    worker.wait(1.0)
                 changed = self._agents_turn()
                 if changed:
                     self._duel.make(int(self._duel.advice.action[0]))
-                while self._commands:
-                    changed |= self._obey(self._commands.popleft())
+                for told in worker.commands():
+                    changed |= self._obey(told)
                 if changed:
                     self._tell()
         except Exception as problem:  # whatever a run or its game may be

@@ -101,7 +101,7 @@ class Hub:
         """What happens from now on."""
         outbox = Outbox()
         self._outboxes.add(outbox)
-        self.stage.command({"do": "hello"})
+        self.stage.worker.command({"do": "hello"})
         return outbox
 
     def leave(self, outbox: Outbox) -> bool:
@@ -142,7 +142,7 @@ class Viewer:
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         yield
         for hub in list(self._hubs.values()):
-            await asyncio.to_thread(hub.stage.close)
+            await asyncio.to_thread(hub.stage.worker.close)
 
     async def _file(self, request: Request) -> Response:
         data, kind = self._files[request.url.path]
@@ -182,7 +182,7 @@ class Viewer:
         key = f"{name}\n{twin}"
         try:
             run = await asyncio.to_thread(self._find, socket)
-            if key not in self._hubs or not self._hubs[key].stage.alive:
+            if key not in self._hubs or not self._hubs[key].stage.worker.alive:
                 self._refuse_more()
                 self._hubs[key] = Hub(run, hold=bool(twin))
         except Exception as problem:  # whatever a config may hold
@@ -191,11 +191,11 @@ class Viewer:
         hub = self._hubs[key]
         outbox = hub.join()
         try:
-            await _both(socket, outbox, hub.stage.command)
+            await _both(socket, outbox, hub.stage.worker.command)
         finally:
             if hub.leave(outbox) and self._hubs.get(key) is hub:
                 del self._hubs[key]
-                await asyncio.to_thread(hub.stage.close)
+                await asyncio.to_thread(hub.stage.worker.close)
 
     def _refuse_more(self) -> None:
         if len(self._hubs) + self._games >= STAGES:
@@ -218,12 +218,12 @@ class Viewer:
             game = BoardGame(run, publish)
         else:
             game = Stage(run, publish, person=True)
-            game.command({"do": "hello"})
+            game.worker.command({"do": "hello"})
         try:
-            await _both(socket, outbox, game.command)
+            await _both(socket, outbox, game.worker.command)
         finally:
             self._games -= 1
-            await asyncio.to_thread(game.close)
+            await asyncio.to_thread(game.worker.close)
 
 
 async def _both(
@@ -317,4 +317,5 @@ def serve(
         server_header=False,
     )
     say(f"http://{shown}:{port}/?token={token}{fragment}")
-    uvicorn.Server(config).run(sockets=[bound])
+    with suppress(KeyboardInterrupt):  # how a person ends it
+        uvicorn.Server(config).run(sockets=[bound])

@@ -22,6 +22,7 @@ from ludus.training.live import Live
 from ludus.training.run import Run, RunError
 from ludus.training.train import load
 from ludus.viewer.messages import error, grey, mosaic, number, numbers, pack, png
+from ludus.viewer.worker import Worker
 
 FASTEST = 60  # pictures a second that are sent at most
 LOADING, PLAYING = 5, 14
@@ -29,6 +30,7 @@ LOADING, PLAYING = 5, 14
 _FOLLOW_SECONDS = 2.0  # between two looks for a newer checkpoint
 _HEAT_SECONDS = 0.4  # between two maps of the slow saliency
 _HISTORY = 2_000  # points of value over time that a page gets when it opens
+_IDLE_SECONDS = 0.2  # between two looks at what is asked for and what is new, at least
 _END_SECONDS = 1.5  # a game that is over stands still for so long
 _OPENING = 2  # moves at random at the start of a board game, but of the first
 
@@ -280,35 +282,14 @@ class Stage:
     ) -> None:
         self._run, self._publish = run, publish
         self._person, self._hold = person, hold
-        self._commands: deque[dict[str, Any]] = deque(maxlen=100)
-        self._wake, self._closed = threading.Condition(), False
         self._asked: dict[str, Any] = {"saliency": "", "layer": ""}
         self._paused, self._steps, self._speed, self._seed = False, 0, 1.0, 0
         self._hurry = False  # do not wait for what the speed says
         self._history: deque[tuple[int, float | None, float]] = deque(maxlen=_HISTORY)
-        self._hello = b""
-        self._thread = threading.Thread(target=self._serve, daemon=True, name="ludus-stage")
-        self._thread.start()
+        self.worker = Worker(self._serve, "ludus-stage")
+        """obeys {"do": ...}: pause, play, step, speed, seed, saliency, layer, press, hello"""
 
-    def command(self, told: dict[str, Any]) -> None:
-        """Ask for something: {"do": "pause"}, play, step, speed, seed, saliency, layer, press."""
-        with self._wake:
-            self._commands.append(told)
-            self._wake.notify()
-
-    @property
-    def alive(self) -> bool:
-        """Whether it plays still."""
-        return self._thread.is_alive()
-
-    def close(self) -> None:
-        """End the thread, and wait for it."""
-        with self._wake:
-            self._closed = True
-            self._wake.notify()
-        self._thread.join(timeout=10)
-
-    def _serve(self) -> None:
+    def _serve(self, worker: Worker) -> None:
         try:
             agent = loader.submit(load, self._run.path).result()
             board = spiel.is_game(self._run.config().env)
@@ -318,18 +299,19 @@ class Stage:
             self._publish(error(problem), True)
             return
         try:
-            self._play(agent, show)
+            self._play(agent, show, worker)
         except Exception as problem:
             self._publish(error(problem), True)
         finally:
             show.close()
 
-    def _play(self, agent: AnyAgent, show: Show) -> None:
+    def _play(self, agent: AnyAgent, show: Show, worker: Worker) -> None:
         weights, looked, sent, rate = self._newest(), time.monotonic(), 0.0, 0.0
         due, fresh = time.monotonic(), True
         self._publish_hello(show)
-        while not self._closed:
-            fresh |= self._obey(show)
+        while not worker.closed:
+            for told in worker.commands():
+                fresh |= self._obey(told, show)
             now = time.monotonic()
             if self._hurry:
                 due, self._hurry = now, False
@@ -354,13 +336,10 @@ class Stage:
                     rate += 0.1 * (1 / max(now - sent, 1e-3) - rate)
                 sent, fresh = now, False
                 self._tell(show, weights, rate)
-            with self._wake:
-                if not self._commands and not self._closed:
-                    still = self._paused and not self._steps
-                    wait = 0.2 if still else due - time.monotonic()
-                    if fresh:
-                        wait = min(wait, sent + 1 / FASTEST - time.monotonic())
-                    self._wake.wait(min(max(0.0, wait), 0.2))
+            wait = due - time.monotonic() if self._steps or not self._paused else _IDLE_SECONDS
+            if fresh:
+                wait = min(wait, sent + 1 / FASTEST - time.monotonic())
+            worker.wait(min(wait, _IDLE_SECONDS))
 
     def _goes_on(self) -> bool:
         """Whether a game that is over is followed by another."""
@@ -384,35 +363,31 @@ class Stage:
         self._history.clear()
         show.restart(seed)
 
-    def _obey(self, show: Show) -> bool:
+    def _obey(self, told: dict[str, Any], show: Show) -> bool:
         """Do what was asked; say whether something changed."""
-        changed = False
-        while self._commands:
-            told = self._commands.popleft()
-            value = told.get("value")
-            match told.get("do"):
-                case "pause":
-                    self._paused = True
-                case "play":
-                    self._paused, self._hurry = False, True
-                case "step":
-                    self._paused, self._steps, self._hurry = True, 1, True
-                case "speed" if _is_number(value) and 0 <= value <= 1000:
-                    self._speed, self._hurry = float(value), True
-                case "seed" if type(value) is int and 0 <= value < 1 << 40:
-                    self._begin(show, value)
-                    self._hurry = True
-                case "saliency" | "layer" if isinstance(value, str):
-                    self._asked[told["do"]] = value
-                case "press" if type(value) is int and isinstance(show, EnvShow):
-                    show.pressed = value if 0 <= value < len(show.head()["actions"]) else 0
-                    continue
-                case "hello":
-                    self._publish_hello(show)
-                case _:
-                    continue
-            changed = True
-        return changed
+        value = told.get("value")
+        match told.get("do"):
+            case "pause":
+                self._paused = True
+            case "play":
+                self._paused, self._hurry = False, True
+            case "step":
+                self._paused, self._steps, self._hurry = True, 1, True
+            case "speed" if _is_number(value) and 0 <= value <= 1000:
+                self._speed, self._hurry = float(value), True
+            case "seed" if type(value) is int and 0 <= value < 1 << 40:
+                self._begin(show, value)
+                self._hurry = True
+            case "saliency" | "layer" if isinstance(value, str):
+                self._asked[told["do"]] = value
+            case "press" if type(value) is int and isinstance(show, EnvShow):
+                show.pressed = value if 0 <= value < len(show.head()["actions"]) else 0
+                return False
+            case "hello":
+                self._publish_hello(show)
+            case _:
+                return False
+        return True
 
     def _publish_hello(self, show: Show) -> None:
         head = {"kind": "hello", **show.head(), "history": list(self._history)}

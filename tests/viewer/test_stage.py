@@ -27,16 +27,16 @@ def stage(runs, told):
 
     yield start
     for one in started:
-        one.close()
+        one.worker.close()
 
 
 def _frames(show, told, seed, count, begin=0):
     """The first steps of a game, one by one: head and pictures of each."""
-    show.command({"do": "pause"})
-    show.command({"do": "seed", "value": seed})
+    show.worker.command({"do": "pause"})
+    show.worker.command({"do": "seed", "value": seed})
     at = [told.until_with_pictures(lambda h: _is_at(h, seed, begin) and h["paused"])]
     for step in range(begin + 1, begin + count):
-        show.command({"do": "step"})
+        show.worker.command({"do": "step"})
         at.append(told.until_with_pictures(lambda h, step=step: _is_at(h, seed, step)))
     return at
 
@@ -61,7 +61,7 @@ def test_two_stages_of_a_run_and_a_seed_show_the_same(stage, told, name):
         for head, pictures in _frames(show, told, seed, 4, begin=begin):
             kept = {key: value for key, value in head.items() if key not in NEVER_THE_SAME}
             shown.append((kept, pictures))
-        show.close()
+        show.worker.close()
         return shown
 
     first, again, other = story(7), story(7), story(8)
@@ -84,13 +84,13 @@ def test_what_a_page_is_told_first(stage, told):
 
 def test_pause_holds_the_game_and_play_goes_on(stage, told):
     show = stage("cartpole")
-    show.command({"do": "pause"})
+    show.worker.command({"do": "pause"})
     step = told.until(lambda head: head["kind"] == "frame" and head["paused"])["step"]
     for kind in ("gradient", "", "gradient"):  # each is answered by a picture of where it stands
-        show.command({"do": "saliency", "value": kind})
+        show.worker.command({"do": "saliency", "value": kind})
         head = told.until(lambda h, kind=kind: h["kind"] == "frame" and h["saliency"] == kind)
         assert (head["step"], head["paused"]) == (step, True)
-    show.command({"do": "play"})
+    show.worker.command({"do": "play"})
     told.until(lambda head: head["kind"] == "frame" and head["step"] > step)
 
 
@@ -98,11 +98,11 @@ def test_step_makes_one_step_and_pauses(stage, told):
     show = stage("cartpole")
     shown = _frames(show, told, 3, 4)
     assert [head["step"] for head, _ in shown] == [0, 1, 2, 3]
-    show.command({"do": "play"})
+    show.worker.command({"do": "play"})
     told.until(lambda head: head["kind"] == "frame" and not head["paused"] and head["step"] > 4)
-    show.command({"do": "step"})
+    show.worker.command({"do": "step"})
     step = told.until(lambda head: head["paused"] and head["kind"] == "frame")["step"]
-    show.command({"do": "hello"})
+    show.worker.command({"do": "hello"})
     told.until(lambda head: head["kind"] == "hello" and head["paused"])
     later = told.until(lambda head: head["kind"] == "frame")["step"]
     assert later <= step + 1
@@ -112,8 +112,8 @@ def test_speed_is_steps_a_second(stage, told):
     """A tenth takes as long as it says; 0 waits for nothing."""
 
     def seconds(speed, steps):
-        show.command({"do": "speed", "value": speed})
-        show.command({"do": "seed", "value": 0})
+        show.worker.command({"do": "speed", "value": speed})
+        show.worker.command({"do": "seed", "value": 0})
         told.until(lambda h: h["kind"] == "frame" and h["speed"] == speed and h["step"] <= 1)
         began = time.monotonic()
         told.until(lambda head: head["kind"] == "frame" and head["step"] >= steps)
@@ -130,18 +130,18 @@ def test_a_step_does_not_wait_for_the_speed(stage, told):
     """At one step in many minutes a person who asks for two steps gets them."""
     show = stage("cartpole")
     _frames(show, told, 3, 1)
-    show.command({"do": "speed", "value": 0.0001})
+    show.worker.command({"do": "speed", "value": 0.0001})
     for step in (1, 2):
-        show.command({"do": "step"})
+        show.worker.command({"do": "step"})
         told.until(lambda h, step=step: h["kind"] == "frame" and h["step"] == step)
 
 
 def test_another_speed_holds_at_once(stage, told):
     """Not only after the step that the slower one would have made in many minutes."""
     show = stage("cartpole")
-    show.command({"do": "speed", "value": 0.0001})
+    show.worker.command({"do": "speed", "value": 0.0001})
     told.until(lambda head: head["kind"] == "frame" and head["speed"] == 0.0001)
-    show.command({"do": "speed", "value": 1})
+    show.worker.command({"do": "speed", "value": 1})
     step = told.until(lambda head: head["kind"] == "frame" and head["speed"] == 1)["step"]
     told.until(lambda head: head["kind"] == "frame" and head["step"] > step + 1)
 
@@ -149,8 +149,8 @@ def test_another_speed_holds_at_once(stage, told):
 def test_a_game_that_is_over_is_shown_and_followed_by_the_next_seed(stage, told):
     """At full speed, too, where most pictures are left out."""
     show = stage("cartpole")
-    show.command({"do": "speed", "value": 0})
-    show.command({"do": "seed", "value": 20})
+    show.worker.command({"do": "speed", "value": 0})
+    show.worker.command({"do": "seed", "value": 20})
     over = told.until(lambda head: head["kind"] == "frame" and head["seed"] == 20 and head["over"])
     assert over["return"] == over["step"] > 0
     assert "bars" not in over
@@ -160,7 +160,7 @@ def test_a_game_that_is_over_is_shown_and_followed_by_the_next_seed(stage, told)
 def test_who_comes_later_gets_the_values_so_far(stage, told):
     show = stage("cartpole")
     shown = _frames(show, told, 3, 4)
-    show.command({"do": "hello"})
+    show.worker.command({"do": "hello"})
     hello = told.until(lambda head: head["kind"] == "hello" and head["history"])
     values = {step: value for step, value, _ in hello["history"]}
     assert values == {head["step"]: head["value"] for head, _ in shown}
@@ -184,11 +184,11 @@ def test_the_bars_belong_to_the_actions(stage, told):
 def test_saliency_and_feature_maps_are_sent_where_they_are_asked_for(stage, told, kind):
     show = stage("pong")
     layers = told.until(lambda head: head["kind"] == "hello")["layers"]
-    show.command({"do": "pause"})
+    show.worker.command({"do": "pause"})
     _, pictures = told.until_with_pictures(lambda head: head["kind"] == "frame" and head["paused"])
     assert set(pictures) == {"picture"}
-    show.command({"do": "saliency", "value": kind})
-    show.command({"do": "layer", "value": layers[-1]})
+    show.worker.command({"do": "saliency", "value": kind})
+    show.worker.command({"do": "layer", "value": layers[-1]})
     _, pictures = told.until_with_pictures(
         lambda head: (head["saliency"], head["layer"]) == (kind, layers[-1])
     )
@@ -212,7 +212,7 @@ def test_newer_weights_are_taken_while_it_plays(runs, told, tmp_path, monkeypatc
         assert after["bars"] == [0.0, 0.0]
         assert before["bars"] != after["bars"]
     finally:
-        show.close()
+        show.worker.close()
 
 
 def test_newer_weights_that_are_damaged_are_passed_over(runs, told, tmp_path, monkeypatch):
@@ -228,7 +228,7 @@ def test_newer_weights_that_are_damaged_are_passed_over(runs, told, tmp_path, mo
         _frames(show, told, 1, 3)  # goes on with what it has
         assert newest_checkpoint(run.weights)[0].keys() == good.keys()
     finally:
-        show.close()
+        show.worker.close()
 
 
 def test_a_run_without_weights_says_so(runs, told, tmp_path):
@@ -240,7 +240,7 @@ def test_a_run_without_weights_says_so(runs, told, tmp_path):
         assert "no weights yet" in head["text"]
         assert "\n" not in head["text"]
     finally:
-        show.close()
+        show.worker.close()
 
 
 def test_a_person_presses_and_the_agent_plays_beside(stage, told):
@@ -248,13 +248,13 @@ def test_a_person_presses_and_the_agent_plays_beside(stage, told):
     show = stage("cartpole", person=True)
     head = told.until(lambda head: head["kind"] == "hello")
     assert head["person"]
-    show.command({"do": "press", "value": 1})
+    show.worker.command({"do": "press", "value": 1})
     ((first, pictures), (second, _)) = _frames(show, told, 5, 2)
     assert pictures["own"] == pictures["picture"]
     assert (first["own"]["step"], second["own"]["step"]) == (0, 1)
-    show.command({"do": "press", "value": 1})
-    show.command({"do": "speed", "value": 0})
-    show.command({"do": "play"})
+    show.worker.command({"do": "press", "value": 1})
+    show.worker.command({"do": "speed", "value": 0})
+    show.worker.command({"do": "play"})
     over = told.until(lambda head: head["kind"] == "frame" and head["own"]["over"])
     assert 5 <= over["own"]["step"] <= 15
     assert over["own"]["return"] == over["own"]["step"]
@@ -265,11 +265,11 @@ def test_both_sides_of_a_board_game(stage, told):
     show = stage("tic_tac_toe")
     head = told.until(lambda head: head["kind"] == "hello")
     assert (head["board"], head["game"]) == (True, "tic_tac_toe")
-    show.command({"do": "pause"})
-    show.command({"do": "seed", "value": 0})
+    show.worker.command({"do": "pause"})
+    show.worker.command({"do": "seed", "value": 0})
     told.until(lambda head: head["kind"] == "board" and head["paused"] and head["step"] == 0)
     for step in range(1, 10):
-        show.command({"do": "step"})
+        show.worker.command({"do": "step"})
         head = told.until(lambda h, step=step: h["kind"] == "board" and h["step"] == step)
         assert len(head["scene"]["pieces"]) == step
         if head["over"]:
@@ -286,8 +286,8 @@ def test_both_sides_of_a_board_game(stage, told):
 def test_a_stage_that_is_closed_plays_no_more(runs, told):
     show = Stage(Run.open(runs[0] / runs[1]["cartpole"]), told)
     told.until(lambda head: head["kind"] == "frame")
-    show.close()
-    assert not show._thread.is_alive()
+    show.worker.close()
+    assert not show.worker.alive
 
 
 # -- playing against ----------------------------------------------------------------------------
@@ -297,11 +297,11 @@ def test_a_stage_that_is_closed_plays_no_more(runs, told):
 def game(runs, told):
     """A game of tic-tac-toe against the agent, of two simulations a move."""
     made = BoardGame(Run.open(runs[0] / runs[1]["tic_tac_toe"]), told)
-    made.command({"do": "simulations", "value": 2})
+    made.worker.command({"do": "simulations", "value": 2})
     head = told.until(lambda head: head.get("simulations") == 2)
     assert (head["step"], head["side"], head["game"]) == (0, 0, "tic_tac_toe")
     yield made
-    made.close()
+    made.worker.close()
 
 
 def _mine(head):
@@ -313,7 +313,7 @@ def _stones(head):
 
 
 def test_the_agent_answers_a_move(game, told):
-    game.command({"do": "move", "value": 4})
+    game.worker.command({"do": "move", "value": 4})
     head = told.until(lambda head: head["step"] == 2)
     stones = _stones(head)
     assert stones[4] == 0
@@ -323,62 +323,62 @@ def test_the_agent_answers_a_move(game, told):
 
 
 def test_illegal_moves_change_nothing(game, told):
-    game.command({"do": "move", "value": 4})
+    game.worker.command({"do": "move", "value": 4})
     before = told.until(lambda head: head["step"] == 2)
     taken = next(cell for cell, player in _stones(before).items() if player == 1)
     for value in (4, taken, 9, -1, 100, "0", None, 1.5):
-        game.command({"do": "move", "value": value})
-    game.command({"do": "hint"})
+        game.worker.command({"do": "move", "value": value})
+    game.worker.command({"do": "hint"})
     after = told.until(lambda head: head["hint"])
     assert _stones(after) == _stones(before)
 
 
 def test_undo_takes_back_ones_own_move_and_the_answer(game, told):
-    game.command({"do": "move", "value": 0})
+    game.worker.command({"do": "move", "value": 0})
     first = told.until(lambda head: head["step"] == 2)
     free = min(set(range(9)) - set(_stones(first)))
-    game.command({"do": "move", "value": free})
+    game.worker.command({"do": "move", "value": free})
     told.until(lambda head: head["step"] == 4)
-    game.command({"do": "undo"})
+    game.worker.command({"do": "undo"})
     head = told.until(lambda head: head["step"] == 2)
     assert _stones(head) == _stones(first)
-    game.command({"do": "undo"})
+    game.worker.command({"do": "undo"})
     assert _stones(told.until(lambda head: head["step"] == 0)) == {}
-    game.command({"do": "undo"})
+    game.worker.command({"do": "undo"})
     assert told.until(lambda head: True)["step"] == 0
 
 
 def test_a_hint_is_good_for_one_move(game, told):
-    game.command({"do": "hint"})
+    game.worker.command({"do": "hint"})
     head = told.until(lambda head: head["hint"])
     assert sum(head["opinion"]["visits"].values()) > 0
     assert set(head["opinion"]["visits"]) == {str(cell) for cell in range(9)}
     assert -1 <= head["value"] <= 1
-    game.command({"do": "move", "value": head["best"]})
+    game.worker.command({"do": "move", "value": head["best"]})
     head = told.until(lambda head: head["step"] == 2)
     assert (head["hint"], head["opinion"]) == (False, None)
 
 
 def test_what_it_thinks_is_shown_until_it_is_hidden(game, told):
-    game.command({"do": "show", "value": True})
+    game.worker.command({"do": "show", "value": True})
     assert told.until(lambda head: head["show"])["opinion"]
-    game.command({"do": "move", "value": 8})
+    game.worker.command({"do": "move", "value": 8})
     assert told.until(lambda head: head["step"] == 2)["opinion"]
-    game.command({"do": "show", "value": False})
+    game.worker.command({"do": "show", "value": False})
     assert told.until(lambda head: not head["show"])["opinion"] is None
 
 
 def test_the_other_side_begins_a_new_game(game, told):
-    game.command({"do": "move", "value": 8})
+    game.worker.command({"do": "move", "value": 8})
     told.until(lambda head: head["step"] == 2)
-    game.command({"do": "side", "value": 1})
+    game.worker.command({"do": "side", "value": 1})
     head = told.until(lambda head: head["side"] == 1 and head["step"] == 1)
     assert list(_stones(head).values()) == [0]
     assert head["scene"]["mover"] == 1
-    game.command({"do": "undo"})  # the agent's own opening stays
-    game.command({"do": "hint"})
+    game.worker.command({"do": "undo"})  # the agent's own opening stays
+    game.worker.command({"do": "hint"})
     assert told.until(lambda head: head["hint"])["step"] == 1
-    game.command({"do": "new"})
+    game.worker.command({"do": "new"})
     told.until(lambda head: head["step"] == 0)
     told.until(lambda head: head["step"] == 1)
 
@@ -386,31 +386,31 @@ def test_the_other_side_begins_a_new_game(game, told):
 @pytest.mark.parametrize("count", [1, 16])
 def test_simulations_are_what_the_search_makes(game, told, count):
     """Each visits the position once, wherever it goes from there."""
-    game.command({"do": "simulations", "value": count})
-    game.command({"do": "hint"})
+    game.worker.command({"do": "simulations", "value": count})
+    game.worker.command({"do": "hint"})
     head = told.until(lambda head: head["hint"])
     assert head["simulations"] == count
     assert sum(head["opinion"]["visits"].values()) == count
-    game.command({"do": "simulations", "value": MOST_SIMULATIONS + 1})
-    game.command({"do": "hint"})
+    game.worker.command({"do": "simulations", "value": MOST_SIMULATIONS + 1})
+    game.worker.command({"do": "hint"})
     assert told.until(lambda head: head["hint"])["simulations"] == count
 
 
 @pytest.mark.parametrize("side", [0, 1])
 def test_a_whole_game_ends_with_a_result(game, told, side):
     """Whatever is played; and nothing can be moved after it, but a new game begun."""
-    game.command({"do": "side", "value": side})
+    game.worker.command({"do": "side", "value": side})
     head = told.until(lambda head: head["side"] == side and head["step"] == side)
     while not head["over"]:
         step = head["step"]
-        game.command({"do": "move", "value": head["scene"]["moves"][-1]["action"]})
+        game.worker.command({"do": "move", "value": head["scene"]["moves"][-1]["action"]})
         head = told.until(lambda h, step=step: h["over"] or (h["step"] >= step + 2 and _mine(h)))
     assert head["result"] in (-1, 0, 1)
     assert head["scene"]["moves"] in ([], ())
-    game.command({"do": "move", "value": 0})
-    game.command({"do": "hint"})
+    game.worker.command({"do": "move", "value": 0})
+    game.worker.command({"do": "hint"})
     assert told.until(lambda head: head["hint"])["over"]
-    game.command({"do": "new"})
+    game.worker.command({"do": "new"})
     told.until(lambda head: head["step"] == 0)
 
 
@@ -423,4 +423,4 @@ def test_an_agent_without_opinions_is_refused(told, tmp_path):
             head = told.until(lambda head: head["kind"] == "error")
             assert "nothing of its moves; choose another run" in head["text"]
         finally:
-            made.close()
+            made.worker.close()
