@@ -155,6 +155,7 @@ def _memory(given: argparse.Namespace, viewer: psutil.Process, url: str) -> dict
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--pages"]:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
         print(asyncio.run(_pages(sys.argv[2], int(sys.argv[3]), float(sys.argv[4]))))
     else:
         main()

@@ -25,11 +25,12 @@ from ludus.viewer.board import BoardGame
 from ludus.viewer.guard import Guard
 from ludus.viewer.library import Library
 from ludus.viewer.messages import error
-from ludus.viewer.stage import Stage, step_back
+from ludus.viewer.stage import Stage, step_back, step_back_further
 
 LARGEST = 4096  # bytes of a message from a page; more ends the connection
 STAGES = 12  # agents that play at once
 CLIENTS = 256  # connections at once
+MANY = 8  # pages of one run; serving more takes only the time that nobody else wants
 _SLOW_SECONDS = 10.0  # a page that has not taken a message for so long is dropped
 _PAGES = {
     "/": ("index.html", "text/html; charset=utf-8"),
@@ -103,6 +104,11 @@ class Hub:
         self._outboxes.add(outbox)
         self.stage.worker.command({"do": "hello"})
         return outbox
+
+    @property
+    def pages(self) -> int:
+        """How many watch."""
+        return len(self._outboxes)
 
     def leave(self, outbox: Outbox) -> bool:
         """Say whether nobody watches any more."""
@@ -190,6 +196,8 @@ class Viewer:
             return
         hub = self._hubs[key]
         outbox = hub.join()
+        if hub.pages > MANY:
+            step_back_further()
         try:
             await _both(socket, outbox, hub.stage.worker.command)
         finally:

@@ -25,8 +25,8 @@ from ludus.viewer.messages import error, grey, mosaic, number, numbers, pack, pn
 from ludus.viewer.worker import Worker
 
 FASTEST = 60  # pictures a second that are sent at most
-LOADING, PLAYING = 5, 14
-"""niceness of the threads that load agents, and of all others: a training goes first"""
+LOADING, SERVING = 5, 19
+"""niceness of the thread that loads agents, and of all others: a training goes first"""
 _FOLLOW_SECONDS = 2.0  # between two looks for a newer checkpoint
 _HEAT_SECONDS = 0.4  # between two maps of the slow saliency
 _HISTORY = 2_000  # points of value over time that a page gets when it opens
@@ -44,7 +44,14 @@ def step_back() -> None:
     with suppress(OSError):  # where a thread has no priority of its own
         os.nice(LOADING)
         loader.submit(int).result()  # its thread starts as nice as this one is now
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PLAYING)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), SERVING)
+
+
+def step_back_further() -> None:
+    """Take only the time that nobody else wants, and stop at once where somebody does (Linux)."""
+    if hasattr(os, "SCHED_IDLE"):
+        with suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 class Show(Protocol):
@@ -299,6 +306,7 @@ class Stage:
             self._publish(error(problem), True)
             return
         try:
+            step_back_further()
             self._play(agent, show, worker)
         except Exception as problem:
             self._publish(error(problem), True)
