@@ -14,7 +14,7 @@ from ludus.cli.options import UsageError, parse, print_json, tensorboard
 from ludus.envs.make import EnvOptions
 from ludus.training.compare import Plan, compare, tables
 from ludus.training.report import About, Training, write
-from ludus.training.run import commit, hardware, versions
+from ludus.training.run import Run, commit, hardware, versions
 from ludus.training.train import device_of, load
 from ludus.training.video import record
 
@@ -131,9 +131,10 @@ def _film(trainings: list[Training], out: Path, given: Arguments) -> Path | None
     shown = next((t for t in trainings if t.run is not None), None)
     if shown is None or shown.run is None:
         return None
-    video = out / f"{shown.agent.replace(':', '-')}.mp4"
+    config = Run.open(shown.run).config()
+    video = out / f"{config.agent.replace(':', '-')}.mp4"
     if not given.quiet:
         print(f"recording {shown.run}", file=sys.stderr)
     agent = load(shown.run, device=given.device)
-    record(agent, shown.env, given.options, video, epsilon=given.epsilon)
+    record(agent, config.env, config.options, video, epsilon=given.epsilon)
     return video

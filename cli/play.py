@@ -58,6 +58,8 @@ def run(argv: list[str]) -> int:
 
 def _in_the_browser(given: Arguments) -> int:
     check_port(given.port)
+    if given.side != "first" or given.simulations or given.device != "auto":
+        raise UsageError("side and simulations are chosen on the page; leave them and device out")
     root, fragment = place(given.run, "play")
 
     def say(link: str) -> None:

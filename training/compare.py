@@ -18,6 +18,7 @@ from ludus.agents.sb3 import SB3Config
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import EnvError
 from ludus.training.evaluate import evaluate
+from ludus.training.findings import Group, groups_of
 from ludus.training.jobs import Job, room, run_all
 from ludus.training.logger import Episodes
 from ludus.training.report import Training
@@ -55,7 +56,8 @@ def compare(plan: Plan) -> tuple[list[Training], list[str]]:
     """
     device = device_of(plan.device).type
     wanted, found = _configs(plan, device), _finished(plan.root)
-    given = [(run, run.config(), True) for run in map(Run.open, plan.runs)]
+    once = {run.path.resolve(): run for run in map(Run.open, plan.runs)}
+    given = [(run, run.config(), True) for run in once.values()]
     for other, _, _ in given:
         if other.status().state != "finished":
             raise RunError(f"{other.path} is not finished; go on with it or leave it out")
@@ -267,24 +269,19 @@ def _random(plan: Plan, env_id: str) -> Iterator[Training]:
 
 
 def tables(trainings: Sequence[Training]) -> Iterator[Table]:
-    """For each env a table of at most 80 columns."""
-    for env in dict.fromkeys(t.env for t in trainings):
-        here = [t for t in trainings if t.env == env]
-        yield _table(env, here)
+    """For each env and protocol a table of at most 80 columns."""
+    for group in groups_of([t for t in trainings if t.returns]):
+        yield _table(group)
 
 
-def _table(env: str, trainings: list[Training]) -> Table:
-    rom = trainings[0].protocol.get("rom")
-    named = dict.fromkeys((t.agent, t.steps) for t in trainings)
-    several = len({steps for _, steps in named if steps}) > 1
+def _table(group: Group) -> Table:
+    rom = group.protocol.get("rom")
     rows, over = [], set()
-    for agent, steps in named:
-        mine = [t for t in trainings if (t.agent, t.steps) == (agent, steps)]
+    for agent, mine in group.agents.items():
         games = min(len(t.returns) for t in mine)
         score = summarise(np.array([t.returns[:games] for t in mine]))
         over.add(score.over)
-        name = f"{agent}, {steps:,} steps" if several and steps else agent
-        cells = [name, f"{score.mean:.1f}", f"{score.iqm:.1f}"]
+        cells = [agent, f"{score.mean:.1f}", f"{score.iqm:.1f}"]
         cells += [f"{score.low:.1f} to {score.high:.1f}"]
         if rom is not None:
             human = human_normalised(rom, score.iqm)
@@ -295,7 +292,7 @@ def _table(env: str, trainings: list[Training]) -> Table:
     caption = f"95% bootstrap interval of the interquartile mean (IQM), over {', '.join(over)}"
     if rom is not None:
         caption += "; human: (IQM - random) / (human - random)"
-    shown = Table(title=env, title_justify="left", caption=caption, caption_justify="left")
+    shown = Table(title=group.label, title_justify="left", caption=caption, caption_justify="left")
     columns = ["agent", "mean", "IQM", "95% interval", *(["human"] if rom else []), "steps/s"]
     for name in columns:
         shown.add_column(name, justify="left" if name == "agent" else "right", no_wrap=True)

@@ -72,6 +72,7 @@ class Dataset:
         name: a folder that `ludus collect` or Minari wrote, its main_data.hdf5, or a Minari id.
         held_out: share of the episodes that is kept for validation, at least one where above 0.
         seed: chooses them.
+        download: fetch what a Minari id names, where it is not here yet.
 
     Raises:
         ConfigError: there is no such data set, or no value-based agent can learn from it.
@@ -79,7 +80,9 @@ class Dataset:
 
     num_envs = 1
 
-    def __init__(self, name: str, held_out: float = 0.1, seed: int = 0) -> None:
+    def __init__(
+        self, name: str, held_out: float = 0.1, seed: int = 0, *, download: bool = True
+    ) -> None:
         minari = minari_package()
         folder = _folder(name)
         self.name = name
@@ -93,7 +96,7 @@ class Dataset:
                 _reading(f"{name} is no folder here, and as a Minari id it cannot be loaded"),
                 redirect_stdout(sys.stderr),  # where Minari says what it downloads
             ):
-                self._data = minari.load_dataset(name, download=True)
+                self._data = minari.load_dataset(name, download=download)
         else:
             raise ConfigError(
                 f"{name} is neither the folder of a data set nor a Minari id like "

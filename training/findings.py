@@ -202,7 +202,7 @@ def find(trainings: Sequence[Training], about: About) -> Findings:
     played = _played(trainings)
     if not played:
         raise ValueError("no training has a held-out game, so there is nothing to compare")
-    groups = _groups(played)
+    groups = groups_of(played)
     scales = {group.number: _scale(group) for group in groups}
     overall, notes = _overall(groups, scales)
     if len(played) < len(trainings):
@@ -224,7 +224,7 @@ def _played(trainings: Sequence[Training]) -> list[Training]:
     return [t for t in trainings if t.returns]
 
 
-def _groups(trainings: Sequence[Training]) -> list[Group]:
+def groups_of(trainings: Sequence[Training]) -> list[Group]:
     """Groups in order of appearance; an agent that does not train is in all of its protocol."""
     apart: dict[tuple[str, str, int], list[Training]] = {}
     for training in trainings:

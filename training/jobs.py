@@ -94,6 +94,9 @@ def run_all(work: list[Job], at_once: int, trainings: int, *, quiet: bool) -> No
                 time.sleep(_POLL_SECONDS)
                 for process in [p for p in running if p.poll() is not None]:
                     job = running.pop(process)
+                    if process.returncode and job.steps and job.run.is_locked():
+                        waiting.append(job)  # another process was faster
+                        continue
                     _end(job, process.returncode, Path(folder, str(work.index(job))))
                     ended.append(job)
                 view.update(list(running.values()), ended)

@@ -6,7 +6,7 @@ runs/<env>/<agent>/<seed>-<time>/
     episodes.csv    env_steps, seconds, return, length of every finished game
     evaluations.json
     checkpoints/    for resuming, the newest few
-    weights/        what acting needs, after each evaluation and at the end
+    weights/        what acting needs, at the start, with each checkpoint and at the end
     events.out...   TensorBoard
 """
 
@@ -69,7 +69,7 @@ class TrainOptions:
     eval_epsilon: float = 0.0
     """probability of a random action in an evaluation; 0 is the deterministic policy"""
     video_every: int = 100_000
-    """env steps between two films of a held-out game in TensorBoard, at evaluations; 0 for none"""
+    """env steps between two films of a held-out game in TensorBoard; 0 for none"""
     checkpoint_seconds: float = 300.0
     """seconds between two checkpoints"""
     keep_checkpoints: int = 2
@@ -195,6 +195,10 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
+def _made_by() -> dict[str, Any]:
+    return {"versions": versions(), "commit": commit(), "command": sys.argv}
+
+
 class Run:
     """The folder of one run."""
 
@@ -224,13 +228,16 @@ class Run:
             "config_type": type(config.config).__name__,
             "config": asdict(config.config),
             "protocol": config.protocol,
-            "versions": versions(),
-            "commit": commit(),
-            "command": sys.argv,
+            **_made_by(),
         }
         write_atomically(path / "config.json", json.dumps(told, indent=2))
         run.write_status(Status("waiting"))
         return run
+
+    def stamp(self) -> None:
+        """Say that what is here now trains the run from its start."""
+        told = json.loads((self.path / "config.json").read_text())
+        write_atomically(self.path / "config.json", json.dumps(told | _made_by(), indent=2))
 
     @classmethod
     def open(cls, path: Path | str) -> "Run":
@@ -273,7 +280,7 @@ class Run:
         """What `write_evaluations` kept."""
         try:
             return json.loads((self.path / "evaluations.json").read_text())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return []
 
     def newest_weights(self) -> dict[str, Tensor]:
@@ -339,7 +346,7 @@ class Run:
         try:
             told = json.loads((self.path / "status.json").read_text())
             status = Status(**{k: told[k] for k in _STATUS if k in told})
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             return Status("unknown")
         if status.state == "running" and not self.is_locked():
             return replace(status, state="stopped")

@@ -167,9 +167,11 @@ class Session:
         device = device_of(config.train.device)
         env = _open(config.env, config.train, config.options)
         built = _build(config.agent, config.config, env, device, config.train)
-        resumed = run.checkpoints.is_dir() and any(run.checkpoints.iterdir())
+        resumed = any(run.checkpoints.glob("[0-9]*"))
         if not resumed and config.train.init_from is not None:
             raise RunError(f"{run.path} took another run's weights and saved none; train anew")
+        if not resumed:
+            run.stamp()
         return cls(run, config, env, built, device, quiet, resumed)
 
     def __init__(
@@ -191,7 +193,7 @@ class Session:
         self._signal: int | None = None
         self._saved_at = time.monotonic()
         self._log: Logger
-        self._told_at = 0.0
+        self._told_at, self._films = 0.0, 0
         self._evaluated: list[dict[str, Any]] = []
 
     def run_to_end(self) -> presets.AnyAgent:
@@ -251,6 +253,7 @@ class Session:
         else:
             self._log = self._logger(None)
             row, state = self.env.reset(), agent.initial_state(self.env.num_envs)
+            self._keep_weights()  # so that it can be watched at once
             self._status("running")
         train_loop(agent, self.env, row, state, t.steps, self._after, self._rivals)
 
@@ -277,6 +280,8 @@ class Session:
         self._progress(steps)
         if t.eval_every and steps // t.eval_every > self._evaluations_done():
             self._evaluate()
+        if t.video_every and steps // t.video_every > self._films:
+            self._film(steps)
         late = time.monotonic() - self._saved_at > t.checkpoint_seconds
         return late or self._signal is not None or steps >= t.steps
 
@@ -336,6 +341,7 @@ class Session:
 
     def _resumed(self, tree: dict[str, Any]) -> None:
         self._evaluated = tree["evaluations"]
+        self._films = self.agent.env_steps // (self.config.train.video_every or 1)
         self._log = self._logger(tree["log"])
         if not self.quiet:
             _console.print(f"resumed {self.run.path} at {self._at()}")
@@ -387,6 +393,7 @@ class Session:
                 stop=lambda: self._signal is not None,
             )
         except EvaluationStopped:  # the signal is answered where the training stands
+            self._log.leave_out(time.monotonic() - began)
             return
         steps = self.agent.env_steps
         told = {"env_steps": steps, "returns": result.returns, "lengths": result.lengths}
@@ -397,17 +404,19 @@ class Session:
             "eval/mean_ep_length": float(np.mean(result.lengths)),
         }
         self._log.scalars(points, steps)
-        self._film(steps)
         self._log.leave_out(time.monotonic() - began)
 
     def _film(self, steps: int) -> None:
-        """Now and then a game for TensorBoard; an env without a picture has none."""
-        c, every = self.config, self.config.train.video_every
-        before = self._evaluated[-2]["env_steps"] if len(self._evaluated) > 1 else 0
-        if every and steps // every > before // every:
-            with contextlib.suppress(EnvError, ImportError):
-                film = gif(self.agent, c.env, c.options, max_steps=_FILM_STEPS, wide=_FILM_WIDE)
-                self._log.film("eval/game", film, steps)
+        """A held-out game for TensorBoard; an env without a picture has none."""
+        c, began = self.config, time.monotonic()
+        self._films = steps // c.train.video_every
+        try:
+            film = gif(self.agent, c.env, c.options, max_steps=_FILM_STEPS, wide=_FILM_WIDE)
+            self._log.film("eval/game", film, steps)
+        except Exception as error:  # whatever an env's picture may do, the training goes on
+            if not self.quiet:
+                _console.print(f"no film for TensorBoard: {error}", style="yellow", markup=False)
+        self._log.leave_out(time.monotonic() - began)
 
     def _keep_weights(self) -> None:
         keep = self.config.train.keep_checkpoints
@@ -532,27 +541,30 @@ def _make_rivals(
     return Rivals(names, config.env, env.num_envs, t.seed, make_past, every=t.steps // 20)
 
 
-def load(path: Path | str, *, device: str = "cpu", simulations: int = 0) -> presets.AnyAgent:
+def load(
+    path: Path | str, *, device: str = "cpu", simulations: int = 0, config: RunConfig | None = None
+) -> presets.AnyAgent:
     """The agent of a run, to act with `predict`.
 
     Args:
         path: the run's folder, or that and `@ENV_STEPS` for one of its earlier checkpoints.
         device: auto, cpu or cuda.
         simulations: of an agent that searches, for each move; 0 for its own number.
+        config: of the run, where it has been read before; None to read it.
 
     Raises:
         RunError: it is no run, it has no weights yet, or it does not search.
     """
     folder, steps = at_steps(path)
     run = Run.open(folder)
-    config = run.config()
+    config = run.config() if config is None else config
     made: VectorEnv | Dataset
     try:
         made = make(config.env, 1, 0, config.options)
     except EnvError:
         if config.train.dataset is None:
             raise
-        made = Dataset(config.train.dataset, held_out=0)
+        made = Dataset(config.train.dataset, held_out=0, download=False)
     try:
         agent = presets.build(
             config.config,

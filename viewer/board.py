@@ -5,10 +5,9 @@ from typing import Any
 
 from ludus.agents.agent import Advisor, Searching
 from ludus.training.duel import Duel
-from ludus.training.run import Run, RunError
-from ludus.training.train import load
+from ludus.training.run import Run, RunConfig, RunError
 from ludus.viewer.messages import error, pack
-from ludus.viewer.stage import loader, standing
+from ludus.viewer.stage import loaded, standing
 from ludus.viewer.worker import Worker
 
 MOST_SIMULATIONS = 2_000  # of one move; a page cannot ask for more
@@ -23,19 +22,26 @@ class BoardGame:
     Args:
         run: whose agent and game.
         publish: called from the thread with each message, and whether it must not be missed.
+        config: of the run, where it has been read before.
     """
 
-    def __init__(self, run: Run, publish: Callable[[bytes, bool], None]) -> None:
-        self._run, self._publish = run, publish
+    def __init__(
+        self,
+        run: Run,
+        publish: Callable[[bytes, bool], None],
+        config: RunConfig | None = None,
+    ) -> None:
+        self._run, self._publish, self._config = run, publish, config
         self._side, self._show, self._hint = 0, False, False
         self.worker = Worker(self._serve, "ludus-game")
 
     def _serve(self, worker: Worker) -> None:
         try:
-            self._agent: Any = loader.submit(load, self._run.path).result()
+            config = self._run.config() if self._config is None else self._config
+            self._agent: Any = loaded(self._run, config, worker)
             if not isinstance(self._agent, Advisor):
                 raise RunError("this agent says nothing of its moves; choose another run")
-            self._duel = Duel(self._agent, self._run.config().env)
+            self._duel = Duel(self._agent, config.env)
             self._tell()
             while not worker.closed:
                 if not self._agents_turn():

@@ -20,12 +20,13 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ludus.envs.board import spiel
-from ludus.training.run import Run, RunError
+from ludus.training.run import Run, RunConfig, RunError
 from ludus.viewer.board import BoardGame
 from ludus.viewer.guard import Guard
 from ludus.viewer.library import Library
 from ludus.viewer.messages import error
 from ludus.viewer.stage import Stage, step_back, step_back_further
+from ludus.viewer.worker import Worker
 
 LARGEST = 4096  # bytes of a message from a page; more ends the connection
 STAGES = 12  # agents that play at once
@@ -90,9 +91,9 @@ def _from_thread(put: Callable[[bytes, bool], None]) -> Callable[[bytes, bool], 
 class Hub:
     """A stage and the pages that watch it; a page that is slow misses pictures."""
 
-    def __init__(self, run: Run, *, hold: bool) -> None:
+    def __init__(self, run: Run, config: RunConfig, *, hold: bool) -> None:
         self._outboxes = set[Outbox]()
-        self.stage = Stage(run, _from_thread(self._put), hold=hold)
+        self.stage = Stage(run, _from_thread(self._put), hold=hold, config=config)
 
     def _put(self, message: bytes, lasting: bool) -> None:
         for outbox in self._outboxes:
@@ -127,7 +128,7 @@ class Viewer:
     def __init__(self, library: Library, modules: Iterable[str]) -> None:
         self._library, self._modules = library, frozenset(modules)
         self._hubs: dict[str, Hub] = {}
-        self._games = 0
+        self._workers = set[Worker]()
         page = files("ludus.viewer").joinpath("page")
         self._files = {
             path: (page.joinpath(name).read_bytes(), kind) for path, (name, kind) in _PAGES.items()
@@ -147,8 +148,10 @@ class Viewer:
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         yield
-        for hub in list(self._hubs.values()):
-            await asyncio.to_thread(hub.stage.worker.close)
+        for worker in self._workers:
+            worker.close(0)
+        for worker in self._workers:
+            await asyncio.to_thread(worker.close)
 
     async def _file(self, request: Request) -> Response:
         data, kind = self._files[request.url.path]
@@ -165,20 +168,21 @@ class Viewer:
         except RunError as problem:
             return _Answer({"error": str(problem)}, 404)
 
-    def _find(self, socket: WebSocket) -> Run:
-        """The run that a page asks for.
+    def _find(self, socket: WebSocket) -> tuple[Run, RunConfig]:
+        """The run that a page asks for, and its config, which is not read again.
 
         Raises:
             RunError: there is none, it is broken, or its env is in a module that was not named.
         """
         run = self._library.find(socket.query_params.get("run", ""))
-        module, colon, _ = run.config().env.rpartition(":")
-        if colon and not spiel.is_game(run.config().env) and module not in self._modules:
+        config = run.config()
+        module, colon, _ = config.env.rpartition(":")
+        if colon and not spiel.is_game(config.env) and module not in self._modules:
             raise RunError(
-                f"the env {run.config().env} is code of the module {module}; start ludus watch "
+                f"the env {config.env} is code of the module {module}; start ludus watch "
                 f"with --modules {module} if you trust it"
             )
-        return run
+        return run, config
 
     async def _watch(self, socket: WebSocket) -> None:
         """One page watches one run."""
@@ -187,10 +191,11 @@ class Viewer:
         twin = socket.query_params.get("twin", "")  # beside another run: a stage of its own
         key = f"{name}\n{twin}"
         try:
-            run = await asyncio.to_thread(self._find, socket)
+            run, config = await asyncio.to_thread(self._find, socket)
             if key not in self._hubs or not self._hubs[key].stage.worker.alive:
                 self._refuse_more()
-                self._hubs[key] = Hub(run, hold=bool(twin))
+                self._hubs[key] = Hub(run, config, hold=bool(twin))
+                self._workers.add(self._hubs[key].stage.worker)
         except Exception as problem:  # whatever a config may hold
             await _say_and_close(socket, problem)
             return
@@ -203,35 +208,35 @@ class Viewer:
         finally:
             if hub.leave(outbox) and self._hubs.get(key) is hub:
                 del self._hubs[key]
-                await asyncio.to_thread(hub.stage.worker.close)
+                hub.stage.worker.close(0)
 
     def _refuse_more(self) -> None:
-        if len(self._hubs) + self._games >= STAGES:
+        self._workers = {worker for worker in self._workers if worker.alive}
+        if len(self._workers) >= STAGES:
             raise RunError(f"{STAGES} agents play already; close a page first")
 
     async def _play(self, socket: WebSocket) -> None:
         """One page plays against, or beside, one run's agent."""
         await socket.accept()
         try:
-            run = await asyncio.to_thread(self._find, socket)
+            run, config = await asyncio.to_thread(self._find, socket)
             self._refuse_more()
         except Exception as problem:  # whatever a config may hold
             await _say_and_close(socket, problem)
             return
-        self._games += 1
         outbox = Outbox()
         publish = _from_thread(outbox.put)
         game: BoardGame | Stage
-        if spiel.is_game(run.config().env):
-            game = BoardGame(run, publish)
+        if spiel.is_game(config.env):
+            game = BoardGame(run, publish, config)
         else:
-            game = Stage(run, publish, person=True)
+            game = Stage(run, publish, person=True, config=config)
             game.worker.command({"do": "hello"})
+        self._workers.add(game.worker)
         try:
             await _both(socket, outbox, game.worker.command)
         finally:
-            self._games -= 1
-            await asyncio.to_thread(game.worker.close)
+            game.worker.close(0)
 
 
 async def _both(

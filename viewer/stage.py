@@ -19,7 +19,7 @@ from ludus.envs.board.scene import scene
 from ludus.training.checkpoint import CheckpointError
 from ludus.training.duel import Duel
 from ludus.training.live import Live
-from ludus.training.run import Run, RunError
+from ludus.training.run import Run, RunConfig, RunError
 from ludus.training.train import load
 from ludus.viewer.messages import error, grey, mosaic, number, numbers, pack, png
 from ludus.viewer.worker import Worker
@@ -52,6 +52,26 @@ def step_back_further() -> None:
     if hasattr(os, "SCHED_IDLE"):
         with suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
+def loaded(run: Run, config: RunConfig, worker: Worker) -> AnyAgent:
+    """The agent of a run, once it is this one's turn.
+
+    Raises:
+        RunError: nobody waits for it any more, or as `load` does.
+    """
+
+    def load_it() -> AnyAgent:
+        if worker.closed:
+            raise RunError("the page has gone")
+        return load(run.path, config=config)
+
+    return loader.submit(load_it).result()
+
+
+def newest(run: Run) -> int:
+    """Env steps of a run's newest weights."""
+    return max((int(path.name) for path in run.weights.glob("[0-9]*")), default=0)
 
 
 class Show(Protocol):
@@ -88,15 +108,14 @@ class EnvShow:
     """An agent in any env but a board game; or a person, and the agent beside them.
 
     Args:
-        run: whose agent and env.
+        config: of the agent's run.
         agent: loaded from it.
         person: a person plays; the agent plays the same game beside them.
     """
 
-    def __init__(self, run: Run, agent: AnyAgent, person: bool = False) -> None:
-        self._config, self._agent, self._person = run.config(), agent, person
+    def __init__(self, config: RunConfig, agent: AnyAgent, person: bool = False) -> None:
+        self._config, self._agent, self._person = config, agent, person
         self._heat: tuple[str, float, bytes] = ("", 0.0, b"")
-        self._return = self._reward = 0.0
         self.pressed = 0
         """the action that the person takes now, from 0"""
         self._open(0)
@@ -106,7 +125,6 @@ class EnvShow:
         self._live = Live(self._agent, c.env, c.options, seed)
         self._own = Live(self._agent, c.env, c.options, seed) if self._person else None
         self.usual: float = self._live.speed
-        self._number = 0
 
     def head(self) -> dict[str, Any]:
         """Actions, saliencies and layers."""
@@ -138,7 +156,6 @@ class EnvShow:
             if self._live.row.game_over[0]:
                 return
         self._live.step()
-        self._number += 1
 
     def message(self, asked: dict[str, Any]) -> tuple[dict[str, Any], dict[str, bytes]]:
         """The picture, what the agent thinks, and what is asked for: `saliency`, `layer`."""
@@ -200,8 +217,7 @@ class BoardShow:
 
     usual = 1.0
 
-    def __init__(self, run: Run, agent: AnyAgent) -> None:
-        config = run.config()
+    def __init__(self, config: RunConfig, agent: AnyAgent) -> None:
         if not isinstance(agent, Advisor):
             raise RunError(f"{config.agent} says nothing of its moves; choose another run")
         self._agent: Any = agent
@@ -277,6 +293,7 @@ class Stage:
         publish: called from the thread with each message, and whether it must not be missed.
         person: a person plays, see `EnvShow`.
         hold: stay at the end of a game until a seed is asked for; else the next one follows.
+        config: of the run, where it has been read before.
     """
 
     def __init__(
@@ -286,8 +303,9 @@ class Stage:
         *,
         person: bool = False,
         hold: bool = False,
+        config: RunConfig | None = None,
     ) -> None:
-        self._run, self._publish = run, publish
+        self._run, self._publish, self._config = run, publish, config
         self._person, self._hold = person, hold
         self._asked: dict[str, Any] = {"saliency": "", "layer": ""}
         self._paused, self._steps, self._speed, self._seed = False, 0, 1.0, 0
@@ -298,23 +316,27 @@ class Stage:
 
     def _serve(self, worker: Worker) -> None:
         try:
-            agent = loader.submit(load, self._run.path).result()
-            board = spiel.is_game(self._run.config().env)
+            config = self._run.config() if self._config is None else self._config
+            weights = newest(self._run)
+            agent = loaded(self._run, config, worker)
             show: Show
-            show = BoardShow(self._run, agent) if board else EnvShow(self._run, agent, self._person)
+            if spiel.is_game(config.env):
+                show = BoardShow(config, agent)
+            else:
+                show = EnvShow(config, agent, self._person)
         except Exception as problem:  # whatever a run or its env may be
             self._publish(error(problem), True)
             return
         try:
             step_back_further()
-            self._play(agent, show, worker)
+            self._play(agent, show, worker, weights)
         except Exception as problem:
             self._publish(error(problem), True)
         finally:
             show.close()
 
-    def _play(self, agent: AnyAgent, show: Show, worker: Worker) -> None:
-        weights, looked, sent, rate = self._newest(), time.monotonic(), 0.0, 0.0
+    def _play(self, agent: AnyAgent, show: Show, worker: Worker, weights: int) -> None:
+        looked, sent, rate = time.monotonic(), 0.0, 0.0
         due, fresh = time.monotonic(), True
         self._publish_hello(show)
         while not worker.closed:
@@ -324,9 +346,9 @@ class Stage:
             if self._hurry:
                 due, self._hurry = now, False
             if now - looked > _FOLLOW_SECONDS:
-                looked, newest = now, self._newest()
-                if newest > weights and self._renew(agent):
-                    weights, fresh = newest, True
+                looked, there = now, newest(self._run)
+                if there > weights and self._renew(agent):
+                    weights, fresh = there, True
                     show.renew()
             if show.over and self._goes_on() and now >= due:
                 self._steps = 0
@@ -344,7 +366,8 @@ class Stage:
                     rate += 0.1 * (1 / max(now - sent, 1e-3) - rate)
                 sent, fresh = now, False
                 self._tell(show, weights, rate)
-            wait = due - time.monotonic() if self._steps or not self._paused else _IDLE_SECONDS
+            plays = self._goes_on() if show.over else bool(self._steps) or not self._paused
+            wait = due - time.monotonic() if plays else _IDLE_SECONDS
             if fresh:
                 wait = min(wait, sent + 1 / FASTEST - time.monotonic())
             worker.wait(min(wait, _IDLE_SECONDS))
@@ -352,11 +375,6 @@ class Stage:
     def _goes_on(self) -> bool:
         """Whether a game that is over is followed by another."""
         return bool(self._steps) or not (self._paused or self._hold)
-
-    def _newest(self) -> int:
-        """Env steps of the newest weights."""
-        names = [path.name for path in self._run.weights.glob("[0-9]*")]
-        return max(map(int, names), default=0)
 
     def _renew(self, agent: AnyAgent) -> bool:
         """Take the newest weights; False where they are just being replaced."""

@@ -33,12 +33,12 @@ class Worker:
             self._commands.append(told)
             self._wake.notify()
 
-    def close(self) -> None:
-        """End the thread, and wait for it."""
+    def close(self, seconds: float = 10.0) -> None:
+        """End the thread, and wait for it for so long at most."""
         with self._wake:
             self.closed = True
             self._wake.notify()
-        self._thread.join(timeout=10)
+        self._thread.join(timeout=seconds)
 
     def commands(self) -> Iterator[dict[str, Any]]:
         """What has been asked for since; called by the thread."""

@@ -5,6 +5,7 @@ import { drawBoard, sideName, svg } from "./board.js";
 const main = document.getElementById("main");
 const crumbs = document.getElementById("crumbs");
 let leave = []; // what ends the page that is shown
+let visit = 0; // counts pages that were opened: what arrives for an earlier one is dropped
 
 // -- small helpers ------------------------------------------------------------------------------
 
@@ -114,14 +115,16 @@ function listPage() {
     if (focused) list.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
     note.textContent = shown.length < runs.length ? `${shown.length} of ${runs.length} runs` : "";
   };
+  const mine = visit;
   const load = async () => {
     try {
       const told = await ask("/api/runs");
+      if (mine !== visit) return;
       runs = told.runs;
       if (!runs.length) { main.replaceChildren(el("h1", {}, "Runs"), empty(told.root)); return; }
       if (!list.isConnected) main.replaceChildren(el("h1", {}, "Runs"), el("div", { class: "row" }, el("label", { for: "filter" }, "Show"), filter, both), note, list);
       show();
-    } catch (error) { fail(error); }
+    } catch (error) { if (mine === visit) fail(error); }
   };
   filter.addEventListener("input", show);
   load();
@@ -380,6 +383,7 @@ function movesTable(head) {
 
 function keys(handle) {
   const onKey = (event) => {
+    if (event.type === "keyup") { handle(event); return; } // a key that is let go is let go everywhere
     if (/^(INPUT|SELECT|TEXTAREA|BUTTON|A|SUMMARY)$/.test(event.target.tagName) || event.target.getAttribute?.("role") === "button" || event.ctrlKey || event.metaKey || event.altKey) return;
     handle(event);
   };
@@ -423,18 +427,24 @@ function twoPage(first, second) {
   crumbs.replaceChildren(`${first} and ${second}`);
   const twin = `two ${first} ${second}`; // both on the same seed, and told the same
   const stages = [];
-  let missing = 2;
-  const onReady = () => { missing -= 1; if (missing === 0) for (const one of stages) one.tell("seed", 0); };
+  const begin = (seed) => { for (const one of stages) one.tell("seed", seed); };
+  const ready = [false, false];
+  const onReady = (me) => () => {
+    if (ready[me]) return;
+    ready[me] = true;
+    if (ready[1 - me]) begin(0);
+  };
   const together = (me) => (what, value) => { if (what !== "saliency" && what !== "layer") stages[1 - me].tell(what, value); };
   const over = [false, false];
-  let next = null; // the seed that both go on with, once both games are over
+  let next = null; // both games are over: a timer to the next one
+  const stop = () => { clearTimeout(next); next = null; };
+  leave.push(stop);
   const onFrame = (me) => (head) => {
     over[me] = head.over;
-    if (!over[0] || !over[1] || next === head.seed + 1) return;
-    next = head.seed + 1;
-    setTimeout(() => { for (const one of stages) one.tell("seed", next); }, 1500);
+    if (!over[0] || !over[1]) stop();
+    else if (next === null) next = setTimeout(() => begin(head.seed + 1), 1500);
   };
-  const options = (me) => ({ twin: `${twin} ${me}`, together: together(me), onReady, onFrame: onFrame(me) });
+  const options = (me) => ({ twin: `${twin} ${me}`, together: together(me), onReady: onReady(me), onFrame: onFrame(me) });
   stages.push(stage(first, options(0)), stage(second, options(1)));
   main.replaceChildren(el("h1", {}, "Two runs on the same seed"), el("p", { class: "soft" }, "Pause, step, speed and seed move both; the next game begins when both are over."),
     el("div", { class: "pair" }, ...[first, second].map((name, i) => el("div", {}, el("h2", {}, name), stages[i].box))));
@@ -444,10 +454,12 @@ function twoPage(first, second) {
 
 async function playPage(name) {
   crumbs.replaceChildren(name);
+  const mine = visit;
   try {
     const told = await ask(`/api/run?name=${encodeURIComponent(name)}`);
+    if (mine !== visit) return;
     if (told.board) playBoard(name); else playGame(name);
-  } catch (error) { fail(error); }
+  } catch (error) { if (mine === visit) fail(error); }
 }
 
 function playBoard(name) {
@@ -556,7 +568,7 @@ function playGame(name) {
       pad.replaceChildren(...names.map((action, i) => el("button", { onpointerdown: () => tell("press", i), onpointerup: press, onpointerleave: press }, action.toLowerCase())));
       if (!head.actions.length) { caption.textContent = "A person cannot play this env: its actions are not discrete."; tell("pause"); return; }
       if (!head.step) tell("pause");
-      caption.textContent = "Press Play. Arrow keys or WASD move, space fires; the agent plays the same seed beside you.";
+      caption.textContent = "Press Play. Arrow keys or WASD move, space fires, digits are the actions by number; the agent plays the same seed beside you.";
       current = { ...current, ...head };
       return;
     }
@@ -579,12 +591,19 @@ function playGame(name) {
   }
 
   keys((event) => {
+    if (/^\d$/.test(event.key) && Number(event.key) < names.length) { // for actions without names
+      if (event.type === "keyup") press(); else if (!event.repeat) tell("press", Number(event.key));
+      return;
+    }
     const part = KEYS[event.key] ?? KEYS[event.key.toLowerCase()];
-    if (!part) return;
+    if (!part || (event.type === "keyup" && !pressed.has(part))) return;
     event.preventDefault();
     if (event.type === "keydown") pressed.add(part); else pressed.delete(part);
     if (!event.repeat) press();
   });
+  const letGo = () => { pressed.clear(); press(); };
+  window.addEventListener("blur", letGo);
+  leave.push(() => window.removeEventListener("blur", letGo));
   const start = () => { tell("seed", Math.max(0, Math.round(Number(seed.value) || 0))); main.focus(); };
   pause.addEventListener("click", () => main.focus());
   main.replaceChildren(el("h1", {}, `Play ${name.split("/")[0]}`), caption,
@@ -605,6 +624,7 @@ function decoded(part) {
 function route() {
   for (const end of leave) end();
   leave = [];
+  visit += 1;
   const [page, ...names] = location.hash.replace(/^#\/?/, "").split("/").map(decoded);
   if (page === "watch" && names[0]) watchPage(names[0]);
   else if (page === "two" && names[1]) twoPage(names[0], names[1]);
