@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check install bench clean
+.PHONY: demo test learn check install bench clean
 
 install: .venv/.installed
 
@@ -20,6 +20,10 @@ demo: .venv/.installed
 # One thread a process: two workers with two threads each would wait for each other.
 test: .venv/.installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
+
+# The learning tests with more seeds than `make test` has time for.
+learn: .venv/.installed
+	SEEDS=5 OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal tests/test_learns.py
 
 check: .venv/.installed
 	$(BIN)/ruff format --check .

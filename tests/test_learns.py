@@ -1,5 +1,6 @@
 """Learning tests: each mechanism on the probe that isolates it, then real envs, several seeds."""
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -20,7 +21,7 @@ from ludus.training.evaluate import evaluate, tuned_for
 from ludus.training.graphs import Capturable, capture
 from ludus.training.loop import train_loop
 
-SEEDS = (0, 1, 2)
+SEEDS = tuple(range(int(os.environ.get("SEEDS", "2"))))  # `make learn` takes more
 PROBE = DQNConfig(
     hidden=(32,),
     learning_rate=3e-3,

@@ -71,7 +71,8 @@ def loaded(run: Run, config: RunConfig, worker: Worker) -> AnyAgent:
 
 def newest(run: Run) -> int:
     """Env steps of a run's newest weights."""
-    return max((int(path.name) for path in run.weights.glob("[0-9]*")), default=0)
+    names = (path.name for path in run.weights.glob("[0-9]*"))
+    return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
 class Show(Protocol):

@@ -129,7 +129,7 @@ def test_record_writes_a_film_of_the_whole_game(run, tmp_path):
         assert stream.codec_context.name == "h264"
         assert stream.height >= 400
     assert pictures == told["length"] + 1
-    assert _ludus("record", run, "--out", "game.gif").returncode == 2
+    assert _ludus("record", run, "--out", "game.avi").returncode == 2
     assert "is not there" in _ludus("record", run, "--out", "no/where.mp4").stderr
 
 
@@ -151,7 +151,7 @@ def test_an_empty_list_says_what_to_do(tmp_path):
 def test_compare_end_to_end(tmp_path):
     done = _ludus(
         *("compare", "--env", "CartPole-v1", "--agents", "dqn", "sb3:dqn", "random"),
-        *("--steps", 1500, "--seeds", 2, "--episodes", 4, "--out", tmp_path / "out"),
+        *("--steps", 600, "--seeds", 2, "--episodes", 4, "--out", tmp_path / "out"),
         *("--run-dir", tmp_path / "runs", "--json"),
     )
     assert done.returncode == 0, done.stderr

@@ -101,4 +101,4 @@ def test_only_board_games_and_agents_with_an_opinion(runs, play, tmp_path):
     cartpole = _trained(tmp_path, "random", "CartPole-v1")
     code, _, err = play([], cartpole)
     assert code == 2
-    assert err.strip().endswith("plays CartPole-v1; ludus play is for board games")
+    assert err.strip().endswith("plays CartPole-v1, which needs a page: add --web")

@@ -293,7 +293,11 @@ def test_runs_of_other_settings_are_taken_as_they_are(whole, other, starts, tmp_
     trainings, _ = compare(_plan(tmp_path, runs=[other.path]))
     assert starts.commands == []
     usual = run.config().config.learning_rate
-    assert [t.agent for t in trainings] == [f"dqn (learning_rate {x})" for x in (usual, 0.125)]
+    envs = [one.config().train.num_envs for one in (run, other)]
+    names = [
+        f"dqn (learning_rate {x}, num_envs {n})" for x, n in zip((usual, 0.125), envs, strict=True)
+    ]
+    assert [t.agent for t in trainings] == names
     assert [t.run for t in trainings] == [str(run.path), str(other.path)]
     assert [t.steps for t in trainings] == [600, 400]
     assert trainings[1].returns == other.evaluations()[-1]["returns"]

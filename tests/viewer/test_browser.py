@@ -210,7 +210,7 @@ def training(tmp_path):
     """A training that goes on until a file says that it may end; its folder."""
     command = [sys.executable, "-m", "ludus.cli", "train", "dqn", "CartPole-v1", "--quiet",
                "--run-dir", str(tmp_path / "runs"), "--checkpoint-seconds", "1", "--steps",
-               "9000", "--eval-episodes", "0", "--num-envs", "1", "--device", "cpu"]  # fmt: skip
+               "6000", "--eval-episodes", "0", "--num-envs", "1", "--device", "cpu"]  # fmt: skip
     program = subprocess.Popen(command, cwd=tmp_path)
     yield tmp_path / "runs", program
     program.kill()
@@ -242,7 +242,7 @@ def test_a_training_is_followed_to_its_end(training, served, new_page):
     _until(lambda: last_step() > early, "a longer curve")
     assert program.wait(120) == 0
     expect(state).to_have_text("finished")
-    expect(shown).to_have_text("9,000")
+    expect(shown).to_have_text("6,000")
 
 
 def _as_number(text):

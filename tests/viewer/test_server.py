@@ -67,7 +67,9 @@ def place(runs, tmp_path_factory):
     (here / "evil.py").write_text(EVIL)
 
     pickled = like("Damaged", "pickle")
-    (weights,) = pickled.glob("weights/*/tensors.safetensors")
+    *older, weights = sorted(pickled.glob("weights/*/tensors.safetensors"))
+    for file in older:
+        shutil.rmtree(file.parent)
     trap = pickle.dumps(_Trap(here / "unpickled"))
     body = json.loads(json.loads((weights.parent / "manifest.json").read_text())["body"])
     weights.write_bytes(trap)
