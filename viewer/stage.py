@@ -375,7 +375,7 @@ class Stage:
 
     def _goes_on(self) -> bool:
         """Whether a game that is over is followed by another."""
-        return bool(self._steps) or not (self._paused or self._hold)
+        return not self._hold and (bool(self._steps) or not self._paused)
 
     def _renew(self, agent: AnyAgent) -> bool:
         """Take the newest weights; False where they are just being replaced."""
@@ -386,7 +386,7 @@ class Stage:
         return True
 
     def _begin(self, show: Show, seed: int) -> None:
-        self._seed = seed
+        self._seed, self._steps = seed, 0
         self._history.clear()
         show.restart(seed)
 

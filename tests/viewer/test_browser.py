@@ -192,12 +192,13 @@ def test_two_runs_side_by_side_have_one_seed(at, runs, new_page):
     seeds = [_fact(page, "game of seed", at=i) for i in (0, 1)]
     for i in (0, 1):
         expect(page.locator(".stage").nth(i).locator("figcaption")).to_contain_text("It takes")
+    page.get_by_role("button", name="Pause").nth(1).click()
+    expect(page.get_by_role("button", name="Play", exact=True)).to_have_count(2)
     page.get_by_label("seed").first.fill("31")
     page.get_by_role("button", name="Start over").first.click()
     for i in (0, 1):
         expect(seeds[i]).to_have_text("31")
-    page.get_by_role("button", name="Pause").nth(1).click()
-    expect(page.get_by_role("button", name="Play", exact=True)).to_have_count(2)
+        expect(_fact(page, "step", at=i)).to_have_text("0")
     assert [seed.inner_text() for seed in seeds] == ["31", "31"]
     before = [_number(_fact(page, "step", at=i)) for i in (0, 1)]
     page.get_by_role("button", name="Step", exact=True).first.click()
