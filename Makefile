@@ -17,15 +17,13 @@ demo: .venv/.installed
 	$(BIN)/ludus compare --env RoadRunnerNoFrameskip-v4 --agents dqn2013 sb3:dqn2013 random \
 		--steps 30000 --seeds 1 --episodes 20 --record
 
-# One worker more than there are cores, as some tests wait for processes of their own; one thread
-# each, as workers with more would wait for each other.
-WORKERS = $(shell $(PYTHON) -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))')
+# One thread a process: two workers with two threads each would wait for each other.
 test: .venv/.installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
 
 # The learning tests with more seeds than `make test` has time for.
 learn: .venv/.installed
-	SEEDS=5 OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal tests/test_learns.py
+	SEEDS=5 OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal tests/test_learns.py
 
 check: .venv/.installed
 	$(BIN)/ruff format --check .
