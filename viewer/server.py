@@ -253,7 +253,7 @@ async def _both(
         while True:
             try:
                 told = json.loads(await socket.receive_text())
-            except (ValueError, KeyError):  # no JSON, or bytes
+            except (ValueError, KeyError, RecursionError):  # no JSON, or bytes
                 await socket.close(1003)
                 return
             if isinstance(told, dict):

@@ -172,7 +172,11 @@ def test_a_signal_saves_an_offline_run_and_says_how_to_go_on(run, tmp_path):
     assert ludus("collect", run, "--episodes", 5, "--out", "set", "--quiet").wait(60) == 0
     process = ludus("train", "dqn", "--dataset", "set", "--steps", 10_000_000)
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("runs/*/*/*/status.json")) and time.monotonic() < deadline:
+
+    def runs():
+        return any("running" in p.read_text() for p in tmp_path.glob("runs/*/*/*/status.json"))
+
+    while not runs() and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(0.5)
     process.send_signal(signal.SIGTERM)
