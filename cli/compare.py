@@ -94,10 +94,9 @@ def run(argv: list[str]) -> int:
     if not trainings:
         raise UsageError("no training has finished, so there is nothing to report")
     out = given.out or given.run_dir / "compare" / _stem(trainings)
-    command = shlex.join(["ludus", "compare", *argv])
     about = About(
-        title=f"{', '.join(dict.fromkeys(t.agent for t in trainings))}",
-        command=command,
+        title=", ".join(dict.fromkeys(t.agent for t in trainings)),
+        command=shlex.join(["ludus", "compare", *argv]),
         hardware={k: str(v) for k, v in hardware(device_of(given.device)).items() if v},
         versions=versions(),
         commit=commit(),

@@ -12,11 +12,8 @@ from ludus.envs.vector import Row
 from ludus.training.evaluate import HELD_OUT
 from ludus.training.insight import Insight, Saliency
 
-SPEED = {
-    "atari": 15,
-    "minatar": 10,
-    "board": 1,
-}  # env steps a second: Atari's 60 frames, 4 an action
+# env steps a second; Atari shows 60 frames, 4 an action
+SPEED = {"atari": 15, "minatar": 10, "board": 1}
 _USUAL = 30
 
 
@@ -83,13 +80,15 @@ class Live:
         return self._thought
 
     def step(self, action: np.ndarray | int | None = None) -> Row:
-        """Take the action that the agent thought of, or another one."""
-        thought = self.think()
-        chosen = thought.action if action is None else action
-        self._state, self._thought = thought.state, None
+        """Take the action that the agent thought of, or a person's, of which it is told nothing."""
+        if action is None:
+            chosen, _, self._state = self.think()
+        else:
+            chosen = np.asarray(action)
+        self._thought = None
         if self._position is not None:
             self._position.apply_action(int(chosen))
-        self._env.send(np.stack([np.asarray(chosen)]))
+        self._env.send(np.asarray(chosen)[None])
         self.row = self._env.recv()
         return self.row
 

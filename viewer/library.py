@@ -103,7 +103,7 @@ class Library:
             if kept is not None and kept[0] == stamp:
                 return kept[1]
             episodes = Episodes.read(path)
-        except (OSError, ValueError):  # none yet, or a line is half written
+        except (OSError, ValueError):  # none yet, or damaged
             return []
         if not len(episodes):
             return []
