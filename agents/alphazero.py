@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ludus.agents.acting import as_batch
 from ludus.agents.agent import Advice, ConfigError, Extras, Step
-from ludus.agents.chance import generator, seed_of
 from ludus.agents.memory.games import Games, Position
 from ludus.agents.optimizer import clip_norm, make_optimizer, take_step
 from ludus.agents.schedules import linear
 from ludus.agents.search import Chooser, Found, Gumbel, Puct, Tree, search, subtree
+from ludus.agents.seeding import generator, seed_of
+from ludus.agents.value_policy import as_batch
+from ludus.envs.board.backend import observation_space, show
 from ludus.envs.board.game import BOARD, Board, Game
-from ludus.envs.board.stream import observation_space, show
 from ludus.networks.cores import NoCore, State
 from ludus.networks.encoders import MLP, Tower
 from ludus.networks.flat import flat_gradient, flatten_parameters

@@ -15,16 +15,16 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from ludus.agents.acting import as_batch
 from ludus.agents.agent import Advice, ConfigError, Extras, Step, TrainingError
-from ludus.agents.chance import generator, seed_of
 from ludus.agents.losses import clipped_surrogate, clipped_value
 from ludus.agents.memory.rollout import Rollout
-from ludus.agents.moments import Moments, RewardScale
 from ludus.agents.optimizer import OptimizerName, clip_norm, make_optimizer, take_step
 from ludus.agents.returns import gae
+from ludus.agents.running_stats import Moments, RewardScale
 from ludus.agents.schedules import linear
-from ludus.envs.packing import MASK, Packed, legal
+from ludus.agents.seeding import generator, seed_of
+from ludus.agents.value_policy import as_batch
+from ludus.envs.dict_observation import MASK, Packed, legal
 from ludus.networks.cores import Core, CoreName, State, TwoCores, make_core
 from ludus.networks.encoders import (
     Activation,

@@ -19,11 +19,11 @@ from ludus.agents.dqn import DQN, DQNConfig
 from ludus.agents.ppo import PPO, PPOConfig
 from ludus.agents.pqn import PQN, PQNConfig
 from ludus.agents.r2d2 import R2D2, R2D2Config
+from ludus.agents.random_agent import RandomAgent, RandomConfig
 from ludus.agents.sb3 import SB3Agent, SB3Config
-from ludus.agents.uniform import RandomAgent, RandomConfig
 from ludus.envs.board.game import BOARD
 from ludus.envs.board.spiel import make_game
-from ludus.envs.packing import MASK, Packed
+from ludus.envs.dict_observation import MASK, Packed
 
 Config = DQNConfig | PPOConfig | PQNConfig | R2D2Config | AlphaZeroConfig | SB3Config | RandomConfig
 AnyAgent = Agent | SB3Agent

@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
+from ludus.comparison.aggregates import summarise
 from ludus.training.run import all_runs, versions
-from ludus.training.statistics import summarise
 
 
 class Table(NamedTuple):

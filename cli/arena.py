@@ -9,10 +9,10 @@ from rich.table import Table
 from tyro.conf import Positional
 
 from ludus.cli.options import UsageError, parse, print_json
+from ludus.comparison.arena import contender, round_robin
 from ludus.envs.board import spiel
-from ludus.training.arena import contender, round_robin
+from ludus.evaluation.match import Match
 from ludus.training.checkpoint import write_atomically
-from ludus.training.match import Match
 
 
 @dataclass(frozen=True)

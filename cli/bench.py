@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ludus.cli.options import UsageError, parse, print_json
-from ludus.training.speed import (
+from ludus.comparison.speed import (
     CARTPOLE,
     PONG,
     Speed,
@@ -101,7 +101,7 @@ def _replay(as_json: bool) -> int:
 
 
 def _search(given: Arguments, device: torch.device) -> int:
-    from ludus.training.search_speed import measure_search, search_as_dict
+    from ludus.comparison.search_speed import measure_search, search_as_dict
 
     rates = measure_search(
         given.game,

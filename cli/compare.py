@@ -11,12 +11,12 @@ from rich.console import Console
 from tyro.conf import OmitArgPrefixes
 
 from ludus.cli.options import UsageError, parse, print_json, tensorboard
+from ludus.comparison.compare import Plan, compare, tables
+from ludus.comparison.report import About, Training, write
 from ludus.envs.make import EnvOptions
-from ludus.training.compare import Plan, compare, tables
-from ludus.training.report import About, Training, write
+from ludus.evaluation.video import record
 from ludus.training.run import Run, commit, hardware, versions
 from ludus.training.train import device_of, load
-from ludus.training.video import record
 
 ABOUT = """Train agents alike on one env or several, and write a report.
 

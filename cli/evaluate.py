@@ -8,10 +8,10 @@ import numpy as np
 from tyro.conf import Positional
 
 from ludus.cli.options import UsageError, parse, print_json
+from ludus.comparison.aggregates import Score, summarise
 from ludus.envs.make import make
-from ludus.training.evaluate import evaluate
+from ludus.evaluation.evaluate import evaluate
 from ludus.training.run import Run, at_steps
-from ludus.training.statistics import Score, summarise
 from ludus.training.train import load
 
 

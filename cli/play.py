@@ -13,7 +13,7 @@ from ludus.agents.agent import Advice, Advisor
 from ludus.cli.options import UsageError, parse
 from ludus.cli.watch import check_port, place
 from ludus.envs.board import spiel
-from ludus.training.duel import Duel
+from ludus.evaluation.interactive_game import Duel
 from ludus.training.run import Run, at_steps
 from ludus.training.train import load
 from ludus.viewer.library import Library

@@ -6,9 +6,9 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from ludus.cli.options import UsageError, parse, print_json
+from ludus.evaluation.video import SUFFIXES, Overlay, record
 from ludus.training.run import Run
 from ludus.training.train import load
-from ludus.training.video import SUFFIXES, Overlay, record
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ import gymnasium
 from gymnasium.error import Error as GymnasiumError
 
 from ludus.envs import atari, probes  # noqa: F401  importing the probes registers them
-from ludus.envs.board.players import make_player
+from ludus.envs.board.backend import BoardBackend
+from ludus.envs.board.opponents import make_player
 from ludus.envs.board.spiel import is_game, load, make_game
 from ludus.envs.board.spiel import names as spiel_names
-from ludus.envs.board.stream import BoardBackend
+from ludus.envs.dict_observation import Packed
 from ludus.envs.minatar import GAMES, MinAtarBackend
-from ludus.envs.packing import Packed
 from ludus.envs.stack import FrameStack
 from ludus.envs.vector import Backend, EnvError, VectorEnv, sentence
 from ludus.envs.workers import CartPoleBackend, GymnasiumBackend

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 from gymnasium import spaces
 
-from ludus.envs.packing import MASK, Packed, Part
+from ludus.envs.dict_observation import MASK, Packed, Part
 
 _Result = TypeVar("_Result")
 

@@ -21,7 +21,7 @@ from gymnasium.utils.seeding import np_random
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from gymnasium.vector.async_vector_env import AsyncState, _async_worker
 
-from ludus.envs.packing import MASK, Packed
+from ludus.envs.dict_observation import MASK, Packed
 from ludus.envs.vector import EnvError, Raw, sentence
 
 _ERROR = "ludus_error"

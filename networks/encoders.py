@@ -10,7 +10,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ludus.envs.packing import MASK, MOVES, Packed
+from ludus.envs.dict_observation import MASK, MOVES, Packed
 from ludus.networks.layers import Normalise, SpectralConv2d
 
 EncoderName = Literal["mlp", "dqn2013", "nature", "impala", "minatar"]

@@ -5,7 +5,7 @@ from typing import Any, Generic, TypeVar
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from ludus.envs.packing import legal
+from ludus.envs.dict_observation import legal
 from ludus.networks.cores import Core, State
 from ludus.networks.heads import NO_CHANCE, HeadChance, without_illegal
 from ludus.networks.layers import SpectralConv2d

@@ -9,16 +9,16 @@ from scipy.stats import mannwhitneyu
 
 from ludus.agents import presets
 from ludus.agents.agent import Agent
+from ludus.agents.capture import Capturable, capture
 from ludus.agents.dqn import DQNConfig
 from ludus.agents.ppo import PPOConfig
 from ludus.agents.pqn import PQNConfig
 from ludus.agents.r2d2 import R2D2Config
-from ludus.agents.uniform import RandomConfig
+from ludus.agents.random_agent import RandomConfig
+from ludus.envs.board.backend import observation_space, show
 from ludus.envs.board.spiel import make_game
-from ludus.envs.board.stream import observation_space, show
 from ludus.envs.make import EnvOptions, make
-from ludus.training.evaluate import evaluate, tuned_for
-from ludus.training.graphs import Capturable, capture
+from ludus.evaluation.evaluate import evaluate, tuned_for
 from ludus.training.loop import train_loop
 
 SEEDS = tuple(range(int(os.environ.get("SEEDS", "2"))))  # `make learn` takes more

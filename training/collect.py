@@ -14,11 +14,11 @@ import numpy as np
 from gymnasium import spaces
 
 from ludus.agents.agent import ConfigError
+from ludus.envs.dict_observation import Packed
 from ludus.envs.make import EnvOptions, make
-from ludus.envs.packing import Packed
 from ludus.envs.vector import EnvError, VectorEnv
+from ludus.evaluation.evaluate import Player, tuned_for
 from ludus.training.dataset import minari_package
-from ludus.training.evaluate import Player, tuned_for
 
 COLLECTED = 1 << 41  # added to a collection's seed: games that no training and no evaluation plays
 _BYTES_AT_ONCE, _GAMES_AT_ONCE = 1 << 26, 32  # what waits to be written, at most

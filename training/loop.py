@@ -6,8 +6,8 @@ import numpy as np
 
 from ludus.agents.agent import Agent, Step
 from ludus.envs.vector import Row, VectorEnv
+from ludus.evaluation.rivals import Rivals
 from ludus.networks.cores import State
-from ludus.training.rivals import Rivals
 
 
 def train_loop(

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ludus.agents.agent import Advisor, Searching
-from ludus.training.duel import Duel
+from ludus.evaluation.interactive_game import Duel
 from ludus.training.run import Run, RunConfig, RunError
 from ludus.viewer.messages import error, pack
 from ludus.viewer.stage import loaded, standing

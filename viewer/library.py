@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from ludus.comparison.aggregates import smooth
 from ludus.envs.board import spiel
 from ludus.training.logger import Episodes
 from ludus.training.run import Run, RunError, all_runs
-from ludus.training.statistics import smooth
 
 _SMALL, _LARGE = 40, 300  # points of a curve, in the list and on a run's own page
 _LIST_SECONDS = 1.0  # a listing is good for so long: many pages ask at once

@@ -15,13 +15,13 @@ import numpy as np
 from ludus.agents.agent import Advisor, Searching
 from ludus.agents.presets import AnyAgent
 from ludus.envs.board import spiel
-from ludus.envs.board.scene import scene
+from ludus.evaluation.interactive_game import Duel
+from ludus.evaluation.playback import Live
 from ludus.training.checkpoint import CheckpointError
-from ludus.training.duel import Duel
-from ludus.training.live import Live
 from ludus.training.run import Run, RunConfig, RunError
 from ludus.training.train import load
 from ludus.viewer.messages import error, grey, mosaic, number, numbers, pack, png
+from ludus.viewer.scene import scene
 from ludus.viewer.worker import Worker
 
 FASTEST = 60  # pictures a second that are sent at most

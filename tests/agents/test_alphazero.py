@@ -8,11 +8,11 @@ import torch
 from ludus.agents import presets
 from ludus.agents.agent import ConfigError, Step
 from ludus.agents.alphazero import AlphaZeroConfig, _dirichlet, build
+from ludus.agents.capture import capture
 from ludus.agents.search import Puct, Tree, search, subtree
 from ludus.envs.board.spiel import make_game
 from ludus.envs.make import make
 from ludus.networks.heads import ILLEGAL
-from ludus.training.graphs import capture
 
 CPU = torch.device("cpu")
 CONFIG = AlphaZeroConfig(

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from ludus.agents.agent import ConfigError
+from ludus.agents.capture import capture
 from ludus.agents.dqn import DQN, DQNConfig, build
 from ludus.networks.heads import HeadChance
-from ludus.training.graphs import capture
 
 DEVICE = torch.device("cpu")
 OBS = spaces.Box(-9, 9, (3,), np.float32)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from ludus.agents.capture import capture
 from ludus.agents.dqn import DQN, DQNConfig, build
-from ludus.training.graphs import capture
 
 DEVICES = [torch.device("cpu")] + ([torch.device("cuda")] if torch.cuda.is_available() else [])
 ACTIONS = spaces.Discrete(3)

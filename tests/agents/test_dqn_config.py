@@ -10,11 +10,11 @@ from gymnasium import spaces
 from torch import nn
 
 from ludus.agents.agent import ConfigError
+from ludus.agents.capture import capture
 from ludus.agents.dqn import DQNConfig, build
 from ludus.networks.encoders import MLP, ImpalaResNet
 from ludus.networks.heads import CategoricalHead, ImplicitQuantileHead, QHead, QuantileHead
 from ludus.networks.layers import NoisyLinear, SpectralConv2d
-from ludus.training.graphs import capture
 
 VECTOR = spaces.Box(-9, 9, (3,), np.float32)
 PICTURE = spaces.Box(0, 255, (1, 12, 12), np.uint8)

@@ -8,11 +8,11 @@ import torch
 from gymnasium import spaces
 
 from ludus.agents.agent import ConfigError, TrainingError
+from ludus.agents.capture import capture
 from ludus.agents.ppo import PPO, PPOConfig, build
-from ludus.envs.packing import MASK, Packed
+from ludus.envs.dict_observation import MASK, Packed
 from ludus.networks.policies import PolicyHead
 from ludus.training.checkpoint import newest_checkpoint, save_checkpoint
-from ludus.training.graphs import capture
 
 CPU = torch.device("cpu")
 OBS = spaces.Box(-9, 9, (3,), np.float32)

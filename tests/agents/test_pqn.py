@@ -8,11 +8,11 @@ from gymnasium import spaces
 
 from ludus.agents import pqn
 from ludus.agents.agent import ConfigError
+from ludus.agents.capture import capture
 from ludus.agents.pqn import PQN, PQNConfig, build
 from ludus.envs.make import EnvOptions, make
+from ludus.evaluation.evaluate import evaluate
 from ludus.training.checkpoint import newest_checkpoint, save_checkpoint
-from ludus.training.evaluate import evaluate
-from ludus.training.graphs import capture
 from ludus.training.loop import train_loop
 
 CPU = torch.device("cpu")

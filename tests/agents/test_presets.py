@@ -13,10 +13,10 @@ from ludus.agents.dqn import DQN, DQNConfig
 from ludus.agents.ppo import PPO, PPOConfig
 from ludus.agents.pqn import PQN, PQNConfig
 from ludus.agents.r2d2 import R2D2, R2D2Config
+from ludus.agents.random_agent import RandomAgent, RandomConfig
 from ludus.agents.sb3 import SB3Agent, SB3Config
-from ludus.agents.uniform import RandomAgent, RandomConfig
+from ludus.envs.dict_observation import MASK, Packed
 from ludus.envs.make import make
-from ludus.envs.packing import MASK, Packed
 
 SHAPES = {"classic": (4,), "minatar": (4, 10, 10), "atari": (4, 84, 84)}
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ludus.agents.search import Edges, Gumbel, Puct, Tree, halving, search
-from ludus.envs.board.players import MinimaxPlayer
+from ludus.envs.board.opponents import MinimaxPlayer
 from ludus.envs.board.spiel import SpielGame, load, make_game
 from ludus.networks.heads import ILLEGAL
 

@@ -13,8 +13,8 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ludus.envs.dict_observation import MASK, Packed
 from ludus.envs.make import make
-from ludus.envs.packing import MASK, Packed
 from ludus.envs.vector import EnvError, Row
 from ludus.networks.policies import ActionKind, PolicyOut
 

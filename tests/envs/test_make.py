@@ -11,8 +11,8 @@ import pytest
 import torch
 from env_fakes import assert_same, chooser, step, through_json
 
+from ludus.envs.dict_observation import Packed
 from ludus.envs.make import EnvOptions, known_ids, make
-from ludus.envs.packing import Packed
 from ludus.envs.vector import EnvError, episode_seed
 from ludus.envs.workers import CartPoleBackend, GymnasiumBackend
 

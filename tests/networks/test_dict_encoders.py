@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from ludus.envs.packing import Packed
+from ludus.envs.dict_observation import Packed
 from ludus.networks.encoders import MLP, ImpalaResNet, Normalised, make_encoder, observe
 from ludus.networks.layers import Normalise, SpectralConv2d, start_orthogonal
 

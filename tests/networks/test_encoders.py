@@ -5,7 +5,7 @@ from gymnasium import spaces
 from torch import nn
 from torch.nn import functional as F
 
-from ludus.envs.packing import MASK, Packed
+from ludus.envs.dict_observation import MASK, Packed
 from ludus.networks.encoders import (
     DQN2013,
     MLP,

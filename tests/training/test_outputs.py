@@ -13,15 +13,15 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ludus.agents import presets
+from ludus.comparison.aggregates import smooth
+from ludus.comparison.plots import learning_curves
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import Row
+from ludus.evaluation.video import record
 from ludus.training import load, train
 from ludus.training.logger import Episodes, Logger
-from ludus.training.plots import learning_curves
 from ludus.training.run import Run, RunError, TrainOptions
-from ludus.training.statistics import smooth
 from ludus.training.train import Session
-from ludus.training.video import record
 
 
 def _episodes(*games):
@@ -188,7 +188,7 @@ def test_tensorboard_gets_a_film_now_and_then(tmp_path, every, films):
 
 
 def test_an_env_whose_picture_is_broken_is_trained_all_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr("ludus.training.live.Live.picture", lambda self: np.zeros((2, 2, 7)))
+    monkeypatch.setattr("ludus.evaluation.playback.Live.picture", lambda self: np.zeros((2, 2, 7)))
     more = TrainOptions(eval_episodes=0, video_every=100, num_envs=8)
     train("dqn", "CartPole-v1", steps=300, more=more, root=tmp_path, quiet=True)
     run = Run.open(next(tmp_path.glob("*/*/*/config.json")).parent)

@@ -14,7 +14,7 @@ from ludus.agents import presets
 from ludus.agents.dqn import DQNConfig
 from ludus.agents.pqn import PQNConfig
 from ludus.agents.r2d2 import R2D2Config
-from ludus.agents.uniform import RandomConfig
+from ludus.agents.random_agent import RandomConfig
 from ludus.envs.make import EnvOptions, make
 from ludus.training.run import Run, RunError, TrainOptions
 from ludus.training.train import Session

@@ -10,9 +10,10 @@ import torch
 from gymnasium.utils.env_checker import check_env
 from pettingzoo.test import api_test
 
-from ludus.envs.board import players, spiel
-from ludus.envs.board.aec import BoardAEC
-from ludus.envs.board.single import BoardEnv
+from ludus.envs.board import opponents as players
+from ludus.envs.board import spiel
+from ludus.envs.board.gym_env import BoardEnv
+from ludus.envs.board.pettingzoo_env import BoardAEC
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import EnvError
 

@@ -8,7 +8,7 @@ import torch
 from ludus.envs.board import spiel
 from ludus.envs.board.bits import ConnectFour, Othello, TicTacToe
 from ludus.envs.board.game import BOARD
-from ludus.envs.packing import MOVES
+from ludus.envs.dict_observation import MOVES
 from ludus.envs.vector import EnvError
 
 # where OpenSpiel's planes show the mover's stones and the other's

@@ -1,0 +1,153 @@
+"""A round robin between agents and fixed players, with ratings on Elo's scale.
+
+Ratings are the maximum-likelihood ones of Bradley and Terry's model (https://doi.org/10.2307/2334029),
+in which a difference of 400 points means 10 to 1; a draw is half a win.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from ludus.agents.agent import Searching
+from ludus.envs.board import opponents as players
+from ludus.envs.board import spiel
+from ludus.evaluation.match import AgentSeat, Match, PlayerSeat, Seat, play_match
+from ludus.training.run import Run, RunError, at_steps
+from ludus.training.train import load
+
+_RESAMPLES = 200
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Who takes part, and how to seat it for a match."""
+
+    name: str
+    seat: Callable[[int, int], Seat]  # of so many games, with a seed
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What one contender came to against all others."""
+
+    name: str
+    wins: int
+    draws: int
+    losses: int
+    elo: float  # the mean of all contenders is 0
+    low: float  # 95% bootstrap interval over the games
+    high: float
+    milliseconds: float  # a move
+
+
+def contender(name: str, game: str, *, epsilon: float, simulations: int = 0) -> Contender:
+    """A run's agent by its folder, or a fixed player by its name.
+
+    Args:
+        name: a run's folder, with `@ENV_STEPS` for an earlier checkpoint; or one of
+            `players.NAMES`.
+        game: what is played.
+        epsilon: probability of a random move of an agent, so that two do not play one game again
+            and again.
+        simulations: of an agent that searches, for each move; 0 for its own number.
+
+    Raises:
+        RunError: the run is of another game.
+        EnvError: there is no such player.
+    """
+    folder, _ = at_steps(name)
+    if not folder.is_dir():
+        players.make_player(name, spiel.load(game), 0)
+        return Contender(name, lambda games, seed: PlayerSeat(name, game, games, seed))
+    trained = Run.open(folder).config().env
+    if not spiel.is_game(trained) or str(spiel.load(trained)) != str(spiel.load(game)):
+        raise RunError(f"{name} was trained on {trained}; it does not play {game}")
+    agent = load(name)
+    if simulations and isinstance(agent, Searching):
+        agent.simulations = simulations
+    return Contender(
+        name, lambda _, seed: AgentSeat(agent, deterministic=True, epsilon=epsilon, seed=seed)
+    )
+
+
+def round_robin(
+    contenders: list[Contender],
+    game: str,
+    games: int,
+    seed: int,
+    after: Callable[[str, str, Match], None],
+) -> tuple[list[Standing], np.ndarray]:
+    """Let each play each, colours swapped.
+
+    Args:
+        contenders: two or more.
+        game: what is played.
+        games: of each pair.
+        seed: of all chance.
+        after: called after each match.
+
+    Returns:
+        The standings, best first; points [N, N] of each against each.
+    """
+    count = len(contenders)
+    results: dict[tuple[int, int], np.ndarray] = {}  # 1, 0.5 or 0 for the first, [games]
+    seconds, moves = np.zeros(count), np.zeros(count)
+    for number, (a, b) in enumerate(combinations(range(count), 2)):
+        here, there = contenders[a], contenders[b]
+        seats = (here.seat(games, seed + 2 * number), there.seat(games, seed + 2 * number + 1))
+        match = play_match(seats, game, games, seed=seed)
+        results[a, b] = (np.sign(match.returns) + 1) / 2
+        for side, who in enumerate((a, b)):
+            seconds[who] += match.seconds[side]
+            moves[who] += match.moves[side]
+        after(here.name, there.name, match)
+    points = _points(results, count)
+    rating = elo(points)
+    generator = np.random.default_rng(seed)
+    drawn = np.stack(
+        [
+            elo(_points({p: generator.choice(r, len(r)) for p, r in results.items()}, count))
+            for _ in range(_RESAMPLES)
+        ]
+    )
+    low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
+    standings = []
+    for i, entry in enumerate(contenders):
+        own = [r if p[0] == i else 1 - r for p, r in results.items() if i in p]
+        scores = np.concatenate(own)
+        wins, draws, losses = (int((scores == value).sum()) for value in (1, 0.5, 0))
+        taken = float(1e3 * seconds[i] / max(moves[i], 1))
+        interval = float(low[i]), float(high[i])
+        standings.append(
+            Standing(entry.name, wins, draws, losses, float(rating[i]), *interval, taken)
+        )
+    return sorted(standings, key=lambda s: -s.elo), points
+
+
+def _points(results: dict[tuple[int, int], np.ndarray], count: int) -> np.ndarray:
+    points = np.zeros((count, count))
+    for (a, b), scores in results.items():
+        points[a, b], points[b, a] = scores.sum(), (1 - scores).sum()
+    return points
+
+
+def elo(points: np.ndarray, rounds: int = 2_000) -> np.ndarray:
+    """Ratings [N] from points [N, N] of each against each; their mean is 0.
+
+    One draw more of each pair keeps who won every game at a finite distance. The steps are those of
+    Hunter 2004 (https://doi.org/10.1214/aos/1079120141), which always climb.
+    """
+    count = len(points)
+    points = points + 0.5 * (1 - np.eye(count))
+    games, won = points + points.T, points.sum(1)
+    strength = np.ones(count)
+    for _ in range(rounds):
+        following = won / (games / (strength[:, None] + strength)).sum(1)
+        following /= np.exp(np.log(following).mean())
+        done = np.allclose(following, strength, rtol=1e-9)
+        strength = following
+        if done:
+            break
+    return 400 * np.log10(strength)

@@ -1,0 +1,156 @@
+"""Round robins and ratings."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from ludus.cli.main import main
+from ludus.comparison.arena import Contender, contender, elo, round_robin
+from ludus.envs.make import EnvOptions
+from ludus.evaluation.match import PlayerSeat
+from ludus.training.run import RunError, TrainOptions
+from ludus.training.train import Session, load
+
+
+def test_a_rating_is_the_log_of_the_odds():
+    """Three to one is 191 points: 400 log10 of the odds, with one draw more on each side."""
+    points = np.array([[0, 750.0], [250, 0]])
+    rating = elo(points)
+    assert rating[0] - rating[1] == pytest.approx(400 * np.log10(750.5 / 250.5), abs=0.01)
+    assert rating.mean() == pytest.approx(0, abs=1e-9)
+
+
+def test_ratings_explain_the_points_they_come_from():
+    """At the maximum the expected points of each contender are those it has."""
+    generator = np.random.default_rng(0)
+    games = generator.integers(10, 40, (5, 5))
+    games = np.triu(games, 1) + np.triu(games, 1).T
+    share = generator.uniform(0.1, 0.9, (5, 5))
+    points = np.triu(games * share, 1)
+    points += np.tril(games - points.T, -1)
+    rating = elo(points)
+    expected = (games + 1 - np.eye(5)) / (1 + 10 ** ((rating - rating[:, None]) / 400))
+    np.fill_diagonal(expected, 0)
+    np.testing.assert_allclose(expected.sum(1), (points + 0.5 * (1 - np.eye(5))).sum(1), rtol=1e-5)
+
+
+def test_who_won_every_game_is_finite_and_first():
+    rating = elo(np.array([[0, 10.0, 10], [0, 0, 10], [0, 0, 0]]))
+    assert np.isfinite(rating).all()
+    assert rating[0] > rating[1] > rating[2]
+
+
+def test_a_round_robin_counts_every_game_once():
+    names, told = ("random", "greedy", "minimax"), []
+    everyone = [contender(name, "tic_tac_toe", epsilon=0.0) for name in names]
+    standings, points = round_robin(
+        everyone, "tic_tac_toe", 20, 0, lambda a, b, m: told.append((a, b, len(m.returns)))
+    )
+    assert told == [("random", "greedy", 20), ("random", "minimax", 20), ("greedy", "minimax", 20)]
+    assert [s.wins + s.draws + s.losses for s in standings] == [40, 40, 40]
+    assert (points + points.T).tolist() == [[0, 20, 20], [20, 0, 20], [20, 20, 0]]
+    by_name = {s.name: s for s in standings}
+    assert by_name["minimax"].losses == 0
+    assert standings[-1].name == "random"
+    for s in standings:
+        assert s.low <= s.elo <= s.high
+        assert s.milliseconds > 0
+
+
+def test_the_sides_are_even_whoever_is_named_first():
+    """Two equal players: the one who begins tic-tac-toe wins more often, and both begin alike."""
+    alike = [
+        Contender(name, lambda games, seed: PlayerSeat("random", "tic_tac_toe", games, seed))
+        for name in ("a", "b")
+    ]
+    standings, _ = round_robin(alike, "tic_tac_toe", 400, 0, lambda *_: None)
+    assert abs(standings[0].elo - standings[1].elo) < 60
+
+
+def _trained(tmp_path, game):
+    options = TrainOptions(steps=64, num_envs=4, eval_episodes=2)
+    session = Session.start("ppo", game, options, EnvOptions(), None, tmp_path, quiet=True)
+    session.run_to_end()
+    return session.run.path
+
+
+def test_an_arena_of_a_run_and_players_on_the_command_line(tmp_path, capsys):
+    run, out = _trained(tmp_path, "tic_tac_toe"), tmp_path / "arena.json"
+    words = ["arena", str(run), "random", "mcts:20", "--game", "tic_tac_toe", "--games", "6"]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--out", str(out)])
+    assert not ended.value.code
+    shown = capsys.readouterr()
+    assert "mcts:20" in shown.out
+    assert shown.err.count("won") == 3
+    kept = json.loads(out.read_text())
+    assert len(kept["standings"]) == 3
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--json"])
+    assert [s["elo"] for s in json.loads(capsys.readouterr().out)["standings"]] == [
+        s["elo"] for s in kept["standings"]
+    ]
+
+
+def test_an_evaluation_on_the_command_line_counts_games(tmp_path, capsys):
+    run = _trained(tmp_path, "tic_tac_toe")
+    for more, named in ([], "random"), (["--opponent", "minimax"], "minimax"):
+        with pytest.raises(SystemExit) as ended:
+            main(["evaluate", str(run), "--episodes", "9", *more])
+        assert not ended.value.code
+        said = capsys.readouterr().out
+        assert f"9 games against {named}: " in said
+        won, lost = int(said.split(" won")[0].split()[-1]), int(said.split(" lost")[0].split()[-1])
+        assert won + lost <= 9
+        assert named == "random" or won == 0
+
+
+def test_a_run_of_another_game_is_refused(tmp_path):
+    run = _trained(tmp_path, "tic_tac_toe")
+    with pytest.raises(
+        RunError, match=r"was trained on tic_tac_toe; it does not play connect_four"
+    ):
+        contender(str(run), "connect_four", epsilon=0.0)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["random"], "an arena needs two contenders or more"),
+        (["random", "random"], "a contender was named twice"),
+        (["random", "nobody"], "there is no player nobody"),
+        (["random", "greedy", "--game", "backgammon"], "backgammon does not fit: chance"),
+        (["random", "greedy", "--games", "0"], "games is 0, which is out of range"),
+    ],
+)
+def test_what_cannot_be_played_is_one_sentence(words, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["arena", *words])
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("ludus: ")
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_earlier_checkpoints_play_by_their_steps(tmp_path):
+    options = TrainOptions(
+        steps=400, eval_episodes=0, checkpoint_seconds=0.0, keep_checkpoints=40, num_envs=8
+    )
+    session = Session.start("ppo", "tic_tac_toe", options, EnvOptions(), None, tmp_path, quiet=True)
+    session.run_to_end()
+    run = session.run
+    kept = sorted(int(path.name) for path in run.weights.glob("0*"))
+    assert len(kept) == 40
+    newest = load(run.path).weights()
+    assert all(torch.equal(load(f"{run.path}@{kept[-1]}").weights()[k], newest[k]) for k in newest)
+    older = load(f"{run.path}@{kept[0]}").weights()
+    assert not all(torch.equal(older[k], newest[k]) for k in newest)
+    names = [f"{run.path}@{kept[0]}", str(run.path), "random"]
+    everyone = [contender(name, "tic_tac_toe", epsilon=0.1) for name in names]
+    standings, _ = round_robin(everyone, "tic_tac_toe", 4, 0, lambda a, b, m: None)
+    assert {s.name for s in standings} == set(names)
+    with pytest.raises(RunError, match=f"has no weights of 7 env steps; it has: {kept[0]}, "):
+        load(f"{run.path}@7")

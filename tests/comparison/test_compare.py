@@ -1,0 +1,600 @@
+"""Comparisons that are repeated, widened, interrupted, shared between processes, and that fail.
+
+What a comparison starts is forked here from a process that has imported everything, because a
+process of its own imports for seconds. Where signals matter all processes are real ones.
+"""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ludus.agents import presets
+from ludus.cli import main
+from ludus.comparison import jobs
+from ludus.comparison.compare import Plan, compare
+from ludus.envs.make import EnvOptions, make
+from ludus.evaluation.evaluate import evaluate
+from ludus.training.run import Run, RunError, TrainOptions, all_runs
+from ludus.training.train import Session, load
+
+_CHILD = """
+import multiprocessing, os, torch
+from ludus.cli.main import main
+for number, path in enumerate(paths, 1):
+    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), number)
+torch.set_num_threads(threads)
+multiprocessing.set_start_method("fork", force=True)  # of env workers, as everywhere else
+main(words)
+"""
+_FORKS = multiprocessing.get_context("forkserver")
+_PRELOAD = ("pytest", "tyro", "torch._dynamo", "torch.utils.tensorboard")
+_FORKS.set_forkserver_preload([*_PRELOAD, "ludus.cli.train", "ludus.cli.evaluate"])
+
+# Slow while a file `slow` lies beside it, broken while one called `broken` does.
+_CART = """
+import time
+from pathlib import Path
+import gymnasium
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
+
+HERE = Path(__file__).parent
+
+class Cart(CartPoleEnv):
+    def step(self, action):
+        if (HERE / "slow").exists():
+            time.sleep(0.04)
+        if (HERE / "broken").exists() and abs(self.state[2]) > 0.1:
+            raise RuntimeError("a wheel came off")
+        return super().step(action)
+
+gymnasium.register("Cart-v0", entry_point=Cart, max_episode_steps=100)
+"""
+_CARTS = "carts_of_the_test:Cart-v0"
+
+
+class _Forked:
+    """What `subprocess.Popen` gives, of a forked process."""
+
+    def __init__(self, words: list[str], place: Path, threads: int = 1) -> None:
+        paths = [str(place.with_suffix(end)) for end in (".out", ".err")]
+        given = {"words": words, "paths": paths, "threads": threads}
+        self.process = _FORKS.Process(target=exec, args=(_CHILD, given))
+        self.process.start()
+        self.terminate, self.wait = self.process.terminate, self.process.join
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    @property
+    def returncode(self) -> int | None:
+        return self.process.exitcode
+
+
+class _Starts:
+    """What comparisons have started."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        self.commands: list[list[str]] = []
+        self.alive: list[_Forked] = []
+        self.most = 0
+
+    def start(self, job, place, threads) -> _Forked:
+        self.commands.append(job.command)
+        self.alive = [p for p in self.alive if p.poll() is None] + [
+            _Forked(job.command, place, threads)
+        ]
+        self.most = max(self.most, len(self.alive))
+        return self.alive[-1]
+
+    @property
+    def trained(self) -> set[Path]:
+        return {Path(words[2]) for words in self.commands if words[0] == "train"}
+
+    @property
+    def played(self) -> set[Path]:
+        return {Path(words[1]) for words in self.commands if words[0] == "evaluate"}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """The working folder, where the module of the carts lies."""
+    folder, before = tmp_path_factory.mktemp("home"), Path.cwd()
+    (folder / "carts_of_the_test.py").write_text(_CART)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        os.chdir(folder)
+        yield folder
+        os.chdir(before)
+
+
+@pytest.fixture(scope="module")
+def all_starts(home):
+    found = _Starts()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs, "_start", found.start)
+        yield found
+
+
+@pytest.fixture
+def starts(all_starts):
+    all_starts.clear()
+    return all_starts
+
+
+@pytest.fixture
+def ludus(monkeypatch, starts):
+    """The command line in this process; returns the exit code."""
+    monkeypatch.setattr(main, "_flush_denormals", lambda: None)  # it would outlast the test
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("GOMP_SPINCOUNT", "2000")
+
+    def call(*words) -> int:
+        with pytest.raises(SystemExit) as ended:
+            main.main([*map(str, words)])
+        return ended.value.code
+
+    return call
+
+
+def _plan(root, **changes) -> Plan:
+    plan = Plan(
+        envs=["CartPole-v1"],
+        agents=["dqn"],
+        steps=600,
+        seeds=1,
+        episodes=2,
+        epsilon=0.0,
+        options=EnvOptions(),
+        runs=(),
+        root=root,
+        device="cpu",
+        jobs=2,
+        quiet=True,
+    )
+    return replace(plan, **changes)
+
+
+def _returns(trainings) -> dict:
+    return {(t.env, t.agent, t.seed): t.returns for t in trainings}
+
+
+def _files(root) -> dict[Path, int]:
+    """When each config and all weights were written."""
+    found = [*root.glob("*/*/*/config.json"), *root.glob("*/*/*/weights/*/*")]
+    return {path: path.stat().st_mtime_ns for path in found}
+
+
+def _weights(run) -> bytes:
+    return sorted(Path(run).glob("weights/*/tensors.safetensors"))[-1].read_bytes()
+
+
+def _games(run) -> list[list[str]]:
+    """The games of a training without their wall-clock column."""
+    rows = [line.split(",") for line in (Path(run) / "episodes.csv").read_text().splitlines()]
+    return [[row[0], *row[2:]] for row in rows]
+
+
+def _until(true, seconds=60.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.02)
+
+
+_BOTH = {"envs": ["CartPole-v1", "ludus/Identity-v0"], "agents": ["dqn", "sb3:dqn", "random"]}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, all_starts):
+    """A comparison on two envs: its plan, its trainings, and what was started."""
+    all_starts.clear()
+    plan = _plan(tmp_path_factory.mktemp("whole"), **_BOTH)
+    trainings, failed = compare(plan)
+    assert failed == []
+    return plan, trainings, list(all_starts.commands)
+
+
+def test_each_agent_is_trained_once_on_each_env(whole):
+    plan, trainings, commands = whole
+    assert [(t.env, t.agent) for t in trainings] == [
+        *((env, agent) for env in plan.envs for agent in ("dqn", "sb3:dqn")),
+        *((env, "random") for env in plan.envs),
+    ]
+    runs = [run.path for run in all_runs(plan.root)]
+    assert sorted(Path(words[2]) for words in commands) == sorted(runs)
+    for t in trainings:
+        assert len(t.returns) == len(t.lengths) == 2
+        assert not t.reused
+        assert (t.steps, t.run is None) == ((0, True) if t.agent == "random" else (600, False))
+        assert len(t.episodes) > 0 or t.agent == "random"
+        assert t.protocol["episodes"] == 2
+
+
+def test_a_finished_comparison_trains_nothing_again(whole, starts):
+    plan, trainings, _ = whole
+    before = _files(plan.root)
+    again, failed = compare(plan)
+    assert (starts.commands, failed) == ([], [])
+    assert _files(plan.root) == before
+    assert _returns(again) == _returns(trainings)
+    assert [t.reused for t in again] == [t.run is not None for t in again]
+
+
+def _copy(whole, tmp_path, agent="dqn") -> Run:
+    """A finished run on CartPole under a root of its own."""
+    (run,) = whole[0].root.glob(f"CartPole-v1/{agent}/*")
+    return Run(Path(shutil.copytree(run, tmp_path / run.relative_to(whole[0].root))))
+
+
+def test_more_seeds_train_only_the_new_ones(whole, starts, tmp_path):
+    _copy(whole, tmp_path)
+    before = _files(tmp_path)
+    more, _ = compare(_plan(tmp_path, seeds=2))
+    (new,) = starts.trained
+    assert (more[1].run, starts.played) == (str(new), set())
+    assert [(t.seed, t.reused) for t in more] == [(0, True), (1, False)]
+    assert more[0].returns == whole[1][0].returns
+    assert before.items() <= _files(tmp_path).items()
+
+
+@pytest.mark.parametrize("change", [{"episodes": 3}, {"epsilon": 0.5}], ids=str)
+def test_other_games_are_played_with_the_weights_there_are(whole, starts, tmp_path, change):
+    run = _copy(whole, tmp_path)
+    before = _files(tmp_path)
+    (training,), _ = compare(_plan(tmp_path, **change))
+    assert (starts.trained, starts.played) == (set(), {run.path})
+    assert _files(tmp_path) == before
+    wanted = {"episodes": 2, "epsilon": 0.0} | change
+    options = EnvOptions()
+    assert training.returns == evaluate(load(run.path), "CartPole-v1", options, **wanted).returns
+    assert training.protocol.items() >= wanted.items()
+    assert training.reused
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_no_more_trainings_at_once_than_asked_for(starts, tmp_path, at_once):
+    trainings, _ = compare(_plan(tmp_path, seeds=4, steps=300, jobs=at_once))
+    assert (len(starts.commands), starts.most) == (4, at_once)
+    assert len({tuple(t.returns + t.lengths + t.episodes[:, 2].tolist()) for t in trainings}) == 4
+
+
+# -- runs of other settings ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory) -> Run:
+    """A finished DQN of another learning rate, of another number of steps."""
+    env = make("CartPole-v1", 1, 0)
+    config = replace(presets.preset("dqn", env), learning_rate=0.125)
+    env.close()
+    options = TrainOptions(steps=400, device="cpu", eval_episodes=2)
+    root = tmp_path_factory.mktemp("other")
+    session = Session.start("dqn", "CartPole-v1", options, EnvOptions(), config, root, quiet=True)
+    session.run_to_end()
+    return session.run
+
+
+def test_runs_of_other_settings_are_taken_as_they_are(whole, other, starts, tmp_path):
+    run = _copy(whole, tmp_path)
+    trainings, _ = compare(_plan(tmp_path, runs=[other.path]))
+    assert starts.commands == []
+    usual = run.config().config.learning_rate
+    envs = [one.config().train.num_envs for one in (run, other)]
+    names = [
+        f"dqn (learning_rate {x}, num_envs {n})" for x, n in zip((usual, 0.125), envs, strict=True)
+    ]
+    assert [t.agent for t in trainings] == names
+    assert [t.run for t in trainings] == [str(run.path), str(other.path)]
+    assert [t.steps for t in trainings] == [600, 400]
+    assert trainings[1].returns == other.evaluations()[-1]["returns"]
+
+
+def test_a_run_given_by_hand_that_is_compared_anyway_counts_once(whole, starts, tmp_path):
+    run = _copy(whole, tmp_path)
+    relative = Path(os.path.relpath(run.path))
+    trainings, _ = compare(_plan(tmp_path, runs=[relative]))
+    assert [t.run for t in trainings] == [str(run.path)]
+
+
+def test_an_unfinished_run_is_refused_before_any_work(ludus, whole, tmp_path, capsys):
+    run = _copy(whole, tmp_path / "other")
+    run.write_status(replace(run.status(), state="stopped"))
+    given = ("--runs", run.path, "--run-dir", tmp_path / "new")
+    assert ludus("compare", "--env", "CartPole-v1", "--agents", "dqn", *given) == 2
+    assert capsys.readouterr().err == f"ludus: {run.path} is not finished; " + (
+        "go on with it or leave it out\n"
+    )
+    assert list(tmp_path.iterdir()) == [tmp_path / "other"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--env CartPole-v1 CartPol-v1 --agents dqn", "did you mean CartPole-v1?"),
+        ("--env CartPole-v1 --agents dqn sb3:dqm", "did you mean sb3:dqn?"),
+        ("--env CartPole-v1 --agents dqn dqn2013", "dqn2013 is for pictures"),
+        ("--env CartPole-v1 --agents dqn dqn", "names one of them twice"),
+        ("--env CartPole-v1 --jobs -1", "jobs is -1"),
+        ("--env CartPole-v1 --epsilon 2", "epsilon is 2"),
+        ("--runs nowhere", "nowhere is not a run"),
+        ("", "needs --env"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_any_work(ludus, starts, tmp_path, capsys, words, said):
+    assert ludus("compare", *words.split(), "--run-dir", tmp_path / "runs") == 2
+    out, err = capsys.readouterr()
+    assert said in err
+    assert (out, err.count("\n"), err.startswith("ludus: ")) == ("", 1, True)
+    assert starts.commands == []
+    assert not (tmp_path / "runs").exists()
+
+
+# -- a training that fails ----------------------------------------------------------------------
+
+
+def test_a_training_that_fails_is_one_sentence_and_the_others_are_reported(
+    ludus, home, starts, tmp_path, capsys
+):
+    (home / "broken").touch()
+    try:
+        code = ludus(
+            *("compare", "--env", "CartPole-v1", _CARTS, "--agents", "dqn", "random", "--quiet"),
+            *("--steps", 300, "--seeds", 1, "--episodes", 2, "--run-dir", tmp_path, "--json"),
+            *("--out", tmp_path / "out", "--device", "cpu", "--jobs", 2),
+        )
+    finally:
+        (home / "broken").unlink()
+    out, err = capsys.readouterr()
+    assert code == 1, err
+    first, second = err.splitlines()
+    assert first.startswith(f"ludus: dqn on {_CARTS}, seed 0: ")
+    assert second.startswith(f"ludus: random on {_CARTS}: ")
+    assert "a wheel came off" in first
+    assert "a wheel came off" in second
+    told = json.loads(out)["trainings"]
+    assert [(t["env"], t["agent"]) for t in told] == [("CartPole-v1", a) for a in ("dqn", "random")]
+    states = {run.config().env: run.status().state for run in all_runs(tmp_path)}
+    assert states == {"CartPole-v1": "finished", _CARTS: "failed"}
+
+
+def test_where_all_fail_there_is_nothing_to_report(ludus, home, tmp_path, capsys):
+    (home / "broken").touch()
+    try:
+        words = ("--env", _CARTS, "--agents", "random", "--run-dir", tmp_path, "--quiet")
+        assert ludus("compare", *words) == 2
+    finally:
+        (home / "broken").unlink()
+    assert "nothing to report" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_quiet_says_nothing_and_json_is_one_object(ludus, whole, tmp_path, capsys):
+    plan, trainings, _ = whole
+    words = ["compare", "--env", *plan.envs, "--agents", *plan.agents, "--steps", 600]
+    words += ["--seeds", 1, "--episodes", 2, "--run-dir", plan.root, "--device", "cpu"]
+    assert ludus(*words, "--out", tmp_path, "--quiet", "--json") == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    told = json.loads(out)
+    assert {(t["env"], t["agent"], t["seed"]): t["returns"] for t in told["trainings"]} == (
+        _returns(trainings)
+    )
+    assert told["out"] == str(tmp_path)
+
+
+# -- several processes in one folder ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("agent", ["dqn", "sb3-dqn"])
+def test_a_run_that_another_process_ends_is_taken_from_it(whole, starts, tmp_path, agent):
+    run = _copy(whole, tmp_path, agent)
+    before, status = _files(tmp_path), run.status()
+    plan = _plan(tmp_path, agents=[agent.replace("-", ":")])
+    with ThreadPoolExecutor() as pool:
+        with run.lock():
+            run.write_status(replace(status, state="running"))
+            waits = pool.submit(compare, plan)
+            time.sleep(1.0)
+            assert not waits.done()
+            run.write_status(status)
+        (training,), failed = waits.result(timeout=60)
+    assert (starts.commands, failed) == ([], [])
+    assert training.returns == run.evaluations()[-1]["returns"]
+    assert _files(tmp_path) == before
+
+
+def test_a_run_that_another_process_leaves_unfinished_is_gone_on_with(whole, starts, tmp_path):
+    config = _copy(whole, tmp_path / "old").config()
+    run = Run.create(tmp_path / "new", config)
+    with ThreadPoolExecutor() as pool:
+        with run.lock():
+            run.write_status(replace(run.status(), state="running"))
+            assert run.is_locked()
+            with pytest.raises(RunError, match="being trained by another process"):
+                run.lock()
+            waits = pool.submit(compare, _plan(tmp_path / "new"))
+            time.sleep(1.0)
+            assert starts.commands == []
+        assert not run.is_locked()
+        (training,), failed = waits.result(timeout=60)
+    assert (starts.trained, failed) == ({run.path}, [])
+    assert training.returns == whole[1][0].returns
+    assert [r.path for r in all_runs(tmp_path / "new")] == [run.path]
+
+
+# -- interrupted --------------------------------------------------------------------------------
+
+_STEPS = 1_000
+_AGENTS = ["ppo", "sb3:ppo"]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory, all_starts):
+    """A comparison on carts that nothing interrupted."""
+    root = tmp_path_factory.mktemp("reference")
+    plan = _plan(root, envs=[_CARTS], agents=_AGENTS, steps=_STEPS, seeds=2)
+    trainings, failed = compare(plan)
+    assert failed == []
+    return {(t.agent, t.seed): t for t in trainings}
+
+
+@pytest.fixture
+def slow(home):
+    (home / "slow").touch()
+    yield home / "slow"
+    (home / "slow").unlink(missing_ok=True)
+
+
+def _play(run) -> bool:
+    """Whether a run that trains has ended a game."""
+    file = run.path / "episodes.csv"
+    return file.exists() and file.read_text().count("\n") > 1
+
+
+def _interrupted(root, agents, seeds, number, slow) -> list[Run]:
+    """Signal a comparison when two trainings, or its only one, run; return those."""
+    words = ["--env", _CARTS, "--agents", *agents, "--steps", str(_STEPS), "--seeds", str(seeds)]
+    words += ["--episodes", "2", "--jobs", "2", "--device", "cpu", "--run-dir", str(root)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ludus.cli", "compare", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wanted, children = min(2, len(agents) * seeds), []
+
+    def running() -> list[Run]:
+        nonlocal children
+        assert process.poll() is None, process.communicate()
+        found = [run for run in all_runs(root) if run.status().state == "running" and _play(run)]
+        children = psutil.Process(process.pid).children()
+        assert len(children) <= 2, "more trainings at once than --jobs"
+        return found
+
+    try:
+        _until(lambda: len(running()) == wanted)
+        runs = running()
+        family = psutil.Process(process.pid).children(recursive=True)
+        if number == signal.SIGINT:  # as a terminal does it, to all of them
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+        _, alive = psutil.wait_procs(family, timeout=60)
+    finally:
+        slow.unlink()
+        process.kill()
+    assert alive == []
+    assert len(children) == wanted
+    assert (process.returncode, out) == (-9 if number == signal.SIGKILL else 130, "")
+    assert "Traceback" not in err
+    assert ("ludus: interrupted" in err) == (number != signal.SIGKILL)
+    assert [run.status().state for run in runs] == ["stopped"] * wanted
+    return runs
+
+
+def test_an_interrupted_comparison_goes_on_where_it_stood(reference, slow, starts, tmp_path):
+    for agent in _AGENTS:  # the first seed's have finished
+        folder = Path(reference[agent, 0].run)
+        shutil.copytree(folder, tmp_path.joinpath(*folder.parts[-3:]))
+    finished = _files(tmp_path)
+    runs = _interrupted(tmp_path, _AGENTS, 3, signal.SIGTERM, slow)
+    ours, theirs = sorted(runs, key=lambda run: run.config().agent)
+    assert [run.config().train.seed for run in runs] == [1, 1]
+    assert len(list(ours.checkpoints.iterdir())) == 1
+    waiting = {run.path for run in all_runs(tmp_path) if run.status().state == "waiting"}
+    assert len(waiting) == 2  # of the third seed; none is trained beyond --jobs
+    for path in waiting:
+        shutil.rmtree(path)
+    plan = _plan(tmp_path, envs=[_CARTS], agents=_AGENTS, steps=_STEPS, seeds=2)
+    trainings, failed = compare(plan)
+    assert failed == []
+    assert finished.items() <= _files(tmp_path).items()
+    assert [(t.agent, t.seed) for t in trainings] == [(a, s) for s in (0, 1) for a in _AGENTS]
+    assert [t.reused for t in trainings] == [True, True, False, False]
+    assert [Path(t.run) == ours.path for t in trainings] == [False, False, True, False]
+    assert theirs.path not in starts.trained
+    assert starts.trained == {Path(t.run) for t in trainings[2:]}
+    for t in trainings:
+        whole = reference[t.agent, t.seed]
+        assert (t.returns, t.lengths) == (whole.returns, whole.lengths)
+        assert _weights(t.run) == _weights(whole.run)
+        assert _games(t.run) == _games(whole.run)
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGINT,
+        pytest.param(
+            signal.SIGKILL,
+            marks=pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's"),
+        ),
+    ],
+)
+def test_no_training_outlives_its_comparison_and_it_goes_on(
+    reference, slow, starts, tmp_path, number
+):
+    (run,) = _interrupted(tmp_path, ["ppo"], 1, number, slow)
+    plan = _plan(tmp_path, envs=[_CARTS], agents=["ppo"], steps=_STEPS)
+    (training,), _ = compare(plan)
+    assert (training.run, training.reused) == (str(run.path), False)
+    assert starts.trained == {run.path}
+    assert training.returns == reference["ppo", 0].returns
+    assert _weights(run.path) == _weights(reference["ppo", 0].run)
+
+
+@pytest.mark.parametrize("begun_with", [0, 2])
+def test_a_resumed_training_plays_the_games_that_are_asked_for_now(
+    whole, starts, tmp_path, begun_with
+):
+    config = _copy(whole, tmp_path / "old").config()
+    before = replace(config, train=replace(config.train, eval_episodes=begun_with))
+    run = Run.create(tmp_path / "new", before)
+    (training,), _ = compare(_plan(tmp_path / "new", episodes=3))
+    assert (starts.trained, starts.played) == ({run.path}, {run.path})
+    assert training.returns[:2] == whole[1][0].returns
+    assert len(training.returns) == training.protocol["episodes"] == 3
+
+
+def test_a_training_killed_before_its_first_checkpoint_starts_from_its_beginning(
+    reference, slow, tmp_path
+):
+    whole = Path(reference["ppo", 0].run)
+    run = Run.create(tmp_path / "runs", Run(whole).config())
+    assert (run.status().state, run.is_locked()) == ("waiting", False)
+    words = ["train", "--resume", str(run.path), "--quiet"]
+    first = _Forked(words, tmp_path / "first")
+    _until(lambda: run.status().state == "running")
+    assert run.is_locked()
+    _until(lambda: run.status().env_steps > 0)  # told between checkpoints too
+    told = run.status()
+    assert (told.state, told.seconds > 0, told.env_steps < _STEPS) == ("running", True, True)
+    first.process.kill()
+    first.wait()
+    slow.unlink()
+    _until(lambda: not run.is_locked())
+    assert (run.status().state, run.status().env_steps) == ("stopped", told.env_steps)
+    assert not run.checkpoints.exists()
+    second = _Forked(words, tmp_path / "second")
+    second.wait()
+    assert second.returncode == 0, (tmp_path / "second.err").read_text()
+    assert run.status().state == "finished"
+    assert _weights(run.path) == _weights(whole)
+    assert _games(run.path) == _games(whole)
+    assert run.evaluations() == Run(whole).evaluations()
