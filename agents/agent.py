@@ -29,8 +29,12 @@ class Step(NamedTuple):
     reward: np.ndarray  # [B] float32 raw, of row t + 1
     terminated: np.ndarray  # [B] bool, of row t + 1: do not bootstrap from it
     extras: Extras
-    sign: np.ndarray | float = 1.0  # [B] float32 of row t + 1, -1 where the other player moves
-    own: np.ndarray | bool = True  # [B] bool, the agent chose the action; else a rival did
+    discount_sign: np.ndarray | float = (
+        1.0  # [B] float32 of row t + 1, -1 where the other player moves
+    )
+    chosen_by_agent: np.ndarray | bool = (
+        True  # [B] bool, the agent chose the action; else a rival did
+    )
 
 
 class Batch(NamedTuple):
@@ -77,7 +81,7 @@ class Advisor(Protocol):
 
 
 @runtime_checkable
-class Seeing(Protocol):
+class HasNetwork(Protocol):
     """An agent whose network can be looked into."""
 
     network: Network[Any]

@@ -21,7 +21,7 @@ from ludus.agents.schedules import linear
 from ludus.agents.search import Chooser, Found, Gumbel, Puct, Tree, search, subtree
 from ludus.agents.seeding import generator, seed_of
 from ludus.agents.value_policy import as_batch
-from ludus.envs.board.backend import observation_space, show
+from ludus.envs.board.backend import observation_space, observations
 from ludus.envs.board.game import BOARD, Board, Game
 from ludus.networks.cores import NoCore, State
 from ludus.networks.encoders import MLP, Tower
@@ -142,7 +142,7 @@ class AlphaZero:
         steps: env steps of the whole training, which the learning rate falls over.
     """
 
-    wide = True  # the network is worth several threads, although positions are small
+    multithreaded = True  # the network is worth several threads, although positions are small
 
     def __init__(
         self,
@@ -237,7 +237,7 @@ class AlphaZero:
         Returns:
             What was found, the legal moves [B, A], and the state after.
         """
-        board = self.game.recognise(seen)
+        board = self.game.from_observation(seen)
         legal = self.game.legal(board).to(self.device)
         chooser = self._chooser(legal, generator, c_scale)
         tree = None if not state else self._regrown(obs, board, state, simulations)
@@ -246,7 +246,7 @@ class AlphaZero:
 
     def _folded(self, tree: Tree) -> State:
         """Trees as tensors [B, N, ...], positions as they are observed."""
-        shown = torch.from_numpy(show(self.game, self._space, tree.boards)).to(self.device)
+        shown = torch.from_numpy(observations(self.game, self._space, tree.boards)).to(self.device)
         parts = (shown, *(array[:-1] for array in tree.arrays()))
         return (*(p.unflatten(0, (tree.batch, tree.nodes)) for p in parts), tree.used)
 
@@ -255,7 +255,9 @@ class AlphaZero:
         shown, *kept, used = state
         flat = shown.flatten(0, 1)  # [B * N, size]
         old = Tree(self.game, board, shown.shape[1], self.device)
-        old.boards = self.game.recognise({k: self._space.part(flat, k) for k in self.game.parts})
+        old.boards = self.game.from_observation(
+            {k: self._space.part(flat, k) for k in self.game.parts}
+        )
         for array, value in zip(old.arrays(), kept, strict=True):
             array[:-1] = value.flatten(0, 1)
         old.used = used
@@ -276,7 +278,7 @@ class AlphaZero:
     @torch.no_grad()
     def evaluate(self, board: Board) -> tuple[Tensor, Tensor]:
         """What the network says of positions [B]: logits [B, A], ILLEGAL where so; values [B]."""
-        shown = self.game.observe(board)[BOARD].to(self.device)
+        shown = self.game.observation(board)[BOARD].to(self.device)
         legal = self.game.legal(board).to(self.device)
         out = self._look(shown)
         return out.logits.masked_fill(~legal, ILLEGAL), out.value
@@ -327,7 +329,7 @@ class AlphaZero:
     def observe(self, step: Step) -> None:
         """Remember one row."""
         over = step.terminated & step.valid
-        sign = np.broadcast_to(np.asarray(step.sign, np.float32), over.shape)
+        sign = np.broadcast_to(np.asarray(step.discount_sign, np.float32), over.shape)
         reward = np.sign(step.reward)
         self.memory.add(step.extras["position"], step.valid, reward, over, sign)
         going = step.valid & ~over
@@ -346,17 +348,17 @@ class AlphaZero:
         if c.anneal_learning_rate:
             self._rate.fill_(linear(c.learning_rate, 0.0, self._steps, self.env_steps))
         for _ in range(due):
-            self.update(*self.draw())
+            self.update(*self.randomness())
             self.updates += 1
         self._summed += due
         return due
 
-    def draw(self) -> tuple[Tensor, Tensor]:
+    def randomness(self) -> tuple[Tensor, Tensor]:
         """The chance of the next update: places [N] in memory, and how each is turned [N]."""
         n, ways = self.config.batch_size, len(self._turned_board)
         ways = ways if self.config.symmetries else 1
         turn = torch.randint(ways, (n,), generator=self._turning, device=self.device)
-        return self.memory.draw(n), turn
+        return self.memory.sample_indices(n), turn
 
     def _gradients(self, place: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:
         """Of one batch; a pure function of `draw` that asks for no tensor's value.

@@ -28,9 +28,9 @@ from ludus.agents.value_policy import ValueActor
 from ludus.networks.cores import State, make_core
 from ludus.networks.encoders import EncoderName, make_encoder
 from ludus.networks.heads import (
-    NO_CHANCE,
+    NO_NOISE,
     CategoricalHead,
-    HeadChance,
+    HeadNoise,
     ImplicitQuantileHead,
     QHead,
     QuantileHead,
@@ -241,7 +241,7 @@ def _make_loss(config: DQNConfig) -> losses.TDLoss:
     return partial(kinds.get(config.head, losses.quantile_td), backup=backup)
 
 
-class Draw(NamedTuple):
+class UpdateRandomness(NamedTuple):
     """All that is random in one update of a batch of N."""
 
     pick: Tensor  # [N] float64 in [0, 1), chooses the batch
@@ -367,29 +367,29 @@ class DQN:
             beta = linear(c.priority_beta_start, c.priority_beta_end, 1, progress)
             self._beta.fill_(beta)
         for _ in range(updates):
-            self.update(*self.draw())
+            self.update(*self.randomness())
             self.updates += 1
             if self.updates % c.target_interval == 0:
                 self.networks.move(c.polyak)
         self._summed += updates
 
-    def draw(self) -> Draw:
+    def randomness(self) -> UpdateRandomness:
         """The chance of the next update."""
-        c, pick = self.config, self.memory.draw(self.config.batch_size)
+        c, pick = self.config, self.memory.uniforms(self.config.batch_size)
         noise = self._normal(self._update_noise, 3)
         if c.head != "iqn":
-            return Draw(pick, pick if noise is None else noise, pick, pick)
+            return UpdateRandomness(pick, pick if noise is None else noise, pick, pick)
         samples = c.samples + c.target_samples
         taus = torch.rand(
             samples, 1, c.batch_size, generator=self._update_noise, device=self.device
         )
         both = taus.split([c.samples, c.target_samples])
-        return Draw(pick, pick if noise is None else noise, *both)
+        return UpdateRandomness(pick, pick if noise is None else noise, *both)
 
     def _gradients(
         self, pick: Tensor, noise: Tensor, taus: Tensor, next_taus: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Of one batch; a pure function of a `Draw` that asks for no tensor's value.
+        """Of one batch; a pure function of a `UpdateRandomness` that asks for no tensor's value.
 
         Returns:
             Metrics [3]; the gradient of all that is trained [size], scaled down to the largest
@@ -401,8 +401,8 @@ class DQN:
         loss = td.loss
         if self.config.conservative:
             loss = loss + self.config.conservative * losses.conservative(out.q, action)
-        if sample.likelihood is not None:
-            loss = loss * _importance(sample.likelihood, self._beta)
+        if sample.scaled_probability is not None:
+            loss = loss * _importance(sample.scaled_probability, self._beta)
         loss = loss.mean()
         gradient = self.networks.gradient(loss)
         norm = clip_norm(gradient, self.config.max_grad_norm)
@@ -410,7 +410,7 @@ class DQN:
         return metrics, gradient, sample.place, td.priority[0]
 
     def _td(
-        self, batch: Batch, online: HeadChance, following: HeadChance, choosing: HeadChance
+        self, batch: Batch, online: HeadNoise, following: HeadNoise, choosing: HeadNoise
     ) -> tuple[losses.TD, ValueOut]:
         """Loss and priority [1, N] of a batch, and what the online network says of it."""
         action = batch.action.unsqueeze(0)  # [1, N], as all that follows
@@ -430,15 +430,15 @@ class DQN:
     @torch.no_grad()
     def td_error(self, batch: Batch) -> Tensor:
         """Mean priority of a batch without noise, a scalar: |delta|, or a distribution's loss."""
-        td, _ = self._td(batch, NO_CHANCE, NO_CHANCE, NO_CHANCE)
+        td, _ = self._td(batch, NO_NOISE, NO_NOISE, NO_NOISE)
         return td.priority.mean()
 
-    def _chances(self, noise: Tensor, taus: Tensor, next_taus: Tensor) -> list[HeadChance]:
+    def _chances(self, noise: Tensor, taus: Tensor, next_taus: Tensor) -> list[HeadNoise]:
         """For the online network, the target, and the choice of the next action."""
         implicit = self.config.head == "iqn"
         drawn = (taus, next_taus, None) if implicit else (None, None, None)
         noises = noise if self._noise_size else (None, None, None)
-        return [HeadChance(n, t) for n, t in zip(noises, drawn, strict=True)]
+        return [HeadNoise(n, t) for n, t in zip(noises, drawn, strict=True)]
 
     def _munchausen(
         self, q: Tensor, next_q: Tensor, action: Tensor, reward: Tensor, discount: Tensor
@@ -454,7 +454,7 @@ class DQN:
         )
 
     def _update(self, *draw: Tensor) -> None:
-        """One optimizer step on what a `Draw` picks; asks for no tensor's value."""
+        """One optimizer step on what a `UpdateRandomness` picks; asks for no tensor's value."""
         self.network.power_iteration()
         metrics, gradient, place, priority = self.gradients(*draw)
         take_step(self.optimizer, self.networks.trained, gradient)
@@ -462,19 +462,19 @@ class DQN:
             self.memory.priorities.update(place, priority)
         self._sums += metrics
 
-    def example(self) -> Draw:
+    def example(self) -> UpdateRandomness:
         """A draw without chance, of the shapes of all others."""
         c = self.config
         zeros = partial(torch.zeros, device=self.device)
         pick = zeros(c.batch_size, dtype=torch.float64)
         noise = zeros(3, self._noise_size) if self._noise_size else pick
         if c.head != "iqn":
-            return Draw(pick, noise, pick, pick)
+            return UpdateRandomness(pick, noise, pick, pick)
         taus, next_taus = (
             zeros(c.samples, 1, c.batch_size),
             zeros(c.target_samples, 1, c.batch_size),
         )
-        return Draw(pick, noise, taus, next_taus)
+        return UpdateRandomness(pick, noise, taus, next_taus)
 
     def changes(self) -> list[Tensor]:
         """The tensors that `update` changes."""
@@ -483,7 +483,7 @@ class DQN:
         kept = [] if priorities is None else priorities.tensors().values()
         return [self.networks.flat, *self.network.buffers(), *moments, *kept, self._sums]
 
-    def _out(self, network: Network[ValueOut], obs: Tensor, chance: HeadChance) -> ValueOut:
+    def _out(self, network: Network[ValueOut], obs: Tensor, chance: HeadNoise) -> ValueOut:
         """What the head says of a batch of observations [N, *obs], each value [1, N, A]."""
         state = network.initial_state(len(obs))
         return network(obs.unsqueeze(0), state, self._no_first, chance)[0]
@@ -546,9 +546,9 @@ class DQN:
         self.env_steps, self.updates = state["env_steps"], state["updates"]
 
 
-def _importance(likelihood: Tensor, beta: Tensor) -> Tensor:
+def _importance(scaled_probability: Tensor, beta: Tensor) -> Tensor:
     """Importance weights [N] float32, the largest 1 (arXiv 1511.05952, section 3.4)."""
-    weight = likelihood.pow(-beta)
+    weight = scaled_probability.pow(-beta)
     return (weight / weight.max()).to(torch.float32)
 
 

@@ -32,9 +32,9 @@ from ludus.networks.encoders import (
     EncoderName,
     Projected,
     TwoEncoders,
+    has_statistics,
     make_encoder,
-    observe,
-    observed,
+    update_statistics,
 )
 from ludus.networks.flat import flat_gradient, flatten_parameters
 from ludus.networks.layers import start_orthogonal
@@ -215,7 +215,7 @@ class PPO:
         """Actions [B, *action] for obs [B, *obs]; what `observe` keeps goes into the extras."""
         out, after, allowed = self._look(obs, state, first)
         policy = self.kind.distribution(out, allowed)
-        chance = self.kind.chance((len(obs),), self._exploration) if explore else None
+        chance = self.kind.noise((len(obs),), self._exploration) if explore else None
         action = policy.mode() if chance is None else policy.sample(chance)
         extras = {"action": action, "log_prob": policy.log_prob(action), "value": out.value}
         return self.kind.env_action(action), after, extras | {"state": state}
@@ -252,7 +252,7 @@ class PPO:
         if deterministic:
             action = policy.mode()
         else:
-            action = policy.sample(self.kind.chance((len(obs),), self._evaluation))
+            action = policy.sample(self.kind.noise((len(obs),), self._evaluation))
         actions = self.kind.env_action(action)
         return (actions[0] if single else actions), state
 
@@ -298,7 +298,7 @@ class PPO:
         if not self.rollout.full:
             return 0
         c, before = self.config, self.updates
-        if c.normalize_observation and not observed(self.network.encoder):
+        if c.normalize_observation and not has_statistics(self.network.encoder):
             self._observe_rollout()  # before there are statistics, nothing is learned
             return 0
         if c.anneal_learning_rate:
@@ -308,7 +308,7 @@ class PPO:
         kl = 0.0
         for _ in range(c.epochs):
             summed = self._sums[_KL].clone()
-            for index in self.rollout.draw():
+            for index in self.rollout.minibatch_indices():
                 self.update(index)
                 self.updates += 1
             if c.target_kl or c.desired_kl:
@@ -328,7 +328,7 @@ class PPO:
 
     def _observe_rollout(self) -> None:
         """Take the T rows into the running statistics and begin the next rollout."""
-        observe(self.network.encoder, self.rollout.obs[:-1].flatten(0, 1))
+        update_statistics(self.network.encoder, self.rollout.obs[:-1].flatten(0, 1))
         self.rollout.restart()
 
     @torch.no_grad()
@@ -345,7 +345,7 @@ class PPO:
         spread = self._target[valid].var(correction=0)
         self._explained = 1 - advantage[valid].var(correction=0) / spread.clamp(min=1e-12)
         if self.config.normalize_value:
-            self._returns.observe(self._target[valid].cpu().numpy(), forget=0.1)
+            self._returns.update(self._target[valid].cpu().numpy(), forget=0.1)
             head = self.network.head
             assert isinstance(head, PolicyHead)
             mean, std = self._returns.mean, max(self._returns.variance, 1e-4) ** 0.5
@@ -355,7 +355,7 @@ class PPO:
         """Of one minibatch; a pure function of its index that asks for no tensor's value.
 
         Args:
-            index: [N], from `Rollout.draw`.
+            index: [N], from `Rollout.minibatch_indices`.
 
         Returns:
             Metrics [7]; the gradient [size], scaled down to the largest norm.

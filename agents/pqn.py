@@ -209,7 +209,7 @@ class PQN:
         self._set_targets()
         before = self.updates
         for _ in range(self.config.epochs):
-            for index in self.rollout.draw():
+            for index in self.rollout.minibatch_indices():
                 self.update(index)
                 self.updates += 1
         self.rollout.restart()
@@ -241,7 +241,7 @@ class PQN:
         The loss is half the squared error, mean over the rows whose action was used.
 
         Args:
-            index: [N], from `Rollout.draw`.
+            index: [N], from `Rollout.minibatch_indices`.
 
         Returns:
             Metrics [3]; the gradient [size], scaled down to the largest norm.

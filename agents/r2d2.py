@@ -226,7 +226,7 @@ class R2D2:
             return 0
         due = int(self._ratio * max(0, self.env_steps - c.learning_starts)) - self.updates
         for _ in range(due):
-            self.update(self.memory.draw(c.batch_size))
+            self.update(self.memory.uniforms(c.batch_size))
             self.updates += 1
             if self.updates % c.target_interval == 0:
                 self.networks.move(c.polyak)
@@ -238,7 +238,7 @@ class R2D2:
         batch = self.memory.sample(chance)
         loss, priority, q = self.loss(batch)  # [N], [N], mean
         if self.config.prioritised:
-            weight = batch.likelihood.pow(-self.config.priority_beta)
+            weight = batch.scaled_probability.pow(-self.config.priority_beta)
             loss = loss * (weight / weight.max()).to(torch.float32)
         loss = loss.mean()
         gradient = self.networks.gradient(loss)

@@ -11,7 +11,7 @@ class Moments:
     def __init__(self) -> None:
         self.mean, self.variance, self.count = 0.0, 1.0, 0.0
 
-    def observe(self, values: np.ndarray, forget: float = 0.0) -> None:
+    def update(self, values: np.ndarray, forget: float = 0.0) -> None:
         """Take values [N] in; what came before counts `forget` less from now on."""
         if not len(values):
             return
@@ -50,7 +50,7 @@ class RewardScale:
     def __call__(self, reward: np.ndarray, valid: np.ndarray, terminated: np.ndarray) -> np.ndarray:
         """Scaled rewards [B] float32; a row that is not valid opens the next game."""
         self._returns = self._returns * self._gamma + reward
-        self._moments.observe(self._returns[valid])
+        self._moments.update(self._returns[valid])
         self._returns[~valid | terminated] = 0.0
         scale = (self._moments.variance + 1e-8) ** -0.5
         return np.clip(reward * scale, -10, 10).astype(np.float32)

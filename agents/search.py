@@ -86,7 +86,7 @@ class Tree:
         # the row of the node that an action leads to; -1 where there is none or the game is over
         self.child = torch.full((rows, actions), -1, device=device)
         self.raw = torch.zeros(rows, device=device)
-        self.sign = torch.ones(rows, device=device)  # of the move into the node
+        self.discount_sign = torch.ones(rows, device=device)  # of the move into the node
         self.parent = torch.full((rows,), -1, device=device)  # row of the node before; -1: none
         self.choice = torch.zeros(rows, dtype=torch.int64, device=device)  # action to try next
         self.boards = game.init(batch * nodes)
@@ -108,7 +108,7 @@ class Tree:
 
     def arrays(self) -> tuple[Tensor, ...]:
         """All that is known of the nodes but their positions, [rows, ...] each."""
-        numbers = (self.logits, self.visits, self.total, self.raw, self.sign)
+        numbers = (self.logits, self.visits, self.total, self.raw, self.discount_sign)
         return (*numbers, self.child, self.parent, self.choice)
 
     def edges(self, rows: Tensor) -> Edges:
@@ -160,7 +160,7 @@ def simulate(game: Game, tree: Tree, evaluate: Evaluate, chooser: Chooser) -> No
     reward, terminated, sign = (x.to(new.device) for x in told)
     logits, value = evaluate(board)
     tree.put(new, board)
-    tree.logits[new], tree.raw[new], tree.sign[new] = logits, value, sign
+    tree.logits[new], tree.raw[new], tree.discount_sign[new] = logits, value, sign
     tree.child[last, action] = torch.where(terminated, -1, new)
     tree.parent[new] = last
     worth = torch.where(terminated, reward.sign(), sign * value)  # [B] a win counts 1
@@ -205,7 +205,9 @@ def backward(tree: Tree, nodes: Tensor, actions: Tensor, worth: Tensor) -> None:
         actions: [D, B].
         worth: [B] the return of who made the last move.
     """
-    signs = tree.sign[nodes[1:]]  # [D - 1, B] of the move into each node; 1 where there is none
+    signs = tree.discount_sign[
+        nodes[1:]
+    ]  # [D - 1, B] of the move into each node; 1 where there is none
     turns = torch.cat([signs, torch.ones_like(worth).unsqueeze(0)])
     turned = turns.flip(0).cumprod(0).flip(0)  # [D, B] product of the signs that follow
     edge = (nodes * tree.actions + actions).flatten()
@@ -241,12 +243,12 @@ def subtree(game: Game, tree: Tree, chosen: Tensor, board: Board, most: int) -> 
     where[old] = new[old]
     after = Tree(game, board, nodes, chosen.device)
     rows = where[old]
-    for name in ("logits", "visits", "total", "raw", "sign", "choice"):
+    for name in ("logits", "visits", "total", "raw", "discount_sign", "choice"):
         getattr(after, name)[rows] = getattr(tree, name)[old]
     for name in ("child", "parent"):
         there = getattr(tree, name)[old]
         getattr(after, name)[rows] = torch.where(there >= 0, where[there.clamp(min=0)], -1)
-    after.sign[after.root], after.parent[after.root] = 1, -1
+    after.discount_sign[after.root], after.parent[after.root] = 1, -1
     after.put(rows, tree.get(old))
     after.used = kept.sum(1).clamp(min=1)
     return after

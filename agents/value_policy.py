@@ -10,7 +10,7 @@ from torch import Tensor
 from ludus.agents.agent import Advice
 from ludus.envs.dict_observation import legal
 from ludus.networks.cores import State
-from ludus.networks.heads import ILLEGAL, HeadChance
+from ludus.networks.heads import ILLEGAL, HeadNoise
 from ludus.networks.network import Network
 
 
@@ -76,7 +76,7 @@ class ValueActor:
         """Of all actions [B, A], and the core's state."""
         seen = self._to_device(obs).unsqueeze(0)  # [1, B, *obs]
         opens = self._to_device(first).unsqueeze(0)
-        out, state = self._network(seen, state, opens, HeadChance(noise))
+        out, state = self._network(seen, state, opens, HeadNoise(noise))
         return out.q[0], state
 
     def explore(self, actions: np.ndarray, obs: np.ndarray, epsilon: Any) -> np.ndarray:
@@ -114,7 +114,7 @@ class ValueActor:
     def _mixed(
         self, actions: np.ndarray, obs: np.ndarray, epsilon: Any, generator: np.random.Generator
     ) -> np.ndarray:
-        space = self._network.values_of
+        space = self._network.mask_space
         mask = None if space is None else legal(space, torch.from_numpy(obs))
         allowed = None if mask is None else mask.numpy()
         actions = actions - self.first_action

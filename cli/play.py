@@ -13,7 +13,7 @@ from ludus.agents.agent import Advice, Advisor
 from ludus.cli.options import UsageError, parse
 from ludus.cli.watch import check_port, place
 from ludus.envs.board import spiel
-from ludus.evaluation.interactive_game import Duel
+from ludus.evaluation.interactive_game import InteractiveGame
 from ludus.training.run import Run, at_steps
 from ludus.training.train import load
 from ludus.viewer.library import Library
@@ -77,7 +77,7 @@ class _Game:
     """One game in text."""
 
     def __init__(self, agent: Advisor, name: str, agent_begins: bool) -> None:
-        self._duel, self._agent_side = Duel(agent, name), 0 if agent_begins else 1
+        self._duel, self._agent_side = InteractiveGame(agent, name), 0 if agent_begins else 1
         self._console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     def play(self) -> None:

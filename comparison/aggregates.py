@@ -201,7 +201,7 @@ def human_reference(rom: str) -> tuple[float, float] | None:
 
     They are dqn_zoo's: no-op starts, no sticky actions, 108,000 frames.
     """
-    table = files("ludus.training").joinpath("atari_human_random.csv").read_text()
+    table = files("ludus.comparison").joinpath("atari_human_random.csv").read_text()
     for row in csv.DictReader(table.splitlines()):
         if row["game"] == rom:
             return float(row["random"]), float(row["human"])

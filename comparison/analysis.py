@@ -413,7 +413,7 @@ def _mixed(trainings: Sequence[Training], about: About) -> list[str]:
 @cache
 def _published_table() -> dict[str, list[dict[str, str]]]:
     """Rows of published_scores.csv by game."""
-    text = files("ludus.training").joinpath("published_scores.csv").read_text()
+    text = files("ludus.comparison").joinpath("published_scores.csv").read_text()
     by_game: dict[str, list[dict[str, str]]] = {}
     for row in csv.DictReader(text.splitlines()):
         by_game.setdefault(row["game"], []).append(row)

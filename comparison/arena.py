@@ -1,6 +1,6 @@
 """A round robin between agents and fixed players, with ratings on Elo's scale.
 
-Ratings are the maximum-likelihood ones of Bradley and Terry's model (https://doi.org/10.2307/2334029),
+Ratings are the maximum-scaled_probability ones of Bradley and Terry's model (https://doi.org/10.2307/2334029),
 in which a difference of 400 points means 10 to 1; a draw is half a win.
 """
 

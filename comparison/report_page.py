@@ -133,7 +133,7 @@ def page(found: Findings, pictures: Mapping[str, Path]) -> str:
         _tag("nav", _tag("ul", *links), **{"aria-label": "Sections"}),
         *[_tag("section", _tag("h2", t, id=name), *inside) for name, t, inside in sections],
     ]
-    style = files("ludus.training").joinpath("report.css").read_text()
+    style = files("ludus.comparison").joinpath("report.css").read_text()
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

@@ -72,7 +72,7 @@ class _SelfPlay:
             steps=1,
             training=False,
         )
-        for name in ("step", "legal", "observe", "recognise"):
+        for name in ("step", "legal", "observation", "from_observation"):
             setattr(made, name, self._clock.timed("game", getattr(made, name)))
         self._agent.network.forward = self._clock.timed("network", self._agent.network.forward)  # type: ignore[method-assign]  # only here
         self._row: Row = self._env.reset()

@@ -273,7 +273,7 @@ def prioritised_sample_ms(size: int = 1_000_000, batch: int = 32, times: int = 2
     for _ in range(times):
         chance = torch.rand(batch, dtype=torch.float64)
         began = time.perf_counter()
-        priorities.pick(chance)
+        priorities.sample(chance)
         taken.append(time.perf_counter() - began)
     return 1e3 * statistics.median(taken)
 

@@ -17,7 +17,7 @@ from ludus.envs.minatar_board import (
     LANES,
     NOOP,
     Draws,
-    Game,
+    MinAtarGame,
     clip,
     full,
     inside,
@@ -64,7 +64,7 @@ class _Asterix:
             self._ramp()
         return reward
 
-    def show(self, obs: np.ndarray) -> None:
+    def write_planes(self, obs: np.ndarray) -> None:
         obs[self._envs, 0, self.y, self.x] = 1
         envs, slots = np.nonzero(self.alive)
         x = self.thing_x[envs, slots]
@@ -153,7 +153,7 @@ class _Breakout:
         self.x, self.y = x, np.where(broken | centre | edge, self.y, y)
         return broken.astype(np.int64)
 
-    def show(self, obs: np.ndarray) -> None:
+    def write_planes(self, obs: np.ndarray) -> None:
         obs[self._envs, 0, 9, self.paddle] = 1
         obs[self._envs, 1, self.y, self.x] = 1
         obs[self._envs, 2, self.last_y, self.last_x] = 1
@@ -197,7 +197,7 @@ class _Freeway:
         self.over |= self.time_left < 0
         return won.astype(np.int64)
 
-    def show(self, obs: np.ndarray) -> None:
+    def write_planes(self, obs: np.ndarray) -> None:
         envs = self._envs[:, None]
         obs[self._envs, 0, self.y, 4] = 1
         obs[envs, 1, LANES, self.car_x] = 1
@@ -208,7 +208,7 @@ class _Freeway:
         self.y[((self.car_x == 4) & (self.y[:, None] == LANES)).any(axis=1)] = 9
 
 
-GAMES: dict[str, Callable[[int, Draws, bool], Game]] = {
+GAMES: dict[str, Callable[[int, Draws, bool], MinAtarGame]] = {
     "asterix": _Asterix,
     "breakout": _Breakout,
     "freeway": _Freeway,
@@ -266,7 +266,7 @@ class MinAtarBackend:
 
     def _observe(self) -> np.ndarray:
         obs = np.zeros((self.num_envs, *self.observation_space.shape), np.uint8)
-        self.game.show(obs)
+        self.game.write_planes(obs)
         return obs
 
     def reset(self, mask: np.ndarray, seeds: np.ndarray) -> np.ndarray:

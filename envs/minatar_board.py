@@ -14,7 +14,7 @@ COLUMNS, LANES = np.arange(10), np.arange(1, 9)
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-class Game(Protocol):
+class MinAtarGame(Protocol):
     """B boards of one game; every array attribute has the leading axis [B].
 
     The arrays as `__init__` leaves them are the start of an episode. A game that is over may be
@@ -33,7 +33,7 @@ class Game(Protocol):
     def step(self, actions: np.ndarray) -> np.ndarray:
         """Play actions [B], indices of `KEYS`, and return the rewards [B]."""
 
-    def show(self, obs: np.ndarray) -> None:
+    def write_planes(self, obs: np.ndarray) -> None:
         """Mark the boards in obs [B, channels, 10, 10], which is all 0."""
 
 

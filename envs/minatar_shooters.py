@@ -28,7 +28,7 @@ class Swarm:
         x, y = x.astype(np.int8), y.astype(np.int8)
         return self.alive & (self.x == x[:, None]) & (self.y == y[:, None])
 
-    def show(self, obs: np.ndarray, channel: int, trail: int | None = None) -> None:
+    def write_planes(self, obs: np.ndarray, channel: int, trail: int | None = None) -> None:
         """Mark the living in obs [B, C, 10, 10]; submarines in the channel after `channel`."""
         envs, slots = np.nonzero(self.alive)
         x, y = self.x[envs, slots], self.y[envs, slots]
@@ -84,16 +84,16 @@ class Seaquest:
             timer -= timer > 0
         return reward + self._breathe()
 
-    def show(self, obs: np.ndarray) -> None:
+    def write_planes(self, obs: np.ndarray) -> None:
         """Mark the boards in obs [B, C, 10, 10]."""
         obs[self._envs, 0, self.y, self.x] = 1
         obs[self._envs, 1, self.y, self.x - self.facing] = 1
-        self.bullets.show(obs, 2)
+        self.bullets.write_planes(obs, 2)
         np.logical_or(self.enemy_bullets[:, 0], self.enemy_bullets[:, 1], out=obs[:, 4])
-        self.enemies.show(obs, 5, trail=3)
+        self.enemies.write_planes(obs, 5, trail=3)
         obs[:, 7, 9] = (np.maximum(self.oxygen, 0) * 10 // 200)[:, None] > COLUMNS
         obs[:, 8, 9] = (COLUMNS + self.held[:, None] >= 9) & (COLUMNS < 9)
-        self.divers.show(obs, 9, trail=3)
+        self.divers.write_planes(obs, 9, trail=3)
 
     def _spawn_enemies(self, envs: np.ndarray) -> None:
         if not envs.size:
@@ -261,7 +261,7 @@ class SpaceInvaders:
         self.aliens[np.flatnonzero(cleared), 0:4, 2:8] = True
         return np.count_nonzero(hit, axis=(1, 2))
 
-    def show(self, obs: np.ndarray) -> None:
+    def write_planes(self, obs: np.ndarray) -> None:
         """Mark the boards in obs [B, C, 10, 10]."""
         obs[self._envs, 0, 9, self.x] = 1
         obs[:, 1] = self.aliens

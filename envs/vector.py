@@ -42,7 +42,9 @@ class Raw(NamedTuple):
     terminated: np.ndarray  # [B] bool, the game itself ended
     truncated: np.ndarray  # [B] bool, a limit from outside ended it
     life_lost: np.ndarray  # [B] bool, a life was lost and the game goes on
-    sign: np.ndarray | None = None  # [B] float32, -1 where the other player moves next; None: 1
+    discount_sign: np.ndarray | None = (
+        None  # [B] float32, -1 where the other player moves next; None: 1
+    )
 
 
 class Backend(Protocol):
@@ -95,7 +97,7 @@ class Row(NamedTuple):
     game_over: np.ndarray  # [B] bool, the game ended here; the action for this row is ignored
     episode_return: np.ndarray  # [B] float64, raw rewards of the game so far, of who began
     episode_length: np.ndarray  # [B] int64, steps of the game so far
-    sign: np.ndarray  # [B] float32, -1 where obs is the other player's, of two; else 1
+    discount_sign: np.ndarray  # [B] float32, -1 where obs is the other player's, of two; else 1
 
 
 def episode_seed(seed: int, index: int, episode: int) -> int:
@@ -237,7 +239,7 @@ class VectorEnv:
         reward = np.where(reset, np.float32(0), raw.reward.astype(np.float32, copy=False))
         over = (raw.terminated | raw.truncated) & ~reset
         ended = raw.terminated | (raw.life_lost & self.life_loss)
-        sign = self._count(reward, raw.sign, ~reset)
+        sign = self._count(reward, raw.discount_sign, ~reset)
         self._pending = over
         obs = self._begin(reset) if reset.any() else raw.obs
         return self._row(obs, reward, sign, reset, ended & ~reset, raw.truncated & ~reset, over)
@@ -323,7 +325,9 @@ class VectorEnv:
             self._start(np.where(running.reshape(shape), chosen, idle))
             raw, taken = self._receive()
             self._record(taken, running)
-            self._count(np.where(running, raw.reward.astype(np.float32), 0), raw.sign, running)
+            self._count(
+                np.where(running, raw.reward.astype(np.float32), 0), raw.discount_sign, running
+            )
             obs = raw.obs
         self._pending, self._obs = state["pending"].copy(), obs
         same = (obs == last.obs).reshape(self.num_envs, -1).all(axis=1)

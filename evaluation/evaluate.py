@@ -19,10 +19,10 @@ HELD_OUT = 1 << 40  # added to an evaluation's seed; training seeds lie below
 
 
 @runtime_checkable
-class Wide(Protocol):
+class MultiThreaded(Protocol):
     """An agent whose network is large although its observations may be small."""
 
-    wide: bool
+    multithreaded: bool
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def tuned_for(env: EnvLike, agent: object = None) -> Iterator[None]:
     threads, flushes = torch.get_num_threads(), float(torch.tensor([1e-40]) * 1.0) == 0.0
     small = np.prod(env.observation_space.shape) < 36 * 36
     if small:
-        torch.set_num_threads(threads if isinstance(agent, Wide) else 1)
+        torch.set_num_threads(threads if isinstance(agent, MultiThreaded) else 1)
         torch.set_flush_denormal(True)
     try:
         yield

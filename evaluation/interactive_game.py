@@ -10,7 +10,7 @@ from ludus.envs.dict_observation import MASK, Packed
 from ludus.envs.make import make
 
 
-class Duel:
+class InteractiveGame:
     """A game where it stands; it is played again from its start when moves are taken back.
 
     Args:

@@ -145,7 +145,7 @@ def play_match(
                 result.returns[i] = side_ * float(row.episode_return[i])
                 result.lengths[i] = int(row.episode_length[i])
             over |= row.game_over
-            second ^= row.sign < 0
+            second ^= row.discount_sign < 0
     finally:
         env.close()
     return result

@@ -10,7 +10,7 @@ from ludus.envs.board import spiel
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import Row
 from ludus.evaluation.evaluate import HELD_OUT
-from ludus.evaluation.saliency import Insight, Saliency
+from ludus.evaluation.saliency import NetworkInspector, Saliency
 
 # env steps a second; Atari shows 60 frames, 4 an action
 SPEED = {"atari": 15, "minatar": 10, "board": 1}
@@ -25,7 +25,7 @@ class Thought(NamedTuple):
     state: Any  # the agent's after this observation
 
 
-class Live:
+class Playback:
     """One env that an agent, or a person, plays; both sides of a board game.
 
     Args:
@@ -56,7 +56,7 @@ class Live:
         names = self._env.action_names
         self.action_names = names if len(names) == count else tuple(map(str, range(count)))
         """of discrete actions"""
-        self.insight = Insight(player, self._env.observation_space)
+        self.insight = NetworkInspector(player, self._env.observation_space)
         self._position: Any = None
         if spiel.is_game(env_id):
             self._position = spiel.load(env_id).new_initial_state()

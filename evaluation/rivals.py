@@ -82,7 +82,7 @@ class Rivals:
         return actions, own
 
     def _begin(self, row: Row) -> None:
-        self._second = np.where(row.first, False, self._second ^ (row.sign < 0))
+        self._second = np.where(row.first, False, self._second ^ (row.discount_sign < 0))
         count = int(row.first.sum())
         self._games += row.first
         self._rival[row.first] = self._generator.integers(len(self._names), size=count)

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
-from ludus.agents.agent import Advisor, Seeing
+from ludus.agents.agent import Advisor, HasNetwork
 from ludus.networks.cores import State
 
 Saliency = Literal["gradient", "perturbation"]
@@ -20,7 +20,7 @@ _PAPERS_SIDE, _PAPERS_MASK, _PAPERS_BLUR, _PAPERS_STRIDE = 84, 5.0, 3.0, 5  # pi
 _SMALL = 20  # pixels: below, a pixel stands for a thing of its own and is taken away, not blurred
 
 
-class Insight:
+class NetworkInspector:
     """Looks into one agent that sees pictures.
 
     Args:
@@ -31,7 +31,7 @@ class Insight:
     def __init__(self, agent: object, space: spaces.Box) -> None:
         self._agent, self._space = agent, space
         self._layers: dict[str, nn.Conv2d] = {}
-        if isinstance(agent, Seeing):
+        if isinstance(agent, HasNetwork):
             encoder = agent.network.encoder
             found = [m for m in encoder.modules() if isinstance(m, nn.Conv2d)]
             for i, layer in enumerate(found, 1):
@@ -76,7 +76,7 @@ class Insight:
     def _forward(self, obs: np.ndarray, state: State | None, first: np.ndarray) -> Any:
         """What the network says of [1, 1, *obs]."""
         agent = self._agent
-        assert isinstance(agent, Seeing)
+        assert isinstance(agent, HasNetwork)
         device = next(agent.network.parameters()).device
         state = agent.network.initial_state(1) if state is None else state
         seen = torch.from_numpy(obs).to(device).unsqueeze(0)

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ludus.agents.agent import Player
 from ludus.envs.make import EnvOptions
-from ludus.evaluation.playback import Live
+from ludus.evaluation.playback import Playback
 from ludus.evaluation.saliency import Saliency
 
 Overlay = Literal["gradient", "perturbation", "none"]
@@ -60,7 +60,7 @@ def record(
         overlay: what the agent looks at, drawn on the picture where it sees pictures.
         panel: show its actions, its value and the return beside the picture.
     """
-    live = Live(player, env_id, options, seed, epsilon)
+    live = Playback(player, env_id, options, seed, epsilon)
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     try:
         pictures = _pictures(live, max_steps, overlay, panel)
@@ -77,14 +77,16 @@ def record(
 
 def gif(player: Player, env_id: str, options: EnvOptions, *, max_steps: int, wide: int) -> bytes:
     """A held-out game as a GIF of `wide` pixels, the picture alone."""
-    live = Live(player, env_id, options)
+    live = Playback(player, env_id, options)
     try:
         return _gif(_pictures(live, max_steps, "none", False), live.speed, wide)
     finally:
         live.close()
 
 
-def _pictures(live: Live, max_steps: int, overlay: Overlay, panel: bool) -> Iterator[np.ndarray]:
+def _pictures(
+    live: Playback, max_steps: int, overlay: Overlay, panel: bool
+) -> Iterator[np.ndarray]:
     """[height, width, 3] uint8 of each step, all of one size."""
     kind: Saliency | None = None if overlay == "none" else overlay
     kind = kind if kind in live.insight.kinds else None
@@ -116,7 +118,7 @@ def _heated(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
     return (picture * (1 - share) + _HEAT * share).astype(np.uint8)
 
 
-def _panel(live: Live, values: deque[float], height: int) -> np.ndarray:
+def _panel(live: Playback, values: deque[float], height: int) -> np.ndarray:
     """What the agent thinks, [height, _PANEL, 3] uint8."""
     image = Image.new("RGB", (_PANEL, height), _GROUND)
     pen, font = ImageDraw.Draw(image), _font()
@@ -147,7 +149,7 @@ def _panel(live: Live, values: deque[float], height: int) -> np.ndarray:
 
 def _draw_bars(
     pen: ImageDraw.ImageDraw,
-    live: Live,
+    live: Playback,
     bars: np.ndarray,
     best: int,
     are_values: bool,

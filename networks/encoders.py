@@ -237,10 +237,10 @@ class Normalised(nn.Module):
         x = _unscaled(obs)
         return self.encoder(self.normalise.in_place(x.clone() if x is obs else x, unit))
 
-    def observe(self, obs: Tensor) -> None:
+    def update_statistics(self, obs: Tensor) -> None:
         """Take observations [N, *obs] into the statistics."""
         rows = _pixels(obs[:: -(-len(obs) // _PICTURES)]) if self._picture else obs
-        self.normalise.observe(rows)
+        self.normalise.update_statistics(rows)
 
 
 class Projected(nn.Module):
@@ -299,22 +299,22 @@ class TwoEncoders(nn.Module):
         return torch.cat([self.first(obs), self.second(obs)], dim=-1)
 
 
-def observe(encoder: nn.Module, obs: Tensor) -> None:
+def update_statistics(encoder: nn.Module, obs: Tensor) -> None:
     """Take observations [N, *obs] into whatever running statistics an encoder has."""
     match encoder:
         case Normalised():
-            encoder.observe(obs)
+            encoder.update_statistics(obs)
         case Projected():
-            observe(encoder.encoder, obs)
+            update_statistics(encoder.encoder, obs)
         case DictEncoder():
             for key, inner in zip(encoder.keys, encoder.encoders, strict=True):
-                observe(inner, encoder.space.part(obs, key))
+                update_statistics(inner, encoder.space.part(obs, key))
         case TwoEncoders():
-            observe(encoder.first, obs)
-            observe(encoder.second, obs)
+            update_statistics(encoder.first, obs)
+            update_statistics(encoder.second, obs)
 
 
-def observed(encoder: nn.Module) -> bool:
+def has_statistics(encoder: nn.Module) -> bool:
     """Whether all running statistics of an encoder have seen something."""
     layers = [layer for layer in encoder.modules() if isinstance(layer, Normalise)]
     return all(float(layer.count) > 0 for layer in layers)

@@ -1,6 +1,6 @@
 """Heads: features to action values. Every value head emits `.q`; other kinds add extras to it.
 
-All that is random in a head comes in from outside, as `HeadChance`; without it a head is what an
+All that is random in a head comes in from outside, as `HeadNoise`; without it a head is what an
 evaluation needs: the means of noisy layers, and evenly spaced quantiles.
 """
 
@@ -14,14 +14,14 @@ from torch.nn import functional as F
 from ludus.networks.layers import NoisyLinear
 
 
-class HeadChance(NamedTuple):
+class HeadNoise(NamedTuple):
     """The random part of one forward pass."""
 
-    noise: Tensor | None = None  # [..., noise_size] standard normal, broadcast to the features
+    layers: Tensor | None = None  # [..., noise_size] standard normal, broadcast to the features
     taus: Tensor | None = None  # [K, T, B] uniform in [0, 1)
 
 
-NO_CHANCE = HeadChance()
+NO_NOISE = HeadNoise()
 ILLEGAL = -1e9  # the value of an action that the rules forbid: finite, as a discount of 0 needs it
 
 
@@ -131,9 +131,9 @@ class QHead(nn.Module):
         super().__init__()
         self.streams = streams
 
-    def forward(self, x: Tensor, chance: HeadChance = NO_CHANCE) -> QOut:
+    def forward(self, x: Tensor, noise: HeadNoise = NO_NOISE) -> QOut:
         """[..., dim] to q [..., A]."""
-        return QOut(self.streams(x, chance.noise))
+        return QOut(self.streams(x, noise.layers))
 
 
 class CategoricalHead(nn.Module):
@@ -154,9 +154,9 @@ class CategoricalHead(nn.Module):
         atoms = torch.linspace(low, high, streams.outputs)
         self.register_buffer("atoms", atoms, persistent=False)
 
-    def forward(self, x: Tensor, chance: HeadChance = NO_CHANCE) -> CategoricalOut:
+    def forward(self, x: Tensor, noise: HeadNoise = NO_NOISE) -> CategoricalOut:
         """[..., dim] to log-probabilities [..., A, K]."""
-        log_p = F.log_softmax(self.streams(x, chance.noise), dim=-1)
+        log_p = F.log_softmax(self.streams(x, noise.layers), dim=-1)
         return CategoricalOut((log_p.exp() * self.atoms).sum(-1), log_p, self.atoms)
 
 
@@ -171,9 +171,9 @@ class QuantileHead(nn.Module):
         self.streams = streams
         self.register_buffer("taus", _midpoints(streams.outputs), persistent=False)
 
-    def forward(self, x: Tensor, chance: HeadChance = NO_CHANCE) -> QuantileOut:
+    def forward(self, x: Tensor, noise: HeadNoise = NO_NOISE) -> QuantileOut:
         """[..., dim] to quantiles [..., A, K]."""
-        quantiles = self.streams(x, chance.noise)
+        quantiles = self.streams(x, noise.layers)
         return QuantileOut(quantiles.mean(-1), quantiles, self.taus)
 
 
@@ -200,12 +200,12 @@ class ImplicitQuantileHead(nn.Module):
         frequencies = torch.pi * torch.arange(self.cosines)
         self.register_buffer("frequencies", frequencies, persistent=False)
 
-    def forward(self, x: Tensor, chance: HeadChance = NO_CHANCE) -> QuantileOut:
+    def forward(self, x: Tensor, noise: HeadNoise = NO_NOISE) -> QuantileOut:
         """[T, B, dim] to quantiles [T, B, A, K] at the taus [K, T, B] of chance."""
-        taus = self.midpoints[:, None, None] if chance.taus is None else chance.taus  # [K, T, B]
+        taus = self.midpoints[:, None, None] if noise.taus is None else noise.taus  # [K, T, B]
         waves = (taus.unsqueeze(-1) * self.frequencies).cos()  # [K, T, B, cosines]
         mixed = x * F.relu(self.embedding(waves))  # [K, T, B, dim]
-        values = self.streams(mixed, chance.noise)  # [K, T, B, A]
+        values = self.streams(mixed, noise.layers)  # [K, T, B, A]
         return QuantileOut(values.mean(0), values.movedim(0, -1), taus.movedim(0, -1))
 
 

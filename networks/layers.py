@@ -113,7 +113,7 @@ class Normalise(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
 
     @torch.no_grad()
-    def observe(self, rows: Tensor) -> None:
+    def update_statistics(self, rows: Tensor) -> None:
         """Take rows [N, *obs] in (Chan et al. 1979, parallel variance)."""
         if self._alike:
             mean = rows.mean(0)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ludus.envs.dict_observation import legal
 from ludus.networks.cores import Core, State
-from ludus.networks.heads import NO_CHANCE, HeadChance, without_illegal
+from ludus.networks.heads import NO_NOISE, HeadNoise, without_illegal
 from ludus.networks.layers import SpectralConv2d
 
 Out = TypeVar("Out")
@@ -20,15 +20,15 @@ class Network(nn.Module, Generic[Out]):
         encoder: [N, *obs] to [N, dim].
         core: [T, B, dim] to [T, B, units], with a state.
         head: [T, B, units] to what the agent asks for.
-        values_of: the observations' space, for a head of values: those of actions that an
+        mask_space: the observations' space, for a head of values: those of actions that an
             `action_mask` there forbids are far below all others.
     """
 
     def __init__(
-        self, encoder: nn.Module, core: Core, head: nn.Module, values_of: spaces.Box | None = None
+        self, encoder: nn.Module, core: Core, head: nn.Module, mask_space: spaces.Box | None = None
     ) -> None:
         super().__init__()
-        self.values_of = values_of
+        self.mask_space = mask_space
         self.encoder, self.core, self.head = encoder, core, head
         self._spectral = [m for m in encoder.modules() if isinstance(m, SpectralConv2d)]
 
@@ -42,7 +42,7 @@ class Network(nn.Module, Generic[Out]):
             layer.power_iteration()
 
     def forward(
-        self, obs: Tensor, state: State, first: Tensor, chance: HeadChance = NO_CHANCE
+        self, obs: Tensor, state: State, first: Tensor, noise: HeadNoise = NO_NOISE
     ) -> tuple[Out, State]:
         """What the head says of obs [T, B, *obs], and the state after it.
 
@@ -55,8 +55,8 @@ class Network(nn.Module, Generic[Out]):
         steps, batch = obs.shape[:2]
         x = self.encoder(obs.flatten(0, 1)).unflatten(0, (steps, batch))  # [T, B, dim]
         x, state = self.core(x, state, first)  # [T, B, units]
-        out: Any = self.head(x, chance)
-        if self.values_of is not None:
-            allowed = legal(self.values_of, obs)
+        out: Any = self.head(x, noise)
+        if self.mask_space is not None:
+            allowed = legal(self.mask_space, obs)
             out = out if allowed is None else out._replace(q=without_illegal(out.q, allowed))
         return out, state

@@ -17,8 +17,8 @@ _ILLEGAL = -1e9  # as a logit: its probability is 0 in float32, and so is its gr
 class Distribution(Protocol):
     """Over the actions of one env, for any leading dimensions."""
 
-    def sample(self, chance: Tensor) -> Tensor:
-        """Actions [..., *action]; chance [..., chance_size] uniform in [0, 1) or normal."""
+    def sample(self, noise: Tensor) -> Tensor:
+        """Actions [..., *action]; noise [..., chance_size] uniform in [0, 1) or normal."""
 
     def mode(self) -> Tensor:
         """The most likely actions [..., *action]."""
@@ -30,9 +30,9 @@ class Distribution(Protocol):
         """In nats, [...]."""
 
 
-def gumbel(chance: Tensor) -> Tensor:
-    """Draws of the Gumbel distribution, [...] from chance [...] uniform in [0, 1)."""
-    return -(-chance.clamp(min=1e-20).log()).log()
+def gumbel(noise: Tensor) -> Tensor:
+    """Draws of the Gumbel distribution, [...] from noise [...] uniform in [0, 1)."""
+    return -(-noise.clamp(min=1e-20).log()).log()
 
 
 class Categorical(NamedTuple):
@@ -40,9 +40,9 @@ class Categorical(NamedTuple):
 
     log_p: Tensor  # [..., A]
 
-    def sample(self, chance: Tensor) -> Tensor:
-        """[...] int64, by the Gumbel-max trick from chance [..., A] uniform in [0, 1)."""
-        return (self.log_p + gumbel(chance)).argmax(-1)
+    def sample(self, noise: Tensor) -> Tensor:
+        """[...] int64, by the Gumbel-max trick from noise [..., A] uniform in [0, 1)."""
+        return (self.log_p + gumbel(noise)).argmax(-1)
 
     def mode(self) -> Tensor:
         """[...] int64."""
@@ -62,9 +62,9 @@ class MultiCategorical(NamedTuple):
 
     parts: tuple[Categorical, ...]  # K
 
-    def sample(self, chance: Tensor) -> Tensor:
-        """[..., K] int64 from chance [..., sum of A] uniform in [0, 1)."""
-        chances = chance.split([p.log_p.shape[-1] for p in self.parts], dim=-1)
+    def sample(self, noise: Tensor) -> Tensor:
+        """[..., K] int64 from noise [..., sum of A] uniform in [0, 1)."""
+        chances = noise.split([p.log_p.shape[-1] for p in self.parts], dim=-1)
         return torch.stack([p.sample(c) for p, c in zip(self.parts, chances, strict=True)], -1)
 
     def mode(self) -> Tensor:
@@ -87,9 +87,9 @@ class Gaussian(NamedTuple):
     mean: Tensor  # [..., D]
     log_std: Tensor  # [D], the same for every observation
 
-    def sample(self, chance: Tensor) -> Tensor:
-        """[..., D] from chance [..., D] standard normal."""
-        return self.mean + self.log_std.exp() * chance
+    def sample(self, noise: Tensor) -> Tensor:
+        """[..., D] from noise [..., D] standard normal."""
+        return self.mean + self.log_std.exp() * noise
 
     def mode(self) -> Tensor:
         """[..., D]."""
@@ -145,7 +145,7 @@ class ActionKind:
         self.outputs = len(self.low) if self.low is not None else sum(self.sizes)
         self._several = isinstance(space, spaces.MultiDiscrete)
 
-    def chance(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """What a sample for so many observations is made of, [*shape, P]."""
         draw = torch.randn if self.continuous else torch.rand
         return draw(*shape, self.outputs, generator=generator, device=generator.device)
@@ -204,7 +204,7 @@ class PolicyHead(nn.Module):
         self.register_buffer("value_mean", torch.zeros(()))
         self.register_buffer("value_std", torch.ones(()))
 
-    def forward(self, x: Tensor, chance: object = None) -> PolicyOut:
+    def forward(self, x: Tensor, noise: object = None) -> PolicyOut:
         """[..., dim] to what is made of it."""
         for_policy, for_value = (x, x) if self._split is None else x.split(self._split, dim=-1)
         value = self.value(for_value).squeeze(-1) * self.value_std + self.value_mean
@@ -233,6 +233,6 @@ class GameHead(nn.Module):
         self.policy = nn.Linear(dim, actions)
         self.value = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, 1))
 
-    def forward(self, x: Tensor, chance: object = None) -> PolicyOut:
+    def forward(self, x: Tensor, noise: object = None) -> PolicyOut:
         """[..., dim] to logits [..., A] and values [...]."""
         return PolicyOut(self.policy(x), None, self.value(x).squeeze(-1).tanh())

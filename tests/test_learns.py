@@ -15,7 +15,7 @@ from ludus.agents.ppo import PPOConfig
 from ludus.agents.pqn import PQNConfig
 from ludus.agents.r2d2 import R2D2Config
 from ludus.agents.random_agent import RandomConfig
-from ludus.envs.board.backend import observation_space, show
+from ludus.envs.board.backend import observation_space, observations
 from ludus.envs.board.spiel import make_game
 from ludus.envs.make import EnvOptions, make
 from ludus.evaluation.evaluate import evaluate, tuned_for
@@ -297,7 +297,7 @@ def lines_lost(agent) -> int:
         board, moves = game.init(1), begins
         while len(board):
             if moves:
-                chosen, _ = agent.predict(show(game, space, board), deterministic=True)
+                chosen, _ = agent.predict(observations(game, space, board), deterministic=True)
                 row, action = torch.arange(len(board)), torch.from_numpy(chosen)
             else:
                 row, action = game.legal(board).nonzero(as_tuple=True)

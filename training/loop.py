@@ -16,7 +16,7 @@ def train_loop(
     row: Row,
     state: State,
     steps: int,
-    after: Callable[[Row, State], bool],
+    on_step: Callable[[Row, State], bool],
     rivals: Rivals | None = None,
 ) -> None:
     """Train until the agent has taken `steps` env steps.
@@ -27,14 +27,14 @@ def train_loop(
         row: where the stream stands, from `env.reset` or a checkpoint.
         state: the agent's state there.
         steps: env steps, those already taken included.
-        after: called after each step with where the stream stands; False ends the loop.
+        on_step: called after each step with where the stream stands; False ends the loop.
         rivals: of a board game, who make some of the moves; None for none.
     """
     while agent.env_steps < steps:
         action, state, extras = agent.act(row.obs, state, row.first, explore=True)
-        own: np.ndarray | bool = True
+        chosen_by_agent: np.ndarray | bool = True
         if rivals is not None:
-            action, own = rivals.take_over(row, action)
+            action, chosen_by_agent = rivals.take_over(row, action)
         env.send(action)
         agent.learn()  # on what was observed up to this row, while the env works
         following = env.recv()
@@ -47,12 +47,12 @@ def train_loop(
                 reward=following.reward,
                 terminated=following.terminated,
                 extras=extras,
-                sign=following.sign,
-                own=own,
+                discount_sign=following.discount_sign,
+                chosen_by_agent=chosen_by_agent,
             )
         )
         row = following
         if rivals is not None:
             rivals.keep(agent)
-        if not after(row, state):
+        if not on_step(row, state):
             return

@@ -71,7 +71,7 @@ def train(
     seed: int = 0,
     config: presets.Config | None = None,
     options: EnvOptions | None = None,
-    more: TrainOptions | None = None,
+    train_options: TrainOptions | None = None,
     root: Path | str = "runs",
     quiet: bool = False,
 ) -> presets.AnyAgent:
@@ -79,22 +79,22 @@ def train(
 
     Args:
         agent: a preset's name, see `ludus list agents`.
-        env: an env id, see `ludus.envs.make.make`; with `more.dataset` where it is evaluated, ""
+        env: an env id, see `ludus.envs.make.make`; with a data set where it is evaluated, ""
             for the data set's own.
         steps: env steps; updates with a data set.
         seed: of everything.
         config: in place of the preset's.
         options: changes to the env's protocol.
-        more: the other choices of a training; its own steps and seed are not read.
+        train_options: the other choices of a training; its own steps and seed are not read.
         root: where run folders are made.
         quiet: no progress.
     """
     options = options or EnvOptions()
-    if more is None:
+    if train_options is None:
         probe = make(env, 1, 0, options)
-        more = TrainOptions(num_envs=presets.num_envs(agent, presets.family(probe)))
+        train_options = TrainOptions(num_envs=presets.num_envs(agent, presets.family(probe)))
         probe.close()
-    chosen = replace(more, steps=steps, seed=seed)
+    chosen = replace(train_options, steps=steps, seed=seed)
     return Session.start(agent, env, chosen, options, config, Path(root), quiet=quiet).run_to_end()
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ludus.agents.agent import Advisor, Searching
-from ludus.evaluation.interactive_game import Duel
+from ludus.evaluation.interactive_game import InteractiveGame
 from ludus.training.run import Run, RunConfig, RunError
 from ludus.viewer.messages import error, pack
 from ludus.viewer.stage import loaded, standing
@@ -41,7 +41,7 @@ class BoardGame:
             self._agent: Any = loaded(self._run, config, worker)
             if not isinstance(self._agent, Advisor):
                 raise RunError("this agent says nothing of its moves; choose another run")
-            self._duel = Duel(self._agent, config.env)
+            self._duel = InteractiveGame(self._agent, config.env)
             self._tell()
             while not worker.closed:
                 if not self._agents_turn():

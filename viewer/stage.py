@@ -15,8 +15,8 @@ import numpy as np
 from ludus.agents.agent import Advisor, Searching
 from ludus.agents.presets import AnyAgent
 from ludus.envs.board import spiel
-from ludus.evaluation.interactive_game import Duel
-from ludus.evaluation.playback import Live
+from ludus.evaluation.interactive_game import InteractiveGame
+from ludus.evaluation.playback import Playback
 from ludus.training.checkpoint import CheckpointError
 from ludus.training.run import Run, RunConfig, RunError
 from ludus.training.train import load
@@ -123,8 +123,8 @@ class EnvShow:
 
     def _open(self, seed: int) -> None:
         c = self._config
-        self._live = Live(self._agent, c.env, c.options, seed)
-        self._own = Live(self._agent, c.env, c.options, seed) if self._person else None
+        self._live = Playback(self._agent, c.env, c.options, seed)
+        self._own = Playback(self._agent, c.env, c.options, seed) if self._person else None
         self.usual: float = self._live.speed
 
     def head(self) -> dict[str, Any]:
@@ -222,7 +222,7 @@ class BoardShow:
         if not isinstance(agent, Advisor):
             raise RunError(f"{config.agent} says nothing of its moves; choose another run")
         self._agent: Any = agent
-        self._duel = Duel(agent, config.env)
+        self._duel = InteractiveGame(agent, config.env)
 
     def head(self) -> dict[str, Any]:
         """That it is a board."""
@@ -262,7 +262,7 @@ class BoardShow:
         """Nothing to free."""
 
 
-def standing(duel: Duel, *, opinion: bool) -> dict[str, Any]:
+def standing(duel: InteractiveGame, *, opinion: bool) -> dict[str, Any]:
     """How a game of a board stands, for the page; `opinion`: with what the agent thinks."""
     told: dict[str, Any] = {
         **{"scene": asdict(scene(duel.state)), "step": len(duel.moves), "over": duel.over},
@@ -282,7 +282,7 @@ def standing(duel: Duel, *, opinion: bool) -> dict[str, Any]:
     return told
 
 
-def _of_legal(values: np.ndarray | None, duel: Duel) -> dict[int, float | None] | None:
+def _of_legal(values: np.ndarray | None, duel: InteractiveGame) -> dict[int, float | None] | None:
     return None if values is None else {move: number(values[0, move]) for move in duel.legal()}
 
 

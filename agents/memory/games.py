@@ -153,7 +153,7 @@ class Games:
             self._drawable = torch.from_numpy(place).to(self._device)
         return self._drawable
 
-    def draw(self, batch_size: int) -> Tensor:
+    def sample_indices(self, batch_size: int) -> Tensor:
         """Places of N positions, all alike [N]."""
         places = self._places()
         pick = torch.randint(

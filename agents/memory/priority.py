@@ -63,17 +63,17 @@ class Priorities:
         blocks = places // self._block
         self._sums[blocks] = self._leaves[blocks].sum(1, dtype=torch.float64)
 
-    def pick(self, chance: Tensor) -> tuple[Tensor, Tensor]:
+    def sample(self, uniforms: Tensor) -> tuple[Tensor, Tensor]:
         """Places [N] and their probabilities [N], one from each N-th of the sum.
 
         Args:
-            chance: [N] float64 in [0, 1), where in its N-th each lies.
+            uniforms: [N] float64 in [0, 1), where in its N-th each lies.
         """
-        count = chance.shape[0]
-        parts = torch.arange(count, dtype=torch.float64, device=chance.device)
+        count = uniforms.shape[0]
+        parts = torch.arange(count, dtype=torch.float64, device=uniforms.device)
         upto = self._sums.cumsum(0)  # [blocks]
         total = upto[-1:]
-        wanted = (parts + chance) / count * total
+        wanted = (parts + uniforms) / count * total
         zero = torch.zeros_like(total)
         wanted = torch.minimum(wanted, torch.nextafter(total, zero))
         block = torch.searchsorted(upto, wanted, right=True)  # the first that goes beyond

@@ -24,7 +24,9 @@ class Sample(NamedTuple):
 
     batch: Batch
     place: Tensor  # [N] int64, of the ring, for `Priorities.update`
-    likelihood: Tensor | None  # [N] float64, probability times size: 1 if all were alike; or None
+    scaled_probability: (
+        Tensor | None
+    )  # [N] float64, probability times size: 1 if all were alike; or None
 
 
 class Replay:
@@ -120,7 +122,9 @@ class Replay:
         self._frames[at] = torch.from_numpy(frame.reshape(self.num_envs, -1)).to(self.device)
         self._action[at] = torch.from_numpy(step.action)
         self._reward[at] = torch.from_numpy(step.reward)
-        self._discount[at] = torch.from_numpy(np.where(step.terminated, 0, self._gamma * step.sign))
+        self._discount[at] = torch.from_numpy(
+            np.where(step.terminated, 0, self._gamma * step.discount_sign)
+        )
         self._first[at] = torch.from_numpy(step.first)
         self._valid[at] = torch.from_numpy(step.valid)
         self._used[row] = step.valid
@@ -156,19 +160,19 @@ class Replay:
     def _mark(self) -> None:
         self._window.copy_(torch.tensor([self._tail % self.capacity, len(self)]))
 
-    def draw(self, batch_size: int) -> Tensor:
-        """The chance of one sample: [batch_size] float64, uniform in [0, 1)."""
+    def uniforms(self, batch_size: int) -> Tensor:
+        """The uniforms of one sample: [batch_size] float64, uniform in [0, 1)."""
         return torch.rand(
             batch_size, generator=self._generator, device=self.device, dtype=torch.float64
         )
 
-    def sample(self, chance: Tensor) -> Sample:
-        """The transitions that `chance` [N] from `draw` picks, with replacement."""
+    def sample(self, uniforms: Tensor) -> Sample:
+        """The transitions that `uniforms` [N] from `uniforms` picks, with replacement."""
         tail, size = self._window
         if self.priorities is not None:
-            place, probability = self.priorities.pick(chance)
+            place, probability = self.priorities.sample(uniforms)
             return Sample(self.gather(place), place, probability * size)
-        pick = (chance * size).to(torch.int64) + tail
+        pick = (uniforms * size).to(torch.int64) + tail
         place = self._slots[pick % self.capacity]
         return Sample(self.gather(place), place, None)
 

@@ -76,7 +76,7 @@ class Rollout:
         self.obs = self._zeros(observation_space.shape, observation_space.dtype)
         self.action = self._zeros(action_space.shape or (), action_space.dtype)
         self.first, self.valid = self._zeros((), bool), self._zeros((), bool)
-        self.own = self._zeros((), bool)  # the agent chose the action
+        self.chosen_by_agent = self._zeros((), bool)  # the agent chose the action
         self.reward = self._zeros((), np.float32)  # of the next row
         self.discount = self._zeros(
             (), np.float32
@@ -88,7 +88,7 @@ class Rollout:
         self._states = tuple(torch.stack([s, s]) for s in state)  # before row 0 and before row T
         self._rows = {
             **{"obs": self.obs, "action": self.action, "first": self.first, "valid": self.valid},
-            "own": self.own,
+            "chosen_by_agent": self.chosen_by_agent,
             **{"reward": self.reward, "discount": self.discount},
             **{name: self.extras[name] for name in extras},
         }
@@ -134,7 +134,9 @@ class Rollout:
             for kept, now in zip(self._states, state, strict=True):
                 kept[min(row, 1)] = now
         values = step._asdict() | {name: step.extras[name] for name in self._from_act}
-        values["discount"] = np.where(step.terminated, np.float32(0), self._gamma * step.sign)
+        values["discount"] = np.where(
+            step.terminated, np.float32(0), self._gamma * step.discount_sign
+        )
         for name, kept in self._rows.items():
             kept[row].copy_(torch.as_tensor(values[name]), non_blocking=True)
         self.filled += 1
@@ -145,7 +147,7 @@ class Rollout:
             kept[0] = kept[-1]
         self.filled = 1
 
-    def draw(self) -> Sequence[Tensor]:
+    def minibatch_indices(self) -> Sequence[Tensor]:
         """An epoch: for each minibatch an index [N] of rows, or of envs where there is a core."""
         order = torch.randperm(self._size, generator=self._generator, device=self._device)
         return order.split(self._size // self._minibatches)
@@ -154,21 +156,21 @@ class Rollout:
         """An index of the shape of all others, without chance."""
         return torch.arange(self._size // self._minibatches, device=self._device)
 
-    def pick(self, x: Tensor, index: Tensor) -> Tensor:
-        """Of x [T or T + 1, B, *] what an index [N] of `draw` picks, [L, N, *]."""
+    def select(self, x: Tensor, index: Tensor) -> Tensor:
+        """Of x [T or T + 1, B, *] what an index [N] of `minibatch_indices` picks, [L, N, *]."""
         if self._sequences:
             return x[: self.length].index_select(1, index)
         return x.flatten(0, 1).index_select(0, index).unsqueeze(0)
 
     def minibatch(self, index: Tensor) -> Minibatch:
-        """What an index [N] of `draw` picks."""
-        valid = self.pick(self.valid & self.own, index).to(torch.float32)
-        numbers = self.pick(self._numbers, index).unbind(-1) if self.extras else ()
+        """What an index [N] of `minibatch_indices` picks."""
+        valid = self.select(self.valid & self.chosen_by_agent, index).to(torch.float32)
+        numbers = self.select(self._numbers, index).unbind(-1) if self.extras else ()
         return Minibatch(
-            self.pick(self.obs, index),
-            self.pick(self.first, index),
+            self.select(self.obs, index),
+            self.select(self.first, index),
             valid / valid.sum().clamp(min=1),
-            self.pick(self.action, index),
+            self.select(self.action, index),
             dict(zip(self.extras, numbers, strict=True)),
             tuple(kept[index] for kept in self.state),
         )

@@ -27,7 +27,7 @@ class SequenceBatch(NamedTuple):
     discount: Tensor  # [T, N] float32, gamma, or 0 where the next row is terminal
     state: State  # of the core before row 0, [N, units] each
     place: Tensor  # [N] int64, for `update`
-    likelihood: Tensor  # [N] float64, in proportion to the probability
+    scaled_probability: Tensor  # [N] float64, in proportion to the probability
 
 
 class Sequences:
@@ -93,15 +93,15 @@ class Sequences:
         """Where the sequences that start at a row, counted for ever, lie; [B]."""
         return (row // self._period % self._starts) * self.ring.num_envs + self._envs
 
-    def draw(self, batch_size: int) -> Tensor:
-        """The chance of one sample: [batch_size] float64, uniform in [0, 1)."""
+    def uniforms(self, batch_size: int) -> Tensor:
+        """The uniforms of one sample: [batch_size] float64, uniform in [0, 1)."""
         return torch.rand(
             batch_size, generator=self._generator, device=self.ring.device, dtype=torch.float64
         )
 
-    def sample(self, chance: Tensor) -> SequenceBatch:
-        """The sequences that `chance` [N] from `draw` picks."""
-        place, probability = self.priorities.pick(chance)
+    def sample(self, uniforms: Tensor) -> SequenceBatch:
+        """The sequences that `uniforms` [N] from `uniforms` picks."""
+        place, probability = self.priorities.sample(uniforms)
         return self.gather(place, probability)
 
     def gather(self, place: Tensor, probability: Tensor) -> SequenceBatch:

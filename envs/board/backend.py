@@ -9,7 +9,7 @@ import torch
 from gymnasium import spaces
 
 from ludus.envs.board.game import Board, Game
-from ludus.envs.board.picture import draw
+from ludus.envs.board.picture import render_board
 from ludus.envs.dict_observation import MASK, Packed
 from ludus.envs.vector import Raw
 
@@ -35,7 +35,7 @@ class BoardBackend:
         """Start new games where mask [B] is true; nothing in them is left to chance."""
         self.board[mask] = self.game.init(int(mask.sum()))
         self._second[mask] = False
-        return show(self.game, self.observation_space, self.board)
+        return observations(self.game, self.observation_space, self.board)
 
     def send(self, actions: np.ndarray) -> None:
         """Make the moves [B]."""
@@ -44,10 +44,10 @@ class BoardBackend:
         idle = ~legal.gather(1, action.unsqueeze(1)).squeeze(1)  # a game not in use makes any move
         action = torch.where(idle, legal.to(torch.uint8).argmax(1), action)
         move = self.game.step(self.board, action)
-        self.board, sign = move.board, move.sign.numpy()
+        self.board, sign = move.board, move.discount_sign.numpy()
         self._second ^= sign < 0
         none = np.zeros(self.num_envs, bool)
-        obs = show(self.game, self.observation_space, self.board)
+        obs = observations(self.game, self.observation_space, self.board)
         self._raw = Raw(obs, move.reward.numpy(), move.terminated.numpy(), none, none, sign)
 
     def recv(self) -> Raw:
@@ -57,7 +57,7 @@ class BoardBackend:
 
     def render(self, index: int) -> np.ndarray:
         """The picture of one game."""
-        return draw(self.game, self.board[index : index + 1], bool(self._second[index]))
+        return render_board(self.game, self.board[index : index + 1], bool(self._second[index]))
 
     def close(self) -> None:
         """Nothing to free."""
@@ -68,7 +68,7 @@ def observation_space(game: Game) -> Packed:
     return Packed({**game.parts, MASK: spaces.Box(0, 1, (game.num_actions,), np.uint8)})
 
 
-def show(game: Game, space: Packed, board: Board) -> np.ndarray:
+def observations(game: Game, space: Packed, board: Board) -> np.ndarray:
     """Observations [B, size] of positions."""
-    parts = {key: part.cpu().numpy() for key, part in game.observe(board).items()}
+    parts = {key: part.cpu().numpy() for key, part in game.observation(board).items()}
     return space.pack({**parts, MASK: game.legal(board).cpu().numpy()})

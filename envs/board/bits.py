@@ -46,11 +46,11 @@ class _Bits:
         self._places = places.flatten().to(device)  # [H * W]
         self.parts = {BOARD: spaces.Box(0, 1, (2, *self.shape), np.uint8)}
 
-    def observe(self, board: Tensor) -> dict[str, Tensor]:
+    def observation(self, board: Tensor) -> dict[str, Tensor]:
         """The mover's stones and the other's, [B, 2, H, W] uint8."""
         return {BOARD: self._planes(board).to(torch.uint8).unflatten(-1, self.shape)}
 
-    def recognise(self, seen: dict[str, Tensor]) -> Tensor:
+    def from_observation(self, seen: dict[str, Tensor]) -> Tensor:
         """Boards [B, 2] of planes [B, 2, H, W]."""
         return (seen[BOARD].flatten(2).to(torch.int64) << self._places).sum(-1)
 

@@ -18,7 +18,9 @@ class Move(NamedTuple):
     board: Board  # the positions after it, as the next mover sees them
     reward: Tensor  # [B] float32, for the one who moved
     terminated: Tensor  # [B] bool, the game is over
-    sign: Tensor  # [B] float32, -1 where the other player moves next, 1 where the same does
+    discount_sign: (
+        Tensor  # [B] float32, -1 where the other player moves next, 1 where the same does
+    )
 
 
 class Game(Protocol):
@@ -53,10 +55,10 @@ class Game(Protocol):
     def step(self, board: Board, action: Tensor) -> Move:
         """Make the legal moves `action` [B] int64."""
 
-    def observe(self, board: Board) -> dict[str, Tensor]:
+    def observation(self, board: Board) -> dict[str, Tensor]:
         """What the movers see, [B, *part] by name."""
 
-    def recognise(self, seen: dict[str, Tensor]) -> Board:
+    def from_observation(self, seen: dict[str, Tensor]) -> Board:
         """The positions that `observe` showed."""
 
     def symmetries(self) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from gymnasium import spaces
 from ludus.envs.board import spiel
 from ludus.envs.board.game import BOARD
 from ludus.envs.board.opponents import make_player
-from ludus.envs.board.picture import draw
+from ludus.envs.board.picture import render_board
 from ludus.envs.vector import EnvError
 
 
@@ -75,7 +75,7 @@ class BoardEnv(gymnasium.Env[np.ndarray, np.int64]):
         """OpenSpiel's text, or a picture [height, width, 3] uint8."""
         if self.render_mode == "ansi":
             return str(self._state)
-        return draw(self._game, self._board, self._second)
+        return render_board(self._game, self._board, self._second)
 
     @property
     def _second(self) -> bool:
@@ -95,7 +95,7 @@ class BoardEnv(gymnasium.Env[np.ndarray, np.int64]):
         self._board = self._game.step(self._board, torch.tensor([action])).board
 
     def _shown(self) -> np.ndarray:
-        return self._game.observe(self._board)[BOARD][0].numpy()
+        return self._game.observation(self._board)[BOARD][0].numpy()
 
     def _info(self) -> dict[str, Any]:
         mask = self._game.legal(self._board)[0].numpy()

@@ -9,7 +9,7 @@ from pettingzoo import AECEnv
 
 from ludus.envs.board import spiel
 from ludus.envs.board.game import BOARD
-from ludus.envs.board.picture import draw
+from ludus.envs.board.picture import render_board
 from ludus.envs.dict_observation import MASK
 
 
@@ -66,7 +66,7 @@ class BoardAEC(AECEnv[str, dict[str, np.ndarray], int]):
 
     def observe(self, agent: str) -> dict[str, np.ndarray]:
         """The board as its mover sees it; the mask is empty for who does not move."""
-        shown = self._game.observe(self._board)[BOARD][0].numpy()
+        shown = self._game.observation(self._board)[BOARD][0].numpy()
         mask = self._game.legal(self._board)[0].numpy().astype(np.int8)
         if agent != self.agent_selection:
             mask = np.zeros_like(mask)
@@ -100,7 +100,7 @@ class BoardAEC(AECEnv[str, dict[str, np.ndarray], int]):
         """OpenSpiel's text, or a picture [height, width, 3] uint8."""
         if self.render_mode == "ansi":
             return str(self._state)
-        return draw(self._game, self._board, self.agent_selection == "player_1")
+        return render_board(self._game, self._board, self.agent_selection == "player_1")
 
     def close(self) -> None:
         """Nothing to free."""

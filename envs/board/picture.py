@@ -10,7 +10,7 @@ _GROUND, _LINE = (222, 205, 170), (120, 95, 60)
 _STONES = ((30, 30, 36), (245, 245, 240))  # who began, and the other
 
 
-def draw(game: Game, board: Board, second: bool) -> np.ndarray:
+def render_board(game: Game, board: Board, second: bool) -> np.ndarray:
     """The picture of one position [1], [height, width, 3] uint8.
 
     Args:
@@ -19,7 +19,7 @@ def draw(game: Game, board: Board, second: bool) -> np.ndarray:
         second: the mover is who did not begin.
     """
     if not isinstance(board, np.ndarray):
-        planes = game.observe(board)[BOARD][0].numpy()
+        planes = game.observation(board)[BOARD][0].numpy()
         return _stones(planes[::-1] if second else planes, flipped=game.name == "connect_four")
     return _text(str(board[0]))
 

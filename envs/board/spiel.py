@@ -182,7 +182,7 @@ class SpielGame:
         reward, over_, sign = torch.from_numpy(told).unbind(1)
         return Move(_objects(after), reward, over_ > 0, sign)
 
-    def observe(self, board: np.ndarray) -> dict[str, Tensor]:
+    def observation(self, board: np.ndarray) -> dict[str, Tensor]:
         """What the movers see [B, *shape], and the moves so far [B, max_moves], -1 after them."""
         shown = np.zeros((len(board), self._shape[0] + 1, *self._shape[1:]), np.float32)
         moves = np.full((len(board), self.max_moves), -1, np.float32)
@@ -196,7 +196,7 @@ class SpielGame:
             shown[i, :-1], shown[i, -1] = tensor.reshape(self._shape), player
         return {BOARD: torch.from_numpy(shown), MOVES: torch.from_numpy(moves)}
 
-    def recognise(self, seen: dict[str, Tensor]) -> np.ndarray:
+    def from_observation(self, seen: dict[str, Tensor]) -> np.ndarray:
         """Positions [B] from the moves that led to them."""
         board = self.init(len(seen[MOVES]))
         for state, moves in zip(board, seen[MOVES].tolist(), strict=True):

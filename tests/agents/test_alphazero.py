@@ -49,7 +49,7 @@ def _train(agent, rows, game="connect_four"):
         agent.observe(
             Step(
                 *(row.obs, row.first, ~row.game_over, action, after.reward, after.terminated),
-                *(extras, after.sign),
+                *(extras, after.discount_sign),
             )
         )
         actions.append(action)
@@ -74,7 +74,7 @@ def test_the_value_learns_who_won_and_the_policy_what_the_search_found():
     """One batch against sums over its rows; captured alike."""
     agent = _agent(symmetries=False, value_coef=0.5, max_grad_norm=0.0)
     _train(agent, 60)
-    place, turn = agent.draw()
+    place, turn = agent.randomness()
     metrics, gradient = agent.gradients(place, turn)
     sample = agent.memory.sample(place)
     policy_loss = value_loss = torch.tensor(0.0)
@@ -113,7 +113,7 @@ def test_a_turned_position_has_its_policy_turned_with_it():
     agent = _agent()
     _train(agent, 60)
     look(agent)
-    place, _ = agent.draw()
+    place, _ = agent.randomness()
     sample = agent.memory.sample(place)
     turn = torch.arange(16) % 2
     metrics, _ = agent.gradients(place, turn)
@@ -265,7 +265,7 @@ def test_a_tree_that_is_used_again_is_the_one_below_the_move():
     search(game, game.init(4), agent.evaluate, Puct(), 60, tree=tree)
     action = torch.tensor([3, 3, 2, 4])
     env.send(action.numpy())
-    board = game.recognise(agent._unpack(env.recv().obs))
+    board = game.from_observation(agent._unpack(env.recv().obs))
     chosen = tree.child[tree.root, action]
     assert (chosen >= 0).all()
     for most in (200, 3):

@@ -14,7 +14,7 @@ from scipy import stats
 from ludus.agents.agent import ConfigError
 from ludus.agents.capture import capture
 from ludus.agents.dqn import DQN, DQNConfig, build
-from ludus.networks.heads import HeadChance
+from ludus.networks.heads import HeadNoise
 
 DEVICE = torch.device("cpu")
 OBS = spaces.Box(-9, 9, (3,), np.float32)
@@ -167,7 +167,12 @@ def test_actions_count_from_the_first_of_the_space(random_stream):
         seen |= set(actions.tolist())
         agent.observe(stream.step(actions))
     assert seen == {5, 6, 7, 8}
-    assert set(agent.memory.sample(agent.memory.draw(500)).batch.action.tolist()) == {0, 1, 2, 3}
+    assert set(agent.memory.sample(agent.memory.uniforms(500)).batch.action.tolist()) == {
+        0,
+        1,
+        2,
+        3,
+    }
     assert agent.predict(_obs(1)[0], deterministic=True)[0] in seen
     assert set(agent.predict(_obs(9))[0]) <= seen
 
@@ -224,7 +229,7 @@ def test_looking_on_moves_no_generator_of_the_training(random_stream):
     assert agent.state_dict()["evaluation"] != evaluation
     assert _generators(agent) == before
     _act(agent, _obs(5), True)
-    agent.memory.draw(1)
+    agent.memory.uniforms(1)
     assert all(a != b for a, b in zip(_generators(agent), before, strict=True))
     assert torch.equal(torch.get_rng_state(), everyone)
 
@@ -236,7 +241,7 @@ def test_building_leaves_the_global_generator_alone_and_follows_its_seed():
     assert torch.equal(_parameters(one), _parameters(same))
     assert torch.equal(_parameters(one), _targets(one))
     assert not torch.equal(_parameters(one), _parameters(other))
-    chances = [agent.memory.draw(4) for agent in (one, same, other)]
+    chances = [agent.memory.uniforms(4) for agent in (one, same, other)]
     assert torch.equal(chances[0], chances[1])
     assert not torch.equal(chances[0], chances[2])
 
@@ -299,7 +304,7 @@ def test_clipped_rewards_reach_the_learner_alone(random_stream):
             before = step.reward.copy()
             agent.observe(step)
             assert np.array_equal(step.reward, before)
-        learned = agent.memory.sample(agent.memory.draw(400)).batch.reward
+        learned = agent.memory.sample(agent.memory.uniforms(400)).batch.reward
         raw = {float(r) for row in stream.reward for r in row}
         expected = {min(1.0, max(-1.0, r)) for r in raw} if clip else raw
         assert set(learned.tolist()) <= expected
@@ -315,19 +320,19 @@ def test_clipped_rewards_reach_the_learner_alone(random_stream):
 @pytest.mark.parametrize("loss", ["huber", "mse"])
 def test_the_loss_is_the_papers(random_stream, loss, dueling, double, n_step):
     agent = _filled(random_stream, loss=loss, dueling=dueling, double=double, n_step=n_step)
-    chance = agent.memory.draw(8)
+    chance = agent.memory.uniforms(8)
     expected = _loss_by_hand(agent, chance).item()
     other = copy.copy(agent)
     other.config = replace(agent.config, double=not double)
     assert abs(_loss_by_hand(other, chance).item() - expected) > 1e-3  # so double can be told
-    agent.memory.draw = lambda size: chance
+    agent.memory.uniforms = lambda size: chance
     _learn(agent, 1)
     assert agent.metrics()["loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_gamma_and_n_step_reach_the_memory(random_stream):
     agent = _filled(random_stream, n_step=3, gamma=0.5)
-    discounts = set(agent.memory.sample(agent.memory.draw(500)).batch.discount.tolist())
+    discounts = set(agent.memory.sample(agent.memory.uniforms(500)).batch.discount.tolist())
     assert discounts == {0.0, 0.125, 0.25, 0.5}
 
 
@@ -352,7 +357,7 @@ def test_updates_equal_the_plain_optimizer(random_stream, name):
     optimizer = OPTIMIZERS[name](plain.network.parameters())
     # the first shows the starting moments, the later ones their decay, the sixth radam's change
     for _ in range(7 if name == "radam" else 3):
-        chance = agent.memory.draw(8)
+        chance = agent.memory.uniforms(8)
         agent.update(chance, chance, chance, chance)
         optimizer.zero_grad()
         _loss_by_hand(plain, chance).backward()
@@ -365,7 +370,7 @@ def test_updates_equal_the_plain_optimizer(random_stream, name):
 
 def test_the_first_step_of_adam_by_hand(random_stream):
     agent = _filled(random_stream, max_grad_norm=0.0, optimizer_eps=1e-3)
-    chance, before = agent.memory.draw(8), _parameters(agent)
+    chance, before = agent.memory.uniforms(8), _parameters(agent)
     slopes = torch.autograd.grad(_loss_by_hand(agent, chance), list(agent.network.parameters()))
     slope = torch.cat([g.flatten() for g in slopes])
     agent.update(chance, chance, chance, chance)
@@ -387,10 +392,10 @@ def test_max_grad_norm_limits_what_is_applied(random_stream, limit, applied):
 
 def test_metrics_are_means_since_the_last_call(random_stream):
     agent = _filled(random_stream, optimizer="sgd", learning_rate=1e-12, replay_ratio=1.0)
-    chances = [agent.memory.draw(8) for _ in range(3)]
+    chances = [agent.memory.uniforms(8) for _ in range(3)]
     losses = [_loss_by_hand(agent, chance).item() for chance in chances]
     queue = iter(chances)
-    agent.memory.draw = lambda size: next(queue)
+    agent.memory.uniforms = lambda size: next(queue)
     _learn(agent, 2)
     assert agent.metrics()["loss"] == pytest.approx(sum(losses[:2]) / 2, rel=1e-5)
     assert "loss" not in agent.metrics()
@@ -404,7 +409,7 @@ def test_metrics_are_means_since_the_last_call(random_stream):
 def _says(network, obs, noise, taus=None):
     """What the head says of a batch [N, *obs], without the time."""
     first = torch.zeros(1, len(obs), dtype=torch.bool)
-    out, _ = network(obs.unsqueeze(0), (), first, HeadChance(noise, taus))
+    out, _ = network(obs.unsqueeze(0), (), first, HeadNoise(noise, taus))
     return type(out)(*(x[0] if x.shape[:2] == (1, len(obs)) else x for x in out))
 
 
@@ -449,7 +454,7 @@ def _element_by_hand(config, out, action, reward, backup, next_out, policy):
 
 @torch.no_grad()
 def _family_by_hand(agent, draw):
-    """Loss, and priorities [N], of the update that a `Draw` makes, in plain Python."""
+    """Loss, and priorities [N], of the update that a `UpdateRandomness` makes, in plain Python."""
     c, sample = agent.config, agent.memory.sample(draw.pick)
     batch, target = sample.batch, agent.networks.target
     one, two, three = draw.noise if c.noisy else (None, None, None)
@@ -484,7 +489,7 @@ def _family_by_hand(agent, draw):
         priorities.append(priority)
     weights = np.ones(c.batch_size)
     if c.prioritised:
-        weights = sample.likelihood.numpy() ** -float(agent._beta)
+        weights = sample.scaled_probability.numpy() ** -float(agent._beta)
     return float(np.mean(losses * weights / weights.max())), priorities
 
 
@@ -513,7 +518,7 @@ def test_an_update_of_any_member_of_the_family_by_hand(random_stream, changes):
         there = torch.nonzero(agent.memory.priorities.tensors()["leaves"].view(-1)).flatten()
         agent.memory.priorities.update(there, 0.1 + torch.rand(len(there)))
     for _ in range(3):
-        draw = agent.draw()
+        draw = agent.randomness()
         loss, priorities = _family_by_hand(agent, draw)
         metrics, _, _, priority = agent.gradients(*draw)
         assert float(metrics[0]) == pytest.approx(loss, rel=1e-4)
@@ -528,7 +533,7 @@ def test_an_update_of_any_member_of_the_family_by_hand(random_stream, changes):
 @pytest.mark.parametrize("head", ["q", "iqn"])
 def test_every_draw_is_new_and_of_the_shapes_of_the_example(head):
     agent = _agent(noisy=True, head=head, samples=4, target_samples=3)
-    one, two, example = agent.draw(), agent.draw(), agent.example()
+    one, two, example = agent.randomness(), agent.randomness(), agent.example()
     for name, a, b, shape in zip(one._fields, one, two, example, strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype) == (shape.shape, shape.dtype)
         assert not torch.equal(a, b), name
@@ -562,7 +567,7 @@ def test_the_prioritised_loss_is_weighted_as_the_paper_says(random_stream):
     there = torch.nonzero(leaves).flatten()
     agent.memory.priorities.update(there, torch.rand(len(there)) + 0.1)
     agent._beta.fill_(0.6)
-    draw = agent.draw()
+    draw = agent.randomness()
     sample = agent.memory.sample(draw.pick)
     p = leaves[sample.place].double() / leaves.double().sum()
     weight = (len(agent.memory) * p) ** -0.6
@@ -645,7 +650,7 @@ def test_a_target_moved_by_polyak_by_hand(random_stream):
 
 def test_no_gradient_ever_reaches_the_target(random_stream):
     agent = _filled(random_stream)
-    agent.update(*agent.draw())
+    agent.update(*agent.randomness())
     assert all(p.grad is None and not p.requires_grad for p in agent.networks.target.parameters())
 
 

@@ -107,7 +107,7 @@ def test_positions_are_drawn_all_alike():
     games = memory(20 * 4, 4)
     played(games, 20)
     places = games._places()
-    drawn = torch.bincount(games.draw(60_000), minlength=80)[places].double()
+    drawn = torch.bincount(games.sample_indices(60_000), minlength=80)[places].double()
     expected = 60_000 / len(places)
     chi_square = float(((drawn - expected) ** 2 / expected).sum())
     assert chi_square < len(places) + 4 * (2 * len(places)) ** 0.5
@@ -126,8 +126,8 @@ def test_a_resumed_memory_goes_on_alike():
 
     straight, resumed = run(False), run(True)
     assert len(straight) == len(resumed) > 0
-    place = straight.draw(50)
-    assert place.tolist() == resumed.draw(50).tolist()
+    place = straight.sample_indices(50)
+    assert place.tolist() == resumed.sample_indices(50).tolist()
     for a, b in zip(straight.sample(place), resumed.sample(place), strict=True):
         assert torch.equal(a, b)
 

@@ -19,7 +19,7 @@ def _frequencies(priorities, size, batches, batch, seed=0):
     counts = np.zeros(size)
     for _ in range(batches):
         chance = torch.rand(batch, generator=generator, dtype=torch.float64)
-        place, _ = priorities.pick(chance)
+        place, _ = priorities.sample(chance)
         counts += np.bincount(place.numpy(), minlength=size)
     return counts
 
@@ -69,7 +69,7 @@ def test_a_pick_equals_a_search_in_one_running_sum(size, batch, alpha, seed):
     p[there] = ((raw + 1e-6) ** alpha).numpy()
     chance = generator.random(batch)
     wanted = (np.arange(batch) + chance) / batch * p.sum()
-    place, probability = priorities.pick(torch.from_numpy(chance))
+    place, probability = priorities.sample(torch.from_numpy(chance))
     assert place.tolist() == np.searchsorted(p.cumsum(), wanted, side="right").tolist()
     np.testing.assert_allclose(probability.numpy(), p[place.numpy()] / p.sum(), rtol=1e-6)
     assert probability.dtype == torch.float64
@@ -81,7 +81,7 @@ def test_the_probability_that_is_told_is_the_share_of_the_sum():
     priorities = Priorities(10, 0.5, CPU)
     priorities.admit(_places(2, 3, 7))
     priorities.update(_places(2, 3, 7), torch.tensor([4.0, 9.0, 25.0]))
-    place, probability = priorities.pick(torch.tensor([0.0, 0.5, 0.999], dtype=torch.float64))
+    place, probability = priorities.sample(torch.tensor([0.0, 0.5, 0.999], dtype=torch.float64))
     shares = {2: 0.2, 3: 0.3, 7: 0.5}
     assert place.tolist() == [2, 3, 7]  # 0 of 10, 5 of 10, just below 10 of 10
     expected = torch.tensor([shares[p] for p in place.tolist()], dtype=torch.float64)
@@ -181,7 +181,7 @@ def test_every_place_among_a_million_can_be_reached_beside_a_giant():
     places = torch.randint(size, (500,), generator=torch.Generator().manual_seed(0))
     for place in torch.cat([places, _places(0, size // 3 - 1, size // 3 + 1, size - 1)]):
         middle = (upto[place] - leaves[place] / 2) / upto[-1]
-        assert priorities.pick(middle.view(1))[0] == place
+        assert priorities.sample(middle.view(1))[0] == place
 
 
 def test_small_and_large_priorities_live_together_among_a_million():
@@ -194,7 +194,7 @@ def test_small_and_large_priorities_live_together_among_a_million():
     priorities.update(everyone, raw)
     generator = torch.Generator().manual_seed(0)
     chances = torch.rand(2_000, 1, generator=generator, dtype=torch.float64)
-    picked = [priorities.pick(chance) for chance in chances]
+    picked = [priorities.sample(chance) for chance in chances]
     place, probability = (torch.cat(parts) for parts in zip(*picked, strict=True))
     small = int((place % 1000 != 0).sum())
     share = 0.999 / (1000 + 0.999)
@@ -209,6 +209,6 @@ def test_the_ends_of_chance_are_places_that_may_be_sampled(chance):
     inside = torch.arange(3, 41, 4)
     priorities.admit(inside)
     priorities.update(inside, torch.rand(len(inside)) * 1e-3)
-    place, probability = priorities.pick(torch.full((64,), chance, dtype=torch.float64))
+    place, probability = priorities.sample(torch.full((64,), chance, dtype=torch.float64))
     assert set(place.tolist()) <= set(inside.tolist())
     assert (probability > 0).all()

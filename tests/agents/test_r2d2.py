@@ -116,7 +116,7 @@ def test_the_loss_and_priority_by_a_loop_over_rows(random_stream, n_step):
     with torch.no_grad():
         for parameter in agent.networks.target.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    c, batch = agent.config, agent.memory.sample(agent.memory.draw(5))
+    c, batch = agent.config, agent.memory.sample(agent.memory.uniforms(5))
     loss, priority, _ = agent.loss(batch)
     ends = 0
     for n in range(5):
@@ -148,7 +148,7 @@ def test_the_loss_and_priority_by_a_loop_over_rows(random_stream, n_step):
 def test_the_burn_in_changes_the_state_and_gets_no_gradient(random_stream):
     agent = _agent(learning_starts=10_000)
     _train(agent, random_stream(2, 1, 7, _frame, (0, 0, 0, 0), actions=4), 55)
-    batch = agent.memory.sample(agent.memory.draw(5))
+    batch = agent.memory.sample(agent.memory.uniforms(5))
     obs = batch.obs.clone().requires_grad_()
     agent.loss(batch._replace(obs=obs))[0].sum().backward()
     assert (obs.grad[: CONFIG.burn_in] == 0).all()

@@ -157,13 +157,13 @@ def test_a_loaded_memory_goes_on_bit_for_bit(
     stream = random_stream(envs, stack, seed, _frame, ends)
     for _ in range(rows if before is None else before):  # just full, or anything
         memory.add(stream.step())
-        memory.draw(2)
+        memory.uniforms(2)
     loaded = _replay(rows, envs, stack, n_step, seed=2)
     loaded.load_state_dict(copy.deepcopy(memory.state_dict()))
     for last in range(after + 1):
         assert len(loaded) == len(memory)
-        chance = memory.draw(16)
-        assert torch.equal(loaded.draw(16), chance)
+        chance = memory.uniforms(16)
+        assert torch.equal(loaded.uniforms(16), chance)
         if len(memory):
             for ours, theirs in zip(
                 memory.sample(chance).batch, loaded.sample(chance).batch, strict=True
@@ -221,12 +221,12 @@ def test_what_can_be_sampled_has_a_priority_and_nothing_else(
         for place, value in given_last.items():  # nobody else's priority moved
             assert place not in _at(memory, places & before) or leaves[place] == value
         before = places
-        sample = memory.sample(memory.draw(9))
+        sample = memory.sample(memory.uniforms(9))
         assert set(sample.place.tolist()) <= _at(memory, places)
         assert set(_places(sample.batch, stack)) <= places
         assert _at(memory, _places(sample.batch, stack)) == set(sample.place.tolist())
         share = leaves.double()[sample.place.cpu()] / leaves.double().sum()
-        torch.testing.assert_close(sample.likelihood.cpu(), share * len(places))
+        torch.testing.assert_close(sample.scaled_probability.cpu(), share * len(places))
         priority = torch.rand(9, generator=generator) * 3
         memory.priorities.update(sample.place, priority.to(device))
         leaves = _leaves(memory).cpu()
@@ -238,9 +238,11 @@ def test_without_priorities_no_likelihood_is_told(random_stream):
         memory, stream = _replay(20, 2, 1, 1, alpha=alpha), random_stream(2, 1, 0, _frame)
         for _ in range(30):
             memory.add(stream.step())
-        likelihood = memory.sample(memory.draw(8)).likelihood
-        assert (likelihood is not None) == told
-    torch.testing.assert_close(likelihood, torch.ones(8, dtype=torch.float64))  # all are alike
+        scaled_probability = memory.sample(memory.uniforms(8)).scaled_probability
+        assert (scaled_probability is not None) == told
+    torch.testing.assert_close(
+        scaled_probability, torch.ones(8, dtype=torch.float64)
+    )  # all are alike
 
 
 @pytest.mark.parametrize("rows_before", [3, 12, 50])
@@ -250,7 +252,7 @@ def test_a_loaded_memory_has_the_same_priorities_and_samples(random_stream, rows
     stream, generator = random_stream(3, 2, 0, _frame), torch.Generator().manual_seed(0)
 
     def learn(*memories):
-        samples = [m.sample(m.draw(6)) for m in memories]
+        samples = [m.sample(m.uniforms(6)) for m in memories]
         priority = 5 * torch.rand(6, generator=generator)
         for m, sample in zip(memories, samples, strict=True):
             m.priorities.update(sample.place, priority)
@@ -267,7 +269,7 @@ def test_a_loaded_memory_has_the_same_priorities_and_samples(random_stream, rows
         if len(memory):
             ours, theirs = learn(memory, loaded)
             assert torch.equal(ours.place, theirs.place)
-            assert torch.equal(ours.likelihood, theirs.likelihood)
+            assert torch.equal(ours.scaled_probability, theirs.scaled_probability)
             for a, b in zip(ours.batch, theirs.batch, strict=True):
                 assert torch.equal(a, b)
         step = stream.step()
@@ -295,7 +297,7 @@ def test_sampling_is_uniform_over_the_places(random_stream):
     for _ in range(70):
         memory.add(stream.step())
     draws = 200 * len(memory)
-    places = _places(memory.sample(memory.draw(draws)).batch, 2)
+    places = _places(memory.sample(memory.uniforms(draws)).batch, 2)
     counts = np.unique(np.array(places) @ [10, 1], return_counts=True)[1]
     assert len(counts) == len(memory)
     assert stats.chisquare(counts).pvalue > 1e-3
@@ -310,7 +312,7 @@ def test_the_ends_of_chance_stay_inside(random_stream):
         whole = _places(_all(memory), 1)
         chance = torch.tensor([0.0, 1 - 2.0**-53], dtype=torch.float64)  # the least and the most
         assert _places(memory.sample(chance).batch, 1) == [whole[0], whole[-1]]
-    chance = memory.draw(1000)
+    chance = memory.uniforms(1000)
     assert chance.dtype == torch.float64  # float32 could not tell a million places apart
     assert 0 <= chance.min() < 0.02 < 0.98 < chance.max() < 1
 

@@ -85,7 +85,7 @@ def test_a_minibatch_is_what_its_index_says(random_stream, state):
         rollout.add = lambda step, _, add=rollout.add: add(step, ())
     _feed(rollout, stream, LENGTH + 1)
     target = torch.arange(LENGTH * ENVS).view(LENGTH, ENVS)
-    for index in rollout.draw():
+    for index in rollout.minibatch_indices():
         batch = rollout.minibatch(index)
         if state:
             at = [[(t, b) for b in index.tolist()] for t in range(LENGTH)]
@@ -99,7 +99,7 @@ def test_a_minibatch_is_what_its_index_says(random_stream, state):
         valid = np.array([[_row(stream, t)["valid"][b] for t, b in row] for row in at], float)
         np.testing.assert_allclose(batch.weight.numpy(), valid / max(1, valid.sum()))
         assert batch.extras["value"].tolist() == [[100 * t + b for t, b in row] for row in at]
-        assert rollout.pick(target, index).tolist() == [
+        assert rollout.select(target, index).tolist() == [
             [ENVS * t + b for t, b in row] for row in at
         ]
     assert rollout.example().shape == index.shape
@@ -108,7 +108,7 @@ def test_a_minibatch_is_what_its_index_says(random_stream, state):
 @pytest.mark.parametrize("state", [(), _state(0)], ids=["rows", "envs"])
 def test_an_epoch_draws_everything_once_in_an_order_of_its_own(state):
     rollout = _rollout(state=state)
-    epochs = [rollout.draw() for _ in range(20)]
+    epochs = [rollout.minibatch_indices() for _ in range(20)]
     size = ENVS if state else ENVS * LENGTH
     for epoch in epochs:
         assert [len(index) for index in epoch] == [size // 3] * 3
@@ -116,7 +116,7 @@ def test_an_epoch_draws_everything_once_in_an_order_of_its_own(state):
     orders = {tuple(torch.cat(list(epoch)).tolist()) for epoch in epochs}
     assert len(orders) > 4
     twin = _rollout(state=state)
-    assert torch.equal(torch.cat(list(twin.draw())), torch.cat(list(epochs[0])))
+    assert torch.equal(torch.cat(list(twin.minibatch_indices())), torch.cat(list(epochs[0])))
 
 
 def test_the_mean_is_over_the_rows_whose_action_was_used(random_stream):
@@ -141,7 +141,7 @@ def test_actions_may_be_numbers(random_stream):
     for row in action:
         rollout.add(stream.step(row), ())
     assert np.array_equal(rollout.action.numpy(), action)
-    index = rollout.draw()[0]
+    index = rollout.minibatch_indices()[0]
     assert np.array_equal(
         rollout.minibatch(index).action[0].numpy(), action.reshape(-1, 2)[index.numpy()]
     )
@@ -160,7 +160,9 @@ def test_a_loaded_rollout_goes_on_like_the_saved_one(random_stream, rows):
         _feed(theirs, twin, 1)
         assert theirs.filled == ours.filled
         if ours.full:
-            for mine, other in zip(ours.draw(), theirs.draw(), strict=True):
+            for mine, other in zip(
+                ours.minibatch_indices(), theirs.minibatch_indices(), strict=True
+            ):
                 assert torch.equal(mine, other)
                 mine, other = ours.minibatch(mine), theirs.minibatch(other)
                 for field in ("obs", "first", "weight", "action"):

@@ -23,7 +23,7 @@ def oracle(game):
     """A network of noise: any position has its own logits and value, the same in every batch."""
 
     def evaluate(board):
-        parts = game.observe(board)["board"].flatten(1).to(torch.int64)  # [B, size]
+        parts = game.observation(board)["board"].flatten(1).to(torch.int64)  # [B, size]
         key = (parts * torch.arange(3, 3 + parts.shape[1])).sum(1) % 10_007
         actions = torch.arange(1, game.num_actions + 1)
         logits = ((key.unsqueeze(1) * (actions * 31 + 7)) % 997).float() / 250  # 0 to 4
@@ -129,8 +129,11 @@ def naive(game, board, rule, simulations, noise=None):
             worth = float(move.reward)
             if not move.terminated:
                 logits, value = evaluate(move.board)
-                node.child[action] = Node(move.board, logits[0], value[0]), float(move.sign)
-                worth += float(move.sign * value)
+                node.child[action] = (
+                    Node(move.board, logits[0], value[0]),
+                    float(move.discount_sign),
+                )
+                worth += float(move.discount_sign * value)
         node.visits[action] += 1
         node.total[action] += worth
         return worth

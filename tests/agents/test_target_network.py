@@ -8,7 +8,7 @@ from gymnasium import spaces
 from ludus.agents.target_network import OnlineAndTarget
 from ludus.networks.cores import make_core
 from ludus.networks.encoders import make_encoder
-from ludus.networks.heads import HeadChance, ImplicitQuantileHead, Streams
+from ludus.networks.heads import HeadNoise, ImplicitQuantileHead, Streams
 from ludus.networks.network import Network
 
 SPACE = spaces.Box(0, 255, (2, 12, 10), np.uint8)
@@ -32,7 +32,7 @@ def _out(network):
     obs = torch.randint(256, (1, 6, 2, 12, 10), generator=generator, dtype=torch.uint8)
     noise = torch.randn(network.head.streams.noise_size, generator=generator)
     first = torch.zeros(1, 6, dtype=torch.bool)
-    return network(obs, network.initial_state(6), first, HeadChance(noise))[0].q
+    return network(obs, network.initial_state(6), first, HeadNoise(noise))[0].q
 
 
 def _shaken(frozen=False):

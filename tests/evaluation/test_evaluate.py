@@ -76,7 +76,7 @@ def test_small_networks_are_tuned_and_the_rest_left_alone():
         assert float(torch.tensor([1e-40]) * 1.0) == 0
     assert torch.get_num_threads() == before
     assert float(torch.tensor([1e-40]) * 1.0) > 0
-    with tuned_for(make("CartPole-v1", 1), SimpleNamespace(wide=True)):
+    with tuned_for(make("CartPole-v1", 1), SimpleNamespace(multithreaded=True)):
         assert torch.get_num_threads() == before
     with tuned_for(make("ALE/Pong-v5", 1)):
         assert torch.get_num_threads() == before

@@ -76,7 +76,7 @@ def test_a_fixed_player_has_one_side_of_each_game(name):
     sides, second = set(), np.zeros(6, bool)
     theirs = np.full(6, -1)
     for t in told:
-        second = np.where(t.row.first, False, second ^ (t.row.sign < 0))
+        second = np.where(t.row.first, False, second ^ (t.row.discount_sign < 0))
         theirs[t.row.first] = -1
         for i in np.flatnonzero(~t.own):
             assert theirs[i] in (-1, second[i]), "a rival stays on its side"

@@ -9,7 +9,7 @@ from torch import nn
 from ludus.agents import presets
 from ludus.agents.agent import Advice
 from ludus.envs.make import make
-from ludus.evaluation.saliency import Insight
+from ludus.evaluation.saliency import NetworkInspector
 from ludus.networks.cores import NoCore
 from ludus.networks.heads import QOut
 from ludus.networks.network import Network
@@ -49,7 +49,7 @@ SPACE = spaces.Box(-9, 9, (2, 12, 12), np.float32)
 @pytest.mark.parametrize("at", [(5, 7), (0, 0), (11, 3)])
 def test_a_gradient_is_where_the_answer_comes_from_and_as_large_as_a_small_change_says(at):
     agent, obs = _Agent(_Spot(*at)), _pictures(0)
-    heat = Insight(agent, SPACE).saliency("gradient", obs, None, FIRST)
+    heat = NetworkInspector(agent, SPACE).saliency("gradient", obs, None, FIRST)
     assert heat.shape == (12, 12)
     near = np.zeros((12, 12), bool)
     near[max(0, at[0] - 1) : at[0] + 2, max(0, at[1] - 1) : at[1] + 2] = True
@@ -72,7 +72,7 @@ def test_a_gradient_is_where_the_answer_comes_from_and_as_large_as_a_small_chang
 
 def test_feature_maps_are_the_layers_own_after_relu():
     agent, obs = _Agent(_Spot(3, 3)), _pictures(1)
-    insight = Insight(agent, SPACE)
+    insight = NetworkInspector(agent, SPACE)
     assert insight.layers == ("1: 3 filters of 3x3",)
     maps = insight.features(insight.layers[0], obs, None, FIRST)
     with torch.no_grad():
@@ -115,7 +115,7 @@ def test_a_perturbation_is_the_papers():
     obs = np.random.default_rng(2).integers(0, 256, (1, 1, 84, 84)).astype(np.uint8)
     agent = _Sum(slice(20, 40), slice(50, 70))
     space = spaces.Box(0, 255, (1, 84, 84), np.uint8)
-    heat = Insight(agent, space).saliency("perturbation", obs, None, FIRST)
+    heat = NetworkInspector(agent, space).saliency("perturbation", obs, None, FIRST)
     naive = _naive(obs, agent)
     assert heat[::84, ::84] == pytest.approx(naive[:1, :1] / heat.max(), abs=0.05)
     row, column = np.unravel_index(heat.argmax(), heat.shape)
@@ -132,7 +132,7 @@ def test_a_small_picture_loses_one_cell_at_a_time():
     obs = np.ones((1, 1, 10, 10), np.uint8)
     agent = _Sum(slice(4, 5), slice(6, 7))
     space = spaces.Box(0, 1, (1, 10, 10), np.uint8)
-    heat = Insight(agent, space).saliency("perturbation", obs, None, FIRST)
+    heat = NetworkInspector(agent, space).saliency("perturbation", obs, None, FIRST)
     assert np.argwhere(heat > 0.5).tolist() == [[4, 6]]
 
 
@@ -143,7 +143,7 @@ def test_every_agent_that_sees_pictures_can_be_looked_into(name):
         presets.preset(name, env), env, device=torch.device("cpu"), seed=0, steps=1, training=False
     )
     row = env.reset()
-    insight = Insight(agent, env.observation_space)
+    insight = NetworkInspector(agent, env.observation_space)
     assert insight.kinds == ("gradient", "perturbation")
     _, state = agent.advise(row.obs, None, row.first)
     threshold = torch.get_rng_state()
@@ -164,6 +164,6 @@ def test_what_is_no_picture_has_no_map():
     agent = presets.build(
         presets.preset("dqn", env), env, device=torch.device("cpu"), seed=0, steps=1, training=False
     )
-    insight = Insight(agent, env.observation_space)
+    insight = NetworkInspector(agent, env.observation_space)
     assert (insight.kinds, insight.layers) == ((), ())
     env.close()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ludus.envs.dict_observation import Packed
-from ludus.networks.encoders import MLP, ImpalaResNet, Normalised, make_encoder, observe
+from ludus.networks.encoders import MLP, ImpalaResNet, Normalised, make_encoder, update_statistics
 from ludus.networks.layers import Normalise, SpectralConv2d, start_orthogonal
 
 VECTOR = spaces.Box(-9, 9, (2,), np.float32)
@@ -47,7 +47,7 @@ def test_statistics_in_batches_are_those_of_all_rows(counts, seed):
     rows = np.random.default_rng(seed).normal([0, 1000, -3], [1, 0.1, 50], (sum(counts), 3))
     layer = Normalise((3,))
     for batch in torch.from_numpy(rows).split(counts):
-        layer.observe(batch)
+        layer.update_statistics(batch)
     assert layer.count == len(rows)
     np.testing.assert_allclose(layer.mean, rows.mean(0), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(layer.variance, rows.var(0), rtol=1e-3, atol=1e-6)
@@ -56,8 +56,8 @@ def test_statistics_in_batches_are_those_of_all_rows(counts, seed):
 def test_before_any_row_numbers_pass_and_a_constant_becomes_zero():
     layer, x = Normalise((2,)), torch.tensor([[3.0, -4.0]])
     torch.testing.assert_close(layer(x), x)
-    layer.observe(x.expand(50, 2))
-    layer.observe(x.expand(7, 2))
+    layer.update_statistics(x.expand(50, 2))
+    layer.update_statistics(x.expand(7, 2))
     assert layer(x).tolist() == [[0, 0]]
     assert layer(x + 1).tolist() == [[10, 10]]
 
@@ -69,7 +69,7 @@ def test_pictures_have_a_mean_for_each_pixel_and_one_deviation(counts, seed):
     rows = np.random.default_rng(seed).normal(scale, scale, (sum(counts), 2, 3, 3))
     layer = Normalise((2, 3, 3), alike=True)
     for batch in torch.from_numpy(rows.astype(np.float32)).split(counts):
-        layer.observe(batch)
+        layer.update_statistics(batch)
     np.testing.assert_allclose(layer.mean, rows.mean(0), rtol=1e-4, atol=1e-4)
     assert float(layer.variance) == pytest.approx(rows.var(0).mean(), rel=1e-3, abs=1e-6)
 
@@ -83,7 +83,7 @@ def test_a_picture_s_encoder_sees_what_changes(name):
     still = torch.full((600, 4, 42, 42), 100, dtype=torch.uint8)
     moving = still.clone()
     moving[::2, :, 20, 20] = 200
-    observe(encoder, moving[:600:3])  # 200 rows
+    update_statistics(encoder, moving[:600:3])  # 200 rows
     layer = encoder.normalise
     assert layer.count == 200
     assert float(layer.mean[0, 0, 0]) == pytest.approx(100 / 255)
@@ -93,7 +93,7 @@ def test_a_picture_s_encoder_sees_what_changes(name):
     assert abs(float(seen[0, 0, 0, 0])) < 1e-4
     assert seen[0, 0, 20, 20] == -10
     torch.testing.assert_close(encoder(still[:1]), encoder.encoder(seen), rtol=1e-3, atol=1e-4)
-    observe(encoder, moving)
+    update_statistics(encoder, moving)
     assert layer.count == 200 + 200  # every third
 
 

@@ -14,7 +14,7 @@ from ludus.networks.encoders import (
     Projected,
     TwoEncoders,
     make_encoder,
-    observe,
+    update_statistics,
 )
 from ludus.networks.layers import SpectralConv2d, start_orthogonal
 
@@ -305,7 +305,9 @@ def test_statistics_are_those_of_all_that_was_observed_and_still_in_forward(wher
     for count in (5, 1, 30):
         arrays, obs = _dictionaries(_dictionary(), count, generator)
         batches.append(arrays["felt"])
-        observe(encoder, obs if where == "dictionary" else torch.from_numpy(arrays["felt"]))
+        update_statistics(
+            encoder, obs if where == "dictionary" else torch.from_numpy(arrays["felt"])
+        )
         encoder(obs if where == "dictionary" else torch.from_numpy(arrays["felt"]) * 100)
     seen = np.concatenate(batches)
     for one in inner:

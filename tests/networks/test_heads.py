@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from ludus.networks.heads import (
     CategoricalHead,
-    HeadChance,
+    HeadNoise,
     ImplicitQuantileHead,
     QHead,
     QuantileHead,
@@ -138,12 +138,12 @@ HEADS = {
 def test_each_env_acts_by_its_own_noise(kind):
     head = HEADS[kind](3.0)
     x, noise = torch.rand(1, 4, 3), torch.randn(4, head.streams.noise_size)
-    together = head(x, HeadChance(noise)).q
+    together = head(x, HeadNoise(noise)).q
     assert together.shape == (1, 4, 2)
     for b in range(4):
-        alone = head(x[:, b : b + 1], HeadChance(noise[b])).q
+        alone = head(x[:, b : b + 1], HeadNoise(noise[b])).q
         torch.testing.assert_close(together[:, b : b + 1], alone, rtol=1e-4, atol=1e-5)
-    same = head(x[:, :1].expand(1, 4, 3), HeadChance(noise)).q
+    same = head(x[:, :1].expand(1, 4, 3), HeadNoise(noise)).q
     assert len(same[0, :, 0].unique()) == 4
     without = head(x[:, :1].expand(1, 4, 3)).q
     torch.testing.assert_close(without, without[:, :1].expand_as(without))
@@ -153,11 +153,11 @@ def test_each_env_acts_by_its_own_noise(kind):
 def test_time_and_envs_are_not_mixed_up(kind):
     head, x = HEADS[kind](0.0), torch.randn(4, 6, 3)
     taus = torch.rand(7, 4, 6) if kind == "iqn" else None
-    out = head(x, HeadChance(None, taus))
+    out = head(x, HeadNoise(None, taus))
     assert out.q.shape == (4, 6, 2)
     for t, b in ((0, 0), (3, 1), (1, 5)):
         own = None if taus is None else taus[:, t : t + 1, b : b + 1]
-        alone = head(x[t : t + 1, b : b + 1], HeadChance(None, own))
+        alone = head(x[t : t + 1, b : b + 1], HeadNoise(None, own))
         torch.testing.assert_close(alone.q[0, 0], out.q[t, b])
         if kind != "q":
             torch.testing.assert_close(alone[1][0, 0], out[1][t, b])  # log_p or quantiles
@@ -195,7 +195,7 @@ def test_a_quantile_head_lies_at_the_midpoints():
 def test_the_implicit_head_by_hand():
     head = ImplicitQuantileHead(Streams(3, 2), samples=2, policy_samples=4)
     x, taus = torch.randn(2, 5, 3), torch.rand(6, 2, 5)
-    out = head(x, HeadChance(None, taus))
+    out = head(x, HeadNoise(None, taus))
     assert out.quantiles.shape == (2, 5, 2, 6)
     for k in range(6):
         for t in range(2):
@@ -218,7 +218,7 @@ def test_the_cosines_of_one_tau_by_hand():
         head.embedding.bias.fill_(2000.0)
     _fill(head.streams.advantage.layers[0], [[1.0]], [0.0])
     # tau 1/3: cos 0, cos pi/3, cos 2 pi/3, cos pi = 1, 1/2, -1/2, -1; times the feature 2
-    out = head(torch.tensor([[[2.0]]]), HeadChance(None, torch.full((1, 1, 1), 1 / 3)))
+    out = head(torch.tensor([[[2.0]]]), HeadNoise(None, torch.full((1, 1, 1), 1 / 3)))
     expected = 2 * (1 + 5 - 50 - 1000 + 2000)
     assert out.quantiles.item() == pytest.approx(expected, rel=1e-5)
 
@@ -230,5 +230,5 @@ def test_without_chance_the_implicit_head_is_at_the_midpoints():
     assert out.quantiles.shape == (2, 5, 2, 4)
     assert out.taus.flatten().tolist() == [0.125, 0.375, 0.625, 0.875]
     middles = torch.tensor([0.125, 0.375, 0.625, 0.875])[:, None, None].expand(4, 2, 5)
-    torch.testing.assert_close(out.quantiles, head(x, HeadChance(None, middles)).quantiles)
+    torch.testing.assert_close(out.quantiles, head(x, HeadNoise(None, middles)).quantiles)
     assert torch.equal(head(x).q, out.q)

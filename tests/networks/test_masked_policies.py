@@ -44,7 +44,7 @@ def test_a_mask_leaves_a_policy_over_the_legal_joint_actions_alone(sizes, seed):
 def test_legal_actions_come_as_often_as_their_shares_say():
     p, legal = torch.tensor([0.2, 0.4, 0.1, 0.3]), torch.tensor([True, False, True, True])
     kind = ActionKind(spaces.Discrete(4))
-    chance = kind.chance((20_000,), torch.Generator().manual_seed(0))
+    chance = kind.noise((20_000,), torch.Generator().manual_seed(0))
     drawn = kind.distribution(_out(p.log().expand(20_000, 4)), legal).sample(chance)
     counts = torch.bincount(drawn, minlength=4)
     assert counts[1] == 0
@@ -77,7 +77,7 @@ def test_what_the_env_gets_is_clipped_and_what_is_learned_from_is_not():
     kind = ActionKind(spaces.Box(np.float32([-0.5, 0, -np.inf]), np.float32([0.5, np.inf, 9])))
     out = _out(torch.zeros(200, 3), torch.ones(3))
     policy = kind.distribution(out)
-    action = policy.sample(kind.chance((200,), torch.Generator().manual_seed(0)))
+    action = policy.sample(kind.noise((200,), torch.Generator().manual_seed(0)))
     drawn = action.clone()
     sent = torch.from_numpy(kind.env_action(action))
     assert torch.equal(action, drawn)
@@ -102,7 +102,7 @@ def test_a_sample_is_of_its_generator_alone(space, numbers):
     kind, drawn = ActionKind(space), []
     for seed in (0, 0, 1):
         torch.rand(7)  # moves the global generator
-        drawn.append(kind.chance((5, 2), torch.Generator().manual_seed(seed)))
+        drawn.append(kind.noise((5, 2), torch.Generator().manual_seed(seed)))
     assert drawn[0].shape == (5, 2, numbers)
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])

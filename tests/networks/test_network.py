@@ -9,7 +9,7 @@ from ludus.networks.cores import make_core
 from ludus.networks.encoders import make_encoder
 from ludus.networks.heads import (
     CategoricalHead,
-    HeadChance,
+    HeadNoise,
     ImplicitQuantileHead,
     QHead,
     QuantileHead,
@@ -91,11 +91,11 @@ def test_every_distribution_is_of_each_row_and_env(head, core):
     obs, first = torch.randn(STEPS, ENVS, 5), torch.zeros(STEPS, ENVS, dtype=torch.bool)
     noise = torch.randn(ENVS, network.head.streams.noise_size)
     taus = torch.rand(7, STEPS, ENVS) if head == "iqn" else None
-    out, _ = network(obs, network.initial_state(ENVS), first, HeadChance(noise, taus))
+    out, _ = network(obs, network.initial_state(ENVS), first, HeadNoise(noise, taus))
     assert out.q.shape == (STEPS, ENVS, ACTIONS)
     assert out[1].shape == (STEPS, ENVS, ACTIONS, 7)  # log-probabilities or quantiles
     own = None if taus is None else taus[:, :, 2:3]
-    chance = HeadChance(noise[2], own)
+    chance = HeadNoise(noise[2], own)
     alone, _ = network(obs[:, 2:3], network.initial_state(1), first[:, 2:3], chance)
     torch.testing.assert_close(out.q[:, 2:3], alone.q, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(out[1][:, 2:3], alone[1], rtol=1e-4, atol=1e-5)

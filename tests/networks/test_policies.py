@@ -36,7 +36,7 @@ def test_log_probabilities_and_entropies_are_torchs(name):
     kind = ActionKind(SPACES[name])
     out, generator = _out(kind, 5, 7), torch.Generator().manual_seed(0)
     policy = kind.distribution(out)
-    action = policy.sample(kind.chance((5, 7), generator))
+    action = policy.sample(kind.noise((5, 7), generator))
     if name == "several":
         halves = [distributions.Categorical(logits=x) for x in out.logits.split([2, 3], -1)]
         log_prob = sum(d.log_prob(action[..., i]) for i, d in enumerate(halves))
@@ -65,7 +65,7 @@ def test_samples_come_as_often_as_their_probabilities_say():
     p = torch.tensor([0.3, 0.7, 0.5, 0.1, 0.4])
     out = PolicyOut(p.log().expand(20_000, 5), None, torch.zeros(20_000))
     generator = torch.Generator().manual_seed(0)
-    drawn = kind.distribution(out).sample(kind.chance((20_000,), generator))
+    drawn = kind.distribution(out).sample(kind.noise((20_000,), generator))
     counts = torch.bincount(drawn[:, 0] * 3 + drawn[:, 1], minlength=6)
     expected = 20_000 * torch.outer(p[:2], p[2:]).flatten()
     assert chisquare(counts.numpy(), expected.numpy()).pvalue > 1e-3
@@ -75,7 +75,7 @@ def test_a_gaussian_sample_has_its_mean_and_deviation():
     kind = ActionKind(SPACES["continuous"])
     log_std = torch.tensor([0.5, 1.0, 3.0]).log()
     out = PolicyOut(torch.tensor([1.0, 0.0, -4.0]).expand(40_000, 3), log_std, torch.zeros(40_000))
-    drawn = kind.distribution(out).sample(kind.chance((40_000,), torch.Generator().manual_seed(0)))
+    drawn = kind.distribution(out).sample(kind.noise((40_000,), torch.Generator().manual_seed(0)))
     torch.testing.assert_close(drawn.mean(0), out.logits[0], atol=0.05, rtol=0)
     torch.testing.assert_close(drawn.std(0), log_std.exp(), atol=0, rtol=0.02)
 
@@ -89,7 +89,7 @@ def test_what_is_illegal_has_probability_and_gradient_zero(name):
     policy = kind.distribution(PolicyOut(logits, None, torch.zeros(50)), legal)
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
-        action = policy.sample(kind.chance((50,), generator))
+        action = policy.sample(kind.noise((50,), generator))
         chosen = action.unsqueeze(-1) if name == "discrete" else action + torch.tensor([0, 2])
         assert legal.gather(1, chosen).all()
     parts = [policy] if name == "discrete" else policy.parts

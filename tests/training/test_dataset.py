@@ -346,7 +346,7 @@ def test_the_penalty_keeps_values_low_where_the_data_is_silent(cartpole):
         agent = _learner(data, conservative=weight, learning_rate=3e-3)
         with tuned_for(data):
             agent.study(400, 0.0)
-        batch = agent.memory.sample(agent.memory.draw(500)).batch
+        batch = agent.memory.sample(agent.memory.uniforms(500)).batch
         first = torch.zeros(1, 500, dtype=torch.bool)
         q = agent.network(batch.obs.unsqueeze(0), (), first)[0].q[0]
         taken = q.gather(1, batch.action[:, None])

@@ -104,7 +104,7 @@ def test_an_sb3_run_can_be_loaded_but_not_resumed(tmp_path, agent):
 
 def test_a_run_says_what_it_was(tmp_path):
     more = TrainOptions(eval_episodes=0)
-    train("dqn", "CartPole-v1", steps=300, seed=3, more=more, root=tmp_path, quiet=True)
+    train("dqn", "CartPole-v1", steps=300, seed=3, train_options=more, root=tmp_path, quiet=True)
     run = Run.open(next(tmp_path.glob("CartPole-v1/dqn/3-*")))
     told = json.loads((run.path / "config.json").read_text())
     assert told["versions"]["torch"]
@@ -175,7 +175,7 @@ def test_a_film_of_a_board_game_names_its_moves(tmp_path):
 @pytest.mark.parametrize(("every", "films"), [(0, []), (400, [400, 800])])
 def test_tensorboard_gets_a_film_now_and_then(tmp_path, every, films):
     more = TrainOptions(eval_episodes=0, video_every=every, num_envs=8)
-    train("dqn", "CartPole-v1", steps=960, more=more, root=tmp_path, quiet=True)
+    train("dqn", "CartPole-v1", steps=960, train_options=more, root=tmp_path, quiet=True)
     run = next(tmp_path.glob("*/*/*/config.json")).parent
     events = EventAccumulator(str(run), size_guidance={"images": 0}).Reload()
     tags = events.Tags()["images"]
@@ -188,8 +188,10 @@ def test_tensorboard_gets_a_film_now_and_then(tmp_path, every, films):
 
 
 def test_an_env_whose_picture_is_broken_is_trained_all_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr("ludus.evaluation.playback.Live.picture", lambda self: np.zeros((2, 2, 7)))
+    monkeypatch.setattr(
+        "ludus.evaluation.playback.Playback.picture", lambda self: np.zeros((2, 2, 7))
+    )
     more = TrainOptions(eval_episodes=0, video_every=100, num_envs=8)
-    train("dqn", "CartPole-v1", steps=300, more=more, root=tmp_path, quiet=True)
+    train("dqn", "CartPole-v1", steps=300, train_options=more, root=tmp_path, quiet=True)
     run = Run.open(next(tmp_path.glob("*/*/*/config.json")).parent)
     assert run.status().state == "finished"

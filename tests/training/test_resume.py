@@ -276,7 +276,7 @@ for m in (pickle, _pickle):
     m.load = m.loads = m.dump = m.dumps = refuse
 pickle.Unpickler = pickle.Pickler = refuse
 train("dqn", "CartPole-v1", steps=1500, root={str(tmp_path)!r}, quiet=True,
-      more=TrainOptions(eval_episodes=1))
+      train_options=TrainOptions(eval_episodes=1))
 (run,) = all_runs(Path({str(tmp_path)!r}))
 Session.resume(run, quiet=True).run_to_end()
 load(run.path)

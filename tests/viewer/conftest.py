@@ -46,7 +46,7 @@ def runs(tmp_path_factory):
         ("tic_tac_toe", "alphazero", "tic_tac_toe", 200, 8),
     ):
         more = TrainOptions(num_envs=envs, eval_episodes=0, device="cpu")
-        train(agent, env, steps=steps, more=more, root=root, quiet=True)
+        train(agent, env, steps=steps, train_options=more, root=root, quiet=True)
         (path,) = root.glob(f"{env}/{agent}/*")
         names[short] = path.relative_to(root).as_posix()
     return root, names

@@ -416,7 +416,7 @@ def test_a_whole_game_ends_with_a_result(game, told, side):
 
 def test_an_agent_without_opinions_is_refused(told, tmp_path):
     more = TrainOptions(num_envs=8, eval_episodes=0)
-    train("random", "tic_tac_toe", steps=16, more=more, root=tmp_path, quiet=True)
+    train("random", "tic_tac_toe", steps=16, train_options=more, root=tmp_path, quiet=True)
     (path,) = tmp_path.glob("*/*/*")
     for made in (BoardGame(Run.open(path), told), Stage(Run.open(path), told)):
         try:

@@ -40,7 +40,7 @@ def test_a_stream_is_two_players_in_turn(name):
     began = [state.current_player() for state in states]
     row, games = env.reset(), 0
     for _ in range(300):
-        assert (row.sign == 1)[row.first].all()
+        assert (row.discount_sign == 1)[row.first].all()
         action = _random(env, row, generator)
         env.send(action)
         following = env.recv()
@@ -58,7 +58,7 @@ def test_a_stream_is_two_players_in_turn(name):
                 assert following.episode_return[i] == state.returns()[began[i]]
                 assert following.episode_length[i] == state.move_number()
             else:
-                assert following.sign[i] == (1 if state.current_player() == mover else -1)
+                assert following.discount_sign[i] == (1 if state.current_player() == mover else -1)
         row = following
     assert games > 0 or name in ("chess", "othello")
     env.close()

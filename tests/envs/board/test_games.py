@@ -31,8 +31,8 @@ def test_random_games_are_openspiel_s_move_by_move(name, games):
     states = [rules.new_initial_state() for _ in range(games)]
     board, running, ends = game.init(games), np.ones(games, bool), set()
     while running.any():
-        legal, seen = game.legal(board).numpy(), game.observe(board)
-        assert torch.equal(game.recognise(seen), board)
+        legal, seen = game.legal(board).numpy(), game.observation(board)
+        assert torch.equal(game.from_observation(seen), board)
         planes, action = seen[BOARD].numpy(), np.zeros(games, np.int64)
         players = np.zeros(games, np.int64)
         for i in np.flatnonzero(running):
@@ -66,15 +66,15 @@ def test_what_a_symmetry_turns_is_the_game_turned(name, device):
     for _ in range(9):
         chance = torch.rand(len(board), game.num_actions, generator=generator, device=device)
         action = (chance * game.legal(board)).argmax(1)
-        seen = game.observe(board)[BOARD]
+        seen = game.observation(board)[BOARD]
         for cell, turn in zip(cells, actions, strict=True):
-            turned = game.recognise({BOARD: seen.flatten(1)[:, cell].view_as(seen)})
+            turned = game.from_observation({BOARD: seen.flatten(1)[:, cell].view_as(seen)})
             assert torch.equal(game.legal(turned), game.legal(board)[:, turn])
             there = (turn == action.unsqueeze(1)).to(torch.uint8).argmax(1)
             after, apart = game.step(board, action), game.step(turned, there)
-            planes = game.observe(after.board)[BOARD]
+            planes = game.observation(after.board)[BOARD]
             assert torch.equal(
-                game.observe(apart.board)[BOARD], planes.flatten(1)[:, cell].view_as(planes)
+                game.observation(apart.board)[BOARD], planes.flatten(1)[:, cell].view_as(planes)
             )
             assert torch.equal(apart.reward, after.reward)
         board = after.board[~after.terminated]
@@ -115,19 +115,19 @@ def test_every_game_that_fits_can_be_played_and_recognised(name):
         if not legal.any(1).all():
             break
         before = [str(state) for state in board]
-        seen = game.observe(board)
+        seen = game.observation(board)
         assert {key: (2, *space.shape) for key, space in game.parts.items()} == {
             key: tuple(part.shape) for key, part in seen.items()
         }
         assert (seen[MOVES] >= 0).sum(1).tolist() == [move, move]
-        assert [str(state) for state in game.recognise(seen)] == before
+        assert [str(state) for state in game.from_observation(seen)] == before
         last = seen[BOARD][:, -1].reshape(2, -1)[:, 0]
         assert last.tolist() == movers.tolist() == [s.current_player() for s in board]
         action = (torch.rand(legal.shape, generator=generator) * legal).argmax(1)
         after = game.step(board, action)
         assert [str(state) for state in board] == before
         assert ((after.reward == 0) | after.terminated).all()
-        movers = torch.where(after.sign < 0, 1 - movers, movers)
+        movers = torch.where(after.discount_sign < 0, 1 - movers, movers)
         board = after.board
 
 
