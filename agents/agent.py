@@ -11,14 +11,6 @@ from ludus.networks.network import Network
 Extras = dict[str, Any]  # what `act` remembers for `observe`; never kept on the agent
 
 
-class ConfigError(ValueError):
-    """A configuration that cannot work: the message says which value and what to do."""
-
-
-class TrainingError(RuntimeError):
-    """A training that cannot go on: the message says what went wrong and what to do."""
-
-
 class Step(NamedTuple):
     """Row t of the stream with the action taken there, and what row t + 1 said of it; B envs."""
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ludus.agents.agent import Advice, ConfigError, Extras, Step
+from ludus.agents.agent import Advice, Extras, Step
 from ludus.agents.memory.games import Games, Position
 from ludus.agents.optimizer import clip_norm, make_optimizer, take_step
 from ludus.agents.schedules import linear
@@ -23,6 +23,7 @@ from ludus.agents.seeding import generator, seed_of
 from ludus.agents.value_policy import as_batch
 from ludus.envs.board.backend import observation_space, observations
 from ludus.envs.board.game import BOARD, Board, Game
+from ludus.envs.errors import ConfigError
 from ludus.networks.cores import NoCore, State
 from ludus.networks.encoders import MLP, Tower
 from ludus.networks.flat import flat_gradient, flatten_parameters

@@ -15,7 +15,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from ludus.agents.agent import Advice, ConfigError, Extras, Step, TrainingError
+from ludus.agents.agent import Advice, Extras, Step
 from ludus.agents.losses import clipped_surrogate, clipped_value
 from ludus.agents.memory.rollout import Rollout
 from ludus.agents.optimizer import OptimizerName, clip_norm, make_optimizer, take_step
@@ -25,6 +25,7 @@ from ludus.agents.schedules import linear
 from ludus.agents.seeding import generator, seed_of
 from ludus.agents.value_policy import as_batch
 from ludus.envs.dict_observation import MASK, Packed, legal
+from ludus.envs.errors import ConfigError, TrainingError
 from ludus.networks.cores import Core, CoreName, State, TwoCores, make_core
 from ludus.networks.encoders import (
     Activation,

@@ -15,13 +15,14 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from ludus.agents.agent import Advice, ConfigError, Extras, Step
+from ludus.agents.agent import Advice, Extras, Step
 from ludus.agents.losses import chosen
 from ludus.agents.memory.rollout import Rollout
 from ludus.agents.optimizer import OptimizerName, clip_norm, make_optimizer, take_step
 from ludus.agents.returns import lambda_return
 from ludus.agents.schedules import linear
 from ludus.agents.value_policy import ValueActor
+from ludus.envs.errors import ConfigError
 from ludus.networks.cores import RecurrentName, State, make_core
 from ludus.networks.encoders import EncoderName, make_encoder
 from ludus.networks.flat import flat_gradient, flatten_parameters

@@ -13,7 +13,7 @@ import torch
 from gymnasium import spaces
 
 from ludus.agents import alphazero, dqn, ppo, pqn, r2d2, sb3
-from ludus.agents.agent import Agent, ConfigError
+from ludus.agents.agent import Agent
 from ludus.agents.alphazero import AlphaZero, AlphaZeroConfig
 from ludus.agents.dqn import DQN, DQNConfig
 from ludus.agents.ppo import PPO, PPOConfig
@@ -24,6 +24,7 @@ from ludus.agents.sb3 import SB3Agent, SB3Config
 from ludus.envs.board.game import BOARD
 from ludus.envs.board.spiel import make_game
 from ludus.envs.dict_observation import MASK, Packed
+from ludus.envs.errors import ConfigError
 
 Config = DQNConfig | PPOConfig | PQNConfig | R2D2Config | AlphaZeroConfig | SB3Config | RandomConfig
 AnyAgent = Agent | SB3Agent

@@ -18,7 +18,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from ludus.agents import losses
-from ludus.agents.agent import Advice, ConfigError, Extras, Step
+from ludus.agents.agent import Advice, Extras, Step
 from ludus.agents.memory.replay import Replay
 from ludus.agents.memory.sequences import SequenceBatch, Sequences
 from ludus.agents.optimizer import OptimizerName, clip_norm, make_optimizer, take_step
@@ -26,6 +26,7 @@ from ludus.agents.returns import n_step_return
 from ludus.agents.schedules import linear
 from ludus.agents.target_network import OnlineAndTarget
 from ludus.agents.value_policy import ValueActor
+from ludus.envs.errors import ConfigError
 from ludus.networks.cores import State, make_core
 from ludus.networks.encoders import EncoderName, make_encoder
 from ludus.networks.heads import QHead, QOut, Streams

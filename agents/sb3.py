@@ -24,7 +24,8 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
 from torch import Tensor, nn
 
-from ludus.agents.agent import Advice, ConfigError
+from ludus.agents.agent import Advice
+from ludus.envs.errors import ConfigError
 from ludus.envs.vector import Row, VectorEnv
 from ludus.networks.encoders import Activation, EncoderName, make_encoder
 

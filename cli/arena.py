@@ -8,9 +8,10 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from ludus.cli.options import UsageError, parse, print_json
+from ludus.cli.options import parse, print_json
 from ludus.comparison.arena import contender, round_robin
 from ludus.envs.board import spiel
+from ludus.envs.errors import UsageError
 from ludus.evaluation.match import Match
 from ludus.training.checkpoint import write_atomically
 

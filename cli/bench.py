@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from ludus.cli.options import UsageError, parse, print_json
+from ludus.cli.options import parse, print_json
 from ludus.comparison.speed import (
     CARTPOLE,
     PONG,
@@ -20,6 +20,7 @@ from ludus.comparison.speed import (
     measure_pqn,
     prioritised_sample_ms,
 )
+from ludus.envs.errors import UsageError
 from ludus.training.train import device_of
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from ludus.cli.options import UsageError, parse, print_json
+from ludus.cli.options import parse, print_json
+from ludus.envs.errors import UsageError
 from ludus.training.collect import collect
 from ludus.training.dataset import ROOT
 from ludus.training.logger import Bar

@@ -10,9 +10,10 @@ from time import strftime
 from rich.console import Console
 from tyro.conf import OmitArgPrefixes
 
-from ludus.cli.options import UsageError, parse, print_json, tensorboard
+from ludus.cli.options import parse, print_json, tensorboard
 from ludus.comparison.compare import Plan, compare, tables
 from ludus.comparison.report import About, Training, write
+from ludus.envs.errors import UsageError
 from ludus.envs.make import EnvOptions
 from ludus.evaluation.video import record
 from ludus.training.run import Run, commit, hardware, versions

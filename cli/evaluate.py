@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from tyro.conf import Positional
 
-from ludus.cli.options import UsageError, parse, print_json
+from ludus.cli.options import parse, print_json
 from ludus.comparison.aggregates import Score, summarise
+from ludus.envs.errors import UsageError
 from ludus.envs.make import make
 from ludus.evaluation.evaluate import evaluate
 from ludus.training.run import Run, at_steps

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from ludus.cli.options import UsageError, closest, parse, print_json
+from ludus.cli.options import closest, parse, print_json
+from ludus.envs.errors import UsageError
 
 KINDS = ("agents", "envs", "games", "runs")
 

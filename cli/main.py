@@ -5,7 +5,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ludus.cli.options import UsageError, closest
+from ludus.cli.options import closest
+from ludus.envs.errors import UsageError
 
 VERBS = {
     "train": "train an agent on an env, or resume a training",
@@ -77,10 +78,7 @@ def _flush_denormals() -> None:
 
 def _is_the_users(error: Exception) -> bool:
     """Whether the error speaks to the user in one sentence, rather than of a bug of ours."""
-    from ludus.agents.agent import ConfigError, TrainingError
-    from ludus.envs.vector import EnvError
-    from ludus.training.checkpoint import CheckpointError
-    from ludus.training.run import RunError
+    from ludus.envs.errors import CheckpointError, ConfigError, EnvError, RunError, TrainingError
 
     ours = UsageError | ConfigError | EnvError | CheckpointError | RunError | TrainingError
     if isinstance(error, BrokenPipeError):

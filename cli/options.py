@@ -12,11 +12,9 @@ from typing import Any, TypeVar
 
 import tyro
 
+from ludus.envs.errors import UsageError
+
 _T = TypeVar("_T")
-
-
-class UsageError(ValueError):
-    """The command line cannot be understood: the message says what and what to do."""
 
 
 def parse(

@@ -10,9 +10,10 @@ from rich.console import Console
 from tyro.conf import Positional
 
 from ludus.agents.agent import Advice, Advisor
-from ludus.cli.options import UsageError, parse
+from ludus.cli.options import parse
 from ludus.cli.watch import check_port, place
 from ludus.envs.board import spiel
+from ludus.envs.errors import UsageError
 from ludus.evaluation.interactive_game import InteractiveGame
 from ludus.training.run import Run, at_steps
 from ludus.training.train import load

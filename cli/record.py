@@ -5,7 +5,8 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from ludus.cli.options import UsageError, parse, print_json
+from ludus.cli.options import parse, print_json
+from ludus.envs.errors import UsageError
 from ludus.evaluation.video import SUFFIXES, Overlay, record
 from ludus.training.run import Run
 from ludus.training.train import load

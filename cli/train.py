@@ -11,7 +11,8 @@ import tyro
 from tyro.conf import OmitArgPrefixes
 
 from ludus.agents import presets
-from ludus.cli.options import UsageError, parse, print_json, tensorboard
+from ludus.cli.options import parse, print_json, tensorboard
+from ludus.envs.errors import UsageError
 from ludus.envs.make import EnvOptions, make
 from ludus.training.dataset import Dataset
 from ludus.training.run import Run, TrainOptions

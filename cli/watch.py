@@ -6,7 +6,8 @@ from urllib.parse import quote
 
 from tyro.conf import Positional
 
-from ludus.cli.options import UsageError, parse
+from ludus.cli.options import parse
+from ludus.envs.errors import UsageError
 from ludus.training.run import Run
 from ludus.viewer.library import Library
 from ludus.viewer.server import serve

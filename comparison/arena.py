@@ -13,8 +13,9 @@ import numpy as np
 from ludus.agents.agent import Searching
 from ludus.envs.board import opponents as players
 from ludus.envs.board import spiel
+from ludus.envs.errors import RunError
 from ludus.evaluation.match import AgentSeat, Match, PlayerSeat, Seat, play_match
-from ludus.training.run import Run, RunError, at_steps
+from ludus.training.run import Run, at_steps
 from ludus.training.train import load
 
 _RESAMPLES = 200

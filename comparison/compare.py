@@ -19,11 +19,11 @@ from ludus.comparison.aggregates import human_normalised, summarise
 from ludus.comparison.analysis import Group, groups_of
 from ludus.comparison.jobs import Job, room, run_all
 from ludus.comparison.report import Training
+from ludus.envs.errors import EnvError, RunError
 from ludus.envs.make import EnvOptions, make
-from ludus.envs.vector import EnvError
 from ludus.evaluation.evaluate import evaluate
 from ludus.training.logger import Episodes
-from ludus.training.run import Run, RunConfig, RunError, TrainOptions, all_runs, commit, versions
+from ludus.training.run import Run, RunConfig, TrainOptions, all_runs, commit, versions
 from ludus.training.train import device_of
 
 _LEARNING = ("num_envs", "init_from", "rivals", "dataset")  # options that change what is learned

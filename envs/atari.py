@@ -13,7 +13,8 @@ from ale_py import ALEInterface, LoggerMode, roms
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium import spaces
 
-from ludus.envs.vector import EnvError, Raw
+from ludus.envs.errors import EnvError
+from ludus.envs.vector import Raw
 
 ALEInterface.setLoggerMode(LoggerMode.Error)  # no banner
 

@@ -16,9 +16,10 @@ from ludus.envs.board.opponents import make_player
 from ludus.envs.board.spiel import is_game, load, make_game
 from ludus.envs.board.spiel import names as spiel_names
 from ludus.envs.dict_observation import Packed
+from ludus.envs.errors import EnvError
 from ludus.envs.minatar import GAMES, MinAtarBackend
 from ludus.envs.stack import FrameStack
-from ludus.envs.vector import Backend, EnvError, VectorEnv, sentence
+from ludus.envs.vector import Backend, VectorEnv, sentence
 from ludus.envs.workers import CartPoleBackend, GymnasiumBackend
 
 MAX_ENVS = 4096

@@ -18,20 +18,9 @@ import numpy as np
 from gymnasium import spaces
 
 from ludus.envs.dict_observation import MASK, Packed, Part
+from ludus.envs.errors import EnvError
 
 _Result = TypeVar("_Result")
-
-
-class EnvError(RuntimeError):
-    """An env broke its contract, or was given what it does not take.
-
-    Where one env is at fault, the message names its index, the action and the seed, and `index`
-    holds the first.
-    """
-
-    def __init__(self, what: str, index: int | None = None) -> None:
-        super().__init__(what)
-        self.index = index
 
 
 class Raw(NamedTuple):

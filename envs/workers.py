@@ -22,7 +22,8 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from gymnasium.vector.async_vector_env import AsyncState, _async_worker
 
 from ludus.envs.dict_observation import MASK, Packed
-from ludus.envs.vector import EnvError, Raw, sentence
+from ludus.envs.errors import EnvError
+from ludus.envs.vector import Raw, sentence
 
 _ERROR = "ludus_error"
 

@@ -18,12 +18,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+from ludus.envs.errors import CheckpointError
+
 _TENSORS, _MANIFEST = "tensors.safetensors", "manifest.json"
 _LARGE = 1 << 20  # bytes from which an array gets a file of its own
-
-
-class CheckpointError(RuntimeError):
-    """No checkpoint can be used: the message says why."""
 
 
 class _Hashing:

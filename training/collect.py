@@ -13,10 +13,10 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from ludus.agents.agent import ConfigError
 from ludus.envs.dict_observation import Packed
+from ludus.envs.errors import ConfigError, EnvError
 from ludus.envs.make import EnvOptions, make
-from ludus.envs.vector import EnvError, VectorEnv
+from ludus.envs.vector import VectorEnv
 from ludus.evaluation.evaluate import Player, tuned_for
 from ludus.training.dataset import minari_package
 

@@ -23,9 +23,9 @@ import psutil
 import torch
 from gymnasium import spaces
 
-from ludus.agents.agent import ConfigError
 from ludus.agents.dqn import DQN
 from ludus.agents.memory.replay import Replay
+from ludus.envs.errors import ConfigError
 from ludus.envs.make import EnvOptions
 
 ROOT = Path("runs/datasets")  # where collections go, laid out as Minari's own folder

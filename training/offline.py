@@ -6,12 +6,11 @@ from typing import Any
 import torch
 
 from ludus.agents import presets
-from ludus.agents.agent import ConfigError
 from ludus.agents.dqn import DQN, DQNConfig
+from ludus.envs.errors import ConfigError, EnvError, RunError
 from ludus.envs.make import EnvOptions, make
-from ludus.envs.vector import EnvError
 from ludus.training.dataset import Dataset
-from ludus.training.run import RunError, TrainOptions
+from ludus.training.run import TrainOptions
 
 
 @dataclass(frozen=True)

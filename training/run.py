@@ -28,13 +28,9 @@ import torch
 from torch import Tensor
 
 from ludus.agents import presets
+from ludus.envs.errors import CheckpointError, RunError
 from ludus.envs.make import EnvOptions
-from ludus.training.checkpoint import (
-    CheckpointError,
-    newest_checkpoint,
-    read_checkpoint,
-    write_atomically,
-)
+from ludus.training.checkpoint import newest_checkpoint, read_checkpoint, write_atomically
 
 _CONFIGS: dict[str, type[presets.Config]] = {
     config.__name__: config for config in get_args(presets.Config)
@@ -42,10 +38,6 @@ _CONFIGS: dict[str, type[presets.Config]] = {
 _PACKAGES = ("ludus", "torch", "numpy", "gymnasium", "ale-py", "minatar", "stable-baselines3")
 _LOCK_ATTEMPTS = 5
 _T = TypeVar("_T")
-
-
-class RunError(RuntimeError):
-    """A run cannot be used: the message says which and why."""
 
 
 @dataclass(frozen=True)

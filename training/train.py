@@ -15,13 +15,14 @@ import torch
 from rich.console import Console
 
 from ludus.agents import presets
-from ludus.agents.agent import Agent, Searching, TrainingError
+from ludus.agents.agent import Agent, Searching
 from ludus.agents.capture import Capturable, capture
 from ludus.agents.dqn import DQN
 from ludus.agents.sb3 import SB3Agent, SB3Config
 from ludus.envs.board.spiel import is_game
+from ludus.envs.errors import EnvError, RunError, TrainingError
 from ludus.envs.make import EnvOptions, make
-from ludus.envs.vector import EnvError, Row, VectorEnv
+from ludus.envs.vector import Row, VectorEnv
 from ludus.evaluation.evaluate import Evaluation, EvaluationStopped, evaluate, tuned_for
 from ludus.evaluation.rivals import Rivals
 from ludus.evaluation.video import gif
@@ -31,7 +32,7 @@ from ludus.training.checkpoint import newest_checkpoint, save_checkpoint, write_
 from ludus.training.dataset import Dataset
 from ludus.training.logger import Logger
 from ludus.training.loop import train_loop
-from ludus.training.run import Run, RunConfig, RunError, Status, TrainOptions, at_steps
+from ludus.training.run import Run, RunConfig, Status, TrainOptions, at_steps
 from ludus.training.transfer import Learner, transfer
 
 _console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)

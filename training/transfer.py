@@ -7,9 +7,9 @@ from torch import Tensor
 
 from ludus.agents import presets
 from ludus.agents.dqn import DQNConfig
+from ludus.envs.errors import EnvError, RunError
 from ludus.envs.make import make
-from ludus.envs.vector import EnvError
-from ludus.training.run import Run, RunConfig, RunError
+from ludus.training.run import Run, RunConfig
 
 _PARTS = ("encoder", "core", "head")
 

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ludus.agents.agent import Advisor, Searching
+from ludus.envs.errors import RunError
 from ludus.evaluation.interactive_game import InteractiveGame
-from ludus.training.run import Run, RunConfig, RunError
+from ludus.training.run import Run, RunConfig
 from ludus.viewer.messages import error, pack
 from ludus.viewer.stage import loaded, standing
 from ludus.viewer.worker import Worker

@@ -11,8 +11,9 @@ import numpy as np
 
 from ludus.comparison.aggregates import smooth
 from ludus.envs.board import spiel
+from ludus.envs.errors import RunError
 from ludus.training.logger import Episodes
-from ludus.training.run import Run, RunError, all_runs
+from ludus.training.run import Run, all_runs
 
 _SMALL, _LARGE = 40, 300  # points of a curve, in the list and on a run's own page
 _LIST_SECONDS = 1.0  # a listing is good for so long: many pages ask at once

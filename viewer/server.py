@@ -20,7 +20,8 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ludus.envs.board import spiel
-from ludus.training.run import Run, RunConfig, RunError
+from ludus.envs.errors import RunError
+from ludus.training.run import Run, RunConfig
 from ludus.viewer.board import BoardGame
 from ludus.viewer.guard import Guard
 from ludus.viewer.library import Library

@@ -15,10 +15,10 @@ import numpy as np
 from ludus.agents.agent import Advisor, Searching
 from ludus.agents.presets import AnyAgent
 from ludus.envs.board import spiel
+from ludus.envs.errors import CheckpointError, RunError
 from ludus.evaluation.interactive_game import InteractiveGame
 from ludus.evaluation.playback import Playback
-from ludus.training.checkpoint import CheckpointError
-from ludus.training.run import Run, RunConfig, RunError
+from ludus.training.run import Run, RunConfig
 from ludus.training.train import load
 from ludus.viewer.messages import error, grey, mosaic, number, numbers, pack, png
 from ludus.viewer.scene import scene

@@ -11,8 +11,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from ludus.agents.agent import ConfigError
 from ludus.agents.memory.replay import free_bytes
+from ludus.envs.errors import ConfigError
 
 
 class Position(NamedTuple):

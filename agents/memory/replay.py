@@ -12,9 +12,10 @@ import psutil
 import torch
 from torch import Tensor
 
-from ludus.agents.agent import Batch, ConfigError, Step
+from ludus.agents.agent import Batch, Step
 from ludus.agents.memory.priority import Priorities
 from ludus.agents.returns import n_step_return
+from ludus.envs.errors import ConfigError
 
 _PER_TRANSITION = 8 + 4 + 4 + 8 + 3 + 4  # bytes: action, reward, discount, slot, flags, priority
 

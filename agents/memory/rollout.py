@@ -12,8 +12,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from ludus.agents.agent import ConfigError, Step
+from ludus.agents.agent import Step
 from ludus.agents.memory.replay import free_bytes
+from ludus.envs.errors import ConfigError
 from ludus.networks.cores import State
 
 

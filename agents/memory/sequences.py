@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ludus.agents.agent import ConfigError, Step
+from ludus.agents.agent import Step
 from ludus.agents.memory.priority import Priorities
 from ludus.agents.memory.replay import Replay
+from ludus.envs.errors import ConfigError
 from ludus.networks.cores import State
 
 

@@ -15,7 +15,7 @@ from ludus.envs.board import spiel
 from ludus.envs.board.game import BOARD
 from ludus.envs.board.opponents import make_player
 from ludus.envs.board.picture import render_board
-from ludus.envs.vector import EnvError
+from ludus.envs.errors import EnvError
 
 
 class BoardEnv(gymnasium.Env[np.ndarray, np.int64]):

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyspiel
 
-from ludus.envs.vector import EnvError
+from ludus.envs.errors import EnvError
 
 NAMES = {
     "random": "every legal move with the same probability",

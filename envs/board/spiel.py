@@ -20,7 +20,7 @@ from torch import Tensor
 from ludus.envs.board.bits import ConnectFour, Othello, TicTacToe
 from ludus.envs.board.game import BOARD, Game, Move
 from ludus.envs.dict_observation import MOVES
-from ludus.envs.vector import EnvError
+from ludus.envs.errors import EnvError
 
 MOST_MOVES = 1000  # a longer game is a draw there: chess may last 17,695 moves
 _FAST: dict[str, Callable[[torch.device], Game]] = {

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from ludus.agents import presets
-from ludus.agents.agent import ConfigError, Step
+from ludus.agents.agent import Step
 from ludus.agents.alphazero import AlphaZeroConfig, _dirichlet, build
 from ludus.agents.capture import capture
 from ludus.agents.search import Puct, Tree, search, subtree
 from ludus.envs.board.spiel import make_game
+from ludus.envs.errors import ConfigError
 from ludus.envs.make import make
 from ludus.networks.heads import ILLEGAL
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from ludus.agents.agent import ConfigError
 from ludus.agents.capture import capture
 from ludus.agents.dqn import DQN, DQNConfig, build
+from ludus.envs.errors import ConfigError
 from ludus.networks.heads import HeadNoise
 
 DEVICE = torch.device("cpu")

@@ -9,9 +9,9 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
-from ludus.agents.agent import ConfigError
 from ludus.agents.capture import capture
 from ludus.agents.dqn import DQNConfig, build
+from ludus.envs.errors import ConfigError
 from ludus.networks.encoders import MLP, ImpalaResNet
 from ludus.networks.heads import CategoricalHead, ImplicitQuantileHead, QHead, QuantileHead
 from ludus.networks.layers import NoisyLinear, SpectralConv2d

@@ -5,8 +5,8 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from ludus.agents.agent import ConfigError
 from ludus.agents.memory.games import Games, Position
+from ludus.envs.errors import ConfigError
 
 BOARD = spaces.Box(0, 255, (2,), np.uint8)
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from ludus.agents.agent import ConfigError, TrainingError
 from ludus.agents.capture import capture
 from ludus.agents.ppo import PPO, PPOConfig, build
 from ludus.envs.dict_observation import MASK, Packed
+from ludus.envs.errors import ConfigError, TrainingError
 from ludus.networks.policies import PolicyHead
 from ludus.training.checkpoint import newest_checkpoint, save_checkpoint
 

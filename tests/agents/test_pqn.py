@@ -7,9 +7,9 @@ import torch
 from gymnasium import spaces
 
 from ludus.agents import pqn
-from ludus.agents.agent import ConfigError
 from ludus.agents.capture import capture
 from ludus.agents.pqn import PQN, PQNConfig, build
+from ludus.envs.errors import ConfigError
 from ludus.envs.make import EnvOptions, make
 from ludus.evaluation.evaluate import evaluate
 from ludus.training.checkpoint import newest_checkpoint, save_checkpoint

@@ -8,7 +8,6 @@ import torch
 from gymnasium import spaces
 
 from ludus.agents import presets, sb3
-from ludus.agents.agent import ConfigError
 from ludus.agents.dqn import DQN, DQNConfig
 from ludus.agents.ppo import PPO, PPOConfig
 from ludus.agents.pqn import PQN, PQNConfig
@@ -16,6 +15,7 @@ from ludus.agents.r2d2 import R2D2, R2D2Config
 from ludus.agents.random_agent import RandomAgent, RandomConfig
 from ludus.agents.sb3 import SB3Agent, SB3Config
 from ludus.envs.dict_observation import MASK, Packed
+from ludus.envs.errors import ConfigError
 from ludus.envs.make import make
 
 SHAPES = {"classic": (4,), "minatar": (4, 10, 10), "atari": (4, 84, 84)}

@@ -7,9 +7,9 @@ import torch
 from gymnasium import spaces
 from scipy import stats
 
-from ludus.agents.agent import ConfigError
 from ludus.agents.losses import squash, unsquash
 from ludus.agents.r2d2 import R2D2, R2D2Config, build
+from ludus.envs.errors import ConfigError
 
 CPU = torch.device("cpu")
 OBS = spaces.Box(-9, 9, (3,), np.float32)

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from ludus.agents.agent import ConfigError
 from ludus.agents.memory.replay import Replay
+from ludus.envs.errors import ConfigError
 
 CPU = torch.device("cpu")
 GAMMA = 0.9

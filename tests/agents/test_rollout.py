@@ -5,9 +5,9 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from ludus.agents.agent import ConfigError
 from ludus.agents.memory import rollout as module
 from ludus.agents.memory.rollout import Rollout
+from ludus.envs.errors import ConfigError
 
 CPU = torch.device("cpu")
 PIXELS = spaces.Box(0, 255, (2, 3), np.uint8)

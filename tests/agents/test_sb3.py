@@ -11,10 +11,10 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from ludus.agents import presets, sb3
-from ludus.agents.agent import ConfigError
 from ludus.agents.dqn import DQNConfig, build
 from ludus.agents.memory.replay import Sample
 from ludus.agents.sb3 import SB3Agent, SB3Config, StreamVecEnv
+from ludus.envs.errors import ConfigError
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import Raw, VectorEnv
 

@@ -8,9 +8,10 @@ import torch
 
 from ludus.cli.main import main
 from ludus.comparison.arena import Contender, contender, elo, round_robin
+from ludus.envs.errors import RunError
 from ludus.envs.make import EnvOptions
 from ludus.evaluation.match import PlayerSeat
-from ludus.training.run import RunError, TrainOptions
+from ludus.training.run import TrainOptions
 from ludus.training.train import Session, load
 
 

@@ -23,9 +23,10 @@ from ludus.agents import presets
 from ludus.cli import main
 from ludus.comparison import jobs
 from ludus.comparison.compare import Plan, compare
+from ludus.envs.errors import RunError
 from ludus.envs.make import EnvOptions, make
 from ludus.evaluation.evaluate import evaluate
-from ludus.training.run import Run, RunError, TrainOptions, all_runs
+from ludus.training.run import Run, TrainOptions, all_runs
 from ludus.training.train import Session, load
 
 _CHILD = """

@@ -10,8 +10,9 @@ from ale_py.vector_env import AtariVectorEnv
 from env_fakes import assert_same, chooser, step, through_json
 
 from ludus.envs.atari import AtariBackend, AtariProtocol, game_names, resolve
+from ludus.envs.errors import EnvError
 from ludus.envs.make import EnvOptions, make
-from ludus.envs.vector import EnvError, Row, VectorEnv, episode_seed
+from ludus.envs.vector import Row, VectorEnv, episode_seed
 
 SHORT = EnvOptions(max_frames=2000)
 

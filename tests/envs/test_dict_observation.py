@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ludus.envs.dict_observation import MASK, Packed, legal
+from ludus.envs.errors import EnvError
 from ludus.envs.make import EnvOptions, make
-from ludus.envs.vector import EnvError
 
 _SHAPES = st.lists(st.integers(1, 3), min_size=1, max_size=3)
 _PARTS = st.lists(st.tuples(_SHAPES, st.sampled_from([np.uint8, np.float32])), min_size=1)

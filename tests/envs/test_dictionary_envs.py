@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ludus.envs.dict_observation import MASK, Packed
+from ludus.envs.errors import EnvError
 from ludus.envs.make import make
-from ludus.envs.vector import EnvError, Row
+from ludus.envs.vector import Row
 from ludus.networks.policies import ActionKind, PolicyOut
 
 _PARTS = st.lists(st.tuples(st.integers(1, 7), st.sampled_from([np.uint8, np.float32])), min_size=1)

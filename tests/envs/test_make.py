@@ -12,8 +12,9 @@ import torch
 from env_fakes import assert_same, chooser, step, through_json
 
 from ludus.envs.dict_observation import Packed
+from ludus.envs.errors import EnvError
 from ludus.envs.make import EnvOptions, known_ids, make
-from ludus.envs.vector import EnvError, episode_seed
+from ludus.envs.vector import episode_seed
 from ludus.envs.workers import CartPoleBackend, GymnasiumBackend
 
 # -- ids --------------------------------------------------------------------------------------

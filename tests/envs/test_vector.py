@@ -13,7 +13,8 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ludus.envs.vector import EnvError, Raw, episode_seed
+from ludus.envs.errors import EnvError
+from ludus.envs.vector import Raw, episode_seed
 
 
 def test_the_final_observation_is_in_the_stream_and_the_next_row_is_the_reset() -> None:
@@ -380,7 +381,7 @@ def test_a_hung_backend_is_given_up_on(where: str) -> None:
 def test_a_hung_backend_does_not_hang_the_exit() -> None:
     script = """
 from env_fakes import Fake, step, stream
-from ludus.envs.vector import EnvError
+from ludus.envs.errors import EnvError
 env = stream(Fake([9], hang=True), trusted=False, timeout=0.5)
 env.reset()
 try:

@@ -18,8 +18,9 @@ import psutil
 import pytest
 from env_fakes import assert_same, chooser, step, through_json
 
+from ludus.envs.errors import EnvError
 from ludus.envs.make import make
-from ludus.envs.vector import EnvError, VectorEnv, episode_seed
+from ludus.envs.vector import VectorEnv, episode_seed
 from ludus.envs.workers import GymnasiumBackend
 
 HERE = Path(__file__).parent

@@ -11,8 +11,8 @@ from ludus.agents import presets
 from ludus.agents.random_agent import RandomAgent
 from ludus.envs.board import spiel
 from ludus.envs.dict_observation import MASK
+from ludus.envs.errors import EnvError
 from ludus.envs.make import EnvOptions, make
-from ludus.envs.vector import EnvError
 from ludus.evaluation.evaluate import EvaluationStopped, evaluate
 from ludus.evaluation.match import AgentSeat, PlayerSeat, play_match
 from ludus.evaluation.rivals import Rivals

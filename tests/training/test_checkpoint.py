@@ -2,12 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from ludus.training.checkpoint import (
-    CheckpointError,
-    newest_checkpoint,
-    read_checkpoint,
-    save_checkpoint,
-)
+from ludus.envs.errors import CheckpointError
+from ludus.training.checkpoint import newest_checkpoint, read_checkpoint, save_checkpoint
 
 
 def _tree(value: float = 1.0):

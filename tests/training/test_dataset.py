@@ -19,18 +19,17 @@ from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_storage import MinariStorage
 
 from ludus.agents import presets
-from ludus.agents.agent import ConfigError
 from ludus.agents.dqn import DQNConfig
 from ludus.agents.random_agent import RandomConfig
+from ludus.envs.errors import ConfigError, EnvError, RunError
 from ludus.envs.make import EnvOptions, make
-from ludus.envs.vector import EnvError
 from ludus.evaluation.evaluate import evaluate, tuned_for
 from ludus.training import dataset as dataset_module
 from ludus.training import offline
 from ludus.training.checkpoint import newest_checkpoint
 from ludus.training.collect import collect
 from ludus.training.dataset import Dataset
-from ludus.training.run import Run, RunError, TrainOptions
+from ludus.training.run import Run, TrainOptions
 from ludus.training.train import Session, load
 
 CPU = torch.device("cpu")

@@ -15,12 +15,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from ludus.agents import presets
 from ludus.comparison.aggregates import smooth
 from ludus.comparison.plots import learning_curves
+from ludus.envs.errors import RunError
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import Row
 from ludus.evaluation.video import record
 from ludus.training import load, train
 from ludus.training.logger import Episodes, Logger
-from ludus.training.run import Run, RunError, TrainOptions
+from ludus.training.run import Run, TrainOptions
 from ludus.training.train import Session
 
 

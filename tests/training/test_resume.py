@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from ludus.agents import presets
-from ludus.agents.agent import TrainingError
+from ludus.envs.errors import TrainingError
 from ludus.envs.make import EnvOptions, make
 from ludus.training.run import TrainOptions
 from ludus.training.train import Session

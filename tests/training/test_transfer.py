@@ -15,8 +15,9 @@ from ludus.agents.dqn import DQNConfig
 from ludus.agents.pqn import PQNConfig
 from ludus.agents.r2d2 import R2D2Config
 from ludus.agents.random_agent import RandomConfig
+from ludus.envs.errors import RunError
 from ludus.envs.make import EnvOptions, make
-from ludus.training.run import Run, RunError, TrainOptions
+from ludus.training.run import Run, TrainOptions
 from ludus.training.train import Session
 from ludus.training.transfer import transfer
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from starlette.websockets import WebSocketDisconnect
 
-from ludus.training.run import RunError
+from ludus.envs.errors import RunError
 from ludus.viewer import library, server
 from ludus.viewer.library import Library
 from ludus.viewer.messages import grey, mosaic, number, numbers, pack, png, unpack

@@ -14,8 +14,8 @@ from ludus.envs.board import opponents as players
 from ludus.envs.board import spiel
 from ludus.envs.board.gym_env import BoardEnv
 from ludus.envs.board.pettingzoo_env import BoardAEC
+from ludus.envs.errors import EnvError
 from ludus.envs.make import EnvOptions, make
-from ludus.envs.vector import EnvError
 
 GAMES = ["tic_tac_toe", "connect_four", "othello", "go(board_size=5)", "chess", "mancala"]
 

@@ -9,7 +9,7 @@ from ludus.envs.board import spiel
 from ludus.envs.board.bits import ConnectFour, Othello, TicTacToe
 from ludus.envs.board.game import BOARD
 from ludus.envs.dict_observation import MOVES
-from ludus.envs.vector import EnvError
+from ludus.envs.errors import EnvError
 
 # where OpenSpiel's planes show the mover's stones and the other's
 PLANES = {

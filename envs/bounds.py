@@ -1,0 +1,78 @@
+"""Bounds of configuration fields, declared with each field and checked by one function.
+
+learning_rate: Annotated[float, POSITIVE] = 1e-4
+"""
+
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
+from typing import Any, get_type_hints
+
+_INFINITY = float("inf")
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """An interval of numbers; a tuple is checked element by element, and None is always accepted.
+
+    Args:
+        low: smallest accepted value.
+        high: largest accepted value.
+        above_low: exclude `low` itself.
+        below_high: exclude `high` itself.
+    """
+
+    low: float
+    high: float
+    above_low: bool = False
+    below_high: bool = False
+
+    def accepts(self, value: Any) -> bool:
+        """Return whether a number, or every number of a tuple, lies within the bounds."""
+        if isinstance(value, tuple):
+            return all(self.accepts(each) for each in value)
+        low = value > self.low if self.above_low else value >= self.low
+        high = value < self.high if self.below_high else value <= self.high
+        return bool(low and high)  # a NaN fails both
+
+    def __str__(self) -> str:
+        """Return the sentence's end, `it must be ...`."""
+        if self.low == -_INFINITY:
+            return f"it must be {'below' if self.below_high else 'at most'} {self.high:g}"
+        if self.high == _INFINITY:
+            number = f"above {self.low:g}" if self.above_low else f"{self.low:g} or more"
+            return f"it must be {number}{' and finite' if self.below_high else ''}"
+        low = f"above {self.low:g}" if self.above_low else f"from {self.low:g}"
+        return f"it must be {low} to {'below ' if self.below_high else ''}{self.high:g}"
+
+
+POSITIVE = Bounds(0, _INFINITY, above_low=True, below_high=True)
+NON_NEGATIVE = Bounds(0, _INFINITY, below_high=True)
+AT_LEAST_ONE = Bounds(1, _INFINITY, below_high=True)
+FRACTION = Bounds(0, 1)
+
+
+@cache
+def _bounds(kind: type) -> dict[str, Bounds]:
+    """Return the bounds that a dataclass declares, by field."""
+    hints = get_type_hints(kind, include_extras=True)
+    declared = {}
+    for field in fields(kind):
+        for extra in getattr(hints[field.name], "__metadata__", ()):
+            if isinstance(extra, Bounds):
+                declared[field.name] = extra
+    return declared
+
+
+def check_bounds(config: Any, error: type[Exception]) -> None:
+    """Check every bounded field of a dataclass instance.
+
+    Args:
+        config: the instance; call this from its `__post_init__`.
+        error: raised with one sentence that names the field, its value and its bounds.
+    """
+    assert is_dataclass(config)
+    kind: Any = type(config)
+    for name, bounds in _bounds(kind).items():
+        value = getattr(config, name)
+        if value is not None and not bounds.accepts(value):
+            raise error(f"{name} is {value}; {bounds}")
