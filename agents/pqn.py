@@ -23,10 +23,11 @@ from ludus.agents.returns import lambda_return
 from ludus.agents.schedules import linear
 from ludus.agents.value_policy import ValueActor
 from ludus.envs.errors import ConfigError
-from ludus.networks.cores import RecurrentName, State, make_core
+from ludus.networks.cores import State, make_core
 from ludus.networks.encoders import EncoderName, make_encoder
 from ludus.networks.flat import flat_gradient, flatten_parameters
 from ludus.networks.heads import QHead, QOut, Streams
+from ludus.networks.names import RecurrentName
 from ludus.networks.network import Network
 
 _METRICS = ("loss", "q_values", "grad_norm")

@@ -11,10 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ludus.networks.names import CoreName
 from ludus.networks.transformer import State, Transformer
-
-RecurrentName = Literal["none", "lstm", "gru"]
-CoreName = Literal["none", "lstm", "gru", "gtrxl"]
 
 
 class NoCore(nn.Module):

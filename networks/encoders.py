@@ -3,8 +3,6 @@
 Observations stay uint8 until the first layer; each encoder scales them itself.
 """
 
-from typing import Literal
-
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
@@ -12,9 +10,7 @@ from torch.nn import functional as F
 
 from ludus.envs.dict_observation import MASK, MOVES, Packed
 from ludus.networks.layers import Normalise, SpectralConv2d
-
-EncoderName = Literal["mlp", "dqn2013", "nature", "impala", "minatar"]
-Activation = Literal["relu", "tanh"]
+from ludus.networks.names import Activation, EncoderName
 
 
 def _pixels(obs: Tensor) -> Tensor:
