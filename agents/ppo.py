@@ -20,7 +20,6 @@ from ludus.agents.losses import clipped_surrogate, clipped_value
 from ludus.agents.memory.rollout import Rollout
 from ludus.agents.optimizer import OptimizerName, clip_norm, make_optimizer, take_step
 from ludus.agents.returns import gae
-from ludus.agents.running_stats import Moments, RewardScale
 from ludus.agents.schedules import linear
 from ludus.agents.seeding import generator, seed_of
 from ludus.agents.value_policy import as_batch
@@ -41,6 +40,7 @@ from ludus.networks.flat import flat_gradient, flatten_parameters
 from ludus.networks.layers import start_orthogonal
 from ludus.networks.network import Network
 from ludus.networks.policies import ActionKind, Categorical, PolicyHead, PolicyOut
+from ludus.networks.running_stats import RewardScale, RunningMeanStd
 
 _METRICS = (
     *("loss", "policy_gradient_loss", "value_loss", "entropy_loss"),  # SB3's names
@@ -198,7 +198,7 @@ class PPO:
         self._sums = torch.zeros(len(_METRICS), device=self.device)
         self._summed = 0
         self._reward_scale = RewardScale(config.gamma, rollout.num_envs)
-        self._returns = Moments()
+        self._returns = RunningMeanStd()
         self._explained = torch.zeros((), device=self.device)
         self._steps = steps
         self.env_steps, self.updates = 0, 0

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ludus.envs.dict_observation import MASK, MOVES, Packed
-from ludus.networks.layers import Normalise, SpectralConv2d
+from ludus.networks.layers import SpectralConv2d
 from ludus.networks.names import Activation, EncoderName
+from ludus.networks.running_stats import Normalise
 
 
 def _pixels(obs: Tensor) -> Tensor:
@@ -221,7 +222,7 @@ class Normalised(nn.Module):
 
     def __init__(self, encoder: "Encoder", shape: tuple[int, ...], picture: bool) -> None:
         super().__init__()
-        self.normalise, self.encoder = Normalise(shape, alike=picture), encoder
+        self.normalise, self.encoder = Normalise(shape, shared_variance=picture), encoder
         self.dim: int = encoder.dim
         self._picture = picture
 

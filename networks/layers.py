@@ -1,4 +1,4 @@
-"""Layers that the agents' papers add to torch's: noisy, normalising, spectral; and their start."""
+"""Layers beyond torch's own: noisy linear, spectral normalisation; orthogonal initialisation."""
 
 import torch
 from torch import Tensor, nn
@@ -84,60 +84,6 @@ class SpectralConv2d(nn.Module):
         """[N, channels, H, W] to [N, out, H, W]."""
         sigma = torch.dot(self.u, self.weight.flatten(1) @ self.v)
         return F.conv2d(x, self.weight / sigma, self.bias, padding=self._padding)
-
-
-class Normalise(nn.Module):
-    """Numbers less their running mean, over their running deviation, cut off at 10 of them.
-
-    `observe` takes rows into the statistics and is the agent's to call; `forward` changes nothing,
-    so that an evaluation sees what the last training step saw.
-
-    Args:
-        shape: of one observation.
-        alike: all numbers share one deviation, as suits a picture, where most pixels hardly ever
-            change and a filter must find the same shape everywhere.
-    """
-
-    mean: Tensor
-    variance: Tensor
-    count: Tensor
-
-    def __init__(self, shape: tuple[int, ...], alike: bool = False) -> None:
-        super().__init__()
-        self._alike = alike
-        mean = torch.zeros(shape)
-        if alike and len(shape) == 3:  # as pictures lie in memory: channels last
-            mean = torch.zeros(*shape[1:], shape[0]).permute(2, 0, 1)
-        self.register_buffer("mean", mean)
-        self.register_buffer("variance", torch.ones(() if alike else shape))
-        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
-
-    @torch.no_grad()
-    def update_statistics(self, rows: Tensor) -> None:
-        """Take rows [N, *obs] in (Chan et al. 1979, parallel variance)."""
-        if self._alike:
-            mean = rows.mean(0)
-            variance = (rows - mean).square_().mean()
-        else:
-            rows = rows.to(torch.float64)
-            mean, variance = rows.mean(0), rows.var(0, correction=0)
-        total = self.count + len(rows)
-        share = len(rows) / total
-        apart = mean - self.mean
-        between = apart.square().mean() if self._alike else apart.square()
-        merged = self.variance * (1 - share) + variance * share + between * share * (1 - share)
-        self.mean.copy_(self.mean + apart * share)
-        self.variance.copy_(merged)
-        self.count.copy_(total)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, *obs] to the same, float32."""
-        return ((x - self.mean) * (self.variance + 1e-8).rsqrt()).clamp(-10, 10)
-
-    def in_place(self, x: Tensor, unit: float) -> Tensor:
-        """`forward` of x / unit for x [N, *obs] float32 that no one else needs: 3 passes, not 5."""
-        scale = (self.variance + 1e-8).rsqrt() / unit
-        return x.sub_(self.mean * unit).mul_(scale).clamp_(-10, 10)
 
 
 def start_orthogonal(module: nn.Module, gain: float) -> None:

@@ -2,13 +2,11 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from ludus.envs.dict_observation import Packed
 from ludus.networks.encoders import MLP, ImpalaResNet, Normalised, make_encoder, update_statistics
-from ludus.networks.layers import Normalise, SpectralConv2d, start_orthogonal
+from ludus.networks.layers import SpectralConv2d, start_orthogonal
 
 VECTOR = spaces.Box(-9, 9, (2,), np.float32)
 PICTURE = spaces.Box(0, 255, (3, 16, 12), np.uint8)
@@ -39,39 +37,6 @@ def test_choices_for_pictures_go_to_pictures_and_statistics_to_both_and_not_to_b
     assert isinstance(kinds["seen"].encoder, ImpalaResNet)
     assert any(isinstance(m, SpectralConv2d) for m in kinds["seen"].modules())
     assert isinstance(kinds["held"].layers[1], nn.Tanh)
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 2**31))
-def test_statistics_in_batches_are_those_of_all_rows(counts, seed):
-    rows = np.random.default_rng(seed).normal([0, 1000, -3], [1, 0.1, 50], (sum(counts), 3))
-    layer = Normalise((3,))
-    for batch in torch.from_numpy(rows).split(counts):
-        layer.update_statistics(batch)
-    assert layer.count == len(rows)
-    np.testing.assert_allclose(layer.mean, rows.mean(0), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(layer.variance, rows.var(0), rtol=1e-3, atol=1e-6)
-
-
-def test_before_any_row_numbers_pass_and_a_constant_becomes_zero():
-    layer, x = Normalise((2,)), torch.tensor([[3.0, -4.0]])
-    torch.testing.assert_close(layer(x), x)
-    layer.update_statistics(x.expand(50, 2))
-    layer.update_statistics(x.expand(7, 2))
-    assert layer(x).tolist() == [[0, 0]]
-    assert layer(x + 1).tolist() == [[10, 10]]
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 2**31))
-def test_pictures_have_a_mean_for_each_pixel_and_one_deviation(counts, seed):
-    scale = np.random.default_rng(seed).uniform(0, 2, (2, 3, 3))
-    rows = np.random.default_rng(seed).normal(scale, scale, (sum(counts), 2, 3, 3))
-    layer = Normalise((2, 3, 3), alike=True)
-    for batch in torch.from_numpy(rows.astype(np.float32)).split(counts):
-        layer.update_statistics(batch)
-    np.testing.assert_allclose(layer.mean, rows.mean(0), rtol=1e-4, atol=1e-4)
-    assert float(layer.variance) == pytest.approx(rows.var(0).mean(), rel=1e-3, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", ["dqn2013", "nature", "impala"])
