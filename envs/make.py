@@ -10,19 +10,21 @@ import ale_py
 import gymnasium
 from gymnasium.error import Error as GymnasiumError
 
-from ludus.envs import atari, probes  # noqa: F401  importing the probes registers them
+from ludus.envs import atari
 from ludus.envs.board.backend import BoardBackend
 from ludus.envs.board.opponents import make_player
 from ludus.envs.board.spiel import is_game, load, make_game
-from ludus.envs.board.spiel import names as spiel_names
 from ludus.envs.dict_observation import Packed
 from ludus.envs.errors import EnvError
 from ludus.envs.minatar import GAMES, MinAtarBackend
+from ludus.envs.registration import BOARD_ENV_IDS, BOARD_GAMES, register_envs
 from ludus.envs.stack import FrameStack
 from ludus.envs.vector import Backend, VectorEnv, sentence
 from ludus.envs.workers import CartPoleBackend, GymnasiumBackend
 
 MAX_ENVS = 4096
+
+register_envs()
 
 
 @dataclass(frozen=True)
@@ -251,8 +253,9 @@ def known_ids() -> list[str]:
         for name, spec in gymnasium.registry.items()
         if not name.startswith(("ALE/", "phys2d/", "tabular/", "MinAtar/", "GymV"))
         and "ale_py" not in str(spec.entry_point)
+        and name not in BOARD_ENV_IDS  # `make` takes the games themselves, by OpenSpiel's names
     ]
-    return plain + minatar_ids + spiel_names() + names
+    return [*plain, *minatar_ids, *BOARD_GAMES, *names]
 
 
 def _unknown(env_id: str, names: list[str]) -> str:

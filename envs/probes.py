@@ -1,6 +1,6 @@
 """Probe envs: each isolates one mechanism, so that a broken one fails in seconds and by name.
 
-Registered with Gymnasium under `ludus/`, they double as examples of a user's own env.
+They are registered with Gymnasium under `ludus/` and double as examples of a user's own env.
 """
 
 from typing import Any
@@ -142,14 +142,3 @@ class MaskedCartPole(CartPoleEnv):
         """CartPole's own, masked."""
         obs, reward, terminated, truncated, info = super().step(action)
         return obs[::2], float(reward), terminated, truncated, info
-
-
-def _register(name: str, entry: str, **more: Any) -> None:
-    if name not in gymnasium.registry:
-        gymnasium.register(name, entry_point=f"ludus.envs.probes:{entry}", **more)
-
-
-for _probe in (Identity, DelayedReward, Truncation, Recall):
-    _register(f"ludus/{_probe.__name__}-v0", _probe.__name__)
-_register("ludus/LongRecall-v0", "Recall", kwargs={"delay": 20})
-_register("ludus/MaskedCartPole-v0", "MaskedCartPole", max_episode_steps=500)

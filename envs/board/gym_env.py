@@ -16,6 +16,7 @@ from ludus.envs.board.game import BOARD
 from ludus.envs.board.opponents import make_player
 from ludus.envs.board.picture import render_board
 from ludus.envs.errors import EnvError
+from ludus.envs.registration import register_envs
 
 
 class BoardEnv(gymnasium.Env[np.ndarray, np.int64]):
@@ -102,10 +103,4 @@ class BoardEnv(gymnasium.Env[np.ndarray, np.int64]):
         return {"action_mask": mask.astype(np.int8)}
 
 
-for _name in spiel.names():
-    if f"ludus/{_name}-v0" not in gymnasium.registry:
-        gymnasium.register(
-            f"ludus/{_name}-v0",
-            entry_point="ludus.envs.board.gym_env:BoardEnv",
-            kwargs={"game": _name},
-        )
+register_envs()
