@@ -23,7 +23,7 @@ from ludus.agents.returns import gae
 from ludus.agents.schedules import linear
 from ludus.agents.seeding import generator, seed_of
 from ludus.agents.value_policy import as_batch
-from ludus.envs.dict_observation import MASK, Packed, legal
+from ludus.envs.dict_observation import MASK, PackedDict, legal
 from ludus.envs.errors import ConfigError, TrainingError
 from ludus.networks.cores import Core, CoreName, State, TwoCores, make_core
 from ludus.networks.encoders import (
@@ -241,7 +241,7 @@ class PPO:
     ) -> tuple[np.ndarray, Any]:
         """Stable-Baselines3's signature; with a core the state must be given back."""
         if isinstance(observation, Mapping):
-            if not isinstance(self._space, Packed):
+            if not isinstance(self._space, PackedDict):
                 raise ValueError(
                     "the observation is a dictionary; this agent was trained on arrays"
                 )
@@ -540,7 +540,7 @@ def make_network(config: PPOConfig, space: spaces.Box, kind: ActionKind) -> Netw
 
 
 def _check_mask(space: spaces.Box, kind: ActionKind) -> None:
-    if isinstance(space, Packed) and MASK in space.parts:
+    if isinstance(space, PackedDict) and MASK in space.parts:
         size = space.parts[MASK].space.shape[0]
         if kind.continuous or size != kind.outputs:
             needed = "none, for they are continuous" if kind.continuous else str(kind.outputs)

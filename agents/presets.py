@@ -23,7 +23,7 @@ from ludus.agents.random_agent import RandomAgent, RandomConfig
 from ludus.agents.sb3 import SB3Agent, SB3Config
 from ludus.envs.board.game import BOARD
 from ludus.envs.board.spiel import make_game
-from ludus.envs.dict_observation import MASK, Packed
+from ludus.envs.dict_observation import MASK, PackedDict
 from ludus.envs.errors import ConfigError
 
 Config = DQNConfig | PPOConfig | PQNConfig | R2D2Config | AlphaZeroConfig | SB3Config | RandomConfig
@@ -433,7 +433,7 @@ def names() -> dict[str, str]:
 def family(env: EnvLike) -> Family:
     """Which defaults suit the env, by the shape of its observations, the largest of several."""
     space = env.observation_space
-    parts = space.parts.values() if isinstance(space, Packed) else ()
+    parts = space.parts.values() if isinstance(space, PackedDict) else ()
     sides = [min(s.shape[1:]) for s in (space, *(p.space for p in parts)) if len(s.shape) == 3]
     if not sides:
         return "classic"
@@ -495,7 +495,7 @@ def preset(agent: str, env: EnvLike) -> Config:
 def _board(env: EnvLike) -> spaces.Box | None:
     """What is shown of a board game's positions; None where the env is none."""
     space = env.observation_space
-    if not isinstance(space, Packed) or BOARD not in space.parts:
+    if not isinstance(space, PackedDict) or BOARD not in space.parts:
         return None
     return space.parts[BOARD].space
 
@@ -628,7 +628,7 @@ def build(
         ConfigError: the configuration does not suit the env or the machine.
     """
     space = env.observation_space
-    if isinstance(space, Packed) and MASK in space.parts and isinstance(config, SB3Config):
+    if isinstance(space, PackedDict) and MASK in space.parts and isinstance(config, SB3Config):
         raise ConfigError(
             f"{env.env_id} shows an {MASK}, which SB3's agents do not obey; choose one of ours"
         )

@@ -24,7 +24,7 @@ class Part(NamedTuple):
     space: spaces.Box
 
 
-class Packed(spaces.Box):
+class PackedDict(spaces.Box):
     """The bytes of a dictionary of arrays, [size] uint8.
 
     Args:
@@ -77,4 +77,4 @@ class Packed(spaces.Box):
 
 def legal(space: spaces.Box, obs: Tensor) -> Tensor | None:
     """Choices that the rules allow [*lead, P] bool for obs [*lead, *obs]; None for all."""
-    return space.legal(obs) if isinstance(space, Packed) else None
+    return space.legal(obs) if isinstance(space, PackedDict) else None

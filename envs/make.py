@@ -14,7 +14,7 @@ from ludus.envs import atari
 from ludus.envs.board.backend import BoardBackend
 from ludus.envs.board.opponents import make_player
 from ludus.envs.board.spiel import is_game, load, make_game
-from ludus.envs.dict_observation import Packed
+from ludus.envs.dict_observation import PackedDict
 from ludus.envs.errors import EnvError
 from ludus.envs.minatar import GAMES, MinAtarBackend
 from ludus.envs.registration import BOARD_ENV_IDS, BOARD_GAMES, register_envs
@@ -206,7 +206,7 @@ def _make_gymnasium(
         except Exception as error:  # whatever a user's constructor may raise
             raise EnvError(f"{env_id} could not be made: it {sentence(error)}") from error
     stack = options.stack or 1
-    if stack > 1 and isinstance(backend.observation_space, Packed):
+    if stack > 1 and isinstance(backend.observation_space, PackedDict):
         backend.close()
         raise EnvError(f"stack is {stack}; {env_id} shows dictionaries, which are not stacked")
     if stack > 1:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 from gymnasium import spaces
 
-from ludus.envs.dict_observation import MASK, Packed, Part
+from ludus.envs.dict_observation import MASK, PackedDict, Part
 from ludus.envs.errors import EnvError
 
 _Result = TypeVar("_Result")
@@ -188,7 +188,7 @@ class VectorEnv:
         self._pending = np.zeros(num, bool)  # game over: the next row is a reset
         self._mask: Part | None = None  # where an observation says which actions are legal
         if isinstance(self.action_space, spaces.Discrete) and isinstance(
-            self.observation_space, Packed
+            self.observation_space, PackedDict
         ):
             self._mask = self.observation_space.parts.get(MASK)
         self._obs: np.ndarray | None = None  # of the current row, where there is a mask
@@ -447,7 +447,7 @@ class VectorEnv:
 
     def _check_legal(self, obs: np.ndarray, asked: np.ndarray, actions: np.ndarray | None) -> None:
         """Where an action is asked for, some action must be allowed, in each choice of several."""
-        if isinstance(self.observation_space, Packed) and MASK in self.observation_space.parts:
+        if isinstance(self.observation_space, PackedDict) and MASK in self.observation_space.parts:
             part = self.observation_space.parts[MASK]
             choices = np.split(obs[:, part.start : part.end], self._choices, axis=1)
             stuck = ~np.all([choice.any(axis=1) for choice in choices], axis=0) & asked

@@ -21,7 +21,7 @@ from gymnasium.utils.seeding import np_random
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from gymnasium.vector.async_vector_env import AsyncState, _async_worker
 
-from ludus.envs.dict_observation import MASK, Packed
+from ludus.envs.dict_observation import MASK, PackedDict
 from ludus.envs.errors import EnvError
 from ludus.envs.vector import Raw, sentence
 
@@ -51,10 +51,10 @@ def _adapt(space: spaces.Space[Any]) -> tuple[spaces.Box, Callable[[Any], np.nda
     return box, lambda obs: np.asarray(spaces.flatten(space, obs), np.float32)
 
 
-def _adapt_dict(space: spaces.Dict) -> tuple[Packed, Callable[[Any], np.ndarray]]:
+def _adapt_dict(space: spaces.Dict) -> tuple[PackedDict, Callable[[Any], np.ndarray]]:
     adapted = {key: _adapt(inner) for key, inner in space.spaces.items() if key != MASK}
     parts = {key: box for key, (box, _) in adapted.items()}
-    if any(isinstance(box, Packed) for box in parts.values()) or not parts:
+    if any(isinstance(box, PackedDict) for box in parts.values()) or not parts:
         raise EnvError(
             f"has the observation space {space}; one level of keys is supported, and an observation"
             f" besides {MASK}"
@@ -70,7 +70,7 @@ def _adapt_dict(space: spaces.Dict) -> tuple[Packed, Callable[[Any], np.ndarray]
                 f"has {mask} for {MASK}; use MultiBinary, with a number for each choice of action"
             )
         parts[MASK] = spaces.Box(0, 1, (int(np.prod(mask.shape)),), np.uint8)
-    packed = Packed(parts)
+    packed = PackedDict(parts)
 
     def convert(obs: Any) -> np.ndarray:
         arrays = {

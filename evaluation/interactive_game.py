@@ -6,7 +6,7 @@ import numpy as np
 
 from ludus.agents.agent import Advice, Advisor
 from ludus.envs.board import spiel
-from ludus.envs.dict_observation import MASK, Packed
+from ludus.envs.dict_observation import MASK, PackedDict
 from ludus.envs.make import make
 
 
@@ -82,7 +82,7 @@ class InteractiveGame:
     def legal(self) -> list[int]:
         """The moves that the rules allow."""
         space = self._env.observation_space
-        assert isinstance(space, Packed)
+        assert isinstance(space, PackedDict)
         mask = space.parts[MASK]
         return np.flatnonzero(self._row.obs[0, mask.start : mask.end]).tolist()
 

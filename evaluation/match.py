@@ -11,7 +11,7 @@ from ludus.agents.agent import Player
 from ludus.agents.value_policy import epsilon_greedy
 from ludus.envs.board import spiel
 from ludus.envs.board.opponents import BoardPlayer, make_player
-from ludus.envs.dict_observation import MASK, Packed
+from ludus.envs.dict_observation import MASK, PackedDict
 from ludus.envs.make import make
 from ludus.envs.vector import Row
 
@@ -118,7 +118,7 @@ def play_match(
     began, over = second.copy(), np.zeros(games, bool)
     result = Match([0.0] * games, [0] * games)
     space = env.observation_space
-    assert isinstance(space, Packed)
+    assert isinstance(space, PackedDict)
     mask = space.parts[MASK]
     row = env.reset()
     try:

@@ -8,7 +8,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ludus.envs.dict_observation import MASK, MOVES, Packed
+from ludus.envs.dict_observation import MASK, MOVES, PackedDict
 from ludus.networks.layers import SpectralConv2d
 from ludus.networks.names import Activation, EncoderName
 from ludus.networks.running_stats import Normalise
@@ -265,7 +265,7 @@ class DictEncoder(nn.Module):
         encoders: by key.
     """
 
-    def __init__(self, space: Packed, encoders: "dict[str, Encoder]") -> None:
+    def __init__(self, space: PackedDict, encoders: "dict[str, Encoder]") -> None:
         super().__init__()
         self.space, self.keys = space, tuple(encoders)
         self.encoders = nn.ModuleList(encoders.values())  # a key may be no name for a module
@@ -355,7 +355,7 @@ def make_encoder(
         raise ValueError(f"{field} is for the impala encoder; the encoder is {name}")
     if name == "impala" and layer_norm:
         raise ValueError("layer_norm is not for the impala encoder; choose another encoder")
-    if isinstance(space, Packed):
+    if isinstance(space, PackedDict):
         encoders: dict[str, Encoder] = {}
         for key, (_, _, inner) in space.parts.items():
             if key not in (MASK, MOVES):

@@ -13,7 +13,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from ludus.envs.dict_observation import Packed
+from ludus.envs.dict_observation import PackedDict
 from ludus.envs.errors import ConfigError, EnvError
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import VectorEnv
@@ -75,7 +75,7 @@ def collect(
     if not isinstance(env.action_space, spaces.Discrete):
         env.close()
         raise ConfigError(f"{env_id} has the action space {env.action_space}; Discrete is needed")
-    if isinstance(env.observation_space, Packed):
+    if isinstance(env.observation_space, PackedDict):
         env.close()
         raise ConfigError(f"{env_id} shows dictionaries; a data set of arrays is what can be kept")
     told: dict[str, Any] = {"env": env_id, "options": asdict(options), "protocol": env.protocol}

@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 from ludus.envs.board.game import Board, Game
 from ludus.envs.board.picture import render_board
-from ludus.envs.dict_observation import MASK, Packed
+from ludus.envs.dict_observation import MASK, PackedDict
 from ludus.envs.vector import Raw
 
 
@@ -63,12 +63,12 @@ class BoardBackend:
         """Nothing to free."""
 
 
-def observation_space(game: Game) -> Packed:
+def observation_space(game: Game) -> PackedDict:
     """What is shown of a game: its own parts, and which actions are legal."""
-    return Packed({**game.parts, MASK: spaces.Box(0, 1, (game.num_actions,), np.uint8)})
+    return PackedDict({**game.parts, MASK: spaces.Box(0, 1, (game.num_actions,), np.uint8)})
 
 
-def observations(game: Game, space: Packed, board: Board) -> np.ndarray:
+def observations(game: Game, space: PackedDict, board: Board) -> np.ndarray:
     """Observations [B, size] of positions."""
     parts = {key: part.cpu().numpy() for key, part in game.observation(board).items()}
     return space.pack({**parts, MASK: game.legal(board).cpu().numpy()})

@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 from ludus.agents.capture import capture
 from ludus.agents.ppo import PPO, PPOConfig, build
-from ludus.envs.dict_observation import MASK, Packed
+from ludus.envs.dict_observation import MASK, PackedDict
 from ludus.envs.errors import ConfigError, TrainingError
 from ludus.networks.policies import PolicyHead
 from ludus.training.checkpoint import newest_checkpoint, save_checkpoint
@@ -193,7 +193,7 @@ def _masked_frames(space):
 
 def test_illegal_actions_are_never_taken_and_get_no_gradient(random_stream):
     mask = spaces.Box(0, 1, (4,), np.uint8)
-    space = Packed({"seen": spaces.Box(-9, 9, (3,), np.float32), MASK: mask})
+    space = PackedDict({"seen": spaces.Box(-9, 9, (3,), np.float32), MASK: mask})
     agent = _agent(obs=space, entropy_coef=0.1, normalize_observation=True)
     capture(agent)
     stream = random_stream(4, 1, 2, _masked_frames(space), actions=4)
@@ -497,7 +497,7 @@ def test_combinations_and_spaces_that_cannot_work_are_refused():
 @pytest.mark.parametrize(("actions", "needed"), [("discrete", "4"), ("continuous", "none")])
 def test_a_mask_of_another_size_than_the_actions_is_refused(actions, needed):
     mask = spaces.Box(0, 1, (3,), np.uint8)
-    space = Packed({"seen": spaces.Box(-9, 9, (3,), np.float32), MASK: mask})
+    space = PackedDict({"seen": spaces.Box(-9, 9, (3,), np.float32), MASK: mask})
     with pytest.raises(
         ConfigError, match=f"action_mask has 3 numbers; these actions need {needed}"
     ):

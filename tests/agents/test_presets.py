@@ -14,7 +14,7 @@ from ludus.agents.pqn import PQN, PQNConfig
 from ludus.agents.r2d2 import R2D2, R2D2Config
 from ludus.agents.random_agent import RandomAgent, RandomConfig
 from ludus.agents.sb3 import SB3Agent, SB3Config
-from ludus.envs.dict_observation import MASK, Packed
+from ludus.envs.dict_observation import MASK, PackedDict
 from ludus.envs.errors import ConfigError
 from ludus.envs.make import make
 
@@ -253,7 +253,7 @@ def test_sb3s_policy_agents_have_our_network_and_our_values(name, kind):
 def test_who_does_not_obey_a_mask_is_not_built_for_one(name):
     env = _env("classic")
     parts = {"seen": spaces.Box(-9, 9, (3,), np.float32), MASK: spaces.Box(0, 1, (3,), np.uint8)}
-    env.observation_space = Packed(parts)
+    env.observation_space = PackedDict(parts)
     with pytest.raises(
         ConfigError, match="classic shows an action_mask, which SB3's agents do not obey"
     ):

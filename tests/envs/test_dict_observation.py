@@ -10,7 +10,7 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ludus.envs.dict_observation import MASK, Packed, legal
+from ludus.envs.dict_observation import MASK, PackedDict, legal
 from ludus.envs.errors import EnvError
 from ludus.envs.make import EnvOptions, make
 
@@ -23,7 +23,7 @@ _PARTS = st.lists(st.tuples(_SHAPES, st.sampled_from([np.uint8, np.float32])), m
 def test_what_is_packed_comes_out_again(parts, lead, seed):
     generator = np.random.default_rng(seed)
     boxes = {f"k{i}": spaces.Box(0, 255, shape, kind) for i, (shape, kind) in enumerate(parts)}
-    space = Packed(boxes)
+    space = PackedDict(boxes)
     arrays = {
         key: generator.integers(0, 256, (*lead, *box.shape)).astype(box.dtype) / np.float32(1.7)
         if box.dtype == np.float32
@@ -43,14 +43,14 @@ def test_what_is_packed_comes_out_again(parts, lead, seed):
 
 def test_legal_says_what_the_mask_says_and_none_without_one():
     mask = spaces.Box(0, 1, (3,), np.uint8)
-    space = Packed({"x": spaces.Box(-1, 1, (2,), np.float32), MASK: mask})
+    space = PackedDict({"x": spaces.Box(-1, 1, (2,), np.float32), MASK: mask})
     obs = torch.from_numpy(space.pack({"x": np.ones((4, 5, 2)), MASK: np.ones((4, 5, 3))}))
     obs[1, 2] = torch.from_numpy(space.pack({"x": np.ones(2), MASK: np.array([0, 1, 0])}))
     got = legal(space, obs)
     assert got.shape == (4, 5, 3)
     assert got[1, 2].tolist() == [False, True, False]
     assert int(got.sum()) == 4 * 5 * 3 - 2
-    assert legal(Packed({"x": spaces.Box(-1, 1, (2,), np.float32)}), obs) is None
+    assert legal(PackedDict({"x": spaces.Box(-1, 1, (2,), np.float32)}), obs) is None
     assert legal(spaces.Box(-1, 1, (2,), np.float32), obs) is None
 
 
@@ -127,7 +127,7 @@ def _played(name, steps):
 def test_a_stream_of_dictionaries_holds_each_part():
     env, rows = _played("test/Crossing-v0", 4)
     space = env.observation_space
-    assert isinstance(space, Packed)
+    assert isinstance(space, PackedDict)
     for time, row in enumerate(rows):
         obs = torch.from_numpy(row.obs)
         seen = space.part(obs, "seen")
@@ -176,6 +176,6 @@ def test_a_mask_that_is_no_row_of_choices_is_refused():
 
 
 def test_an_array_of_another_shape_is_not_packed():
-    space = Packed({"x": spaces.Box(-1, 1, (2, 3), np.float32)})
+    space = PackedDict({"x": spaces.Box(-1, 1, (2, 3), np.float32)})
     with pytest.raises(ValueError, match=r"x has shape \[3, 2\]; the observation has \[2, 3\]"):
         space.pack({"x": np.zeros((3, 2))})

@@ -13,7 +13,7 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ludus.envs.dict_observation import MASK, Packed
+from ludus.envs.dict_observation import MASK, PackedDict
 from ludus.envs.errors import EnvError
 from ludus.envs.make import make
 from ludus.envs.vector import Row
@@ -27,7 +27,7 @@ VECTOR = spaces.Box(-np.inf, np.inf, (2,), np.float64)
 @given(_PARTS, st.randoms(use_true_random=False))
 def test_parts_fill_the_bytes_in_whatever_order_a_dictionary_comes(sizes, random):
     boxes = {f"k{i}": spaces.Box(0, 255, (n,), kind) for i, (n, kind) in enumerate(sizes)}
-    space = Packed(boxes)
+    space = PackedDict(boxes)
     edges = sorted((part.start, part.end) for part in space.parts.values())
     used = edges[-1][1]
     assert [start for start, _ in edges] == [0, *(end for _, end in edges[:-1])]
@@ -42,7 +42,7 @@ def test_parts_fill_the_bytes_in_whatever_order_a_dictionary_comes(sizes, random
 
 def test_a_part_can_be_had_of_any_rows():
     picture = spaces.Box(0, 255, (1, 3, 5), np.uint8)
-    space = Packed({"seen": picture, "felt": spaces.Box(-9, 9, (2,), np.float32)})
+    space = PackedDict({"seen": picture, "felt": spaces.Box(-9, 9, (2,), np.float32)})
     generator = np.random.default_rng(0)
     arrays = {
         "seen": generator.integers(0, 256, (6, 4, 1, 3, 5), np.uint8),
@@ -65,7 +65,7 @@ def test_a_part_can_be_had_of_any_rows():
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])
 def test_a_copy_of_the_space_knows_its_parts(copied):
-    space = Packed(
+    space = PackedDict(
         {"x": spaces.Box(-1, 1, (2,), np.float32), MASK: spaces.Box(0, 1, (3,), np.uint8)}
     )
     obs = torch.from_numpy(space.pack({"x": [0.5, -1], MASK: [0, 1, 1]}))
@@ -97,7 +97,7 @@ def played():
 
     def play(
         parts: dict[Any, Any], show: Callable[[int], Any], steps: int = 1, actions: Any = None
-    ) -> tuple[Packed, list[Row]]:
+    ) -> tuple[PackedDict, list[Row]]:
         actions = actions or spaces.Discrete(3)
         gymnasium.register("test/Shown-v0", entry_point=lambda: Shown(parts, show, actions))
         env = make("test/Shown-v0", 1)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from env_fakes import assert_same, chooser, step, through_json
 
-from ludus.envs.dict_observation import Packed
+from ludus.envs.dict_observation import PackedDict
 from ludus.envs.errors import EnvError
 from ludus.envs.make import EnvOptions, known_ids, make
 from ludus.envs.vector import episode_seed
@@ -289,7 +289,7 @@ def test_a_dict_is_shown_as_the_bytes_of_its_parts() -> None:
 
     env = make("bad_envs:bad/Walk-v0", 2, 4)
     space = env.observation_space
-    assert isinstance(space, Packed)
+    assert isinstance(space, PackedDict)
     alone = bad_envs.Walk()
     shown, _ = alone.reset(seed=episode_seed(4, 1, 0))
     row = env.reset()

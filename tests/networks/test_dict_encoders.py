@@ -4,7 +4,7 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
-from ludus.envs.dict_observation import Packed
+from ludus.envs.dict_observation import PackedDict
 from ludus.networks.encoders import MLP, ImpalaResNet, Normalised, make_encoder, update_statistics
 from ludus.networks.layers import SpectralConv2d, start_orthogonal
 
@@ -13,7 +13,7 @@ PICTURE = spaces.Box(0, 255, (3, 16, 12), np.uint8)
 
 
 def test_a_key_may_be_no_name_for_a_module():
-    space = Packed({"a.b": VECTOR, "": VECTOR, "forward": VECTOR})
+    space = PackedDict({"a.b": VECTOR, "": VECTOR, "forward": VECTOR})
     encoder, other = (make_encoder("mlp", space, (4,)) for _ in "ab")
     other.load_state_dict(encoder.state_dict())
     obs = torch.from_numpy(space.pack({key: torch.randn(5, 2) for key in space.parts}))
@@ -23,7 +23,7 @@ def test_a_key_may_be_no_name_for_a_module():
 
 def test_choices_for_pictures_go_to_pictures_and_statistics_to_both_and_not_to_bytes():
     small = spaces.Box(0, 255, (4,), np.uint8)
-    space = Packed({"seen": PICTURE, "felt": VECTOR, "held": small})
+    space = PackedDict({"seen": PICTURE, "felt": VECTOR, "held": small})
     encoder = make_encoder(
         "impala", space, (7,), 2, pool=2, spectral_norm=True, activation="tanh", normalise=True
     )

@@ -5,7 +5,7 @@ from gymnasium import spaces
 from torch import nn
 from torch.nn import functional as F
 
-from ludus.envs.dict_observation import MASK, Packed
+from ludus.envs.dict_observation import MASK, PackedDict
 from ludus.networks.encoders import (
     DQN2013,
     MLP,
@@ -261,7 +261,7 @@ def test_a_choice_that_is_not_for_the_encoder_is_refused_by_name(name, options, 
 def _dictionary():
     vector = spaces.Box(-9, 9, (2,), np.float32)
     parts = {"seen": _pixels((3, 20, 20)), "felt": vector, MASK: _pixels((5,), 1)}
-    return Packed(parts)
+    return PackedDict(parts)
 
 
 def _dictionaries(space, count, generator):
