@@ -239,7 +239,7 @@ class AlphaZero:
             What was found, the legal moves [B, A], and the state after.
         """
         board = self.game.from_observation(seen)
-        legal = self.game.legal(board).to(self.device)
+        legal = self.game.legal_actions(board).to(self.device)
         chooser = self._chooser(legal, generator, c_scale)
         tree = None if not state else self._regrown(obs, board, state, simulations)
         found = search(self.game, board, self.evaluate, chooser, simulations, self.device, tree)
@@ -280,7 +280,7 @@ class AlphaZero:
     def evaluate(self, board: Board) -> tuple[Tensor, Tensor]:
         """What the network says of positions [B]: logits [B, A], ILLEGAL where so; values [B]."""
         shown = self.game.observation(board)[BOARD].to(self.device)
-        legal = self.game.legal(board).to(self.device)
+        legal = self.game.legal_actions(board).to(self.device)
         out = self._look(shown)
         return out.logits.masked_fill(~legal, ILLEGAL), out.value
 

@@ -23,7 +23,7 @@ from ludus.agents.returns import gae
 from ludus.agents.schedules import linear
 from ludus.agents.seeding import generator, seed_of
 from ludus.agents.value_policy import as_batch
-from ludus.envs.dict_observation import MASK, PackedDict, legal
+from ludus.envs.dict_observation import MASK, PackedDict, legal_actions
 from ludus.envs.errors import ConfigError, TrainingError
 from ludus.networks.cores import Core, CoreName, State, TwoCores, make_core
 from ludus.networks.encoders import (
@@ -229,7 +229,7 @@ class PPO:
         opens = torch.from_numpy(first).to(self.device, non_blocking=True).unsqueeze(0)
         out, after = self.network(seen, state, opens)
         row = PolicyOut(out.logits[0], out.log_std, out.value[0])
-        return row, after, legal(self._space, seen[0])
+        return row, after, legal_actions(self._space, seen[0])
 
     @torch.no_grad()
     def predict(
@@ -364,7 +364,7 @@ class PPO:
         c, batch = self.config, self.rollout.minibatch(index)
         advantage, target = batch.extras["advantage"], batch.extras["target"]  # [L, N] each
         out, _ = self.network(batch.obs, batch.state, batch.first)
-        policy = self.kind.distribution(out, legal(self._space, batch.obs))
+        policy = self.kind.distribution(out, legal_actions(self._space, batch.obs))
         log_ratio = policy.log_prob(batch.action) - batch.extras["log_prob"]
         if c.normalize_advantage:
             apart = advantage - batch.mean(advantage)

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from ludus.agents.agent import Extras, Step
-from ludus.envs.dict_observation import legal
+from ludus.envs.dict_observation import legal_actions
 from ludus.networks.cores import State
 
 
@@ -37,7 +37,7 @@ class RandomAgent:
         self, obs: np.ndarray, state: State, first: np.ndarray, *, explore: bool
     ) -> tuple[np.ndarray, State, Extras]:
         """Random actions [B, *action]."""
-        allowed = legal(self._observation_space, torch.from_numpy(obs))
+        allowed = legal_actions(self._observation_space, torch.from_numpy(obs))
         if allowed is None or not isinstance(self._space, spaces.Discrete):
             return np.stack([np.asarray(self._space.sample()) for _ in obs]), state, {}
         masks = allowed.numpy().astype(np.int8)

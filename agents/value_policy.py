@@ -8,7 +8,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from ludus.agents.agent import Advice
-from ludus.envs.dict_observation import legal
+from ludus.envs.dict_observation import legal_actions
 from ludus.networks.cores import State
 from ludus.networks.heads import ILLEGAL, HeadNoise
 from ludus.networks.network import Network
@@ -115,7 +115,7 @@ class ValueActor:
         self, actions: np.ndarray, obs: np.ndarray, epsilon: Any, generator: np.random.Generator
     ) -> np.ndarray:
         space = self._network.mask_space
-        mask = None if space is None else legal(space, torch.from_numpy(obs))
+        mask = None if space is None else legal_actions(space, torch.from_numpy(obs))
         allowed = None if mask is None else mask.numpy()
         actions = actions - self.first_action
         chosen = epsilon_greedy(actions, epsilon, self.num_actions, generator, allowed)

@@ -70,11 +70,11 @@ class PackedDict(spaces.Box):
             piece = piece.contiguous().view(torch.float32)
         return piece.unflatten(-1, space.shape) if len(space.shape) != 1 else piece
 
-    def legal(self, obs: Tensor) -> Tensor | None:
+    def legal_actions(self, obs: Tensor) -> Tensor | None:
         """Choices that the rules allow [*lead, P] bool; None where the env does not say."""
         return self.part(obs, MASK).flatten(obs.ndim - 1) > 0 if MASK in self.parts else None
 
 
-def legal(space: spaces.Box, obs: Tensor) -> Tensor | None:
+def legal_actions(space: spaces.Box, obs: Tensor) -> Tensor | None:
     """Choices that the rules allow [*lead, P] bool for obs [*lead, *obs]; None for all."""
-    return space.legal(obs) if isinstance(space, PackedDict) else None
+    return space.legal_actions(obs) if isinstance(space, PackedDict) else None

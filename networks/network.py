@@ -5,7 +5,7 @@ from typing import Any, Generic, TypeVar
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from ludus.envs.dict_observation import legal
+from ludus.envs.dict_observation import legal_actions
 from ludus.networks.cores import Core, State
 from ludus.networks.heads import NO_NOISE, HeadNoise, without_illegal
 from ludus.networks.layers import SpectralConv2d
@@ -57,6 +57,6 @@ class Network(nn.Module, Generic[Out]):
         x, state = self.core(x, state, first)  # [T, B, units]
         out: Any = self.head(x, noise)
         if self.mask_space is not None:
-            allowed = legal(self.mask_space, obs)
+            allowed = legal_actions(self.mask_space, obs)
             out = out if allowed is None else out._replace(q=without_illegal(out.q, allowed))
         return out, state

@@ -300,7 +300,7 @@ def lines_lost(agent) -> int:
                 chosen, _ = agent.predict(observations(game, space, board), deterministic=True)
                 row, action = torch.arange(len(board)), torch.from_numpy(chosen)
             else:
-                row, action = game.legal(board).nonzero(as_tuple=True)
+                row, action = game.legal_actions(board).nonzero(as_tuple=True)
             move = game.step(board[row], action)
             lost += 0 if moves else int((move.reward > 0).sum())
             board, moves = move.board[~move.terminated].unique(dim=0), not moves

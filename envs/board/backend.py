@@ -40,7 +40,7 @@ class BoardBackend:
     def send(self, actions: np.ndarray) -> None:
         """Make the moves [B]."""
         action = torch.from_numpy(actions)
-        legal = self.game.legal(self.board)  # [B, A]
+        legal = self.game.legal_actions(self.board)  # [B, A]
         idle = ~legal.gather(1, action.unsqueeze(1)).squeeze(1)  # a game not in use makes any move
         action = torch.where(idle, legal.to(torch.uint8).argmax(1), action)
         move = self.game.step(self.board, action)
@@ -71,4 +71,4 @@ def observation_space(game: Game) -> PackedDict:
 def observations(game: Game, space: PackedDict, board: Board) -> np.ndarray:
     """Observations [B, size] of positions."""
     parts = {key: part.cpu().numpy() for key, part in game.observation(board).items()}
-    return space.pack({**parts, MASK: game.legal(board).cpu().numpy()})
+    return space.pack({**parts, MASK: game.legal_actions(board).cpu().numpy()})

@@ -77,7 +77,7 @@ class TicTacToe(_Bits):
         """Empty boards [B, 2]."""
         return torch.zeros(batch, 2, dtype=torch.int64, device=self.device)
 
-    def legal(self, board: Tensor) -> Tensor:
+    def legal_actions(self, board: Tensor) -> Tensor:
         """Empty cells, [B, 9] bool."""
         free = ((board.sum(1).unsqueeze(1) >> self._places) & 1) == 0
         return free & ~self._has_row(board[:, 1]).unsqueeze(1)
@@ -116,7 +116,7 @@ class ConnectFour(_Bits):
         """Empty boards [B, 2]."""
         return torch.zeros(batch, 2, dtype=torch.int64, device=self.device)
 
-    def legal(self, board: Tensor) -> Tensor:
+    def legal_actions(self, board: Tensor) -> Tensor:
         """Columns with room, [B, 7] bool."""
         room = (board.sum(1).unsqueeze(1) & self._top) == 0
         return room & ~_four(board[:, 1]).unsqueeze(1)
@@ -171,7 +171,7 @@ class Othello(_Bits):
         start = torch.tensor([black, white], dtype=torch.int64, device=self.device)
         return start.repeat(batch, 1)
 
-    def legal(self, board: Tensor) -> Tensor:
+    def legal_actions(self, board: Tensor) -> Tensor:
         """Cells where a stone turns others over, or else passing; [B, 65] bool."""
         here, there = self._cells(board), self._cells(board.flip(1))
         cells = ((here.unsqueeze(1) >> self._places) & 1) == 1

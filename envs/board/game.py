@@ -49,7 +49,7 @@ class Game(Protocol):
     def init(self, batch: int) -> Board:
         """The first position of B games."""
 
-    def legal(self, board: Board) -> Tensor:
+    def legal_actions(self, board: Board) -> Tensor:
         """Moves that the rules allow, [B, A] bool; none where the game is over."""
 
     def step(self, board: Board, action: Tensor) -> Move:

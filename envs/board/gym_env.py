@@ -99,7 +99,7 @@ class BoardEnv(gymnasium.Env[np.ndarray, np.int64]):
         return self._game.observation(self._board)[BOARD][0].numpy()
 
     def _info(self) -> dict[str, Any]:
-        mask = self._game.legal(self._board)[0].numpy()
+        mask = self._game.legal_actions(self._board)[0].numpy()
         return {"action_mask": mask.astype(np.int8)}
 
 

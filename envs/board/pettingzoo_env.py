@@ -67,7 +67,7 @@ class BoardAEC(AECEnv[str, dict[str, np.ndarray], int]):
     def observe(self, agent: str) -> dict[str, np.ndarray]:
         """The board as its mover sees it; the mask is empty for who does not move."""
         shown = self._game.observation(self._board)[BOARD][0].numpy()
-        mask = self._game.legal(self._board)[0].numpy().astype(np.int8)
+        mask = self._game.legal_actions(self._board)[0].numpy().astype(np.int8)
         if agent != self.agent_selection:
             mask = np.zeros_like(mask)
         return {"observation": shown, MASK: mask}

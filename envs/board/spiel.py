@@ -157,7 +157,7 @@ class SpielGame:
         """First positions [B]."""
         return _objects([self.spiel.new_initial_state() for _ in range(batch)])
 
-    def legal(self, board: np.ndarray) -> Tensor:
+    def legal_actions(self, board: np.ndarray) -> Tensor:
         """[B, A] bool."""
         mask = np.zeros((len(board), self.num_actions), bool)
         for row, state in zip(mask, board, strict=True):

@@ -200,16 +200,16 @@ def test_illegal_actions_are_never_taken_and_get_no_gradient(random_stream):
     _train(agent, stream, 30)
     assert agent.updates == 12  # of four rollouts the first only gives statistics
     for t, action in enumerate(stream.action):
-        legal = space.legal(torch.from_numpy(stream.obs[t]))
+        legal = space.legal_actions(torch.from_numpy(stream.obs[t]))
         assert legal[torch.arange(4), torch.from_numpy(action)].all()
     obs = torch.from_numpy(stream.obs[3])
     out, _ = agent.network(obs.unsqueeze(0), (), torch.zeros(1, 4, dtype=torch.bool))
     out.logits.retain_grad()
-    policy = agent.kind.distribution(out, space.legal(obs.unsqueeze(0)))
+    policy = agent.kind.distribution(out, space.legal_actions(obs.unsqueeze(0)))
     (
         policy.log_prob(torch.from_numpy(stream.action[3]).unsqueeze(0)) + policy.entropy()
     ).sum().backward()
-    illegal = ~space.legal(obs)
+    illegal = ~space.legal_actions(obs)
     assert illegal.any()
     assert (out.logits.grad[0][illegal] == 0).all()
     assert (policy.log_p.exp()[0][illegal] == 0).all()

@@ -28,7 +28,7 @@ def oracle(game):
         actions = torch.arange(1, game.num_actions + 1)
         logits = ((key.unsqueeze(1) * (actions * 31 + 7)) % 997).float() / 250  # 0 to 4
         value = ((key * 53) % 1_009).float() / 504.5 - 1
-        return logits.masked_fill(~game.legal(board), ILLEGAL), value
+        return logits.masked_fill(~game.legal_actions(board), ILLEGAL), value
 
     return evaluate
 
@@ -40,7 +40,7 @@ def positions(game, count, seed):
     while len(boards) < count:
         board = game.init(1)
         for _ in range(int(generator.integers(0, 6))):
-            legal = np.flatnonzero(game.legal(board)[0])
+            legal = np.flatnonzero(game.legal_actions(board)[0])
             move = game.step(board, torch.tensor([generator.choice(legal)]))
             if move.terminated:
                 break
@@ -183,10 +183,10 @@ def test_visits_sum_to_the_simulations_and_none_is_illegal(name, chooser, simula
     boards = positions(game, 9, seed=1)
     found = search(game, boards, oracle(game), chooser, simulations)
     assert (found.visits.sum(1) == simulations).all()
-    assert (found.visits[~game.legal(boards)] == 0).all()
-    assert (found.policy[~game.legal(boards)] == 0).all()
+    assert (found.visits[~game.legal_actions(boards)] == 0).all()
+    assert (found.policy[~game.legal_actions(boards)] == 0).all()
     torch.testing.assert_close(found.policy.sum(1), torch.ones(9))
-    assert game.legal(boards).gather(1, found.action.unsqueeze(1)).all()
+    assert game.legal_actions(boards).gather(1, found.action.unsqueeze(1)).all()
 
 
 # of two games: visits of the root's actions, visits of each node's actions, the action to play
@@ -308,7 +308,7 @@ def test_with_perfect_values_every_forced_win_is_found(chooser, simulations):
 
     def evaluate(board):
         value = torch.tensor([float(values.get(tuple(b), 0.0)) for b in board.tolist()])
-        return torch.zeros(len(board), 9).masked_fill(~game.legal(board), ILLEGAL), value
+        return torch.zeros(len(board), 9).masked_fill(~game.legal_actions(board), ILLEGAL), value
 
     found = search(game, boards, evaluate, chooser, simulations)
     missed = [i for i, good in enumerate(wins) if int(found.action[i]) not in good]

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ludus.envs.dict_observation import MASK, PackedDict, legal
+from ludus.envs.dict_observation import MASK, PackedDict, legal_actions
 from ludus.envs.errors import EnvError
 from ludus.envs.make import EnvOptions, make
 
@@ -46,12 +46,12 @@ def test_legal_says_what_the_mask_says_and_none_without_one():
     space = PackedDict({"x": spaces.Box(-1, 1, (2,), np.float32), MASK: mask})
     obs = torch.from_numpy(space.pack({"x": np.ones((4, 5, 2)), MASK: np.ones((4, 5, 3))}))
     obs[1, 2] = torch.from_numpy(space.pack({"x": np.ones(2), MASK: np.array([0, 1, 0])}))
-    got = legal(space, obs)
+    got = legal_actions(space, obs)
     assert got.shape == (4, 5, 3)
     assert got[1, 2].tolist() == [False, True, False]
     assert int(got.sum()) == 4 * 5 * 3 - 2
-    assert legal(PackedDict({"x": spaces.Box(-1, 1, (2,), np.float32)}), obs) is None
-    assert legal(spaces.Box(-1, 1, (2,), np.float32), obs) is None
+    assert legal_actions(PackedDict({"x": spaces.Box(-1, 1, (2,), np.float32)}), obs) is None
+    assert legal_actions(spaces.Box(-1, 1, (2,), np.float32), obs) is None
 
 
 class Crossing(gymnasium.Env):
@@ -134,7 +134,7 @@ def test_a_stream_of_dictionaries_holds_each_part():
         assert seen.shape == (2, 3, 12, 9)  # channels first
         assert (int(seen[0, 0, 0, 0]), int(seen[0, 1, 2, 4])) == (10 * time, 255)
         assert space.part(obs, "felt").tolist() == [[time, -0.5]] * 2
-        assert space.legal(obs).tolist() == [[bool(time % 2), True, False]] * 2
+        assert space.legal_actions(obs).tolist() == [[bool(time % 2), True, False]] * 2
 
 
 def test_no_legal_action_where_one_is_asked_for_is_an_error_that_names_the_env():
@@ -144,7 +144,7 @@ def test_no_legal_action_where_one_is_asked_for_is_an_error_that_names_the_env()
 
 def test_where_the_game_is_over_no_action_needs_to_be_legal():
     env, rows = _played("test/Crossingover-v0", 4)
-    assert not env.observation_space.legal(torch.from_numpy(rows[3].obs)).any()
+    assert not env.observation_space.legal_actions(torch.from_numpy(rows[3].obs)).any()
     assert [row.game_over.all() for row in rows] == [False, False, False, True, False]
 
 

@@ -71,7 +71,7 @@ def test_a_copy_of_the_space_knows_its_parts(copied):
     obs = torch.from_numpy(space.pack({"x": [0.5, -1], MASK: [0, 1, 1]}))
     other = copied(space)
     assert other.part(obs, "x").tolist() == [0.5, -1]
-    assert other.legal(obs).tolist() == [False, True, True]
+    assert other.legal_actions(obs).tolist() == [False, True, True]
 
 
 class Shown(gymnasium.Env[Any, Any]):
@@ -156,7 +156,7 @@ def test_a_mask_of_any_dtype_rules_both_choices_of_a_policy(played, space, mask)
     actions = spaces.MultiDiscrete([2, 3])
     parts = {"felt": VECTOR, MASK: space}
     packed, rows = played(parts, lambda t: {"felt": np.zeros(2), MASK: mask}, 1, actions)
-    legal = packed.legal(torch.from_numpy(rows[1].obs))
+    legal = packed.legal_actions(torch.from_numpy(rows[1].obs))
     assert legal.tolist() == [[False, True, False, True, True]]
     out = PolicyOut(torch.zeros(1, 5), None, torch.zeros(1))
     policy = ActionKind(actions).distribution(out, legal)

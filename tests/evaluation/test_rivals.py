@@ -36,7 +36,7 @@ class _Learner:
     def predict(self, observation, state=None, episode_start=None, deterministic=False):
         """The last legal move."""
         self.seen += 1
-        legal = self._env.observation_space.legal(torch.from_numpy(observation)).numpy()
+        legal = self._env.observation_space.legal_actions(torch.from_numpy(observation)).numpy()
         return legal.shape[1] - 1 - legal[:, ::-1].argmax(1), state
 
     def state_dict(self):
@@ -53,7 +53,7 @@ def _play(names, rows=80, envs=6, every=10, seed=0):
     rivals = Rivals(names, "connect_four", envs, seed, lambda: past, every)
     row, told = env.reset(), []
     for _ in range(rows):
-        legal = env.observation_space.legal(torch.from_numpy(row.obs)).numpy()
+        legal = env.observation_space.legal_actions(torch.from_numpy(row.obs)).numpy()
         wanted = legal.argmax(1)
         played, own = rivals.take_over(row, wanted)
         told.append(SimpleNamespace(row=row, legal=legal, wanted=wanted, played=played, own=own))

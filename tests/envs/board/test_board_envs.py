@@ -21,7 +21,7 @@ GAMES = ["tic_tac_toe", "connect_four", "othello", "go(board_size=5)", "chess", 
 
 
 def _legal(env, obs):
-    return env.observation_space.legal(torch.from_numpy(obs)).numpy()
+    return env.observation_space.legal_actions(torch.from_numpy(obs)).numpy()
 
 
 def _random(env, row, generator):

@@ -31,7 +31,7 @@ def test_random_games_are_openspiel_s_move_by_move(name, games):
     states = [rules.new_initial_state() for _ in range(games)]
     board, running, ends = game.init(games), np.ones(games, bool), set()
     while running.any():
-        legal, seen = game.legal(board).numpy(), game.observation(board)
+        legal, seen = game.legal_actions(board).numpy(), game.observation(board)
         assert torch.equal(game.from_observation(seen), board)
         planes, action = seen[BOARD].numpy(), np.zeros(games, np.int64)
         players = np.zeros(games, np.int64)
@@ -50,7 +50,7 @@ def test_random_games_are_openspiel_s_move_by_move(name, games):
             if states[i].is_terminal():
                 running[i] = False
                 ends.add(float(reward[i]))
-                assert not game.legal(board[i : i + 1]).any()
+                assert not game.legal_actions(board[i : i + 1]).any()
     assert ends >= ({0, 1} if name != "othello" else {-1, 1})
 
 
@@ -65,11 +65,11 @@ def test_what_a_symmetry_turns_is_the_game_turned(name, device):
     board = game.init(64)
     for _ in range(9):
         chance = torch.rand(len(board), game.num_actions, generator=generator, device=device)
-        action = (chance * game.legal(board)).argmax(1)
+        action = (chance * game.legal_actions(board)).argmax(1)
         seen = game.observation(board)[BOARD]
         for cell, turn in zip(cells, actions, strict=True):
             turned = game.from_observation({BOARD: seen.flatten(1)[:, cell].view_as(seen)})
-            assert torch.equal(game.legal(turned), game.legal(board)[:, turn])
+            assert torch.equal(game.legal_actions(turned), game.legal_actions(board)[:, turn])
             there = (turn == action.unsqueeze(1)).to(torch.uint8).argmax(1)
             after, apart = game.step(board, action), game.step(turned, there)
             planes = game.observation(after.board)[BOARD]
@@ -90,8 +90,8 @@ def test_both_ways_to_a_game_agree(name):
     here, there = fast.init(20), slow.init(20)
     generator = torch.Generator().manual_seed(1)
     for _ in range(70):
-        legal = fast.legal(here)
-        assert torch.equal(legal, slow.legal(there))
+        legal = fast.legal_actions(here)
+        assert torch.equal(legal, slow.legal_actions(there))
         action = (torch.rand(legal.shape, generator=generator) * legal).argmax(1)
         one, other = fast.step(here, action), slow.step(there, action)
         for ours, theirs in zip(one[1:], other[1:], strict=True):
@@ -111,7 +111,7 @@ def test_every_game_that_fits_can_be_played_and_recognised(name):
         (2,), board[0].current_player(), dtype=torch.float32
     )  # white has 1 in chess
     for move in range(60):
-        legal = game.legal(board)
+        legal = game.legal_actions(board)
         if not legal.any(1).all():
             break
         before = [str(state) for state in board]
@@ -136,7 +136,7 @@ def test_the_same_player_may_move_again():
     board, signs = game.init(1), []
     for _ in range(4):
         board, reward, terminated, sign = game.step(
-            board, game.legal(board).to(torch.uint8).argmax(1)
+            board, game.legal_actions(board).to(torch.uint8).argmax(1)
         )
         signs.append(int(sign))
     assert signs[:3] == [-1, -1, -1]
@@ -149,10 +149,12 @@ def test_a_game_that_never_ends_is_a_draw(monkeypatch):
     game = spiel.make_game("chess")
     board = game.init(1)
     for move in range(5):
-        board, reward, terminated, _ = game.step(board, game.legal(board).to(torch.uint8).argmax(1))
+        board, reward, terminated, _ = game.step(
+            board, game.legal_actions(board).to(torch.uint8).argmax(1)
+        )
         assert bool(terminated) == (move == 4)
     assert float(reward) == 0
-    assert not game.legal(board).any()
+    assert not game.legal_actions(board).any()
     again = game.step(board, torch.tensor([0]))
     assert str(again.board[0]) == str(board[0])
 
