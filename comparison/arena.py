@@ -11,8 +11,7 @@ from itertools import combinations
 import numpy as np
 
 from ludus.agents.agent import Searching
-from ludus.envs.board import opponents as players
-from ludus.envs.board import spiel
+from ludus.envs.board import opponents, spiel
 from ludus.envs.errors import RunError
 from ludus.evaluation.match import AgentSeat, Match, PlayerSeat, Seat, play_match
 from ludus.training.run import Run, at_steps
@@ -48,7 +47,7 @@ def contender(name: str, game: str, *, epsilon: float, simulations: int = 0) -> 
 
     Args:
         name: a run's folder, with `@ENV_STEPS` for an earlier checkpoint; or one of
-            `players.NAMES`.
+            `opponents.OPPONENTS`.
         game: what is played.
         epsilon: probability of a random move of an agent, so that two do not play one game again
             and again.
@@ -60,7 +59,7 @@ def contender(name: str, game: str, *, epsilon: float, simulations: int = 0) -> 
     """
     folder, _ = at_steps(name)
     if not folder.is_dir():
-        players.make_player(name, spiel.load(game), 0)
+        opponents.make_opponent(name, spiel.load(game), 0)
         return Contender(name, lambda games, seed: PlayerSeat(name, game, games, seed))
     trained = Run.open(folder).config().env
     if not spiel.is_game(trained) or str(spiel.load(trained)) != str(spiel.load(game)):

@@ -12,7 +12,7 @@ from gymnasium.error import Error as GymnasiumError
 
 from ludus.envs import atari
 from ludus.envs.board.backend import BoardBackend
-from ludus.envs.board.opponents import make_player
+from ludus.envs.board.opponents import make_opponent
 from ludus.envs.board.spiel import is_game, load, make_game
 from ludus.envs.dict_observation import PackedDict
 from ludus.envs.errors import EnvError
@@ -167,7 +167,7 @@ def _make_board(env_id: str, num_envs: int, seed: int, options: EnvOptions) -> V
         if getattr(options, name) is not None:
             raise EnvError(f"{name} is not for board games; leave it out for {env_id}")
     game, opponent = make_game(env_id), options.opponent or "random"
-    make_player(opponent, load(env_id), 0)  # an unknown one is refused now
+    make_opponent(opponent, load(env_id), 0)  # an unknown one is refused now
     return VectorEnv(
         BoardBackend(game, num_envs),
         env_id=env_id,

@@ -10,7 +10,7 @@ import numpy as np
 from ludus.agents.agent import Player
 from ludus.agents.value_policy import epsilon_greedy
 from ludus.envs.board import spiel
-from ludus.envs.board.opponents import BoardPlayer, make_player
+from ludus.envs.board.opponents import Opponent, make_opponent
 from ludus.envs.dict_observation import MASK, PackedDict
 from ludus.envs.make import make
 from ludus.envs.vector import Row
@@ -63,7 +63,7 @@ class PlayerSeat:
     def __init__(self, name: str, game: str, num_games: int, seed: int) -> None:
         rules = spiel.load(game)
         seeds = np.random.SeedSequence([seed, 4]).generate_state(num_games) >> 1
-        self._players: list[BoardPlayer] = [make_player(name, rules, int(s)) for s in seeds]
+        self._players: list[Opponent] = [make_opponent(name, rules, int(s)) for s in seeds]
 
     def moves(self, row: Row, legal: np.ndarray, states: list[Any], mine: np.ndarray) -> np.ndarray:
         """The player's choice where it moves."""

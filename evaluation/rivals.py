@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ludus.agents.agent import Agent
 from ludus.envs.board import spiel
-from ludus.envs.board.opponents import MinimaxPlayer, make_player
+from ludus.envs.board.opponents import MinimaxOpponent, make_opponent
 from ludus.envs.vector import Row
 
 SELF, PAST = "self", "past"
@@ -47,13 +47,13 @@ class Rivals:
     ) -> None:
         self._names, self._rules, self._every = names, spiel.load(game), max(1, every)
         for name in set(names) - {SELF, PAST}:
-            make_player(name, self._rules, 0)
+            make_opponent(name, self._rules, 0)
         self._seed, self._generator = seed, np.random.default_rng([seed, 6])
         self._past = make_past() if PAST in names else None
         self._past_state: Any = None
         self._pool: list[dict[str, Tensor]] = []
         self._kept = 0  # networks so far
-        self._minimax = MinimaxPlayer()
+        self._minimax = MinimaxOpponent()
         self._rival = np.zeros(num_envs, np.int64)  # [B] of `names`
         self._side = np.zeros(num_envs, bool)  # [B] the rival has the second side
         self._second = np.zeros(num_envs, bool)  # [B] who moves
@@ -99,7 +99,7 @@ class Rivals:
             return self._minimax.choose(state)
         entropy = [self._seed, 7, index, int(self._games[index]), len(moves)]
         seed = int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)
-        return make_player(name, self._rules, seed).choose(state)
+        return make_opponent(name, self._rules, seed).choose(state)
 
     def keep(self, agent: Agent) -> None:
         """Take the agent's network into the pool where that is due, and draw the one that plays."""

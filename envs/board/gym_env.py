@@ -13,7 +13,7 @@ from gymnasium import spaces
 
 from ludus.envs.board import spiel
 from ludus.envs.board.game import BOARD
-from ludus.envs.board.opponents import make_player
+from ludus.envs.board.opponents import make_opponent
 from ludus.envs.board.picture import render_board
 from ludus.envs.errors import EnvError
 from ludus.envs.registration import register_envs
@@ -24,7 +24,7 @@ class BoardEnv(gymnasium.Env[np.ndarray, np.int64]):
 
     Args:
         game: OpenSpiel's name and parameters.
-        opponent: see `ludus.envs.board.opponents.NAMES`.
+        opponent: see `ludus.envs.board.opponents.OPPONENTS`.
         render_mode: "ansi" for OpenSpiel's text, "rgb_array" for a picture.
 
     Raises:
@@ -43,7 +43,7 @@ class BoardEnv(gymnasium.Env[np.ndarray, np.int64]):
             raise EnvError(f"render_mode is {render_mode}; use ansi or rgb_array")
         self._spiel, self._game = spiel.load(game), spiel.make_game(game)
         self._opponent_name, self.render_mode = opponent, render_mode
-        make_player(opponent, self._spiel, 0)  # an unknown one is refused now
+        make_opponent(opponent, self._spiel, 0)  # an unknown one is refused now
         self.observation_space = self._game.parts[BOARD]
         self.action_space = spaces.Discrete(self._game.num_actions)
 
@@ -55,7 +55,7 @@ class BoardEnv(gymnasium.Env[np.ndarray, np.int64]):
         self._state, self._side = self._spiel.new_initial_state(), int(self.np_random.integers(2))
         self._board = self._game.init(1)
         chance = int(self.np_random.integers(2**31 - 1))
-        self._opponent = make_player(self._opponent_name, self._spiel, chance)
+        self._opponent = make_opponent(self._opponent_name, self._spiel, chance)
         self._let_opponent_move()
         return self._shown(), self._info()
 

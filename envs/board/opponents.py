@@ -7,7 +7,7 @@ import pyspiel
 
 from ludus.envs.errors import EnvError
 
-NAMES = {
+OPPONENTS = {
     "random": "every legal move with the same probability",
     "greedy": "wins where it can, keeps the other from winning, takes what it can",
     "mcts:N": "OpenSpiel's Monte-Carlo tree search with N simulations",
@@ -16,18 +16,18 @@ NAMES = {
 _POSITIONS = 3_000_000  # that minimax looks at before it gives up
 
 
-class BoardPlayer(Protocol):
+class Opponent(Protocol):
     """Whoever chooses a move."""
 
     def choose(self, state: Any) -> int:
         """A legal move in an OpenSpiel state that is not terminal."""
 
 
-def make_player(name: str, game: pyspiel.Game, seed: int) -> BoardPlayer:
+def make_opponent(name: str, game: pyspiel.Game, seed: int) -> Opponent:
     """The player of that name.
 
     Args:
-        name: one of `NAMES`, with a number in place of N.
+        name: one of `OPPONENTS`, with a number in place of N.
         game: what is played.
         seed: of its chance.
 
@@ -36,18 +36,18 @@ def make_player(name: str, game: pyspiel.Game, seed: int) -> BoardPlayer:
     """
     kind, _, number = name.partition(":")
     if kind == "mcts" and number.isdecimal() and 0 < int(number) <= 10_000_000:
-        return MCTSPlayer(game, int(number), seed)
+        return MCTSOpponent(game, int(number), seed)
     match name:
         case "random":
-            return RandomPlayer(seed)
+            return RandomOpponent(seed)
         case "greedy":
-            return GreedyPlayer(seed)
+            return GreedyOpponent(seed)
         case "minimax":
-            return MinimaxPlayer()
-    raise EnvError(f"there is no player {name}; there are {', '.join(NAMES)}")
+            return MinimaxOpponent()
+    raise EnvError(f"there is no opponent {name}; there are {', '.join(OPPONENTS)}")
 
 
-class RandomPlayer:
+class RandomOpponent:
     """Any legal move, all alike."""
 
     def __init__(self, seed: int) -> None:
@@ -58,7 +58,7 @@ class RandomPlayer:
         return int(self._generator.choice(state.legal_actions()))
 
 
-class GreedyPlayer:
+class GreedyOpponent:
     """One move ahead: win; else let the other not win; else take most of the other's pieces.
 
     Pieces are counted in OpenSpiel's text of the position, as the letters and signs that are no
@@ -95,7 +95,7 @@ def _pieces(state: Any) -> int:
     return sum(letter not in " \n.-+_|/\\*#" for letter in str(state))
 
 
-class MCTSPlayer:
+class MCTSOpponent:
     """OpenSpiel's search in C++ with random rollouts, as its own example plays it."""
 
     def __init__(self, game: pyspiel.Game, simulations: int, seed: int) -> None:
@@ -107,7 +107,7 @@ class MCTSPlayer:
         return int(self._bot.step(state))
 
 
-class MinimaxPlayer:
+class MinimaxOpponent:
     """Perfect play by alpha-beta search to the end, with a table of positions seen.
 
     Between moves of the same value it takes the first.

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ludus.agents.search import Edges, Gumbel, Puct, Tree, halving, search
-from ludus.envs.board.opponents import MinimaxPlayer
+from ludus.envs.board.opponents import MinimaxOpponent
 from ludus.envs.board.spiel import SpielGame, load, make_game
 from ludus.networks.heads import ILLEGAL
 
@@ -280,7 +280,7 @@ def test_trees_of_fixed_seeds_do_not_change(name, rule):
 
 def _forced_wins():
     """All positions of tic-tac-toe where the mover wins by force; value and moves by minimax."""
-    solver, spiel, game = MinimaxPlayer(), load("tic_tac_toe"), make_game("tic_tac_toe")
+    solver, spiel, game = MinimaxOpponent(), load("tic_tac_toe"), make_game("tic_tac_toe")
     seen, boards, wins, values = {}, [], [], {}
     stack = [(spiel.new_initial_state(), game.init(1))]
     while stack:

@@ -121,7 +121,7 @@ def test_a_run_of_another_game_is_refused(tmp_path):
     [
         (["random"], "an arena needs two contenders or more"),
         (["random", "random"], "a contender was named twice"),
-        (["random", "nobody"], "there is no player nobody"),
+        (["random", "nobody"], "there is no opponent nobody"),
         (["random", "greedy", "--game", "backgammon"], "backgammon does not fit: chance"),
         (["random", "greedy", "--games", "0"], "games is 0, which is out of range"),
     ],

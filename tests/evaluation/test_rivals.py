@@ -120,7 +120,7 @@ def test_a_mixture_is_drawn_for_each_game():
 
 
 def test_an_unknown_rival_is_refused():
-    with pytest.raises(EnvError, match="there is no player nobody"):
+    with pytest.raises(EnvError, match="there is no opponent nobody"):
         Rivals(("self", "nobody"), "connect_four", 2, 0, lambda: None, 5)
 
 
@@ -184,8 +184,8 @@ def test_an_evaluation_of_a_board_game_is_against_the_opponent():
 
 
 @pytest.mark.parametrize(("options", "said"), [
-    ({"opponent": "nobody"}, "there is no player nobody"),
-    ({"opponent": "mcts:x"}, "there is no player mcts:x"),
+    ({"opponent": "nobody"}, "there is no opponent nobody"),
+    ({"opponent": "mcts:x"}, "there is no opponent mcts:x"),
 ])  # fmt: skip
 def test_an_unknown_opponent_is_refused_before_the_training(options, said):
     with pytest.raises(EnvError, match=said):

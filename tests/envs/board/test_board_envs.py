@@ -10,8 +10,7 @@ import torch
 from gymnasium.utils.env_checker import check_env
 from pettingzoo.test import api_test
 
-from ludus.envs.board import opponents as players
-from ludus.envs.board import spiel
+from ludus.envs.board import opponents, spiel
 from ludus.envs.board.gym_env import BoardEnv
 from ludus.envs.board.pettingzoo_env import BoardAEC
 from ludus.envs.errors import EnvError
@@ -163,8 +162,8 @@ def test_a_move_against_the_rules_loses():
 
 
 @pytest.mark.parametrize(("made", "said"), [
-    (lambda: BoardEnv("tic_tac_toe", "nobody"), "there is no player nobody; there are random"),
-    (lambda: BoardEnv("tic_tac_toe", "mcts:0"), "there is no player mcts:0"),
+    (lambda: BoardEnv("tic_tac_toe", "nobody"), "there is no opponent nobody; there are random"),
+    (lambda: BoardEnv("tic_tac_toe", "mcts:0"), "there is no opponent mcts:0"),
     (lambda: BoardEnv("backgammon"), "backgammon does not fit: chance"),
     (lambda: BoardEnv("go", render_mode="human"), "render_mode is human; use ansi or rgb_array"),
 ])  # fmt: skip
@@ -204,7 +203,7 @@ def _game(game, first, second):
 
 def test_greedy_wins_stops_and_takes():
     game = pyspiel.load_game("tic_tac_toe")
-    greedy, state = players.GreedyPlayer(0), game.new_initial_state()
+    greedy, state = opponents.GreedyOpponent(0), game.new_initial_state()
     for move in (0, 3, 1):  # x has 0 and 1: o must stop 2
         state.apply_action(move)
     assert greedy.choose(state) == 2
@@ -216,28 +215,28 @@ def test_greedy_wins_stops_and_takes():
 
 
 def test_perfect_play_never_loses_and_is_a_draw_against_itself():
-    game, perfect = pyspiel.load_game("tic_tac_toe"), players.MinimaxPlayer()
+    game, perfect = pyspiel.load_game("tic_tac_toe"), opponents.MinimaxOpponent()
     assert _game(game, perfect, perfect) == 0
     for seed in range(20):
-        chance = players.RandomPlayer(seed)
+        chance = opponents.RandomOpponent(seed)
         assert _game(game, perfect, chance) >= 0
         assert _game(game, chance, perfect) <= 0
     assert perfect.value(game.new_initial_state(), 0) == 0
 
 
 def test_minimax_gives_up_where_a_game_is_too_large(monkeypatch):
-    monkeypatch.setattr(players, "_POSITIONS", 50)
+    monkeypatch.setattr(opponents, "_POSITIONS", 50)
     with pytest.raises(EnvError, match="minimax has seen 50 positions"):
-        players.MinimaxPlayer().choose(pyspiel.load_game("connect_four").new_initial_state())
+        opponents.MinimaxOpponent().choose(pyspiel.load_game("connect_four").new_initial_state())
 
 
 def test_a_search_beats_chance_and_is_the_same_for_a_seed():
     game = pyspiel.load_game("connect_four")
     scores = [
-        _game(game, players.make_player("mcts:50", game, seed), players.RandomPlayer(seed))
+        _game(game, opponents.make_opponent("mcts:50", game, seed), opponents.RandomOpponent(seed))
         for seed in range(6)
     ]
     assert sum(scores) >= 4
     state = game.new_initial_state()
-    picks = [players.make_player("mcts:50", game, 3).choose(state) for _ in range(2)]
+    picks = [opponents.make_opponent("mcts:50", game, 3).choose(state) for _ in range(2)]
     assert picks[0] == picks[1]
