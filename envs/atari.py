@@ -14,7 +14,7 @@ from ale_py.vector_env import AtariVectorEnv
 from gymnasium import spaces
 
 from ludus.envs.errors import EnvError
-from ludus.envs.vector import Raw
+from ludus.envs.vector import BackendStep
 
 ALEInterface.setLoggerMode(LoggerMode.Error)  # no banner
 
@@ -146,7 +146,7 @@ class AtariBackend:
         if self._twin is not None:
             self._twin.send(actions)
 
-    def recv(self) -> Raw:
+    def recv(self) -> BackendStep:
         """Wait for the emulator."""
         obs, reward, terminated, truncated, info = self._env.recv()
         if self._twin is not None:
@@ -154,7 +154,7 @@ class AtariBackend:
         lives = np.asarray(info["lives"], np.int64)
         lost = (lives < self._lives) & (lives > 0) & ~terminated
         self._lives = lives
-        return Raw(obs, reward.astype(np.float32), terminated, truncated, lost)
+        return BackendStep(obs, reward.astype(np.float32), terminated, truncated, lost)
 
     def render(self, index: int) -> np.ndarray:
         """The game's screen in colour, [210, 160, 3] uint8."""

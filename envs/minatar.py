@@ -23,7 +23,7 @@ from ludus.envs.minatar_board import (
     inside,
 )
 from ludus.envs.minatar_shooters import Seaquest, SpaceInvaders
-from ludus.envs.vector import Raw
+from ludus.envs.vector import BackendStep
 
 CELL = 32  # pixels
 BACKGROUND = (16, 16, 22)
@@ -283,7 +283,7 @@ class MinAtarBackend:
         """Take the actions [B] of the next step, which `recv` plays."""
         self._sent = self._table[actions]
 
-    def recv(self) -> Raw:
+    def recv(self) -> BackendStep:
         """Play the step and return observations [B, C, 10, 10] and what came with them."""
         repeats = self._draws.uniform(self._envs, 1)[:, 0] < self._sticky
         self._last = np.where(repeats, self._last, self._sent)
@@ -291,7 +291,7 @@ class MinAtarBackend:
         self._steps += 1
         over, never = self.game.over.copy(), np.zeros(self.num_envs, bool)
         truncated = ~over & (self._steps >= self._limit) if self._limit else never.copy()
-        return Raw(self._observe(), reward, over, truncated, never)
+        return BackendStep(self._observe(), reward, over, truncated, never)
 
     def render(self, index: int) -> np.ndarray:
         """The picture of one game, [320, 320, 3] uint8, a colour to each channel."""

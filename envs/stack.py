@@ -3,7 +3,7 @@
 import numpy as np
 from gymnasium import spaces
 
-from ludus.envs.vector import Backend, Raw
+from ludus.envs.vector import Backend, BackendStep
 
 
 class FrameStack:
@@ -30,7 +30,7 @@ class FrameStack:
         """Start one step."""
         self._inner.send(actions)
 
-    def recv(self) -> Raw:
+    def recv(self) -> BackendStep:
         """Wait for the step and push its observation."""
         raw = self._inner.recv()
         self._frames = np.roll(self._frames, -1, axis=1)

@@ -23,7 +23,7 @@ from ludus.envs.errors import EnvError
 _Result = TypeVar("_Result")
 
 
-class Raw(NamedTuple):
+class BackendStep(NamedTuple):
     """What a backend returns for one step of B envs."""
 
     obs: np.ndarray  # [B, *obs]
@@ -65,7 +65,7 @@ class Backend(Protocol):
     def send(self, actions: np.ndarray) -> None:
         """Start one step of every env with validated actions [B, *action]."""
 
-    def recv(self) -> Raw:
+    def recv(self) -> BackendStep:
         """Wait for the step to end."""
 
     def render(self, index: int) -> np.ndarray:
@@ -390,7 +390,7 @@ class VectorEnv:
         self._sent = actions
         self._guarded(lambda: self.backend.send(actions))
 
-    def _receive(self) -> tuple[Raw, np.ndarray]:
+    def _receive(self) -> tuple[BackendStep, np.ndarray]:
         """The step's result, and the actions that led to it."""
         assert self._sent is not None
         raw, actions = self._guarded(self.backend.recv, self._deadline), self._sent
@@ -421,7 +421,7 @@ class VectorEnv:
         action = "at its reset" if actions is None else f"action {actions[index]}"
         return f"{action}, seed {self.episode_seeds[index]}, step {self._length[index]}"
 
-    def _check(self, raw: Raw, actions: np.ndarray) -> None:
+    def _check(self, raw: BackendStep, actions: np.ndarray) -> None:
         """Shapes, dtypes and finite values of what the backend returned."""
         self._check_obs(raw.obs, ~self._pending, actions)
         self._check_legal(raw.obs, ~self._pending & ~raw.terminated & ~raw.truncated, actions)

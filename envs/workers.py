@@ -23,7 +23,7 @@ from gymnasium.vector.async_vector_env import AsyncState, _async_worker
 
 from ludus.envs.dict_observation import MASK, PackedDict
 from ludus.envs.errors import EnvError
-from ludus.envs.vector import Raw, sentence
+from ludus.envs.vector import BackendStep, sentence
 
 _ERROR = "ludus_error"
 
@@ -277,7 +277,7 @@ class GymnasiumBackend:
             with _Watch(self._async):
                 self._async.step_async(actions)
 
-    def recv(self) -> Raw:
+    def recv(self) -> BackendStep:
         """Wait for the step."""
         none = np.zeros(self.num_envs, bool)
         if self._async is None:
@@ -286,16 +286,16 @@ class GymnasiumBackend:
             result = self._async.step_wait(timeout=self._timeout)
         obs, reward, terminated, truncated, info = result
         _raise_first(info)
-        return Raw(np.asarray(obs), reward.astype(np.float32), terminated, truncated, none)
+        return BackendStep(np.asarray(obs), reward.astype(np.float32), terminated, truncated, none)
 
-    def _step_here(self, none: np.ndarray) -> Raw:
+    def _step_here(self, none: np.ndarray) -> BackendStep:
         assert self._actions is not None
         reward, ends = np.zeros(self.num_envs, np.float32), np.zeros((2, self.num_envs), bool)
         for i, env in enumerate(self._local):
             self._obs[i], reward[i], ends[0, i], ends[1, i], info = env.step(self._actions[i])
             if _ERROR in info:
                 raise EnvError(info[_ERROR], i)
-        return Raw(self._obs.copy(), reward, ends[0], ends[1], none)
+        return BackendStep(self._obs.copy(), reward, ends[0], ends[1], none)
 
     def render(self, index: int) -> np.ndarray:
         """The env's own picture."""
@@ -379,12 +379,12 @@ class CartPoleBackend:
         """Keep the actions for recv."""
         self._actions = actions
 
-    def recv(self) -> Raw:
+    def recv(self) -> BackendStep:
         """Step all poles at once."""
         assert self._actions is not None
         obs, reward, terminated, truncated, _ = self._env.step(self._actions)
         none = np.zeros(self.num_envs, bool)
-        return Raw(obs, reward, terminated, truncated & ~terminated, none)
+        return BackendStep(obs, reward, terminated, truncated & ~terminated, none)
 
     def render(self, index: int) -> np.ndarray:
         """The picture of one pole."""

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from ludus.envs.board.game import Board, Game
 from ludus.envs.board.picture import render_board
 from ludus.envs.dict_observation import MASK, PackedDict
-from ludus.envs.vector import Raw
+from ludus.envs.vector import BackendStep
 
 
 class BoardBackend:
@@ -29,7 +29,7 @@ class BoardBackend:
         self.action_names: tuple[str, ...] = ()  # what a move is called depends on the position
         self.board: Board = game.init(num_envs)
         self._second = np.zeros(num_envs, bool)  # [B] who moves
-        self._raw: Raw | None = None
+        self._raw: BackendStep | None = None
 
     def reset(self, mask: np.ndarray, seeds: np.ndarray) -> np.ndarray:
         """Start new games where mask [B] is true; nothing in them is left to chance."""
@@ -48,9 +48,9 @@ class BoardBackend:
         self._second ^= sign < 0
         none = np.zeros(self.num_envs, bool)
         obs = observations(self.game, self.observation_space, self.board)
-        self._raw = Raw(obs, move.reward.numpy(), move.terminated.numpy(), none, none, sign)
+        self._raw = BackendStep(obs, move.reward.numpy(), move.terminated.numpy(), none, none, sign)
 
-    def recv(self) -> Raw:
+    def recv(self) -> BackendStep:
         """What the moves led to."""
         assert self._raw is not None
         return self._raw

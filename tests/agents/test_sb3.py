@@ -16,7 +16,7 @@ from ludus.agents.memory.replay import Sample
 from ludus.agents.sb3 import SB3Agent, SB3Config, StreamVecEnv
 from ludus.envs.errors import ConfigError
 from ludus.envs.make import EnvOptions, make
-from ludus.envs.vector import Raw, VectorEnv
+from ludus.envs.vector import BackendStep, VectorEnv
 
 CPU = torch.device("cpu")
 CARTPOLE = "CartPole-v1"
@@ -53,7 +53,7 @@ class Script:
         ]
         ended, cut, lost = ([e in kinds for e in events] for kinds in ("TB", "CB", "L"))
         reward = np.full(self.num_envs, 3, np.float32)
-        return Raw(self._show(), reward, np.array(ended), np.array(cut), np.array(lost))
+        return BackendStep(self._show(), reward, np.array(ended), np.array(cut), np.array(lost))
 
     def close(self):
         pass

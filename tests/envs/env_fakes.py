@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from ludus.envs.vector import Raw, Row, VectorEnv
+from ludus.envs.vector import BackendStep, Row, VectorEnv
 
 
 class Fake:
@@ -40,7 +40,7 @@ class Fake:
     def send(self, actions: np.ndarray) -> None:
         self.actions = actions
 
-    def recv(self) -> Raw:
+    def recv(self) -> BackendStep:
         while self.hang:
             time.sleep(1)
         self.time += 1
@@ -48,7 +48,7 @@ class Fake:
         over = self.time == self.lengths
         reward = (self.actions + 1).astype(np.float32)
         lost = (self.time == 2) & ~over
-        return Raw(self.obs.copy(), reward, over & ~self.cut, over & self.cut, lost)
+        return BackendStep(self.obs.copy(), reward, over & ~self.cut, over & self.cut, lost)
 
     def render(self, index: int) -> np.ndarray:
         return np.full((2, 2, 3), index, np.uint8)

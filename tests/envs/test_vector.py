@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ludus.envs.errors import EnvError
-from ludus.envs.vector import Raw, episode_seed
+from ludus.envs.vector import BackendStep, episode_seed
 
 
 def test_the_final_observation_is_in_the_stream_and_the_next_row_is_the_reset() -> None:
@@ -72,7 +72,7 @@ def test_what_a_reset_row_says_is_kept_from_the_backend() -> None:
     """Stepped on after its end, the backend may say anything: reward, ends, lost lives, NaN."""
 
     class Wild(Fake):
-        def recv(self) -> Raw:
+        def recv(self) -> BackendStep:
             raw, wild = super().recv(), self.time > self.lengths
             raw.obs[wild], raw.reward[wild] = np.nan, np.inf
             return raw._replace(
@@ -113,7 +113,7 @@ def test_a_cut_game_is_over_and_truncated_but_not_terminated() -> None:
 
 def test_rewards_are_raw_and_summed_in_double() -> None:
     class Rich(Fake):
-        def recv(self) -> Raw:
+        def recv(self) -> BackendStep:
             raw = super().recv()
             return raw._replace(reward=np.full(1, 2.0**24 if self.time[0] == 1 else 1, "f4"))
 
@@ -310,7 +310,7 @@ def test_an_unsupported_action_space_is_refused_and_the_backend_closed() -> None
 )
 def test_a_number_that_is_none_is_blamed_on_its_env(change: Any, what: str) -> None:
     class Broken(Fake):
-        def recv(self) -> Raw:
+        def recv(self) -> BackendStep:
             raw = super().recv()
             return change(raw) if self.time[0] == 2 else raw
 
@@ -328,7 +328,7 @@ def test_a_number_that_is_none_is_blamed_on_its_env(change: Any, what: str) -> N
 @pytest.mark.parametrize("obs", [np.zeros((3, 2), "f4"), np.zeros((3, 3), "f8")])
 def test_an_observation_that_does_not_fit_is_refused(obs: np.ndarray) -> None:
     class Broken(Fake):
-        def recv(self) -> Raw:
+        def recv(self) -> BackendStep:
             return super().recv()._replace(obs=obs)
 
     env = stream(Broken([9, 9, 9]))
@@ -486,7 +486,7 @@ def test_dynamics_that_do_not_follow_from_the_seed_are_refused(what: str) -> Non
     class Moody(Fake):
         count = 0
 
-        def recv(self) -> Raw:
+        def recv(self) -> BackendStep:
             raw, Moody.count = super().recv(), Moody.count + 1
             if what == "observation":
                 raw.obs[1, 1] += Moody.count
