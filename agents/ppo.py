@@ -30,7 +30,7 @@ from ludus.networks.encoders import (
     Activation,
     Encoder,
     EncoderName,
-    Projected,
+    ProjectedEncoder,
     TwoEncoders,
     has_statistics,
     make_encoder,
@@ -547,11 +547,11 @@ def _check_mask(space: spaces.Box, kind: ActionKind) -> None:
             raise ValueError(f"{MASK} has {size} numbers; these actions need {needed}")
 
 
-def _make_encoder(config: PPOConfig, space: spaces.Box) -> Encoder | Projected:
+def _make_encoder(config: PPOConfig, space: spaces.Box) -> Encoder | ProjectedEncoder:
     c = config
     encoder = make_encoder(
         *(c.encoder, space, c.hidden, c.width),
         activation=c.activation,
         normalise=c.normalize_observation,
     )
-    return Projected(encoder, c.features) if c.features else encoder
+    return ProjectedEncoder(encoder, c.features) if c.features else encoder

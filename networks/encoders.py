@@ -214,7 +214,7 @@ class Tower(nn.Module):
         return self.layers(_unscaled(obs)).flatten(1)
 
 
-class Normalised(nn.Module):
+class NormalisedEncoder(nn.Module):
     """An encoder of what `Normalise` makes of observations.
 
     Pictures are taken into the statistics a few a rollout: those of one second look alike.
@@ -240,7 +240,7 @@ class Normalised(nn.Module):
         self.normalise.update_statistics(rows)
 
 
-class Projected(nn.Module):
+class ProjectedEncoder(nn.Module):
     """An encoder whose features go through one linear layer with ReLU, before a core or heads.
 
     Args:
@@ -286,7 +286,9 @@ class TwoEncoders(nn.Module):
         second: gives the second.
     """
 
-    def __init__(self, first: "Encoder | Projected", second: "Encoder | Projected") -> None:
+    def __init__(
+        self, first: "Encoder | ProjectedEncoder", second: "Encoder | ProjectedEncoder"
+    ) -> None:
         super().__init__()
         self.first, self.second = first, second
         self.dim: int = first.dim + second.dim
@@ -299,9 +301,9 @@ class TwoEncoders(nn.Module):
 def update_statistics(encoder: nn.Module, obs: Tensor) -> None:
     """Take observations [N, *obs] into whatever running statistics an encoder has."""
     match encoder:
-        case Normalised():
+        case NormalisedEncoder():
             encoder.update_statistics(obs)
-        case Projected():
+        case ProjectedEncoder():
             update_statistics(encoder.encoder, obs)
         case DictEncoder():
             for key, inner in zip(encoder.keys, encoder.encoders, strict=True):
@@ -317,7 +319,9 @@ def has_statistics(encoder: nn.Module) -> bool:
     return all(float(layer.count) > 0 for layer in layers)
 
 
-Encoder = MLP | DQN2013 | NatureCNN | MinAtarCNN | ImpalaResNet | Tower | Normalised | DictEncoder
+Encoder = (
+    MLP | DQN2013 | NatureCNN | MinAtarCNN | ImpalaResNet | Tower | NormalisedEncoder | DictEncoder
+)
 _PICTURES = 256  # at most, of one rollout
 _SMALLEST = {"dqn2013": 20, "nature": 36, "minatar": 3, "impala": 1}  # pixels a side
 
@@ -375,7 +379,7 @@ def make_encoder(
     if name == "mlp":
         mlp = MLP(space, hidden, layer_norm, activation)
         floats = normalise and space.dtype.kind == "f"
-        return Normalised(mlp, space.shape, picture=False) if floats else mlp
+        return NormalisedEncoder(mlp, space.shape, picture=False) if floats else mlp
     if not _fits(name, space):
         raise ValueError(
             f"the {name} encoder takes pictures [channels, height, width] of at least "
@@ -391,7 +395,7 @@ def make_encoder(
             return MinAtarCNN(space, layer_norm)  # its planes are 0 and 1
         case "impala":
             encoder = ImpalaResNet(space, width, pool, spectral_norm)
-    return Normalised(encoder, space.shape, picture=True) if normalise else encoder
+    return NormalisedEncoder(encoder, space.shape, picture=True) if normalise else encoder
 
 
 def _fits(name: EncoderName, space: spaces.Box) -> bool:

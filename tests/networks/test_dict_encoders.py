@@ -5,7 +5,13 @@ from gymnasium import spaces
 from torch import nn
 
 from ludus.envs.dict_observation import PackedDict
-from ludus.networks.encoders import MLP, ImpalaResNet, Normalised, make_encoder, update_statistics
+from ludus.networks.encoders import (
+    MLP,
+    ImpalaResNet,
+    NormalisedEncoder,
+    make_encoder,
+    update_statistics,
+)
 from ludus.networks.layers import SpectralConv2d, start_orthogonal
 
 VECTOR = spaces.Box(-9, 9, (2,), np.float32)
@@ -29,8 +35,8 @@ def test_choices_for_pictures_go_to_pictures_and_statistics_to_both_and_not_to_b
     )
     kinds = dict(zip(encoder.keys, encoder.encoders, strict=True))
     assert {key: type(e) for key, e in kinds.items()} == {
-        "felt": Normalised,
-        "seen": Normalised,
+        "felt": NormalisedEncoder,
+        "seen": NormalisedEncoder,
         "held": MLP,
     }
     assert {key: e.dim for key, e in kinds.items()} == {"felt": 7, "seen": 64 * 2 * 2, "held": 7}
@@ -44,7 +50,7 @@ def test_a_picture_s_encoder_sees_what_changes(name):
     """A few hundred rows at most are taken in; bytes are scaled to 0 to 1 first."""
     space = spaces.Box(0, 255, (4, 42, 42), np.uint8)
     encoder = make_encoder(name, space, normalise=True)
-    assert isinstance(encoder, Normalised)
+    assert isinstance(encoder, NormalisedEncoder)
     still = torch.full((600, 4, 42, 42), 100, dtype=torch.uint8)
     moving = still.clone()
     moving[::2, :, 20, 20] = 200

@@ -10,8 +10,8 @@ from ludus.networks.encoders import (
     DQN2013,
     MLP,
     DictEncoder,
-    Normalised,
-    Projected,
+    NormalisedEncoder,
+    ProjectedEncoder,
     TwoEncoders,
     make_encoder,
     update_statistics,
@@ -294,13 +294,13 @@ def test_statistics_are_those_of_all_that_was_observed_and_still_in_forward(wher
     generator = np.random.default_rng(0)
     space = _dictionary() if where == "dictionary" else spaces.Box(-9, 9, (2,), np.float32)
     encoder = make_encoder("mlp", space, (7,), normalise=True)
-    inner = [m for m in encoder.modules() if isinstance(m, Normalised)]
+    inner = [m for m in encoder.modules() if isinstance(m, NormalisedEncoder)]
     if where == "two":
         encoder = TwoEncoders(encoder, make_encoder("mlp", space, (7,), normalise=True))
-        inner = [m for m in encoder.modules() if isinstance(m, Normalised)]
+        inner = [m for m in encoder.modules() if isinstance(m, NormalisedEncoder)]
         assert len(inner) == 2
     if where == "projected":
-        encoder = Projected(encoder, 4)
+        encoder = ProjectedEncoder(encoder, 4)
     batches = []
     for count in (5, 1, 30):
         arrays, obs = _dictionaries(_dictionary(), count, generator)
@@ -326,7 +326,7 @@ def test_two_encoders_and_a_projection_are_what_they_say():
     both = TwoEncoders(first, second)
     assert both.dim == 12
     torch.testing.assert_close(both(x), torch.cat([first(x), second(x)], -1))
-    projected = Projected(first, 4)
+    projected = ProjectedEncoder(first, 4)
     weight, bias = projected.layer.weight, projected.layer.bias
     torch.testing.assert_close(projected(x), F.relu(F.linear(first(x), weight, bias)))
 
