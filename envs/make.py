@@ -19,7 +19,7 @@ from ludus.envs.errors import EnvError
 from ludus.envs.minatar import GAMES, MinAtarBackend
 from ludus.envs.registration import BOARD_ENV_IDS, BOARD_GAMES, register_envs
 from ludus.envs.stack import FrameStack
-from ludus.envs.vector import Backend, VectorEnv, sentence
+from ludus.envs.vector import Backend, VectorEnv, describe_error
 from ludus.envs.workers import CartPoleBackend, GymnasiumBackend
 
 MAX_ENVS = 4096
@@ -204,7 +204,7 @@ def _make_gymnasium(
         try:
             backend = GymnasiumBackend(make_env, num_envs, not known, options.timeout)
         except Exception as error:  # whatever a user's constructor may raise
-            raise EnvError(f"{env_id} could not be made: it {sentence(error)}") from error
+            raise EnvError(f"{env_id} could not be made: it {describe_error(error)}") from error
     stack = options.stack or 1
     if stack > 1 and isinstance(backend.observation_space, PackedDict):
         backend.close()
@@ -234,7 +234,7 @@ def _spec(env_id: str) -> Any:
                 "run from its folder or install it"
             ) from error
         except Exception as error:  # whatever a user's module may raise
-            raise EnvError(f"{env_id}: the module {module} {sentence(error)}") from error
+            raise EnvError(f"{env_id}: the module {module} {describe_error(error)}") from error
     try:
         spec = gymnasium.spec(name or env_id)
     except GymnasiumError as error:

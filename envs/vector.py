@@ -94,7 +94,7 @@ def episode_seed(seed: int, index: int, episode: int) -> int:
     return int(np.random.SeedSequence([seed, index, episode]).generate_state(1)[0] >> 1)
 
 
-def sentence(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """An error as the end of a sentence that begins with an env."""
     text = " ".join(str(error).split())
     return text if isinstance(error, EnvError) else f"raised {type(error).__name__}: {text}"
@@ -255,7 +255,7 @@ class VectorEnv:
             return self.backend.render(index)
         except Exception as error:  # whatever a user's env or a missing library may raise
             raise EnvError(
-                f"{self.env_id}: the picture of env {index}: {sentence(error)}"
+                f"{self.env_id}: the picture of env {index}: {describe_error(error)}"
             ) from error
 
     def close(self) -> None:
@@ -402,7 +402,7 @@ class VectorEnv:
         try:
             return call() if deadline is None else deadline.run(call, self.timeout)
         except Exception as error:  # whatever an emulator or a user's env may raise
-            self._failed = self._blame(getattr(error, "index", None), sentence(error))
+            self._failed = self._blame(getattr(error, "index", None), describe_error(error))
             cause = error.__cause__ if isinstance(error, EnvError) else error
             raise EnvError(self._failed, getattr(error, "index", None)) from cause
         except BaseException:

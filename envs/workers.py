@@ -23,7 +23,7 @@ from gymnasium.vector.async_vector_env import AsyncState, _async_worker
 
 from ludus.envs.dict_observation import MASK, PackedDict
 from ludus.envs.errors import EnvError
-from ludus.envs.vector import BackendStep, sentence
+from ludus.envs.vector import BackendStep, describe_error
 
 _ERROR = "ludus_error"
 
@@ -109,7 +109,7 @@ class GuardedEnv(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
             obs, _ = self.env.reset(seed=seed)
             self._last, self._over = self._checked(obs), False
         except Exception as error:  # whatever a user's env may raise
-            return self._last, {_ERROR: sentence(error)}
+            return self._last, {_ERROR: describe_error(error)}
         return self._last, {}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, Any]:
@@ -124,7 +124,7 @@ class GuardedEnv(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
             self._over = bool(terminated) or bool(truncated)
         except Exception as error:  # whatever a user's env may raise
             self._over = True
-            return self._last, 0.0, False, False, {_ERROR: sentence(error)}
+            return self._last, 0.0, False, False, {_ERROR: describe_error(error)}
         return self._last, reward, bool(terminated), bool(truncated), {}
 
     def render(self) -> Any:
@@ -132,7 +132,7 @@ class GuardedEnv(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
         try:
             return self.env.render()
         except Exception as error:  # whatever a user's env may raise
-            return sentence(error)
+            return describe_error(error)
 
     def _checked(self, obs: Any) -> np.ndarray:
         inner = self._inner
@@ -172,7 +172,7 @@ class _Unmade(gymnasium.Env[Any, Any]):
 
     def __init__(self, error: Exception, *seen: spaces.Space[Any]) -> None:
         self.observation_space, self.action_space = seen
-        self._what = f"could not be made in its worker: it {sentence(error)}"
+        self._what = f"could not be made in its worker: it {describe_error(error)}"
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, Any]:
         """Say what went wrong."""
@@ -345,7 +345,7 @@ class _Watch:
             ended = wait([process.sentinel for process in processes], timeout=1)
             dead = [i for i, process in enumerate(processes) if process.sentinel in ended]
             if not dead:
-                raise EnvError(f"lost a worker: {sentence(error)}") from None
+                raise EnvError(f"lost a worker: {describe_error(error)}") from None
             processes[dead[0]].join(1)  # its exit code comes a little later
             raise EnvError(f"died with exit code {processes[dead[0]].exitcode}", dead[0]) from None
 
