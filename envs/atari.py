@@ -7,56 +7,59 @@ et al. 2018, https://arxiv.org/abs/1709.06009) and the 2015 DQN's (`PongNoFrames
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from ale_py import ALEInterface, LoggerMode, roms
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium import spaces
 
+from ludus.envs.bounds import FRACTION, Bounds, check_bounds
 from ludus.envs.errors import EnvError
 from ludus.envs.vector import BackendStep
 
 ALEInterface.setLoggerMode(LoggerMode.Error)  # no banner
 
 
+STACK = Bounds(1, 32)
+FRAMESKIP = Bounds(1, 60)
+SCREEN_SIZE = Bounds(36, 160)
+NOOP_MAX = Bounds(0, 1000)
+MAX_FRAMES = Bounds(1, 10_000_000)
+
+
 @dataclass(frozen=True)
 class AtariProtocol:
-    """What fixes a score on an Atari game."""
+    """Settings that a score on an Atari game depends on.
+
+    Raises:
+        EnvError: a value would hang or crash the emulator.
+    """
 
     rom: str
     """name of the game, e.g. pong"""
-    sticky: float
+    sticky: Annotated[float, FRACTION]
     """probability that the emulator repeats the last action, per frame"""
-    frameskip: int = 4
-    """emulator frames an action lasts; the last two are max-pooled"""
-    stack: int = 4
+    frameskip: Annotated[int, FRAMESKIP] = 4
+    """emulator frames per action; the last two are max-pooled"""
+    stack: Annotated[int, STACK] = 4
     """frames in one observation"""
-    screen_size: int = 84
-    """pixels a side of a frame"""
+    screen_size: Annotated[int, SCREEN_SIZE] = 84
+    """height and width of a frame in pixels"""
     life_loss: bool = False
-    """a lost life ends the episode for the learner; the game goes on"""
-    noop_max: int = 30
+    """a lost life ends the episode for the learner; the game continues"""
+    noop_max: Annotated[int, NOOP_MAX] = 30
     """a new game starts with 0 to noop_max - 1 no-ops"""
     fire_reset: bool = True
-    """a new game starts with FIRE where the game has it"""
+    """a new game starts with FIRE if the game has that action"""
     full_action_space: bool = False
     """all 18 actions instead of the game's own"""
-    max_frames: int = 108_000
-    """emulator frames after which a game is cut off"""
+    max_frames: Annotated[int, MAX_FRAMES] = 108_000
+    """emulator frames after which a game is truncated"""
 
     def __post_init__(self) -> None:
-        """Refuse what would hang or crash the emulator."""
-        checks = {
-            "sticky": (0.0 <= self.sticky <= 1.0, "a probability from 0 to 1"),
-            "frameskip": (1 <= self.frameskip <= 60, "from 1 to 60 frames"),
-            "stack": (1 <= self.stack <= 32, "from 1 to 32 frames"),
-            "screen_size": (36 <= self.screen_size <= 160, "from 36 to 160 pixels"),
-            "noop_max": (0 <= self.noop_max <= 1000, "from 0 to 1000 steps"),
-            "max_frames": (1 <= self.max_frames <= 10_000_000, "from 1 to 10,000,000 frames"),
-        }
-        for name, (ok, range_) in checks.items():
-            if not ok:
-                raise EnvError(f"{name} is {getattr(self, name)}; it must be {range_}")
+        """Check the bounds."""
+        check_bounds(self, EnvError)
 
 
 def game_names() -> list[str]:

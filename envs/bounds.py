@@ -35,14 +35,22 @@ class Bounds:
         return bool(low and high)  # a NaN fails both
 
     def __str__(self) -> str:
-        """Return the sentence's end, `it must be ...`."""
+        """Return the end of an error message, `it must be ...`."""
+        low, high = _text(self.low), _text(self.high)
         if self.low == -_INFINITY:
-            return f"it must be {'below' if self.below_high else 'at most'} {self.high:g}"
+            if self.high == _INFINITY:
+                return "it must be finite"
+            return f"it must be {'below' if self.below_high else 'at most'} {high}"
         if self.high == _INFINITY:
-            number = f"above {self.low:g}" if self.above_low else f"{self.low:g} or more"
+            number = f"above {low}" if self.above_low else f"{low} or more"
             return f"it must be {number}{' and finite' if self.below_high else ''}"
-        low = f"above {self.low:g}" if self.above_low else f"from {self.low:g}"
-        return f"it must be {low} to {'below ' if self.below_high else ''}{self.high:g}"
+        low = f"above {low}" if self.above_low else f"from {low}"
+        return f"it must be {low} to {'below ' if self.below_high else ''}{high}"
+
+
+def _text(number: float) -> str:
+    """Format a bound: whole numbers in full, with separators."""
+    return f"{int(number):,}" if number % 1 == 0 else f"{number:g}"
 
 
 POSITIVE = Bounds(0, _INFINITY, above_low=True, below_high=True)

@@ -4,7 +4,7 @@ import difflib
 import importlib
 import os
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Annotated, Any
 
 import ale_py
 import gymnasium
@@ -14,6 +14,7 @@ from ludus.envs import atari
 from ludus.envs.board.backend import BoardBackend
 from ludus.envs.board.opponents import make_opponent
 from ludus.envs.board.spiel import is_game, load, make_game
+from ludus.envs.bounds import FRACTION, POSITIVE, Bounds, check_bounds
 from ludus.envs.dict_observation import PackedDict
 from ludus.envs.errors import EnvError
 from ludus.envs.minatar import GAMES, MinAtarBackend
@@ -29,30 +30,38 @@ register_envs()
 
 @dataclass(frozen=True)
 class EnvOptions:
-    """What may be changed of an env's protocol; None keeps what its id stands for."""
+    """Changes to an env's protocol; None keeps the value that the env's id implies.
 
-    stack: int | None = None
-    """frames in one observation (Atari: 4, elsewhere: 1)"""
-    sticky: float | None = None
+    Raises:
+        EnvError: a value is out of bounds.
+    """
+
+    stack: Annotated[int | None, atari.STACK] = None
+    """frames in one observation (default: 4 for Atari, 1 otherwise)"""
+    sticky: Annotated[float | None, FRACTION] = None
     """Atari, MinAtar: probability that the last action is repeated"""
-    frameskip: int | None = None
-    """Atari: emulator frames an action lasts"""
-    screen_size: int | None = None
-    """Atari: pixels a side of an observation (84)"""
-    noop_max: int | None = None
+    frameskip: Annotated[int | None, atari.FRAMESKIP] = None
+    """Atari: emulator frames per action"""
+    screen_size: Annotated[int | None, atari.SCREEN_SIZE] = None
+    """Atari: height and width of an observation in pixels (default: 84)"""
+    noop_max: Annotated[int | None, atari.NOOP_MAX] = None
     """Atari: a new game starts with 0 to noop_max - 1 no-ops"""
     life_loss: bool | None = None
-    """Atari: a lost life ends the episode for the learner; the game goes on"""
+    """Atari: a lost life ends the episode for the learner; the game continues"""
     full_action_space: bool | None = None
-    """Atari, MinAtar: every action instead of the game's own"""
-    max_frames: int | None = None
-    """Atari: emulator frames after which a game is cut off"""
+    """Atari, MinAtar: use every action instead of the game's own"""
+    max_frames: Annotated[int | None, atari.MAX_FRAMES] = None
+    """Atari: emulator frames after which a game is truncated"""
     opponent: str | None = None
-    """board games: who is played against in evaluations (random); greedy, minimax, mcts:100, ..."""
-    timeout: float = 60.0
-    """seconds one step may take"""
-    threads: int = 0
-    """Atari: emulator threads; 0 for one a core"""
+    """board games: opponent in evaluations (default: random); greedy, minimax, mcts:100, ..."""
+    timeout: Annotated[float, POSITIVE] = 60.0
+    """seconds that one step may take"""
+    threads: Annotated[int, Bounds(0, 1024)] = 0
+    """Atari: emulator threads; 0 uses one per core"""
+
+    def __post_init__(self) -> None:
+        """Check the bounds."""
+        check_bounds(self, EnvError)
 
 
 _ATARI_ONLY = ("frameskip", "screen_size", "noop_max", "life_loss", "max_frames")
@@ -84,12 +93,6 @@ def make(
         raise EnvError(f"num_envs is {num_envs}; it must be from 1 to {MAX_ENVS}")
     if not 0 <= seed < 2**63:
         raise EnvError(f"seed is {seed}; it must be from 0 to 2^63 - 1")
-    if not 0 < options.timeout < float("inf"):
-        raise EnvError(f"timeout is {options.timeout}; it must be a positive number of seconds")
-    if not 0 <= options.threads <= 1024:
-        raise EnvError(f"threads is {options.threads}; it must be from 0 to 1024")
-    if options.stack is not None and not 1 <= options.stack <= 32:
-        raise EnvError(f"stack is {options.stack}; it must be from 1 to 32 frames")
     protocol = atari.resolve(env_id)
     if options.opponent is not None and not is_game(env_id):
         raise EnvError(f"opponent is for board games; {env_id} does not have it")
@@ -141,8 +144,6 @@ def _make_minatar(env_id: str, num_envs: int, seed: int, options: EnvOptions) ->
     game, full = known[env_id]
     full = full if options.full_action_space is None else options.full_action_space
     sticky = 0.1 if options.sticky is None else options.sticky
-    if not 0.0 <= sticky <= 1.0:
-        raise EnvError(f"sticky is {sticky}; it must be a probability from 0 to 1")
     stack = options.stack or 1
     backend: Backend = MinAtarBackend(
         game, num_envs, sticky_action_prob=sticky, full_action_set=full
