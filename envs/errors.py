@@ -1,4 +1,4 @@
-"""Errors that a user can mend: one sentence that names the value and what to do.
+"""Errors that a user can fix: one sentence that names the value and what to do.
 
 `ludus` prints them without a traceback and exits with code 2. This module imports nothing, so that
 a wrong command is refused at once.
@@ -6,7 +6,7 @@ a wrong command is refused at once.
 
 
 class LudusError(Exception):
-    """Base of every error that a user can mend."""
+    """Base of every error that a user can fix."""
 
 
 class UsageError(LudusError, ValueError):
@@ -18,11 +18,11 @@ class ConfigError(LudusError, ValueError):
 
 
 class EnvError(LudusError, RuntimeError):
-    """Raised when an env breaks its contract, or is given what it does not take.
+    """Raised when an env violates its contract, or is given an option that it does not have.
 
     Args:
-        message: names the env's index, the action and the seed where one env is at fault.
-        index: of the first env at fault; None where the fault lies with no single env.
+        message: names the env's index, the action and the seed if a single env failed.
+        index: index of the first env that failed; None if no single env did.
     """
 
     def __init__(self, message: str, index: int | None = None) -> None:
@@ -31,7 +31,7 @@ class EnvError(LudusError, RuntimeError):
 
 
 class TrainingError(LudusError, RuntimeError):
-    """Raised when a training cannot go on."""
+    """Raised when a training cannot continue."""
 
 
 class CheckpointError(LudusError, RuntimeError):
@@ -40,3 +40,9 @@ class CheckpointError(LudusError, RuntimeError):
 
 class RunError(LudusError, RuntimeError):
     """Raised when a run cannot be used."""
+
+
+def describe_error(error: Exception) -> str:
+    """Describe an error in words that follow an env's name, e.g. `raised ValueError: ...`."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, EnvError) else f"raised {type(error).__name__}: {text}"

@@ -15,13 +15,14 @@ from ludus.envs.board.backend import BoardBackend
 from ludus.envs.board.opponents import make_opponent
 from ludus.envs.board.spiel import is_game, load, make_game
 from ludus.envs.bounds import FRACTION, POSITIVE, Bounds, check_bounds
+from ludus.envs.cartpole import CartPoleBackend
 from ludus.envs.dict_observation import PackedDict
-from ludus.envs.errors import EnvError
+from ludus.envs.errors import EnvError, describe_error
 from ludus.envs.minatar import GAMES, MinAtarBackend
 from ludus.envs.registration import BOARD_ENV_IDS, BOARD_GAMES, register_envs
 from ludus.envs.stack import FrameStack
-from ludus.envs.vector import Backend, VectorEnv, describe_error
-from ludus.envs.workers import CartPoleBackend, GymnasiumBackend
+from ludus.envs.vector import Backend, VectorEnv
+from ludus.envs.workers import GymnasiumBackend
 
 MAX_ENVS = 4096
 

@@ -1,63 +1,63 @@
-"""The stream contract: one vector env for every game, with its guards.
+"""The stream contract: one vector env for every game, with checks of what goes in and comes out.
 
 Autoreset is Gymnasium's NEXT_STEP. The observation that ends an episode is in the stream, the next
 row is the reset observation, and the action given for that row is ignored. Each observation appears
 once, and the successor of row t is always row t + 1.
 
-Every episode starts from a seed of its own, `episode_seed(seed, env, episode)`, so a running
-episode is rebuilt from its seed and its actions, and a training resumes bit for bit without a
-snapshot.
+Every episode starts from its own seed, `episode_seed(seed, env, episode)`. A running episode can
+therefore be rebuilt from its seed and its actions, and training resumes bit for bit without a
+snapshot of the env.
 """
 
 from collections.abc import Callable, Sequence
-from queue import Empty, SimpleQueue
-from threading import Thread
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from gymnasium import spaces
 
+from ludus.envs.action_check import ActionCheck
+from ludus.envs.deadline import Deadline
 from ludus.envs.dict_observation import MASK, PackedDict, Part
-from ludus.envs.errors import EnvError
+from ludus.envs.errors import EnvError, describe_error
 
 _Result = TypeVar("_Result")
+_NAMED = 8  # at most so many envs are named in an error that may be any env's
 
 
 class BackendStep(NamedTuple):
-    """What a backend returns for one step of B envs."""
+    """Result of one step of a backend's B envs."""
 
     obs: np.ndarray  # [B, *obs]
     reward: np.ndarray  # [B] float32, unclipped
     terminated: np.ndarray  # [B] bool, the game itself ended
-    truncated: np.ndarray  # [B] bool, a limit from outside ended it
-    life_lost: np.ndarray  # [B] bool, a life was lost and the game goes on
-    discount_sign: np.ndarray | None = (
-        None  # [B] float32, -1 where the other player moves next; None: 1
-    )
+    truncated: np.ndarray  # [B] bool, an external limit ended it
+    life_lost: np.ndarray  # [B] bool, a life was lost and the game continues
+    # [B] float32, -1 where the other player moves next; None stands for 1 everywhere
+    discount_sign: np.ndarray | None = None
 
 
 class Backend(Protocol):
-    """B envs that step together; knows nothing of episodes, seeds or autoreset.
+    """B envs that step together, without episode numbers, seeds or autoreset.
 
-    An env whose game is over may be given further actions before its reset; what it returns for
-    them is not used, and they must not raise.
+    A backend must accept further actions for an env whose game is over until it is reset. Their
+    results are not used.
     """
 
     @property
     def num_envs(self) -> int:
-        """B."""
+        """Number of envs, B."""
 
     @property
     def observation_space(self) -> spaces.Box:
-        """Of one env."""
+        """Observation space of one env."""
 
     @property
     def action_space(self) -> spaces.Space[Any]:
-        """Of one env."""
+        """Action space of one env."""
 
     @property
     def action_names(self) -> Sequence[str]:
-        """A name for each discrete action; empty where there are none."""
+        """Names of the discrete actions; empty if there are none."""
 
     def reset(self, mask: np.ndarray, seeds: np.ndarray) -> np.ndarray:
         """Start new episodes where mask [B] is true, from seeds [B]; return all observations."""
@@ -66,88 +66,50 @@ class Backend(Protocol):
         """Start one step of every env with validated actions [B, *action]."""
 
     def recv(self) -> BackendStep:
-        """Wait for the step to end."""
+        """Wait for the step and return its result."""
 
     def render(self, index: int) -> np.ndarray:
-        """The picture of one env, [height, width, 3] uint8."""
+        """Return an image of one env, [height, width, 3] uint8."""
 
     def close(self) -> None:
-        """Free processes and threads; never waits for a hung env."""
+        """Free processes and threads, without waiting for a hung env."""
 
 
 class Row(NamedTuple):
-    """One row of the stream: what B envs show, and what led there."""
+    """One row of the stream: the observations of B envs and the step that led to them."""
 
     obs: np.ndarray  # [B, *obs]
     reward: np.ndarray  # [B] float32 raw, for reaching obs; 0 where first
-    first: np.ndarray  # [B] bool, obs opens an episode
-    terminated: np.ndarray  # [B] bool, the learner must not bootstrap from obs
+    first: np.ndarray  # [B] bool, obs begins an episode
+    terminated: np.ndarray  # [B] bool, do not bootstrap from obs
     truncated: np.ndarray  # [B] bool, a limit ended the game here; bootstrap
     game_over: np.ndarray  # [B] bool, the game ended here; the action for this row is ignored
-    episode_return: np.ndarray  # [B] float64, raw rewards of the game so far, of who began
+    episode_return: np.ndarray  # [B] float64, raw rewards of the game so far, of the first player
     episode_length: np.ndarray  # [B] int64, steps of the game so far
-    discount_sign: np.ndarray  # [B] float32, -1 where obs is the other player's, of two; else 1
+    discount_sign: np.ndarray  # [B] float32, -1 where the player to move has changed; else 1
 
 
 def episode_seed(seed: int, index: int, episode: int) -> int:
-    """The seed of one episode of one env, in [0, 2^31): the same wherever it is asked."""
+    """Return the seed of one episode of one env, in [0, 2^31)."""
     return int(np.random.SeedSequence([seed, index, episode]).generate_state(1)[0] >> 1)
-
-
-def describe_error(error: Exception) -> str:
-    """An error as the end of a sentence that begins with an env."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, EnvError) else f"raised {type(error).__name__}: {text}"
-
-
-class _Deadline:
-    """Runs calls on a thread of its own so that a hung native call can be given up on."""
-
-    def __init__(self) -> None:
-        self._calls: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
-        self._results: SimpleQueue[Any] = SimpleQueue()
-        Thread(target=self._serve, daemon=True, name="ludus-env").start()
-
-    def _serve(self) -> None:
-        while (call := self._calls.get()) is not None:
-            try:
-                self._results.put(call())
-            except BaseException as error:  # handed to the caller, who raises it
-                self._results.put(error)
-            del call  # an idle thread keeps no env alive
-
-    def run(self, call: Callable[[], _Result], seconds: float) -> _Result:
-        self._calls.put(call)
-        try:
-            result = self._results.get(timeout=seconds)
-        except Empty:
-            raise EnvError(f"gave no answer after {seconds:g} s") from None
-        if isinstance(result, BaseException):
-            raise result
-        answer: _Result = result
-        return answer
-
-    def end(self) -> None:
-        """Let the thread go, once it is idle."""
-        self._calls.put(None)
 
 
 class VectorEnv:
     """B envs under the stream contract.
 
     Args:
-        backend: the envs themselves.
-        env_id: the name to print.
-        protocol: what fixes a score on this env, printed and stored with every result.
-        seed: with the env's index and the episode's number it fixes every episode.
-        stack: frames in one observation, oldest first along axis 0; 1 where there is no stack.
-        life_loss: a lost life counts as terminated for the learner.
-        timeout: seconds one step may take before it is given up on.
-        trusted: the backend's step is bounded (our own array code, or workers with a deadline of
-            their own), so it needs none here.
+        backend: the envs.
+        env_id: name of the env in messages.
+        protocol: settings that a score depends on, printed and stored with every result.
+        seed: determines every episode, together with the env's index and the episode's number.
+        stack: frames in one observation, oldest first along axis 0; 1 without a stack.
+        life_loss: report a lost life as terminated.
+        timeout: seconds that one step may take.
+        trusted: run the backend without a time limit. For backends whose steps are bounded: our own
+            array code, or workers with a limit of their own.
 
     Raises:
-        EnvError: the action space is not supported; the backend is closed then.
+        EnvError: the action space is not supported; the backend is closed.
     """
 
     def __init__(
@@ -168,15 +130,11 @@ class VectorEnv:
         self.action_names = tuple(backend.action_names)
         self.stack, self.life_loss, self.seed, self.timeout = stack, life_loss, seed, timeout
         try:
-            self._low, self._high = self._action_bounds()
+            self._action_check = ActionCheck(self.action_space, self.num_envs, env_id)
         except EnvError:
             backend.close()
             raise
-        self._choices: list[int] = []  # where in a mask each choice but the first begins
-        if isinstance(self.action_space, spaces.MultiDiscrete):
-            self._choices = np.cumsum(self.action_space.nvec)[:-1].tolist()
-        self._deadline = None if trusted else _Deadline()
-        self._action_shape: tuple[int, ...] = tuple(self.action_space.shape or ())
+        self._deadline = None if trusted else Deadline()
         num = self.num_envs
         self.episode = np.full(num, -1, np.int64)  # [B] number of the running episode
         self.episode_seeds = np.zeros(num, np.int64)  # [B]
@@ -184,54 +142,78 @@ class VectorEnv:
         self._length = np.zeros(num, np.int64)
         self._side = np.ones(num, np.float32)  # [B] -1 where the second of two players moves
         self._one_player = np.ones(num, np.float32)
-        self._history = np.zeros((1024, num, *self._action_shape), self._action_dtype())
-        self._pending = np.zeros(num, bool)  # game over: the next row is a reset
-        self._mask: Part | None = None  # where an observation says which actions are legal
-        if isinstance(self.action_space, spaces.Discrete) and isinstance(
-            self.observation_space, PackedDict
-        ):
+        # [capacity, B, *action] actions of the running episodes; the capacity doubles when full
+        self._history = np.zeros((1024, num, *self._action_check.shape), self._action_check.dtype)
+        self._pending = np.zeros(num, bool)  # [B] the game is over: the next row is a reset
+        self._mask: Part | None = None  # the action mask within a packed observation
+        if isinstance(self.observation_space, PackedDict):
             self._mask = self.observation_space.parts.get(MASK)
-        self._obs: np.ndarray | None = None  # of the current row, where there is a mask
-        self._sent: np.ndarray | None = None  # actions of the step that runs
-        self._failed: str | None = None
+        self._mask_splits: list[int] = []  # where a mask's second, third, ... choice begins
+        if isinstance(self.action_space, spaces.MultiDiscrete):
+            self._mask_splits = np.cumsum(self.action_space.nvec)[:-1].tolist()
+        self._obs: np.ndarray | None = None  # of the current row, for its action mask
+        self._sent: np.ndarray | None = None  # actions of the running step
+        self._failed: str | None = None  # why every further call is refused
         self._closed = False
-
-    # -- the stream ---------------------------------------------------------------------------
 
     def reset(self) -> Row:
         """Start a new episode in every env and return its first row."""
-        self._expect("reset", sent=False)
+        self._require_turn("reset", sent=False)
         everywhere = np.ones(self.num_envs, bool)
         self._pending[:] = False
-        obs = self._begin(everywhere)
-        none = np.zeros(self.num_envs, bool)
-        nothing = np.zeros(self.num_envs, np.float32)
-        return self._row(obs, nothing, self._one_player, everywhere, none, none, none)
+        obs = self._begin_episodes(everywhere)
+        nowhere = np.zeros(self.num_envs, bool)
+        return self._row(
+            obs,
+            reward=np.zeros(self.num_envs, np.float32),
+            first=everywhere,
+            terminated=nowhere,
+            truncated=nowhere,
+            game_over=nowhere,
+            discount_sign=self._one_player,
+        )
 
     def send(self, actions: np.ndarray) -> None:
-        """Validate actions [B, *action] and start the step; `recv` ends it."""
-        self._expect("send", sent=False)
+        """Validate actions [B, *action] and start the step; `recv` completes it.
+
+        Raises:
+            EnvError: an action is not valid; the env can be used further.
+        """
+        self._require_turn("send", sent=False)
         if self.episode[0] < 0:
             raise EnvError("send was called before reset")
-        actions = self._check_actions(np.asarray(actions))
-        if self._mask is not None:
-            self._check_obeyed(self._mask, actions)
+        actions = self._action_check.validated(np.asarray(actions))
+        if self._mask is not None and isinstance(self.action_space, spaces.Discrete):
+            assert self._obs is not None
+            mask = self._obs[:, self._mask.start : self._mask.end]  # [B, A]
+            self._action_check.require_legal(actions, mask, ~self._pending)
         self._start(actions)
 
     def recv(self) -> Row:
         """Wait for the step that `send` started and return the next row."""
-        self._expect("recv", sent=True)
+        self._require_turn("recv", sent=True)
         raw, actions = self._receive()
         self._check(raw, actions)
+        # Envs whose game was over in the last row took an action that does not count. Whatever the
+        # backend returned for them is masked out here, and their row is the reset observation.
         reset = self._pending.copy()
         self._record(actions, ~reset)
         reward = np.where(reset, np.float32(0), raw.reward.astype(np.float32, copy=False))
         over = (raw.terminated | raw.truncated) & ~reset
-        ended = raw.terminated | (raw.life_lost & self.life_loss)
-        sign = self._count(reward, raw.discount_sign, ~reset)
+        # A lost life ends the episode for the learner (`terminated`), not the game (`game_over`).
+        terminated = raw.terminated | (raw.life_lost & self.life_loss)
+        sign = self._accumulate(reward, raw.discount_sign, ~reset)
         self._pending = over
-        obs = self._begin(reset) if reset.any() else raw.obs
-        return self._row(obs, reward, sign, reset, ended & ~reset, raw.truncated & ~reset, over)
+        obs = self._begin_episodes(reset) if reset.any() else raw.obs
+        return self._row(
+            obs,
+            reward=reward,
+            first=reset,
+            terminated=terminated & ~reset,
+            truncated=raw.truncated & ~reset,
+            game_over=over,
+            discount_sign=sign,
+        )
 
     def reset_over(self) -> np.ndarray:
         """Reset the envs whose game is over now, not at the next step; return all observations.
@@ -241,14 +223,14 @@ class VectorEnv:
         Raises:
             EnvError: no game is over.
         """
-        self._expect("reset_over", sent=False)
+        self._require_turn("reset_over", sent=False)
         if not self._pending.any():
             raise EnvError("reset_over was called where no game is over")
         mask, self._pending = self._pending, np.zeros(self.num_envs, bool)
-        return self._begin(mask)
+        return self._begin_episodes(mask)
 
     def render(self, index: int = 0) -> np.ndarray:
-        """The picture of one env, [height, width, 3] uint8."""
+        """Return an image of one env, [height, width, 3] uint8."""
         if not 0 <= index < self.num_envs:
             raise EnvError(f"{self.env_id} has no env {index}; it has 0 to {self.num_envs - 1}")
         try:
@@ -267,13 +249,11 @@ class VectorEnv:
             self._deadline.end()
         self.backend.close()
 
-    # -- exact resume -------------------------------------------------------------------------
-
     def state_dict(self) -> dict[str, Any]:
-        """Where every running episode stands: its number and the actions so far."""
-        self._expect("state_dict", sent=False)
+        """Return the number and the actions so far of every running episode."""
+        self._require_turn("state_dict", sent=False)
         actions = self._history[: int(self._length.max(initial=0))].copy()
-        actions[np.arange(len(actions))[:, None] >= self._length] = 0  # of episodes before
+        actions[np.arange(len(actions))[:, None] >= self._length] = 0  # of earlier episodes
         return {
             "episode": self.episode.copy(),
             "pending": self._pending.copy(),
@@ -285,101 +265,67 @@ class VectorEnv:
         """Rebuild the running episodes from their seeds and actions.
 
         Args:
-            state: what `state_dict` returned.
-            last: the row that was current then; its observations and returns must come out again.
+            state: returned by `state_dict`.
+            last: the row that was current then; its observations and returns must be reproduced.
 
         Raises:
-            EnvError: they do not, so this env cannot be resumed.
+            EnvError: they are not reproduced, so this env cannot be resumed.
         """
-        self._expect("load_state_dict", sent=False)
+        self._require_turn("load_state_dict", sent=False)
         length, actions = state["length"], state["actions"]
-        if length.shape != (self.num_envs,) or actions.shape[2:] != self._action_shape:
+        if length.shape != (self.num_envs,) or actions.shape[2:] != self._action_check.shape:
             raise EnvError(f"the state is of {len(length)} envs; {self.env_id} has {self.num_envs}")
         longest = int(length.max(initial=0))
-        self.episode = state["episode"] - 1  # _begin counts on
+        self.episode = state["episode"] - 1  # `_begin_episodes` adds 1
         self._length[:], self._return[:], self._pending[:] = 0, 0, False
         obs = np.zeros((self.num_envs, *self.observation_space.shape), self.observation_space.dtype)
-        idle = np.broadcast_to(self._low, (self.num_envs, *self._action_shape))
-        idle = idle.astype(self._history.dtype)
-        for step in range(longest + 1):  # aligned at the end: the longest episode begins first
+        # All envs step together, so the episodes are aligned at their ends: the longest begins
+        # first. An env whose turn has not come takes idle actions, which its reset wipes out.
+        for step in range(longest + 1):
             begins = length == longest - step
             if begins.any():
-                obs = self._begin(begins)
+                obs = self._begin_episodes(begins)
             if step == longest:
                 break
-            running = length >= longest - step
-            at = np.maximum(length - (longest - step), 0)  # [B] position in each env's own episode
-            chosen = actions[at, np.arange(self.num_envs)]
-            shape = (self.num_envs,) + (1,) * len(self._action_shape)
-            self._start(np.where(running.reshape(shape), chosen, idle))
-            raw, taken = self._receive()
-            self._record(taken, running)
-            self._count(
-                np.where(running, raw.reward.astype(np.float32), 0), raw.discount_sign, running
-            )
-            obs = raw.obs
+            obs = self._replay(actions, length, longest - step)
         self._pending, self._obs = state["pending"].copy(), obs
+        self._require_same(obs, last)
+
+    def _replay(self, actions: np.ndarray, length: np.ndarray, left: int) -> np.ndarray:
+        """Repeat one recorded step in the episodes of at least `left` steps; return observations.
+
+        Args:
+            actions: [T, B, *action] of the episodes.
+            length: [B] steps of each.
+            left: steps that are still to be repeated, this one included.
+        """
+        running = length >= left  # [B]
+        at = np.maximum(length - left, 0)  # [B] position in each env's own episode
+        chosen = actions[at, np.arange(self.num_envs)]
+        idle = np.broadcast_to(self._action_check.low, chosen.shape).astype(self._history.dtype)
+        where = running.reshape(self.num_envs, *(1,) * len(self._action_check.shape))
+        self._start(np.where(where, chosen, idle))
+        raw, taken = self._receive()
+        self._record(taken, running)
+        reward = np.where(running, raw.reward.astype(np.float32), 0)
+        self._accumulate(reward, raw.discount_sign, running)
+        return raw.obs
+
+    def _require_same(self, obs: np.ndarray, last: Row) -> None:
+        """Check that replayed episodes led to the row at which they were saved."""
         same = (obs == last.obs).reshape(self.num_envs, -1).all(axis=1)
         wrong = np.flatnonzero(~same | (self._return != last.episode_return))
         if wrong.size:
+            index = wrong[0]
             raise EnvError(
-                f"env {wrong[0]} of {self.env_id} cannot be resumed: seed "
-                f"{self.episode_seeds[wrong[0]]} and its {length[wrong[0]]} actions led to another "
-                f"{'return' if same[wrong[0]] else 'observation'} than before, so its dynamics do "
+                f"env {index} of {self.env_id} cannot be resumed: seed "
+                f"{self.episode_seeds[index]} and its {self._length[index]} actions led to another "
+                f"{'return' if same[index] else 'observation'} than before, so its dynamics do "
                 "not follow from its seed and its actions alone"
             )
 
-    # -- guards -------------------------------------------------------------------------------
-
-    def _action_bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        space = self.action_space
-        if isinstance(space, spaces.Discrete):
-            return np.array(space.start), np.array(space.start + space.n - 1)
-        if isinstance(space, spaces.MultiDiscrete):
-            return np.asarray(space.start), np.asarray(space.start + space.nvec - 1)
-        if isinstance(space, spaces.Box):
-            return space.low.astype(np.float32), space.high.astype(np.float32)
-        raise EnvError(
-            f"{self.env_id} has the action space {space}, which is not supported; "
-            "use Discrete, MultiDiscrete or Box"
-        )
-
-    def _action_dtype(self) -> Any:
-        return np.float32 if isinstance(self.action_space, spaces.Box) else np.int64
-
-    def _check_actions(self, actions: np.ndarray) -> np.ndarray:
-        shape = (self.num_envs, *self._action_shape)
-        if actions.shape != shape:
-            raise EnvError(f"actions have shape {actions.shape}; {self.env_id} takes {shape}")
-        kinds, name = ("iu", "integers") if self._action_dtype() is np.int64 else ("iuf", "numbers")
-        if actions.dtype.kind not in kinds:
-            raise EnvError(f"actions have dtype {actions.dtype}; {self.env_id} takes {name}")
-        actions = actions.astype(np.float32, copy=False) if kinds == "iuf" else actions
-        bad = ~((actions >= self._low) & (actions <= self._high) & np.isfinite(actions))
-        if bad.any():
-            index = int(np.argwhere(bad)[0][0])
-            raise EnvError(
-                f"action {actions[index]} for env {index} is outside {self.action_space} "
-                f"of {self.env_id}"
-            )
-        return actions.astype(self._action_dtype(), copy=False)
-
-    def _check_obeyed(self, mask: Part, actions: np.ndarray) -> None:
-        """Refuse an action that the current row's mask forbids."""
-        assert self._obs is not None
-        legal = self._obs[:, mask.start : mask.end]  # [B, A]
-        start = int(self._low)
-        wrong = (legal[np.arange(self.num_envs), actions - start] == 0) & ~self._pending
-        if wrong.any():
-            index = int(np.argmax(wrong))
-            allowed = ", ".join(str(a + start) for a in np.flatnonzero(legal[index]))
-            raise EnvError(
-                f"action {actions[index]} for env {index} is not legal in {self.env_id}; "
-                f"legal are {allowed}"
-            )
-
-    def _expect(self, call: str, *, sent: bool) -> None:
-        """Refuse a call out of turn, and any on an env that has failed."""
+    def _require_turn(self, call: str, *, sent: bool) -> None:
+        """Refuse a call out of turn, and every call after a failure."""
         if self._failed is not None:
             raise EnvError(f"{self.env_id} cannot go on: {self._failed}")
         if sent != (self._sent is not None):
@@ -391,46 +337,53 @@ class VectorEnv:
         self._guarded(lambda: self.backend.send(actions))
 
     def _receive(self) -> tuple[BackendStep, np.ndarray]:
-        """The step's result, and the actions that led to it."""
+        """Return the step's result and the actions that led to it."""
         assert self._sent is not None
         raw, actions = self._guarded(self.backend.recv, self._deadline), self._sent
         self._sent = None
         return raw, actions
 
-    def _guarded(self, call: Callable[[], _Result], deadline: _Deadline | None = None) -> _Result:
-        """What a call to the backend returns; what it raises becomes one EnvError."""
+    def _guarded(self, call: Callable[[], _Result], deadline: Deadline | None = None) -> _Result:
+        """Call the backend; convert what it raises into one EnvError that names the env."""
         try:
             return call() if deadline is None else deadline.run(call, self.timeout)
         except Exception as error:  # whatever an emulator or a user's env may raise
-            self._failed = self._blame(getattr(error, "index", None), describe_error(error))
+            index = getattr(error, "index", None)
+            self._failed = self._describe(index, describe_error(error))
             cause = error.__cause__ if isinstance(error, EnvError) else error
-            raise EnvError(self._failed, getattr(error, "index", None)) from cause
+            raise EnvError(self._failed, index) from cause
         except BaseException:
+            # Ctrl-C within a step: the backend may hold a result that no one has received.
             self._failed = "it was interrupted within a step"
             raise
 
-    def _blame(self, index: int | None, what: str) -> str:
-        """Say which env, with which action and seed; the first few where that is not known."""
-        where = range(min(self.num_envs, 8)) if index is None else [index]
-        which = ", ".join(f"env {i} ({self._circumstance(i)})" for i in where)
-        more = f" and {self.num_envs - 8} more" if index is None and self.num_envs > 8 else ""
-        return f"{self.env_id}: {which}{more} {what}"
+    def _describe(self, index: int | None, problem: str) -> str:
+        """Name the env, its action and its seed; the first few envs if the index is unknown."""
+        indices = range(min(self.num_envs, _NAMED)) if index is None else [index]
+        which = ", ".join(f"env {i} ({self._context(i, self._sent)})" for i in indices)
+        hidden = self.num_envs - len(indices) if index is None else 0
+        more = f" and {hidden} more" if hidden else ""
+        return f"{self.env_id}: {which}{more} {problem}"
 
-    def _circumstance(self, index: int, actions: np.ndarray | None = None) -> str:
-        actions = self._sent if actions is None else actions
+    def _context(self, index: int, actions: np.ndarray | None) -> str:
         action = "at its reset" if actions is None else f"action {actions[index]}"
         return f"{action}, seed {self.episode_seeds[index]}, step {self._length[index]}"
 
+    def _fail(self, index: int, problem: str, actions: np.ndarray | None) -> None:
+        self._failed = f"{self.env_id}: env {index} ({self._context(index, actions)}) {problem}"
+        raise EnvError(self._failed, index)
+
     def _check(self, raw: BackendStep, actions: np.ndarray) -> None:
-        """Shapes, dtypes and finite values of what the backend returned."""
+        """Check shapes, dtypes, masks and finite values of a backend's result."""
         self._check_obs(raw.obs, ~self._pending, actions)
-        self._check_legal(raw.obs, ~self._pending & ~raw.terminated & ~raw.truncated, actions)
+        self._check_mask(raw.obs, ~self._pending & ~raw.terminated & ~raw.truncated, actions)
         bad = ~np.isfinite(raw.reward) & ~self._pending
         if bad.any():
             index = int(np.argmax(bad))
-            self._refuse(index, f"returned the reward {raw.reward[index]}", actions)
+            self._fail(index, f"returned the reward {raw.reward[index]}", actions)
 
     def _check_obs(self, obs: np.ndarray, used: np.ndarray, actions: np.ndarray | None) -> None:
+        """Check observations [B, *obs]; values only where used [B]."""
         space = self.observation_space
         shape = (self.num_envs, *space.shape)
         if obs.shape != shape or obs.dtype != space.dtype:
@@ -443,24 +396,19 @@ class VectorEnv:
             bad = ~np.isfinite(obs).all(axis=tuple(range(1, obs.ndim))) & used
             if bad.any():
                 index = int(np.argmax(bad))
-                self._refuse(index, f"returned the observation {obs[index]}", actions)
+                self._fail(index, f"returned the observation {obs[index]}", actions)
 
-    def _check_legal(self, obs: np.ndarray, asked: np.ndarray, actions: np.ndarray | None) -> None:
-        """Where an action is asked for, some action must be allowed, in each choice of several."""
-        if isinstance(self.observation_space, PackedDict) and MASK in self.observation_space.parts:
-            part = self.observation_space.parts[MASK]
-            choices = np.split(obs[:, part.start : part.end], self._choices, axis=1)
-            stuck = ~np.all([choice.any(axis=1) for choice in choices], axis=0) & asked
-            if stuck.any():
-                self._refuse(int(np.argmax(stuck)), f"shows an {MASK} without a 1", actions)
+    def _check_mask(self, obs: np.ndarray, used: np.ndarray, actions: np.ndarray | None) -> None:
+        """Check that each choice of a mask allows an action, where one is needed (used [B])."""
+        if self._mask is None:
+            return
+        mask = obs[:, self._mask.start : self._mask.end]
+        choices = np.split(mask, self._mask_splits, axis=1)  # one [B, A_i] per choice
+        stuck = ~np.all([choice.any(axis=1) for choice in choices], axis=0) & used
+        if stuck.any():
+            self._fail(int(np.argmax(stuck)), f"shows an {MASK} without a 1", actions)
 
-    def _refuse(self, index: int, what: str, actions: np.ndarray | None) -> None:
-        self._failed = f"{self.env_id}: env {index} ({self._circumstance(index, actions)}) {what}"
-        raise EnvError(self._failed, index)
-
-    # -- accounting ---------------------------------------------------------------------------
-
-    def _begin(self, mask: np.ndarray) -> np.ndarray:
+    def _begin_episodes(self, mask: np.ndarray) -> np.ndarray:
         """Start the next episode where mask [B] is true; return all observations."""
         self.episode[mask] += 1
         self._return[mask], self._length[mask], self._side[mask] = 0.0, 0, 1.0
@@ -469,33 +417,54 @@ class VectorEnv:
             self.episode_seeds[index] = episode_seed(self.seed, int(index), number)
         obs = self._guarded(lambda: self.backend.reset(mask, self.episode_seeds), self._deadline)
         self._check_obs(obs, mask, None)
-        self._check_legal(obs, mask, None)
+        self._check_mask(obs, mask, None)
         return obs
 
     def _record(self, actions: np.ndarray, taken: np.ndarray) -> None:
-        """Keep the actions [B] that were taken, so that the running episodes can be rebuilt."""
+        """Append the actions [B] where taken [B] to the history of the running episodes."""
         if self._length.max() >= len(self._history):
             self._history = np.concatenate([self._history, np.zeros_like(self._history)])
         envs = np.flatnonzero(taken)
         self._history[self._length[envs], envs] = actions[envs]
 
-    def _count(self, reward: np.ndarray, sign: np.ndarray | None, taken: np.ndarray) -> np.ndarray:
-        """Add a step's rewards [B] up where it was taken; its sign [B]."""
+    def _accumulate(
+        self, reward: np.ndarray, sign: np.ndarray | None, taken: np.ndarray
+    ) -> np.ndarray:
+        """Add a step's rewards [B] to the returns where taken [B]; return its discount sign [B]."""
         self._length += taken
         if sign is None:
             self._return += reward
             return self._one_player
+        # A reward is the mover's; the return is the first player's, so the second's count negative.
         self._return += reward * self._side
         sign = np.where(taken, sign, np.float32(1))
         self._side *= sign
         return sign
 
     def _row(
-        self, obs: np.ndarray, reward: np.ndarray, sign: np.ndarray, *flags: np.ndarray
+        self,
+        obs: np.ndarray,
+        *,
+        reward: np.ndarray,
+        first: np.ndarray,
+        terminated: np.ndarray,
+        truncated: np.ndarray,
+        game_over: np.ndarray,
+        discount_sign: np.ndarray,
     ) -> Row:
-        first, terminated, truncated, over = flags
-        returns, lengths = self._return.copy(), self._length.copy()
+        """Build a row; the returns and lengths are copied, as the running ones change."""
         if self._mask is not None:
             self._obs = obs
-        obs = np.ascontiguousarray(obs)  # products round by layout, and a resumed row has this one
-        return Row(obs, reward, first, terminated, truncated, over, returns, lengths, sign)
+        return Row(
+            # Matrix products round differently for another memory layout. A resumed training gets
+            # its rows from a checkpoint, always contiguous, so the live ones must be, too.
+            obs=np.ascontiguousarray(obs),
+            reward=reward,
+            first=first,
+            terminated=terminated,
+            truncated=truncated,
+            game_over=game_over,
+            episode_return=self._return.copy(),
+            episode_length=self._length.copy(),
+            discount_sign=discount_sign,
+        )

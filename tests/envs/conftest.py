@@ -1,8 +1,7 @@
-"""The room's helper modules, importable in workers too, and no process left behind."""
+"""Makes the helper modules importable, in workers too, and checks that no process is left."""
 
 import multiprocessing
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,11 +9,10 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent))
 
+from env_fakes import wait_until
+
 
 @pytest.fixture(autouse=True)
 def _no_process_is_left() -> Iterator[None]:
     yield
-    end = time.monotonic() + 5
-    while multiprocessing.active_children() and time.monotonic() < end:
-        time.sleep(0.05)
-    assert not multiprocessing.active_children()
+    wait_until(lambda: not multiprocessing.active_children())

@@ -1,14 +1,30 @@
-"""A backend in memory, written as a script, and what several tests of the room share."""
+"""A scripted backend in memory, and helpers that several tests of the envs share."""
 
 import json
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
 from ludus.envs.vector import BackendStep, Row, VectorEnv
+
+LIMIT = 600.0  # seconds that a test waits for an event, however slow the machine is
+
+
+def wait_until(happened: Callable[[], Any]) -> None:
+    """Wait for an event, and fail if it never comes."""
+    end = time.monotonic() + LIMIT
+    while not happened():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def hang(*_: Any) -> Any:
+    """Never return."""
+    threading.Event().wait()
 
 
 class Fake:
@@ -41,8 +57,8 @@ class Fake:
         self.actions = actions
 
     def recv(self) -> BackendStep:
-        while self.hang:
-            time.sleep(1)
+        if self.hang:
+            hang()
         self.time += 1
         self.obs[:, 0], self.obs[:, 2] = self.time, self.actions
         over = self.time == self.lengths
@@ -63,7 +79,7 @@ def stream(backend: Any, *, seed: int = 3, life_loss: bool = False, **more: Any)
 
 
 def chooser(env: VectorEnv, seed: int = 0) -> Any:
-    """Draws actions [B] for the env from a generator of its own."""
+    """Return a function that samples actions [B] for the env."""
     rng = np.random.default_rng(seed)
     space = env.action_space
     if isinstance(space, spaces.Discrete):
@@ -89,7 +105,7 @@ def assert_same(row: Row, other: Row, when: str = "") -> None:
 
 
 def through_json(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The state as a checkpoint would bring it back: new arrays, and nothing but arrays."""
+    """Return the state as a checkpoint would restore it: new arrays, and nothing but arrays."""
     text = json.dumps(
         {k: [v.dtype.str, list(v.shape), v.ravel().tolist()] for k, v in state.items()}
     )

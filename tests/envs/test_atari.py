@@ -1,13 +1,12 @@
 """Atari: what an id stands for, what is refused, and that a game follows from seed and actions."""
 
-import time
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from ale_py.vector_env import AtariVectorEnv
-from env_fakes import assert_same, chooser, step, through_json
+from env_fakes import LIMIT, assert_same, chooser, step, through_json
 
 from ludus.envs.atari import AtariBackend, AtariProtocol, game_names, resolve
 from ludus.envs.errors import EnvError
@@ -48,7 +47,7 @@ def test_every_game_resolves_under_its_name() -> None:
     assert len(roms) == len(names)
 
 
-def test_options_override_the_id_and_are_told() -> None:
+def test_options_override_the_id_and_are_in_the_protocol() -> None:
     options = EnvOptions(
         stack=2,
         sticky=0.5,
@@ -60,15 +59,16 @@ def test_options_override_the_id_and_are_told() -> None:
         screen_size=42,
     )
     env = make("ALE/Pong-v5", 1, options=options)
-    told = {k: v for k, v in vars(options).items() if k not in ("timeout", "threads", "opponent")}
-    told |= {"kind": "atari", "rom": "pong", "fire_reset": True}
-    assert env.protocol == told
+    elsewhere = ("timeout", "threads", "opponent")
+    expected = {k: v for k, v in vars(options).items() if k not in elsewhere}
+    expected |= {"kind": "atari", "rom": "pong", "fire_reset": True}
+    assert env.protocol == expected
     assert env.observation_space.shape == (2, 42, 42)
     assert (env.stack, env.life_loss, len(env.action_names)) == (2, True, 18)
     env.close()
 
 
-def test_what_is_told_reaches_the_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_protocol_reaches_the_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
 
     def record(self: Any, rom: str, num_envs: int, **kwargs: Any) -> None:
@@ -158,13 +158,11 @@ BAD_ACTIONS = [[0, 6], [-1, 0], [0.0, 1.0], [np.nan, 0], [0], [[0], [0]], ["0", 
 
 
 def test_bad_actions_neither_hang_nor_harm() -> None:
-    env = make("ALE/Pong-v5", 2, options=EnvOptions(timeout=30))
+    env = make("ALE/Pong-v5", 2, options=EnvOptions(timeout=LIMIT))
     env.reset()
     for bad in BAD_ACTIONS:
-        began = time.monotonic()
         with pytest.raises(EnvError, match="action"):
             env.send(np.array(bad))
-        assert time.monotonic() - began < 1
     assert step(env, [0, 5]).episode_length.tolist() == [1, 1]
     assert step(env, np.array([0, 5], np.uint8)).episode_length.tolist() == [2, 2]
     env.close()

@@ -11,11 +11,12 @@ import pytest
 import torch
 from env_fakes import assert_same, chooser, step, through_json
 
+from ludus.envs.cartpole import CartPoleBackend
 from ludus.envs.dict_observation import PackedDict
 from ludus.envs.errors import EnvError
 from ludus.envs.make import EnvOptions, known_ids, make
 from ludus.envs.vector import episode_seed
-from ludus.envs.workers import CartPoleBackend, GymnasiumBackend
+from ludus.envs.workers import GymnasiumBackend
 
 # -- ids --------------------------------------------------------------------------------------
 

@@ -2,13 +2,12 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from env_fakes import Fake, assert_same, chooser, step, stream, through_json
+from env_fakes import LIMIT, Fake, assert_same, chooser, hang, step, stream, through_json
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -361,29 +360,25 @@ def test_what_a_backend_raises_becomes_one_error(where: str, trusted: bool) -> N
 
 @pytest.mark.parametrize("where", ["reset", "recv"])
 def test_a_hung_backend_is_given_up_on(where: str) -> None:
-    class Hung(Fake):
-        def wait(self, *_: Any) -> Any:
-            time.sleep(10_000)
-
-    fake = Hung([9])
-    env = stream(fake, trusted=False, timeout=0.5)
+    fake = Fake([9])
+    env = stream(fake, trusted=False)
     env.reset()
-    setattr(fake, where, fake.wait)
-    began = time.monotonic()
-    with pytest.raises(EnvError, match=r"env 0 .*gave no answer after 0.5 s"):
+    setattr(fake, where, hang)
+    env.timeout = 0.1
+    with pytest.raises(EnvError, match=r"env 0 .*gave no answer after 0.1 s"):
         env.reset() if where == "reset" else step(env, [0])
     with pytest.raises(EnvError, match="cannot go on"):
         env.reset()
     env.close()
-    assert time.monotonic() - began < 10
 
 
 def test_a_hung_backend_does_not_hang_the_exit() -> None:
     script = """
 from env_fakes import Fake, step, stream
 from ludus.envs.errors import EnvError
-env = stream(Fake([9], hang=True), trusted=False, timeout=0.5)
+env = stream(Fake([9], hang=True), trusted=False)
 env.reset()
+env.timeout = 0.1
 try:
     step(env, [0])
 except EnvError as error:
@@ -391,7 +386,7 @@ except EnvError as error:
 """
     command = [sys.executable, "-c", script]
     here = Path(__file__).parent
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=here)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, cwd=here)
     assert "gave no answer" in done.stdout
     assert (done.returncode, done.stderr) == (0, "")
 
