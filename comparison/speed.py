@@ -17,7 +17,7 @@ from ludus.agents.ppo import PPOConfig
 from ludus.envs.make import make
 from ludus.evaluation.evaluate import tuned_for
 from ludus.training.loop import train_loop
-from ludus.training.run import hardware, versions
+from ludus.training.provenance import hardware, versions
 
 # One update of the Nature CNN on a batch of 32 with the target's forward pass: convolutions and
 # linear layers forward twice, backward once without the gradient of the pixels.

@@ -28,7 +28,12 @@ from ludus.evaluation.rivals import Rivals
 from ludus.evaluation.video import gif
 from ludus.networks.cores import State
 from ludus.training import offline
-from ludus.training.checkpoint import newest_checkpoint, save_checkpoint, write_atomically
+from ludus.training.checkpoint import (
+    check_resumable,
+    newest_checkpoint,
+    save_checkpoint,
+    write_atomically,
+)
 from ludus.training.dataset import Dataset
 from ludus.training.logger import Logger
 from ludus.training.loop import train_loop
@@ -165,6 +170,7 @@ class Session:
         begun = run.status().state != "waiting"
         if isinstance(config.config, SB3Config) and begun:
             raise RunError(f"{run.path} is an SB3 run; those cannot be resumed, only evaluated")
+        check_resumable(run.checkpoints)
         device = device_of(config.train.device)
         env = _open(config.env, config.train, config.options)
         built = _build(config.agent, config.config, env, device, config.train)
@@ -236,7 +242,7 @@ class Session:
             raise
         finally:
             self.env.close()
-            self._lock.close()
+            self._lock.release()
             if hasattr(self, "_log"):
                 self._log.close()
         return self.agent

@@ -45,7 +45,7 @@ def _only_run(root) -> Path:
 
 
 def _weights_sha256(run) -> str:
-    file = sorted(run.glob("weights/*/tensors.safetensors"))[-1]
+    file = sorted(run.glob("weights/*/rank-0/tensors.safetensors"))[-1]
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
@@ -216,7 +216,7 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_used(tmp_path):
     process.communicate()
     run = _only_run(tmp_path / "cut")
     newest = sorted(run.glob("checkpoints/0*"))[-1]
-    file = newest / "tensors.safetensors"
+    file = newest / "rank-0" / "tensors.safetensors"
     data = bytearray(file.read_bytes())
     data[-1] ^= 255
     file.write_bytes(bytes(data))
