@@ -137,7 +137,7 @@ class Session:
             chosen = presets.preset(agent, env) if config is None else config
             protocol, said = {}, []
             if isinstance(env, Dataset):
-                where = offline.playground(env, env_id, options)
+                where = offline.evaluation_env(env, env_id, options)
                 env_id, options, protocol = where.env_id, where.options, where.protocol
                 t = replace(t, dataset=env.source)  # a resume may be in another folder
                 if where.missing:
@@ -269,7 +269,7 @@ class Session:
         agent = self.agent
         assert not isinstance(agent, SB3Agent)
         assert isinstance(self.env, VectorEnv)
-        self._log.row(row, agent.env_steps)
+        self._log.add_row(row, agent.env_steps)
         if self._log.due(agent.env_steps):
             self._log.write(_finite(agent.metrics()), agent.env_steps, agent.updates)
         if self._evaluate_or_save_now():
@@ -298,7 +298,7 @@ class Session:
         assert isinstance(agent, DQN)
         if self._resume:
             tree = self._newest()
-            offline.go_on(agent, data, tree)
+            offline.restore(agent, data, tree)
             self._resumed(tree)
         else:
             self._log = self._logger(None)
@@ -365,7 +365,7 @@ class Session:
         def on_row(row: Row) -> None:
             nonlocal steps
             steps += env.num_envs
-            self._log.row(row, steps)
+            self._log.add_row(row, steps)
 
         def on_step(done: int) -> bool:
             if self._log.due(done):
@@ -400,7 +400,7 @@ class Session:
                 stop=lambda: self._signal is not None,
             )
         except EvaluationStopped:  # the signal is answered where the training stands
-            self._log.leave_out(time.monotonic() - began)
+            self._log.exclude(time.monotonic() - began)
             return
         steps = self.agent.env_steps
         told = {"env_steps": steps, "returns": result.returns, "lengths": result.lengths}
@@ -411,7 +411,7 @@ class Session:
             "eval/mean_ep_length": float(np.mean(result.lengths)),
         }
         self._log.scalars(points, steps)
-        self._log.leave_out(time.monotonic() - began)
+        self._log.exclude(time.monotonic() - began)
 
     def _film(self, steps: int) -> None:
         """A held-out game for TensorBoard; an env without a picture has none."""
@@ -419,11 +419,11 @@ class Session:
         self._films = steps // c.train.video_every
         try:
             film = gif(self.agent, c.env, c.options, max_steps=_FILM_STEPS, wide=_FILM_WIDE)
-            self._log.film("eval/game", film, steps)
+            self._log.video("eval/game", film, steps)
         except Exception as error:  # whatever an env's picture may do, the training goes on
             if not self.quiet:
                 _console.print(f"no film for TensorBoard: {error}", style="yellow", markup=False)
-        self._log.leave_out(time.monotonic() - began)
+        self._log.exclude(time.monotonic() - began)
 
     def _keep_weights(self) -> None:
         keep = self.config.train.keep_checkpoints

@@ -205,14 +205,14 @@ def test_what_was_played_before_a_stop_is_kept_whole(tmp_path, stops):
     games = Dataset(str(out))._data.total_episodes
     assert games >= 2
     if stops == "env":
-        assert str(caught.value).endswith(f"; {out} has the {games} games before")
+        assert str(caught.value).endswith(f"; {out} has the {games} games that had ended")
 
 
 def test_collect_writes_over_nothing(cartpole, tmp_path):
     busy = tmp_path / ".set.tmp"
     busy.mkdir()
     for out, there in ((cartpole, cartpole), (tmp_path / "set", busy)):
-        with pytest.raises(ConfigError, match=rf"^{there} is there already; name another folder"):
+        with pytest.raises(ConfigError, match=rf"^{there} exists already; name another folder"):
             collect(Balancer(), "CartPole-v1", EnvOptions(), out, episodes=1, **FIRST)
     assert busy.exists()
     with pytest.raises(ConfigError, match=r"^Pendulum-v1 has the action space .* Discrete is need"):
@@ -272,9 +272,9 @@ def test_pictures_become_channels_first_and_doubles_floats_and_both_are_said(tmp
     stored = data._data[1].observations.transpose(0, 3, 1, 2)
     memory = _learner(data, encoder="nature").memory
     assert torch.equal(memory.observations(torch.arange(6, 12)), torch.from_numpy(stored.copy()))
-    assert "its pictures are turned to channels first" in data.sentences()
+    assert "its images are transposed to channels first" in data.sentences()
     data = Dataset(str(_write(tmp_path / "d", spaces.Box(-1, 1, (3,), np.float64))))
-    assert "its observations are float64 and are learned as float32" in data.sentences()
+    assert "its float64 observations are converted to float32" in data.sentences()
 
 
 # -- learning -----------------------------------------------------------------------------------
@@ -388,7 +388,7 @@ def test_a_resume_from_another_data_set_is_refused(tmp_path):
     Session.resume(session.run, quiet=True).run_to_end()
     folder.rename(tmp_path / "old")
     _write(folder, BOX, change={"rewards": np.zeros(5)})
-    with pytest.raises(ConfigError, match=rf"^{folder} is not the data set that this run began"):
+    with pytest.raises(ConfigError, match=rf"^{folder} is not the data set that this run started"):
         Session.resume(session.run, quiet=True).run_to_end()
     folder.rename(tmp_path / "gone")
     with pytest.raises(ConfigError, match=rf"^{folder} is neither the folder"):
@@ -404,7 +404,7 @@ def test_a_set_whose_env_is_unknown_is_learned_without_evaluation(tmp_path, caps
     session = _start(tmp_path / "runs", folder, agent="c51", steps=20, quiet=False)
     session.run_to_end()
     said = capsys.readouterr().err
-    assert f"no evaluation: {folder} does not say which env it is from\n" in said
+    assert f"no evaluation: {folder} does not name its env\n" in said
     assert "its steps are updates" in said
     assert "20 of 20 updates" in said
     assert session.run.config().env == "dataset"
@@ -416,10 +416,10 @@ def test_a_set_whose_env_is_unknown_is_learned_without_evaluation(tmp_path, caps
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({}, "CartPole-v1 shows observations"),
+        ({}, "CartPole-v1 has observations"),
         ({"kwargs": {"sutton_barto_reward": True}}, "with arguments or wrappers of its own"),
         ({"id": "Nowhere-v1"}, "there is no env Nowhere-v1"),
-        ({"like": "Acrobot-v1"}, "Acrobot-v1 shows observations"),
+        ({"like": "Acrobot-v1"}, "Acrobot-v1 has observations"),
     ],
 )
 def test_an_env_that_is_not_the_data_sets_is_no_place_to_evaluate(tmp_path, changes, why):
@@ -428,13 +428,13 @@ def test_an_env_that_is_not_the_data_sets_is_no_place_to_evaluate(tmp_path, chan
     seen = BOX if not changes else spaces.Box(-9, 9, (4,), np.float32)
     folder = _write(tmp_path / "set", seen, spec=spec)
     data = Dataset(str(folder))
-    assert why in offline.playground(data, "", EnvOptions()).missing
+    assert why in offline.evaluation_env(data, "", EnvOptions()).missing
     session = _start(tmp_path / "runs", folder)
     session.run_to_end()
     assert session.run.evaluations() == []
     load(session.run.path).predict(np.zeros((2, *seen.shape), np.float32))
     if changes.get("kwargs"):  # unless it is named
-        assert offline.playground(data, "CartPole-v1", EnvOptions()).missing == ""
+        assert offline.evaluation_env(data, "CartPole-v1", EnvOptions()).missing == ""
 
 
 def test_an_env_named_is_where_it_is_evaluated(cartpole, tmp_path):
@@ -443,11 +443,11 @@ def test_an_env_named_is_where_it_is_evaluated(cartpole, tmp_path):
     assert session.run.config().protocol["max_episode_steps"] == 500
     assert session.run.config().protocol["dataset"] == str(cartpole)
     assert len(session.run.evaluations()[0]["returns"]) == 2
-    with pytest.raises(RunError, match=r"^Acrobot-v1 shows observations float32\[6\], the data se"):
+    with pytest.raises(RunError, match=r"^Acrobot-v1 has observations float32\[6\], the data set"):
         _start(tmp_path, cartpole, env="Acrobot-v1")
     with pytest.raises(EnvError, match="there is no env Nowhere-v0"):
         _start(tmp_path, cartpole, env="Nowhere-v0")
-    with pytest.raises(RunError, match=r"^MountainCar-v0 takes Discrete\(3\), the data set Discr"):
+    with pytest.raises(RunError, match=r"^MountainCar-v0 has actions Discrete\(3\), the data s"):
         _start(tmp_path, _write(tmp_path / "s", make("MountainCar-v0", 1).observation_space),
                env="MountainCar-v0")  # fmt: skip
 
@@ -459,7 +459,7 @@ def test_an_env_named_is_where_it_is_evaluated(cartpole, tmp_path):
     ("dataset", "more", "sentence"),
     [
         (lambda tmp: "nowhere", {}, r"^nowhere is neither the folder of a data set nor"),
-        (lambda tmp: "a/b-v0", {}, r"^a/b-v0 is no folder here, and as a Minari id it cannot"),
+        (lambda tmp: "a/b-v0", {}, r"^there is no folder a/b-v0, and as a Minari id it cannot"),
         (
             lambda tmp: _write(tmp / "s", BOX, spaces.Box(-1, 1, (2,), np.float32)),
             {},
@@ -488,22 +488,22 @@ def test_an_env_named_is_where_it_is_evaluated(cartpole, tmp_path):
         (
             lambda tmp: _write(tmp / "s", BOX, change={"actions": np.array([0, 1, 2, 0, 0])}),
             {},
-            r": episode \d has an action that is not in its space$",
+            r": episode \d has an action outside its space$",
         ),
         (
             lambda tmp: _write(tmp / "s", BOX, change={"rewards": np.full(5, np.nan)}),
             {},
-            r": episode \d has a reward that is no number$",
+            r": episode \d has a reward that is not finite$",
         ),
         (
             lambda tmp: _write(tmp / "s", BOX, change={"observations": np.full((6, 3), np.inf)}),
             {},
-            r": episode \d has an observation that is no number$",
+            r": episode \d has an observation that is not finite$",
         ),
         (
             lambda tmp: _write(tmp / "s", BOX, change={"observations": np.zeros((5, 3))}),
             {},
-            r"has observations of shape \[5, 3\] and 5 actions; \[6, 3\] and 5 would fit$",
+            r"has observations of shape \[5, 3\] and 5 actions; \[6, 3\] and 5 are expected$",
         ),
     ],
 )
@@ -559,7 +559,7 @@ def test_without_the_package_the_command_that_brings_it_is_said(cartpole, tmp_pa
         lambda: Dataset(str(cartpole)),
         lambda: collect(Balancer(), "CartPole-v1", EnvOptions(), tmp_path / "x", **FIRST),
     ):
-        with pytest.raises(ConfigError, match=r'minari; pip install "ludus\[offline\]"$'):
+        with pytest.raises(ConfigError, match=r'pip install "ludus-rl\[offline\]", or in a ch'):
             call()
 
 

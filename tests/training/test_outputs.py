@@ -54,10 +54,10 @@ def _row(over, score, length):
 
 def test_a_log_counts_games_and_not_rows(tmp_path):
     log = Logger(tmp_path, "x", 100, 10, quiet=True)
-    log.row(_row([False, False], [1, 2], [3, 4]), 5)
+    log.add_row(_row([False, False], [1, 2], [3, 4]), 5)
     assert log.mean_return is None
-    log.row(_row([True, False], [7, 2], [30, 4]), 6)
-    log.row(_row([True, True], [1, 4], [5, 6]), 9)
+    log.add_row(_row([True, False], [7, 2], [30, 4]), 6)
+    log.add_row(_row([True, True], [1, 4], [5, 6]), 9)
     assert log.mean_return == 4
     state = log.state_dict()
     log.close()

@@ -103,7 +103,7 @@ def test_a_head_is_taken_where_the_actions_have_the_same_names(breakout):
     ):
         found = transfer(agent, SMALL, breakout, env)
         assert ("head" in found.taken) == taken, env
-    assert "have other actions, or no names for them" in found.left["head"]
+    assert "have different actions, or no names for them" in found.left["head"]
 
 
 def _start_nothing():
@@ -117,7 +117,7 @@ def test_where_the_other_env_is_gone_its_head_stays(breakout, monkeypatch):
     monkeypatch.setattr(Run, "config", lambda self: replace(config, env="gone:Env-v0"))
     found = transfer(_start_nothing(), SMALL, breakout, Other("a", ("noop", "left", "right")))
     assert found.taken == ["encoder"]
-    assert found.left["head"].startswith("its actions are not known, because gone:Env-v0: the mod")
+    assert found.left["head"].startswith("its actions are unknown, because gone:Env-v0: the mod")
 
 
 @pytest.mark.parametrize(
