@@ -17,7 +17,7 @@ from ludus.envs.dict_observation import Packed
 from ludus.envs.errors import ConfigError, EnvError
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import VectorEnv
-from ludus.evaluation.evaluate import Player, tuned_for
+from ludus.evaluation.evaluate import Player, torch_settings
 from ludus.training.dataset import minari_package
 from ludus.training.formats import format_stamp
 
@@ -93,7 +93,7 @@ def collect(
     try:
         writer = _Writer(temporary / "data", env, dataset_id, record, on_game)
         try:
-            with tuned_for(env):
+            with torch_settings(env):
                 _play(player, env, episodes, steps, epsilon, seed, writer)
         except EnvError as error:
             saved = (

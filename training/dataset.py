@@ -47,8 +47,7 @@ def minari_package() -> ModuleType:
         import minari
     except ImportError as error:
         raise ConfigError(
-            'data sets need the package minari; install it with pip install "ludus-rl[offline]", '
-            'or in a checkout with pip install -e ".[offline]"'
+            'data sets need the package minari; run pip install -e ".[offline]" in the checkout'
         ) from error
     return minari
 

@@ -23,9 +23,9 @@ from ludus.envs.board.spiel import is_game
 from ludus.envs.errors import EnvError, RunError, TrainingError
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import Row, VectorEnv
-from ludus.evaluation.evaluate import Evaluation, EvaluationStopped, evaluate, tuned_for
+from ludus.evaluation.evaluate import Evaluation, EvaluationStopped, evaluate, torch_settings
 from ludus.evaluation.rivals import Rivals
-from ludus.evaluation.video import gif
+from ludus.evaluation.video import record_gif
 from ludus.networks.cores import State
 from ludus.training import offline
 from ludus.training.checkpoint import (
@@ -214,7 +214,7 @@ class Session:
         t = self.config.train
         self._say_what()
         try:
-            with _Signals(self._on_signal), tuned_for(self.env, self.agent):
+            with _Signals(self._on_signal), torch_settings(self.env, self.agent):
                 if isinstance(self.agent, SB3Agent):
                     self._train_sb3(self.agent)
                 else:
@@ -418,7 +418,9 @@ class Session:
         c, began = self.config, time.monotonic()
         self._films = steps // c.train.video_every
         try:
-            film = gif(self.agent, c.env, c.options, max_steps=_FILM_STEPS, wide=_FILM_WIDE)
+            film = record_gif(
+                self.agent, c.env, c.options, max_steps=_FILM_STEPS, max_width=_FILM_WIDE
+            )
             self._log.video("eval/game", film, steps)
         except Exception as error:  # whatever an env's picture may do, the training goes on
             if not self.quiet:

@@ -14,7 +14,7 @@ from ludus.envs.dict_observation import MASK
 from ludus.envs.errors import EnvError
 from ludus.envs.make import EnvOptions, make
 from ludus.evaluation.evaluate import EvaluationStopped, evaluate
-from ludus.evaluation.match import AgentSeat, PlayerSeat, play_match
+from ludus.evaluation.match import AgentSide, FixedSide, play_match
 from ludus.evaluation.rivals import Rivals
 from ludus.training.run import TrainOptions
 from ludus.training.train import Session
@@ -55,13 +55,13 @@ def _play(names, rows=80, envs=6, every=10, seed=0):
     for _ in range(rows):
         legal = env.observation_space.legal(torch.from_numpy(row.obs)).numpy()
         wanted = legal.argmax(1)
-        played, own = rivals.take_over(row, wanted)
+        played, own = rivals.replace_actions(row, wanted)
         told.append(SimpleNamespace(row=row, legal=legal, wanted=wanted, played=played, own=own))
         env.send(played)
         row = env.recv()
         agent.env_steps += envs
         agent.number += 1
-        rivals.keep(agent)
+        rivals.update_pool(agent)
     return told, rivals, past
 
 
@@ -135,13 +135,13 @@ def _uniform(game, seed=0):
 @pytest.mark.parametrize("game", ["tic_tac_toe", "mancala", "chess"])
 def test_each_side_begins_half_of_the_games_and_all_is_counted(game):
     games = 5 if game == "chess" else 40
-    seats = (PlayerSeat("random", game, games, 1), PlayerSeat("random", game, games, 2))
-    match = play_match(seats, game, games, seed=0)
+    sides = (FixedSide("random", game, games, 1), FixedSide("random", game, games, 2))
+    match = play_match(sides, game, games, seed=0)
     assert len(match.returns) == len(match.lengths) == games
     assert sum(match.moves) == sum(match.lengths)
     assert min(match.lengths) > 3
     again = play_match(
-        (PlayerSeat("random", game, games, 1), PlayerSeat("random", game, games, 2)),
+        (FixedSide("random", game, games, 1), FixedSide("random", game, games, 2)),
         *(game, games),
         seed=0,
     )
@@ -150,24 +150,24 @@ def test_each_side_begins_half_of_the_games_and_all_is_counted(game):
 
 def test_returns_are_those_of_the_first_named_on_either_side():
     """Perfect play never loses; and the same match the other way round has the other sign."""
-    perfect = PlayerSeat("minimax", "tic_tac_toe", 30, 0)
+    perfect = FixedSide("minimax", "tic_tac_toe", 30, 0)
     match = play_match(
-        (perfect, PlayerSeat("random", "tic_tac_toe", 30, 3)), "tic_tac_toe", 30, seed=0
+        (perfect, FixedSide("random", "tic_tac_toe", 30, 3)), "tic_tac_toe", 30, seed=0
     )
     assert min(match.returns) >= 0
     assert np.mean(match.returns[::2]) > 0.5
     assert np.mean(match.returns[1::2]) > 0.2
     assert match.points > 0.8
     turned = play_match(
-        (PlayerSeat("random", "tic_tac_toe", 30, 3), perfect), "tic_tac_toe", 30, seed=0
+        (FixedSide("random", "tic_tac_toe", 30, 3), perfect), "tic_tac_toe", 30, seed=0
     )
     assert max(turned.returns) <= 0
 
 
 def test_an_agent_plays_legal_moves_only_also_with_chance():
-    agent = AgentSeat(_uniform("connect_four"), deterministic=True, epsilon=0.5, seed=1)
+    agent = AgentSide(_uniform("connect_four"), deterministic=True, epsilon=0.5, seed=1)
     match = play_match(
-        (agent, PlayerSeat("greedy", "connect_four", 20, 0)), "connect_four", 20, seed=0
+        (agent, FixedSide("greedy", "connect_four", 20, 0)), "connect_four", 20, seed=0
     )
     assert match.points < 0.3
 

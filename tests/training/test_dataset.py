@@ -10,20 +10,17 @@ import time
 from dataclasses import replace
 
 import gymnasium
-import minari
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from minari.data_collector import EpisodeBuffer
-from minari.dataset.minari_storage import MinariStorage
 
 from ludus.agents import presets
 from ludus.agents.dqn import DQNConfig
 from ludus.agents.random_agent import RandomConfig
 from ludus.envs.errors import ConfigError, EnvError, RunError
 from ludus.envs.make import EnvOptions, make
-from ludus.evaluation.evaluate import evaluate, tuned_for
+from ludus.evaluation.evaluate import evaluate, torch_settings
 from ludus.training import dataset as dataset_module
 from ludus.training import offline
 from ludus.training.checkpoint import newest_checkpoint
@@ -31,6 +28,10 @@ from ludus.training.collect import collect
 from ludus.training.dataset import Dataset
 from ludus.training.run import Run, TrainOptions
 from ludus.training.train import Session, load
+
+minari = pytest.importorskip("minari")
+EpisodeBuffer = pytest.importorskip("minari.data_collector").EpisodeBuffer
+MinariStorage = pytest.importorskip("minari.dataset.minari_storage").MinariStorage
 
 CPU = torch.device("cpu")
 LUDUS = [sys.executable, "-m", "ludus.cli"]
@@ -343,7 +344,7 @@ def test_the_penalty_keeps_values_low_where_the_data_is_silent(cartpole):
     for weight in (0.0, 5.0):
         data = Dataset(str(cartpole), held_out=0)
         agent = _learner(data, conservative=weight, learning_rate=3e-3)
-        with tuned_for(data):
+        with torch_settings(data):
             agent.study(400, 0.0)
         batch = agent.memory.sample(agent.memory.uniforms(500)).batch
         first = torch.zeros(1, 500, dtype=torch.bool)
@@ -559,7 +560,7 @@ def test_without_the_package_the_command_that_brings_it_is_said(cartpole, tmp_pa
         lambda: Dataset(str(cartpole)),
         lambda: collect(Balancer(), "CartPole-v1", EnvOptions(), tmp_path / "x", **FIRST),
     ):
-        with pytest.raises(ConfigError, match=r'pip install "ludus-rl\[offline\]", or in a ch'):
+        with pytest.raises(ConfigError, match=r'minari; run pip install -e "\.\[offline\]"'):
             call()
 
 
