@@ -35,6 +35,7 @@ MinariStorage = pytest.importorskip("minari.dataset.minari_storage").MinariStora
 
 CPU = torch.device("cpu")
 LUDUS = [sys.executable, "-m", "ludus.cli"]
+LIMIT = 600.0  # seconds; for a process that hangs, far above what a busy machine needs
 FIRST = {"dataset_id": "a/b-v0", "agent": "x"}
 BOX = spaces.Box(-1, 1, (3,), np.float32)
 
@@ -117,9 +118,6 @@ def _start(root, dataset, *, agent="dqn", env="", config=None, quiet=True, **opt
     return Session.start(agent, env, options, EnvOptions(), config, root, quiet=quiet)
 
 
-# -- writing ------------------------------------------------------------------------------------
-
-
 def test_minari_reads_what_collect_wrote(cartpole, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(cartpole.parents[1]))
     data = minari.load_dataset("CartPole-v1/balancer-v0")
@@ -143,9 +141,9 @@ def test_minari_reads_what_collect_wrote(cartpole, monkeypatch):
     assert len(set(lengths)) > 20
     assert sum(lengths) == data.total_steps
     assert list(cartpole.parent.iterdir()) == [cartpole]  # nothing temporary is left
-    told = json.loads(data.storage.metadata["ludus"])
-    assert (told["env"], told["agent"], told["stack"]) == ("CartPole-v1", "balancer", 1)
-    assert told["protocol"]["max_episode_steps"] == 500
+    record = json.loads(data.storage.metadata["ludus"])
+    assert (record["env"], record["agent"], record["stack"]) == ("CartPole-v1", "balancer", 1)
+    assert record["protocol"]["max_episode_steps"] == 500
 
 
 def test_the_games_follow_from_the_seed_and_not_from_how_they_are_counted(tmp_path):
@@ -220,9 +218,6 @@ def test_collect_writes_over_nothing(cartpole, tmp_path):
         collect(Balancer(), "Pendulum-v1", EnvOptions(), tmp_path / "p", episodes=1, **FIRST)
 
 
-# -- the replay ---------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("n_step", [1, 3])
 def test_the_replay_holds_the_episodes_to_learn_from_and_nothing_else(cartpole, n_step):
     data = Dataset(str(cartpole), held_out=0.2, seed=3)
@@ -276,9 +271,6 @@ def test_pictures_become_channels_first_and_doubles_floats_and_both_are_said(tmp
     assert "its images are transposed to channels first" in data.sentences()
     data = Dataset(str(_write(tmp_path / "d", spaces.Box(-1, 1, (3,), np.float64))))
     assert "its float64 observations are converted to float32" in data.sentences()
-
-
-# -- learning -----------------------------------------------------------------------------------
 
 
 def _events(run, tag):
@@ -355,29 +347,63 @@ def test_the_penalty_keeps_values_low_where_the_data_is_silent(cartpole):
     assert gaps[1] > gaps[0] + 0.1
 
 
-def test_an_offline_run_that_is_killed_goes_on_bit_for_bit(cartpole, tmp_path):
+class _Gone(Exception):
+    """Stands for the end of the process."""
+
+
+def _broken_off_after_25_updates(cartpole, root, monkeypatch):
+    """Leave a run whose last checkpoint is of its 20th update."""
+    session = _start(root, cartpole, agent="rainbow", steps=40, eval_episodes=0, log_every=10)
+    study = session.agent.study
+
+    def study_and_break_off(updates, progress):
+        if session.agent.updates == 25:
+            raise _Gone
+        done = study(updates, progress)
+        session._saved_at = -1e9 if session.agent.updates == 20 else time.monotonic()
+        return done
+
+    monkeypatch.setattr(session.agent, "study", study_and_break_off)
+    with pytest.raises(_Gone):
+        session.run_to_end()
+    return session.run
+
+
+def _killed_after_5_updates(cartpole, root, monkeypatch):
     command = [*LUDUS, "train", "rainbow", "--dataset", str(cartpole), "--steps", "40"]
-    command += ["--run-dir", str(tmp_path / "cut"), "--eval-episodes", "0", "--log-every", "10"]
+    command += ["--run-dir", str(root), "--eval-episodes", "0", "--log-every", "10"]
     command += ["--checkpoint-seconds", "0"]  # after every update
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    whole = _start(tmp_path, cartpole, agent="rainbow", steps=40, eval_episodes=0, log_every=10)
-    whole.run_to_end()
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("cut/*/*/*/checkpoints/*[5-9]")) and time.monotonic() < deadline:
+    deadline = time.monotonic() + LIMIT
+    while not list(root.glob("*/*/*/checkpoints/*[5-9]")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "the process hangs"
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
-    _, said = process.communicate()
-    assert process.returncode == -signal.SIGKILL, said
-    (config,) = tmp_path.glob("cut/*/*/*/config.json")
-    cut = Run.open(config.parent)
-    assert 0 < cut.status().env_steps < 40
+    _, err = process.communicate()
+    assert process.returncode == -signal.SIGKILL, err
+    (config,) = root.glob("*/*/*/config.json")
+    return Run.open(config.parent)
+
+
+@pytest.mark.parametrize(
+    "cut_off",
+    [_broken_off_after_25_updates, pytest.param(_killed_after_5_updates, marks=pytest.mark.slow)],
+)
+def test_an_offline_run_that_is_cut_off_ends_bit_for_bit_alike(
+    cartpole, tmp_path, monkeypatch, cut_off
+):
+    whole = _start(tmp_path, cartpole, agent="rainbow", steps=40, eval_episodes=0, log_every=10)
+    whole.run_to_end()
+    cut = cut_off(cartpole, tmp_path / "cut", monkeypatch)
+    tree, _ = newest_checkpoint(cut.checkpoints)
+    assert 0 < tree["agent"]["updates"] < 40
     Session.resume(cut, quiet=True).run_to_end()
     one, other = whole.run.newest_weights(), cut.newest_weights()
     assert all(torch.equal(one[name], other[name]) for name in one)
     curves = [_events(run.path, "validation/td_error") for run in (whole.run, cut)]
     assert curves[0] == curves[1]
     assert [step for step, _ in curves[0]] == [10, 20, 30, 40]
-    tree, _ = newest_checkpoint(cut.checkpoints)
     priorities = {"priority_leaves", "priority_sums", "priority_largest"}
     assert set(tree["agent"]["memory"]) == {"generator", *priorities}, "the data is not there twice"
 
@@ -396,18 +422,15 @@ def test_a_resume_from_another_data_set_is_refused(tmp_path):
         Session.resume(session.run, quiet=True)
 
 
-# -- where it is evaluated ----------------------------------------------------------------------
-
-
 def test_a_set_whose_env_is_unknown_is_learned_without_evaluation(tmp_path, capsys):
     box = spaces.Box(-1, 1, (3,), np.float64)
     folder = _write(tmp_path / "set", box, spaces.Discrete(3, start=1), episodes=2)
     session = _start(tmp_path / "runs", folder, agent="c51", steps=20, quiet=False)
     session.run_to_end()
-    said = capsys.readouterr().err
-    assert f"no evaluation: {folder} does not name its env\n" in said
-    assert "its steps are updates" in said
-    assert "20 of 20 updates" in said
+    message = capsys.readouterr().err
+    assert f"no evaluation: {folder} does not name its env\n" in message
+    assert "its steps are updates" in message
+    assert "20 of 20 updates" in message
     assert session.run.config().env == "dataset"
     assert session.run.evaluations() == []
     actions, _ = load(session.run.path).predict(np.zeros((9, 3), np.float32))
@@ -451,9 +474,6 @@ def test_an_env_named_is_where_it_is_evaluated(cartpole, tmp_path):
     with pytest.raises(RunError, match=r"^MountainCar-v0 has actions Discrete\(3\), the data s"):
         _start(tmp_path, _write(tmp_path / "s", make("MountainCar-v0", 1).observation_space),
                env="MountainCar-v0")  # fmt: skip
-
-
-# -- refusals -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -512,10 +532,10 @@ def test_what_cannot_be_learned_from_is_refused_in_one_sentence(tmp_path, datase
     name = str(dataset(tmp_path))
     with pytest.raises(ConfigError) as caught:
         _start(tmp_path / "runs", name, **more)
-    said = str(caught.value)
-    assert re.search(sentence, said), said
-    assert name in said or "held_out" in said
-    assert "\n" not in said
+    message = str(caught.value)
+    assert re.search(sentence, message), message
+    assert name in message or "held_out" in message
+    assert "\n" not in message
     assert not (tmp_path / "runs").exists()
 
 
