@@ -19,7 +19,8 @@ import numpy as np
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
 from ludus.comparison.aggregates import summarise
-from ludus.training.run import all_runs, versions
+from ludus.training.provenance import versions
+from ludus.training.run import all_runs
 
 
 class Table(NamedTuple):

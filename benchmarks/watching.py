@@ -22,7 +22,7 @@ from urllib.parse import quote, urlsplit
 import psutil
 from websockets.asyncio.client import connect
 
-from ludus.training.run import hardware
+from ludus.training.provenance import hardware
 
 LUDUS = [sys.executable, "-m", "ludus.cli"]
 

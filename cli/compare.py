@@ -16,7 +16,8 @@ from ludus.comparison.report import About, Training, write
 from ludus.envs.errors import UsageError
 from ludus.envs.make import EnvOptions
 from ludus.evaluation.video import record
-from ludus.training.run import Run, commit, hardware, versions
+from ludus.training.provenance import commit, hardware, versions
+from ludus.training.run import Run
 from ludus.training.train import device_of, load
 
 ABOUT = """Train agents alike on one env or several, and write a report.

@@ -87,10 +87,10 @@ class _Game:
         self._say(HELP)
         try:
             while not self._duel.over:
-                if self._duel.mover == self._agent_side:
+                if self._duel.current_player == self._agent_side:
                     advice, move = self._duel.advice, int(self._duel.advice.action[0])
                     self._say(f"\n{self._duel.state}\n{self._opinion(advice, 'the agent plays')}")
-                    self._duel.make(move)
+                    self._duel.play(move)
                 else:
                     self._say(f"\n{self._duel.state}")
                     self._person()
@@ -124,13 +124,13 @@ class _Game:
                 case _:
                     move = self._understand(word)
                     if move is not None:
-                        self._duel.make(move)
+                        self._duel.play(move)
                         return
 
     def _understand(self, word: str) -> int | None:
-        legal = self._duel.legal()
+        legal = self._duel.legal_moves()
         for move in legal:
-            if word.lower() == self._duel.action(move).lower():
+            if word.lower() == self._duel.move_name(move).lower():
                 return move
         if word.isdecimal() and int(word) in legal:
             return int(word)
@@ -139,18 +139,18 @@ class _Game:
 
     def _take_back(self) -> bool:
         """The person's last move and all after it."""
-        if self._duel.take_back(1 - self._agent_side):
+        if self._duel.undo(1 - self._agent_side):
             return True
         self._say("you have made no move yet")
         return False
 
     def _all_moves(self) -> str:
-        told = [f"{self._duel.action(move)} ({move})" for move in self._duel.legal()]
+        told = [f"{self._duel.move_name(move)} ({move})" for move in self._duel.legal_moves()]
         return f"legal moves: {', '.join(told)}"
 
     def _opinion(self, advice: Advice, verb: str) -> str:
         """What the agent would do, its value, and its best moves."""
-        best = self._duel.action(int(advice.action[0]))
+        best = self._duel.move_name(int(advice.action[0]))
         return f"{verb} {best} (value {advice.value[0]:+.2f} for who moves; {self._best(advice)})"
 
     def _best(self, advice: Advice) -> str:
@@ -158,11 +158,11 @@ class _Game:
         if ranks is None:
             return "no opinion on single moves"
         order = sorted(
-            self._duel.legal(), key=lambda move: -np.nan_to_num(ranks[0, move], nan=-np.inf)
+            self._duel.legal_moves(), key=lambda move: -np.nan_to_num(ranks[0, move], nan=-np.inf)
         )
         told = []
         for move in order[:3]:
-            text = self._duel.action(move)
+            text = self._duel.move_name(move)
             if advice.probability is not None:
                 text += f" {advice.probability[0, move]:.0%}"
             if advice.q is not None and not np.isnan(advice.q[0, move]):

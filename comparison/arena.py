@@ -13,7 +13,7 @@ import numpy as np
 from ludus.agents.agent import Searching
 from ludus.envs.board import opponents, spiel
 from ludus.envs.errors import RunError
-from ludus.evaluation.match import AgentSeat, Match, PlayerSeat, Seat, play_match
+from ludus.evaluation.match import AgentSide, FixedSide, Match, Side, play_match
 from ludus.training.run import Run, at_steps
 from ludus.training.train import load
 
@@ -25,7 +25,7 @@ class Contender:
     """Who takes part, and how to seat it for a match."""
 
     name: str
-    seat: Callable[[int, int], Seat]  # of so many games, with a seed
+    seat: Callable[[int, int], Side]  # of so many games, with a seed
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def contender(name: str, game: str, *, epsilon: float, simulations: int = 0) -> 
     folder, _ = at_steps(name)
     if not folder.is_dir():
         opponents.make_opponent(name, spiel.load(game), 0)
-        return Contender(name, lambda games, seed: PlayerSeat(name, game, games, seed))
+        return Contender(name, lambda games, seed: FixedSide(name, game, games, seed))
     trained = Run.open(folder).config().env
     if not spiel.is_game(trained) or str(spiel.load(trained)) != str(spiel.load(game)):
         raise RunError(f"{name} was trained on {trained}; it does not play {game}")
@@ -68,7 +68,7 @@ def contender(name: str, game: str, *, epsilon: float, simulations: int = 0) -> 
     if simulations and isinstance(agent, Searching):
         agent.simulations = simulations
     return Contender(
-        name, lambda _, seed: AgentSeat(agent, deterministic=True, epsilon=epsilon, seed=seed)
+        name, lambda _, seed: AgentSide(agent, deterministic=True, epsilon=epsilon, seed=seed)
     )
 
 

@@ -23,7 +23,8 @@ from ludus.envs.errors import EnvError, RunError
 from ludus.envs.make import EnvOptions, make
 from ludus.evaluation.evaluate import evaluate
 from ludus.training.logger import Episodes
-from ludus.training.run import Run, RunConfig, TrainOptions, all_runs, commit, versions
+from ludus.training.provenance import commit, versions
+from ludus.training.run import Run, RunConfig, TrainOptions, all_runs
 from ludus.training.train import device_of
 
 _LEARNING = ("num_envs", "init_from", "rivals", "dataset")  # options that change what is learned

@@ -25,7 +25,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ludus.training.run import Run, RunConfig, cores
+from ludus.training.provenance import cores
+from ludus.training.run import Run, RunConfig
 
 _ROOM = 2 << 30  # bytes of memory that one training may take
 _POLL_SECONDS = 0.25

@@ -17,7 +17,7 @@ from ludus.comparison.speed import measured_on
 from ludus.envs.board.spiel import SpielGame, load
 from ludus.envs.make import make
 from ludus.envs.vector import Row
-from ludus.evaluation.evaluate import tuned_for
+from ludus.evaluation.evaluate import torch_settings
 
 BATCHES = (1, 8, 32, 128, 256)
 _ROWS = 24  # of a turn
@@ -83,7 +83,7 @@ class _SelfPlay:
         """So many moves of all games."""
         self._clock.network = self._clock.game = 0.0
         seconds, moves = 0.0, 0
-        with tuned_for(self._env, self._agent):
+        with torch_settings(self._env, self._agent):
             for _ in range(rows):
                 began = time.perf_counter()
                 action, _, _ = self._agent.act(self._row.obs, (), self._row.first, explore=True)

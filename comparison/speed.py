@@ -15,9 +15,9 @@ from ludus.agents.dqn import DQNConfig
 from ludus.agents.memory.priority import Priorities
 from ludus.agents.ppo import PPOConfig
 from ludus.envs.make import make
-from ludus.evaluation.evaluate import tuned_for
+from ludus.evaluation.evaluate import torch_settings
 from ludus.training.loop import train_loop
-from ludus.training.run import hardware, versions
+from ludus.training.provenance import hardware, versions
 
 # One update of the Nature CNN on a batch of 32 with the target's forward pass: convolutions and
 # linear layers forward twice, backward once without the gradient of the pixels.
@@ -73,7 +73,7 @@ def _ours(env_id: str, num_envs: int, device: torch.device, config: presets.Conf
 
     def run(steps: int) -> float:
         began, before = time.perf_counter(), agent.env_steps
-        with tuned_for(env, agent):
+        with torch_settings(env, agent):
             train_loop(agent, env, where[0], where[1], before + steps, keep)
         if device.type == "cuda":
             torch.cuda.synchronize()
@@ -252,7 +252,7 @@ def measure_pqn(*, rounds: int, device: torch.device, say: Callable[[str], None]
 
     def run(steps: int) -> float:
         began = time.perf_counter()
-        with tuned_for(env):
+        with torch_settings(env):
             model.learn(steps, reset_num_timesteps=False)
         return time.perf_counter() - began
 

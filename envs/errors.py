@@ -38,6 +38,10 @@ class CheckpointError(LudusError, RuntimeError):
     """Raised when a checkpoint is missing, damaged or of an unknown format."""
 
 
+class FormatError(CheckpointError):
+    """Raised when a checkpoint is whole, but this version of Ludus cannot use its format."""
+
+
 class RunError(LudusError, RuntimeError):
     """Raised when a run cannot be used."""
 

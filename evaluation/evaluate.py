@@ -1,4 +1,4 @@
-"""Evaluation: full games on seeds that training never sees, unclipped, under the same protocol."""
+"""Evaluation: full games on held-out seeds, unclipped, under the protocol of the training."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,25 +13,30 @@ from ludus.agents.presets import EnvLike
 from ludus.envs.board.spiel import is_game
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import VectorEnv
-from ludus.evaluation.match import AgentSeat, MatchStopped, PlayerSeat, play_match
+from ludus.evaluation.match import AgentSide, FixedSide, MatchStopped, play_match
 
-HELD_OUT = 1 << 40  # added to an evaluation's seed; training seeds lie below
+HELD_OUT_SEEDS = 1 << 40  # added to an evaluation's seed; training seeds lie below
 
 
 @runtime_checkable
 class MultiThreaded(Protocol):
-    """An agent whose network is large although its observations may be small."""
+    """An agent that profits from several threads even if its observations are small."""
 
     multithreaded: bool
 
 
 @contextmanager
-def tuned_for(env: EnvLike, agent: object = None) -> Iterator[None]:
-    """Torch on a CPU as suits a small network, where observations are below 36 x 36 pixels.
+def torch_settings(env: EnvLike, agent: object = None) -> Iterator[None]:
+    """Set torch's CPU options for the size of a network, and restore them on exit.
 
-    One thread: two are no faster on a quiet machine, and many times slower on a busy one, where
-    each operation waits for a thread that does not get its turn. And numbers below 1e-38, which an
-    optimizer's moments fade into, count as 0: they cost the optimizer a fifth of its time.
+    With observations below 36 x 36 numbers, torch uses one thread and flushes denormal numbers to
+    0. Two threads are not faster for such a network, and many times slower on a busy machine, where
+    each operation waits for the other thread to be scheduled. Denormals, which an optimizer's
+    moments decay to, cost the optimizer a fifth of its time.
+
+    Args:
+        env: the env or data set whose observations the network gets.
+        agent: keeps its threads if it is `MultiThreaded`.
     """
     threads, flushes = torch.get_num_threads(), float(torch.tensor([1e-40]) * 1.0) == 0.0
     small = np.prod(env.observation_space.shape) < 36 * 36
@@ -47,19 +52,19 @@ def tuned_for(env: EnvLike, agent: object = None) -> Iterator[None]:
 
 
 class EvaluationStopped(Exception):
-    """An evaluation was given up on before its last game."""
+    """Raised when an evaluation is aborted before its last game."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The games of one evaluation, in the order of their seeds."""
+    """Results of one evaluation, in the order of the games."""
 
     returns: list[float]  # unclipped
     lengths: list[int]  # env steps
 
     @property
     def mean(self) -> float:
-        """Mean return."""
+        """Return the mean return."""
         return float(np.mean(self.returns))
 
 
@@ -74,32 +79,32 @@ def evaluate(
     num_envs: int = 8,
     stop: Callable[[], bool] | None = None,
 ) -> Evaluation:
-    """Play `episodes` full games and return their scores.
+    """Play `episodes` full games with the deterministic policy and return their scores.
 
-    Env i plays the games i, i + n, i + 2n, ...: a fixed set of games, so that fast ones are not
-    counted more often than slow ones. A board game is played against `options.opponent`, all games
-    side by side, of which the player begins every second.
+    Env i plays games i, i + n, i + 2n, ...: the set of games is fixed, so that short games are not
+    counted more often than long ones. A board game is played against `options.opponent`, all games
+    in one batch; the player moves first in every second game.
 
     Args:
-        player: who plays, without exploration of its own.
-        env_id: what is played.
-        options: the protocol, as in training.
-        episodes: games, 1 or more.
-        seed: of the held-out set.
-        epsilon: probability of a random action; 0 is the deterministic policy.
-        num_envs: games at the same time; with `seed` it fixes which games are played.
-        stop: asked at every step; the evaluation is given up on where it says so.
+        player: the agent.
+        env_id: id of the env.
+        options: protocol of the env, as in training.
+        episodes: number of games, 1 or more.
+        seed: seed of the set of games, among the held-out seeds.
+        epsilon: probability of a random action.
+        num_envs: number of parallel envs; with `seed` it determines which games are played.
+        stop: called at every step; return True to abort.
 
     Raises:
-        EvaluationStopped: `stop` said so.
+        EvaluationStopped: `stop` returned True.
     """
     if is_game(env_id):
         return _match(player, env_id, options, episodes, seed, epsilon, stop)
-    env = make(env_id, min(num_envs, episodes), seed + HELD_OUT, options)
+    env = make(env_id, min(num_envs, episodes), seed + HELD_OUT_SEEDS, options)
     env.action_space.seed(seed)
     generator = np.random.default_rng([seed, 3])
     try:
-        with tuned_for(env, player):
+        with torch_settings(env, player):
             return _play(player, env, episodes, generator, epsilon, stop)
     finally:
         env.close()
@@ -114,12 +119,12 @@ def _match(
     epsilon: float,
     stop: Callable[[], bool] | None,
 ) -> Evaluation:
-    opponent = PlayerSeat(options.opponent or "random", game, games, seed)
-    own = AgentSeat(player, deterministic=True, epsilon=epsilon, seed=seed)
+    opponent = FixedSide(options.opponent or "random", game, games, seed)
+    own = AgentSide(player, deterministic=True, epsilon=epsilon, seed=seed)
     probe = make(game, 1)
     try:
-        with tuned_for(probe, player):
-            match = play_match((own, opponent), game, games, seed=seed + HELD_OUT, stop=stop)
+        with torch_settings(probe, player):
+            match = play_match((own, opponent), game, games, seed=seed + HELD_OUT_SEEDS, stop=stop)
     except MatchStopped:
         raise EvaluationStopped from None
     finally:
@@ -136,6 +141,7 @@ def _play(
     stop: Callable[[], bool] | None,
 ) -> Evaluation:
     count = env.num_envs
+    # games that count for each env: an env that is done goes on playing, without being counted
     quota = np.array([len(range(i, episodes, count)) for i in range(count)])
     scores: list[list[tuple[float, int]]] = [[] for _ in range(count)]
     row, state = env.reset(), None

@@ -1,4 +1,4 @@
-"""Matches of a board game between two players, batched; each begins half of the games."""
+"""Matches of a board game between two players, batched; each moves first in half of the games."""
 
 import time
 from collections.abc import Callable
@@ -16,28 +16,28 @@ from ludus.envs.make import make
 from ludus.envs.vector import Row
 
 
-class Seat(Protocol):
-    """One side of all games of a match."""
+class Side(Protocol):
+    """One of the two players of a match, in all its games."""
 
     def moves(self, row: Row, legal: np.ndarray, states: list[Any], mine: np.ndarray) -> np.ndarray:
-        """Moves [B]; those where mine [B] is false are not used.
+        """Return moves [B]; they are ignored where mine [B] is false.
 
         Args:
-            row: where the games stand.
-            legal: [B, A] bool, moves that the rules allow.
-            states: OpenSpiel's, one a game.
-            mine: [B] bool, this side moves and the game is not over.
+            row: current row of all games.
+            legal: [B, A] bool, the legal moves.
+            states: OpenSpiel's state of each game.
+            mine: [B] bool, this side is to move and the game is not over.
         """
 
 
-class AgentSeat:
-    """An agent at the board. It sees each row, its own or not, as it does in self-play.
+class AgentSide:
+    """Side of an agent. As in self-play, its state is updated with every row, its own move or not.
 
     Args:
-        agent: who plays.
-        deterministic: without the agent's own chance.
+        agent: the agent.
+        deterministic: use its deterministic policy.
         epsilon: probability of a random legal move.
-        seed: of those.
+        seed: seed of the random moves.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class AgentSeat:
         self._state: Any = None
 
     def moves(self, row: Row, legal: np.ndarray, states: list[Any], mine: np.ndarray) -> np.ndarray:
-        """The agent's choice everywhere."""
+        """Return the agent's move in every game."""
         actions, self._state = self._agent.predict(
             row.obs, self._state, row.first, deterministic=self._deterministic
         )
@@ -57,8 +57,8 @@ class AgentSeat:
         return epsilon_greedy(actions, self._epsilon, legal.shape[1], self._generator, legal)
 
 
-class PlayerSeat:
-    """A fixed player at the board, in each game with a chance of its own."""
+class FixedSide:
+    """Side of a fixed player, with its own random numbers in each game."""
 
     def __init__(self, name: str, game: str, num_games: int, seed: int) -> None:
         rules = spiel.load(game)
@@ -66,7 +66,7 @@ class PlayerSeat:
         self._players: list[Opponent] = [make_opponent(name, rules, int(s)) for s in seeds]
 
     def moves(self, row: Row, legal: np.ndarray, states: list[Any], mine: np.ndarray) -> np.ndarray:
-        """The player's choice where it moves."""
+        """Return the player's move in each game in which it is to move, 0 in the others."""
         actions = np.zeros(len(mine), np.int64)
         for i in np.flatnonzero(mine):
             actions[i] = self._players[i].choose(states[i])
@@ -75,47 +75,47 @@ class PlayerSeat:
 
 @dataclass
 class Match:
-    """What a match came to, from the view of the one who was named first."""
+    """Results of a match, from the view of the first side."""
 
     returns: list[float] = field(default_factory=list)  # in the order of the games
-    lengths: list[int] = field(default_factory=list)  # moves of both
-    seconds: list[float] = field(default_factory=lambda: [0.0, 0.0])  # of each side, in all
-    moves: list[int] = field(default_factory=lambda: [0, 0])  # of each side, in all
+    lengths: list[int] = field(default_factory=list)  # moves of both sides
+    seconds: list[float] = field(default_factory=lambda: [0.0, 0.0])  # total of each side
+    moves: list[int] = field(default_factory=lambda: [0, 0])  # total of each side
 
     @property
     def points(self) -> float:
-        """Share of the points: 1 for a win, a half for a draw."""
+        """Return the mean points of a game: 1 for a win, 0.5 for a draw."""
         return float(np.mean([(np.sign(r) + 1) / 2 for r in self.returns]))
 
 
 class MatchStopped(Exception):
-    """A match was given up on before its last game."""
+    """Raised when a match is aborted before its last game."""
 
 
 def play_match(
-    seats: tuple[Seat, Seat],
+    sides: tuple[Side, Side],
     game: str,
     games: int,
     *,
     seed: int,
     stop: Callable[[], bool] | None = None,
 ) -> Match:
-    """Play all games side by side; the first seat begins those of even number.
+    """Play all games in one batch; the first side moves first in those of even number.
 
     Args:
-        seats: who plays; a `PlayerSeat` is made for as many games.
+        sides: the two players; a `FixedSide` must be made for the same number of games.
         game: OpenSpiel's name and parameters.
-        games: 1 or more.
-        seed: of the env.
-        stop: asked at every move; the match is given up on where it says so.
+        games: number of games, 1 or more.
+        seed: seed of the env.
+        stop: called at every move; return True to abort.
 
     Raises:
-        MatchStopped: `stop` said so.
+        MatchStopped: `stop` returned True.
     """
     env, rules = make(game, games, seed), spiel.load(game)
     states = [rules.new_initial_state() for _ in range(games)]
-    second = np.arange(games) % 2 == 1  # [B] who moves: the second seat
-    began, over = second.copy(), np.zeros(games, bool)
+    second = np.arange(games) % 2 == 1  # [B] the second side is to move
+    began, over = second.copy(), np.zeros(games, bool)  # [B] the second side moved first
     result = Match([0.0] * games, [0] * games)
     space = env.observation_space
     assert isinstance(space, PackedDict)
@@ -126,26 +126,27 @@ def play_match(
             if stop is not None and stop():
                 raise MatchStopped
             legal = row.obs[:, mask.start : mask.end] > 0  # [B, A]
-            action = legal.argmax(1)  # where a game is over, anything goes on
-            for side, seat in enumerate(seats):
-                mine = (second == bool(side)) & ~over
-                if not mine.any() and isinstance(seat, PlayerSeat):
+            action = legal.argmax(1)  # used where a game is over
+            for index, side in enumerate(sides):
+                mine = (second == bool(index)) & ~over
+                # an agent must see the row all the same: its recurrent state depends on it
+                if not mine.any() and isinstance(side, FixedSide):
                     continue
                 since = time.perf_counter()
-                chosen = seat.moves(row, legal, states, mine)
-                result.seconds[side] += time.perf_counter() - since
-                result.moves[side] += int(mine.sum())
+                chosen = side.moves(row, legal, states, mine)
+                result.seconds[index] += time.perf_counter() - since
+                result.moves[index] += int(mine.sum())
                 action = np.where(mine, chosen, action)
             for i in np.flatnonzero(~over):
                 states[i].apply_action(int(action[i]))
             env.send(action)
             row = env.recv()
             for i in np.flatnonzero(row.game_over & ~over):
-                side_ = -1.0 if began[i] else 1.0
-                result.returns[i] = side_ * float(row.episode_return[i])
+                sign = -1.0 if began[i] else 1.0  # a return is that of who moved first
+                result.returns[i] = sign * float(row.episode_return[i])
                 result.lengths[i] = int(row.episode_length[i])
             over |= row.game_over
-            second ^= row.discount_sign < 0
+            second ^= row.discount_sign < 0  # the turn passes to the other side
     finally:
         env.close()
     return result

@@ -1,8 +1,7 @@
-"""Self-play: who makes the other side's moves in a training on a board game.
+"""Self-play: opponents of the agent in a training on a board game.
 
 Every move of a game is a row of the stream. In a game against a rival, the rival's moves replace
-the agent's on one side; a learner on its own policy leaves those rows out, a learner from any
-policy takes all.
+the agent's on one side. An on-policy learner ignores those rows; an off-policy learner uses all.
 """
 
 from collections.abc import Callable
@@ -18,19 +17,19 @@ from ludus.envs.board.opponents import MinimaxOpponent, make_opponent
 from ludus.envs.vector import Row
 
 SELF, PAST = "self", "past"
-_POOL = 10  # past networks that are kept
+_POOL = 10  # past networks in the pool
 
 
 class Rivals:
-    """Draws, for each game, who plays the other side: the agent itself, a past one, a fixed player.
+    """Samples the opponent of each game: the agent itself, a past network or a fixed player.
 
     Args:
-        names: what is drawn from, all alike: "self", "past", or a fixed player's name.
+        names: opponents to sample from uniformly: "self", "past", or a fixed player's name.
         game: OpenSpiel's name and parameters.
-        num_envs: B.
-        seed: of the draws and of the fixed players.
-        make_past: an agent like the one that learns, to load past weights into.
-        every: env steps between two networks that are kept.
+        num_envs: number of parallel envs, B.
+        seed: seed of the sampling and of the fixed players.
+        make_past: makes an agent like the one that learns, to load past weights into.
+        every: env steps between two additions to the pool of past networks.
 
     Raises:
         EnvError: there is no such player.
@@ -52,18 +51,22 @@ class Rivals:
         self._past = make_past() if PAST in names else None
         self._past_state: Any = None
         self._pool: list[dict[str, Tensor]] = []
-        self._kept = 0  # networks so far
+        self._added = 0  # networks added so far
         self._minimax = MinimaxOpponent()
-        self._rival = np.zeros(num_envs, np.int64)  # [B] of `names`
-        self._side = np.zeros(num_envs, bool)  # [B] the rival has the second side
-        self._second = np.zeros(num_envs, bool)  # [B] who moves
-        self._games = np.zeros(num_envs, np.int64)  # [B] so far
+        self._rival = np.zeros(num_envs, np.int64)  # [B] index in `names`
+        self._side = np.zeros(num_envs, bool)  # [B] the rival moves second
+        self._second = np.zeros(num_envs, bool)  # [B] the second player is to move
+        self._games = np.zeros(num_envs, np.int64)  # [B] games so far
         longest = min(int(self._rules.max_game_length()), spiel.MOST_MOVES)
-        self._moves = np.zeros((longest, num_envs), np.int64)  # of the running games
-        self._length = np.zeros(num_envs, np.int64)  # [B] how many
+        self._moves = np.zeros((longest, num_envs), np.int64)  # [T, B] of the running games
+        self._length = np.zeros(num_envs, np.int64)  # [B] moves of the running games
 
-    def take_over(self, row: Row, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Replace the actions [B] where a rival moves; say where they are the agent's, [B] bool."""
+    def replace_actions(self, row: Row, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Replace the agent's actions [B] where a rival moves.
+
+        Returns:
+            The actions [B], and where they are the agent's own, [B] bool.
+        """
         self._begin(row)
         names = np.array(self._names)[self._rival]  # [B]
         theirs = (names != SELF) & (self._second == self._side) & ~row.game_over
@@ -74,14 +77,16 @@ class Rivals:
             )
             actions = np.where(theirs & (names == PAST), chosen, actions)
         for i in np.flatnonzero(theirs & (names != PAST)):
-            actions[i] = self._choose(int(i), str(names[i]))
+            actions[i] = self._fixed_move(int(i), str(names[i]))
         going = np.flatnonzero(~row.game_over)
         self._moves[self._length[going], going] = actions[going]
         self._length[going] += 1
+        # until the pool has its first network, the agent plays for "past" itself
         own = ~theirs if self._pool else ~(theirs & (names != PAST))
         return actions, own
 
     def _begin(self, row: Row) -> None:
+        """Update who is to move, and sample the rival and its side where a game starts."""
         self._second = np.where(row.first, False, self._second ^ (row.discount_sign < 0))
         count = int(row.first.sum())
         self._games += row.first
@@ -89,8 +94,12 @@ class Rivals:
         self._side[row.first] = self._generator.integers(2, size=count) == 1
         self._length[row.first] = 0
 
-    def _choose(self, index: int, name: str) -> int:
-        """A fixed player's move; its chance is that of the game and the move alone."""
+    def _fixed_move(self, index: int, name: str) -> int:
+        """Return a fixed player's move in one env.
+
+        Its random numbers follow from the seed, the game and the number of the move alone, so that
+        a resumed training has the same moves without storing the player.
+        """
         moves = self._moves[: self._length[index], index].tolist()
         state = self._rules.new_initial_state()
         for move in moves:
@@ -101,17 +110,17 @@ class Rivals:
         seed = int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)
         return make_opponent(name, self._rules, seed).choose(state)
 
-    def keep(self, agent: Agent) -> None:
-        """Take the agent's network into the pool where that is due, and draw the one that plays."""
-        if self._past is None or agent.env_steps < (self._kept + 1) * self._every:
+    def update_pool(self, agent: Agent) -> None:
+        """Add the agent's network to the pool if that is due, and sample the one that plays."""
+        if self._past is None or agent.env_steps < (self._added + 1) * self._every:
             return
-        self._kept = agent.env_steps // self._every
+        self._added = agent.env_steps // self._every
         copy = {name: weight.detach().cpu().clone() for name, weight in agent.weights().items()}
         self._pool = [*self._pool, copy][-_POOL:]
         self._past.load_weights(self._pool[int(self._generator.integers(len(self._pool)))])
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next moves depend on."""
+        """Return everything that the next moves depend on."""
         past = self._past.state_dict() if self._past is not None and self._pool else {}
         return {
             "generator": self._generator.bit_generator.state,
@@ -121,19 +130,19 @@ class Rivals:
             "games": self._games,
             "moves": self._moves[: self._length.max()],
             "length": self._length,
-            "kept": self._kept,
+            "added": self._added,
             "pool": {str(i): weights for i, weights in enumerate(self._pool)},
             "past": past,
             "past_state": list(self._past_state or ()),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+        """Load a state that `state_dict` returned."""
         self._generator.bit_generator.state = state["generator"]
         for name in ("rival", "side", "second", "games", "length"):
             setattr(self, f"_{name}", np.array(state[name]))
         self._moves[: len(state["moves"])] = state["moves"]
-        self._kept = state["kept"]
+        self._added = state["added"]
         pool = state["pool"]
         self._pool = [
             {name: torch.as_tensor(weight).clone() for name, weight in pool[str(i)].items()}

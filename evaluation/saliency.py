@@ -1,4 +1,4 @@
-"""What a network looks at: saliency of an observation's pixels, and the feature maps of its layers.
+"""Saliency of an observation's pixels, and feature maps of a network's convolutions.
 
 Gradient saliency is Simonyan et al. 2014, https://arxiv.org/abs/1312.6034, section 3; perturbation
 saliency is Greydanus et al. 2018, https://arxiv.org/abs/1711.00138, equations 1 and 2.
@@ -17,15 +17,15 @@ from ludus.networks.cores import State
 
 Saliency = Literal["gradient", "perturbation"]
 _PAPERS_SIDE, _PAPERS_MASK, _PAPERS_BLUR, _PAPERS_STRIDE = 84, 5.0, 3.0, 5  # pixels
-_SMALL = 20  # pixels: below, a pixel stands for a thing of its own and is taken away, not blurred
+_SMALL = 20  # pixels: in smaller images a pixel is an object, so it is set to 0, not blurred
 
 
 class NetworkInspector:
-    """Looks into one agent that sees pictures.
+    """Computes saliency and feature maps of one agent with image observations.
 
     Args:
-        agent: whose network is looked into.
-        space: of its observations.
+        agent: the agent; without a network or images there is nothing to compute.
+        space: its observation space.
     """
 
     def __init__(self, agent: object, space: spaces.Box) -> None:
@@ -37,103 +37,108 @@ class NetworkInspector:
             for i, layer in enumerate(found, 1):
                 size = "x".join(map(str, layer.kernel_size))
                 self._layers[f"{i}: {layer.out_channels} filters of {size}"] = layer
-        picture = len(space.shape) == 3
-        self.layers = tuple(self._layers) if picture else ()
-        """names of the layers that have feature maps"""
+        image = len(space.shape) == 3
+        self.layers = tuple(self._layers) if image else ()
+        """names of the convolutions, for `features`"""
         kinds: list[Saliency] = ["gradient"] if self.layers else []
-        if picture and isinstance(agent, Advisor):
+        if image and isinstance(agent, Advisor):
             kinds.append("perturbation")
         self.kinds: tuple[Saliency, ...] = tuple(kinds)
-        """the saliencies that there are"""
+        """saliency methods that suit the agent"""
 
     def saliency(
         self, kind: Saliency, obs: np.ndarray, state: Any, first: np.ndarray
     ) -> np.ndarray:
-        """How much each pixel matters to what the agent does, [H, W] float32 from 0 to 1.
+        """Return the saliency of each pixel, [H, W] float32 from 0 to 1.
 
         Args:
-            kind: one of `kinds`.
+            kind: a method in `kinds`.
             obs: one observation, [1, C, H, W].
-            state: the agent's before it; None at the start.
-            first: [1] bool.
+            state: the agent's state before it; None at the start.
+            first: [1] bool, the observation opens an episode.
         """
-        found = self._gradient if kind == "gradient" else self._perturbation
-        heat = found(obs, state, first)
+        method = self._gradient if kind == "gradient" else self._perturbation
+        heat = method(obs, state, first)
         return heat / max(float(heat.max()), 1e-12)
 
     def features(self, layer: str, obs: np.ndarray, state: Any, first: np.ndarray) -> np.ndarray:
-        """What the filters of a layer answer after ReLU, [filters, H, W] float32 from 0 to 1."""
-        kept: list[Tensor] = []
-        hook = self._layers[layer].register_forward_hook(lambda *told: kept.append(told[2]))
+        """Return a layer's outputs after ReLU, [filters, H, W] float32 from 0 to 1."""
+        outputs: list[Tensor] = []
+        hook = self._layers[layer].register_forward_hook(
+            lambda module, inputs, output: outputs.append(output)
+        )
         try:
             with torch.no_grad():
                 self._forward(obs, state, first)
         finally:
             hook.remove()
-        maps = kept[0][0].clamp(min=0)
+        maps = outputs[0][0].clamp(min=0)
         return (maps / maps.max().clamp(min=1e-12)).cpu().numpy()
 
     def _forward(self, obs: np.ndarray, state: State | None, first: np.ndarray) -> Any:
-        """What the network says of [1, 1, *obs]."""
+        """Return the network's output for one observation, [1, *obs]."""
         agent = self._agent
         assert isinstance(agent, HasNetwork)
         device = next(agent.network.parameters()).device
         state = agent.network.initial_state(1) if state is None else state
-        seen = torch.from_numpy(obs).to(device).unsqueeze(0)
-        out, _ = agent.network(seen, state, torch.from_numpy(first).to(device).unsqueeze(0))
+        inputs = torch.from_numpy(obs).to(device).unsqueeze(0)  # [T = 1, B = 1, *obs]
+        out, _ = agent.network(inputs, state, torch.from_numpy(first).to(device).unsqueeze(0))
         return out
 
     def _gradient(self, obs: np.ndarray, state: Any, first: np.ndarray) -> np.ndarray:
-        """|d score / d pixel|, the largest over channels; the score is of the best action.
+        """Return |d score / d pixel|, the maximum over channels; the score is the best action's.
 
-        The pixels are those that enter the first convolution, scaled as the encoder scales them.
+        The gradient is with respect to the input of the first convolution, which is the image as
+        the encoder scales it: an observation of bytes has no gradient itself.
         """
-        entered: list[Tensor] = []
+        pixels: list[Tensor] = []
 
-        def enter(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
-            entered.append(inputs[0].detach().requires_grad_())
-            return (entered[0],)
+        def replace_input(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
+            pixels.append(inputs[0].detach().requires_grad_())
+            return (pixels[0],)
 
-        hook = next(iter(self._layers.values())).register_forward_pre_hook(enter)
+        hook = next(iter(self._layers.values())).register_forward_pre_hook(replace_input)
         try:
             with torch.enable_grad():
                 score = _score(self._forward(obs, state, first))
-                (gradient,) = torch.autograd.grad(score, entered)
+                (gradient,) = torch.autograd.grad(score, pixels)
         finally:
             hook.remove()
         return gradient[0].abs().amax(0).cpu().numpy()
 
     def _perturbation(self, obs: np.ndarray, state: Any, first: np.ndarray) -> np.ndarray:
-        """Half the squared change of the answer where a spot of the picture is blurred."""
+        """Return half the squared change of the output where a spot of the image is blurred."""
         height, width = obs.shape[2:]
-        scale = height / _PAPERS_SIDE
+        scale = height / _PAPERS_SIDE  # the paper's sizes are for 84 x 84
         stride = max(1, round(_PAPERS_STRIDE * scale))
         sigma = max(_PAPERS_MASK * scale, 0.3)
         rows, columns = np.arange(0, height, stride), np.arange(0, width, stride)
+        # One Gaussian mask around each grid point; R x K of them.
         down = np.exp(-((np.arange(height) - rows[:, None]) ** 2) / (2 * sigma**2))  # [R, H]
         across = np.exp(-((np.arange(width) - columns[:, None]) ** 2) / (2 * sigma**2))  # [K, W]
         mask = np.einsum("rh,kw->rkhw", down, across).reshape(-1, 1, height, width)
-        seen = obs.astype(np.float32)
+        image = obs.astype(np.float32)
         if height < _SMALL:
-            veiled = np.zeros_like(seen)
+            blurred = np.zeros_like(image)
         else:
-            veiled = gaussian_filter(seen, (0, 0, _PAPERS_BLUR * scale, _PAPERS_BLUR * scale))
-        changed = seen * (1 - mask) + veiled * mask  # [R * K, C, H, W]
+            blurred = gaussian_filter(image, (0, 0, _PAPERS_BLUR * scale, _PAPERS_BLUR * scale))
+        perturbed = image * (1 - mask) + blurred * mask  # [R * K, C, H, W]
         if obs.dtype == np.uint8:
-            changed = np.rint(changed)
-        batch = np.concatenate([obs, changed.astype(obs.dtype)])
+            perturbed = np.rint(perturbed)
+        # One batch: the observation itself, then all perturbed ones.
+        batch = np.concatenate([obs, perturbed.astype(obs.dtype)])
         agent = self._agent
         assert isinstance(agent, Advisor)
-        many = None if state is None else _repeated(state, len(batch))
-        advice, _ = agent.advise(batch, many, np.repeat(first, len(batch)))
-        told = advice.probability if advice.probability is not None else advice.q
-        answer = advice.value[:, None] if told is None else np.nan_to_num(told)
-        scores = 0.5 * ((answer[1:] - answer[0]) ** 2).sum(1).reshape(len(rows), len(columns))
-        return _enlarged(scores.astype(np.float32), height, width)
+        states = None if state is None else _repeated(state, len(batch))
+        advice, _ = agent.advise(batch, states, np.repeat(first, len(batch)))
+        actions = advice.probability if advice.probability is not None else advice.q
+        output = advice.value[:, None] if actions is None else np.nan_to_num(actions)  # [N, A]
+        scores = 0.5 * ((output[1:] - output[0]) ** 2).sum(1).reshape(len(rows), len(columns))
+        return _upsampled(scores.astype(np.float32), height, width)
 
 
 def _score(out: Any) -> Tensor:
-    """What the best action is worth: its value, or its log-probability; else the state's value."""
+    """Return the best action's value or log-probability; a continuous policy's state value."""
     if hasattr(out, "q"):
         return out.q.max()
     if out.log_std is not None:  # continuous actions
@@ -142,16 +147,15 @@ def _score(out: Any) -> Tensor:
 
 
 def _repeated(state: Any, times: int) -> Any:
-    """The state of one env for many, [1, ...] to [times, ...]."""
+    """Repeat the state of one env, [1, ...] to [times, ...]."""
     if isinstance(state, Tensor):
         return state.expand(times, *state.shape[1:])
     return tuple(_repeated(part, times) for part in state)
 
 
-def _enlarged(scores: np.ndarray, height: int, width: int) -> np.ndarray:
-    """[R, K] to [height, width], between its points."""
-    picture = torch.from_numpy(scores)[None, None]
-    size = (height, width)
-    return nn.functional.interpolate(picture, size, mode="bilinear", align_corners=True)[
-        0, 0
-    ].numpy()
+def _upsampled(scores: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Interpolate [R, K] to [height, width]."""
+    large = nn.functional.interpolate(
+        torch.from_numpy(scores)[None, None], (height, width), mode="bilinear", align_corners=True
+    )
+    return large[0, 0].numpy()

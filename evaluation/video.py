@@ -1,4 +1,4 @@
-"""A trained agent's game as an MP4 or a GIF, with what it looks at and what it thinks."""
+"""Video of a trained agent's game, MP4 or GIF, with its saliency, values and probabilities."""
 
 import io
 from collections import deque
@@ -18,21 +18,21 @@ from ludus.evaluation.saliency import Saliency
 
 Overlay = Literal["gradient", "perturbation", "none"]
 SUFFIXES = (".mp4", ".gif")
-_TALL = 420  # pixels, at least
-_GIF_WIDE = 640  # pixels, at most
-_PANEL = 320  # pixels
+_MIN_HEIGHT = 420  # pixels
+_GIF_MAX_WIDTH = 640  # pixels
+_PANEL_WIDTH = 320  # pixels
 _HEAT = np.array((255, 60, 30), np.float32)
-_GROUND, _INK, _SOFT = (31, 34, 38), (233, 234, 236), (162, 169, 177)
+_BACKGROUND, _TEXT, _MUTED = (31, 34, 38), (233, 234, 236), (162, 169, 177)
 _BAR, _CHOSEN, _CURVE = (47, 95, 125), (217, 120, 50), (86, 180, 233)
-_BARS = 18  # actions that are shown, at most
-_PAST, _CURVE_TALL = 200, 110  # steps of the value's curve, and its pixels
+_MAX_BARS = 18  # actions in the panel
+_CURVE_STEPS, _CURVE_HEIGHT = 200, 110  # steps of the value curve, and its pixels
 
 
-class Filmed(NamedTuple):
-    """What was filmed."""
+class Recording(NamedTuple):
+    """Result of the recorded game, finished or not."""
 
-    score: float  # unclipped return so far
-    length: int  # env steps so far
+    score: float  # unclipped return
+    length: int  # env steps
 
 
 def record(
@@ -46,71 +46,77 @@ def record(
     max_steps: int = 2_000,
     overlay: Overlay = "gradient",
     panel: bool = True,
-) -> Filmed:
-    """Play one held-out game and write its pictures.
+) -> Recording:
+    """Play one held-out game and write a video of it.
 
     Args:
-        player: who plays.
-        env_id: what is played.
-        options: the protocol, as in training.
-        path: of the MP4 (H.264) or GIF.
-        seed: of the held-out game, as in `evaluate`.
+        player: the agent.
+        env_id: id of the env.
+        options: protocol of the env, as in training.
+        path: path of the MP4 (H.264) or GIF.
+        seed: seed of the held-out game, as in `evaluate`.
         epsilon: probability of a random action.
-        max_steps: env steps after which the film ends, the game over or not.
-        overlay: what the agent looks at, drawn on the picture where it sees pictures.
-        panel: show its actions, its value and the return beside the picture.
+        max_steps: env steps after which the video ends, even if the game goes on.
+        overlay: saliency method to overlay if the agent has image observations.
+        panel: add a panel with the actions, the value and the return.
     """
-    live = Playback(player, env_id, options, seed, epsilon)
+    playback = Playback(player, env_id, options, seed, epsilon)
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     try:
-        pictures = _pictures(live, max_steps, overlay, panel)
+        pictures = _pictures(playback, max_steps, overlay, panel)
         if path.suffix == ".gif":
-            temporary.write_bytes(_gif(pictures, live.speed, _GIF_WIDE))
+            temporary.write_bytes(_gif(pictures, playback.speed, _GIF_MAX_WIDTH))
         else:
-            _write_mp4(pictures, live.speed, temporary)
+            _write_mp4(pictures, playback.speed, temporary)
         temporary.replace(path)
-        return Filmed(float(live.row.episode_return[0]), int(live.row.episode_length[0]))
+        return Recording(float(playback.row.episode_return[0]), int(playback.row.episode_length[0]))
     finally:
         temporary.unlink(missing_ok=True)
-        live.close()
+        playback.close()
 
 
-def gif(player: Player, env_id: str, options: EnvOptions, *, max_steps: int, wide: int) -> bytes:
-    """A held-out game as a GIF of `wide` pixels, the picture alone."""
-    live = Playback(player, env_id, options)
+def record_gif(
+    player: Player, env_id: str, options: EnvOptions, *, max_steps: int, max_width: int
+) -> bytes:
+    """Play one held-out game and return a GIF of at most `max_width` pixels, without a panel."""
+    playback = Playback(player, env_id, options)
     try:
-        return _gif(_pictures(live, max_steps, "none", False), live.speed, wide)
+        return _gif(_pictures(playback, max_steps, "none", False), playback.speed, max_width)
     finally:
-        live.close()
+        playback.close()
 
 
 def _pictures(
-    live: Playback, max_steps: int, overlay: Overlay, panel: bool
+    playback: Playback, max_steps: int, overlay: Overlay, panel: bool
 ) -> Iterator[np.ndarray]:
-    """[height, width, 3] uint8 of each step, all of one size."""
+    """Yield one image for each step, [height, width, 3] uint8, all of one size."""
     kind: Saliency | None = None if overlay == "none" else overlay
-    kind = kind if kind in live.insight.kinds else None
-    values = deque[float](maxlen=_PAST)
+    kind = kind if kind in playback.inspector.kinds else None
+    values = deque[float](maxlen=_CURVE_STEPS)
     for step in range(max_steps + 1):
-        over = bool(live.row.game_over[0])
-        picture = _enlarged(live.picture())
+        over = bool(playback.row.game_over[0])
+        picture = _enlarged(playback.picture())
         if kind is not None and not over:
-            picture = _heated(picture, live.saliency(kind))
-        yield np.concatenate([picture, _panel(live, values, len(picture))], 1) if panel else picture
+            picture = _overlaid(picture, playback.saliency(kind))
+        yield (
+            np.concatenate([picture, _panel(playback, values, len(picture))], 1)
+            if panel
+            else picture
+        )
         if over or step == max_steps:
             return
-        live.step()
+        playback.step()
 
 
 def _enlarged(picture: np.ndarray) -> np.ndarray:
-    """Small pictures larger, without blur; both sides even, as H.264 wants them."""
-    times = max(1, -(-_TALL // picture.shape[0]))
+    """Enlarge small images without blur; both sides become even, which H.264 requires."""
+    times = max(1, -(-_MIN_HEIGHT // picture.shape[0]))
     large = picture.repeat(times, axis=0).repeat(times, axis=1)
     return np.ascontiguousarray(large[: len(large) // 2 * 2, : large.shape[1] // 2 * 2])
 
 
-def _heated(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """The picture with saliency [H, W] over all of it, in red."""
+def _overlaid(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Blend saliency [H, W] into an image, in red."""
     height, width = picture.shape[:2]
     grey = Image.fromarray((heat * 255).astype(np.uint8))
     large = np.asarray(grey.resize((width, height), Image.Resampling.BILINEAR), np.float32) / 255
@@ -118,67 +124,69 @@ def _heated(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
     return (picture * (1 - share) + _HEAT * share).astype(np.uint8)
 
 
-def _panel(live: Playback, values: deque[float], height: int) -> np.ndarray:
-    """What the agent thinks, [height, _PANEL, 3] uint8."""
-    image = Image.new("RGB", (_PANEL, height), _GROUND)
+def _panel(playback: Playback, values: deque[float], height: int) -> np.ndarray:
+    """Render the panel, [height, _PANEL_WIDTH, 3] uint8; append the value to `values`."""
+    image = Image.new("RGB", (_PANEL_WIDTH, height), _BACKGROUND)
     pen, font = ImageDraw.Draw(image), _font()
-    over = bool(live.row.game_over[0])
-    told = f"step {int(live.row.episode_length[0])}"
-    told += f"   return {float(live.row.episode_return[0]):.6g}"
-    pen.text((14, 12), told + ("   game over" if over else ""), _INK, font)
-    thought = None if over else live.think()
-    advice = None if thought is None else thought.advice
+    over = bool(playback.row.game_over[0])
+    title = f"step {int(playback.row.episode_length[0])}"
+    title += f"   return {float(playback.row.episode_return[0]):.6g}"
+    pen.text((14, 12), title + ("   game over" if over else ""), _TEXT, font)
+    decision = None if over else playback.decision()
+    advice = None if decision is None else decision.advice
     top = 44
-    if thought is not None and not live.action_names:
-        shown = " ".join(f"{x:.3g}" for x in np.atleast_1d(thought.action).ravel()[:6])
-        pen.text((14, top), f"action {shown}", _INK, font)
+    if decision is not None and not playback.action_names:  # continuous actions
+        numbers = " ".join(f"{x:.3g}" for x in np.atleast_1d(decision.action).ravel()[:6])
+        pen.text((14, top), f"action {numbers}", _TEXT, font)
         top += 24
     if advice is not None:
-        values.append(live.sign * float(advice.value[0]))
+        values.append(playback.value_sign * float(advice.value[0]))
         bars = advice.q if advice.probability is None else advice.probability
         if bars is not None:
-            best = int(advice.action[0]) - live.first_action
-            are = "value" if advice.probability is None else "probability"
-            pen.text((14, top), f"{are} of each action", _SOFT, font)
-            top = _draw_bars(pen, live, bars[0], best, are == "value", top + 24, font)
+            best = int(advice.action[0]) - playback.first_action
+            are_values = advice.probability is None
+            label = "value" if are_values else "probability"
+            pen.text((14, top), f"{label} of each action", _MUTED, font)
+            top = _draw_bars(pen, playback, bars[0], best, are_values, top + 24, font)
     if len(values) > 1:
-        pen.text((14, top + 8), f"value {values[-1]:.3g}", _SOFT, font)
-        _draw_curve(pen, values, top + 34, min(top + 34 + _CURVE_TALL, height - 14))
+        pen.text((14, top + 8), f"value {values[-1]:.3g}", _MUTED, font)
+        _draw_curve(pen, values, top + 34, min(top + 34 + _CURVE_HEIGHT, height - 14))
     return np.asarray(image)
 
 
 def _draw_bars(
     pen: ImageDraw.ImageDraw,
-    live: Playback,
+    playback: Playback,
     bars: np.ndarray,
     best: int,
     are_values: bool,
     top: int,
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
 ) -> int:
-    """Draw the highest of them in the order of the actions; where the next thing may begin."""
-    known = np.nan_to_num(bars, nan=-np.inf)
-    shown = sorted(sorted(live.legal(), key=lambda action: -known[action])[:_BARS])
+    """Draw one bar for each of the best legal actions; return the next free height."""
+    ranks = np.nan_to_num(bars, nan=-np.inf)  # NaN: the agent has no value for the action
+    best_first = sorted(playback.legal_actions(), key=lambda action: -ranks[action])
     low, high = (float(np.nanmin(bars)), float(np.nanmax(bars))) if are_values else (0.0, 1.0)
-    for action in shown:
+    for action in sorted(best_first[:_MAX_BARS]):
         value = float(bars[action])
         share = 0.0 if np.isnan(value) else (value - low) / max(high - low, 1e-9)
         share = 0.08 + 0.92 * share if are_values else share
         colour = _CHOSEN if action == best else _BAR
-        pen.text((14, top), live.name(action).lower()[:14], _INK, font)
+        pen.text((14, top), playback.action_name(action).lower()[:14], _TEXT, font)
         pen.rectangle((130, top + 3, 130 + round(115 * share), top + 13), colour)
-        told = "-" if np.isnan(value) else f"{value:.2f}" if are_values else f"{value:.0%}"
-        pen.text((255, top), told, _INK, font)
+        number = "-" if np.isnan(value) else f"{value:.2f}" if are_values else f"{value:.0%}"
+        pen.text((255, top), number, _TEXT, font)
         top += 19
     return top
 
 
 def _draw_curve(pen: ImageDraw.ImageDraw, values: deque[float], top: int, bottom: int) -> None:
+    """Draw the values of the last steps; nothing if there is no space."""
     if bottom - top < 20:
         return
     low, high = min(values), max(values)
-    points = max(len(values), _PAST // 4)
-    across = np.linspace(14, _PANEL - 14, points)[: len(values)]
+    points = max(len(values), _CURVE_STEPS // 4)
+    across = np.linspace(14, _PANEL_WIDTH - 14, points)[: len(values)]
     down = [bottom - (v - low) / max(high - low, 1e-9) * (bottom - top) for v in values]
     pen.line(list(zip(across.tolist(), down, strict=True)), _CURVE, 2)
 
@@ -187,12 +195,13 @@ def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(14)
 
 
-def _gif(pictures: Iterator[np.ndarray], speed: int, wide: int) -> bytes:
+def _gif(pictures: Iterator[np.ndarray], speed: int, max_width: int) -> bytes:
+    """Encode images as a GIF of at most `max_width` pixels."""
     frames = []
     for picture in pictures:
         image = Image.fromarray(picture)
-        if image.width > wide:
-            size = (wide, round(image.height * wide / image.width))
+        if image.width > max_width:
+            size = (max_width, round(image.height * max_width / image.width))
             image = image.resize(size, Image.Resampling.BILINEAR)
         frames.append(image.quantize(64, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE))
     data = io.BytesIO()
@@ -204,6 +213,7 @@ def _gif(pictures: Iterator[np.ndarray], speed: int, wide: int) -> bytes:
 
 
 def _write_mp4(pictures: Iterator[np.ndarray], speed: int, path: Path) -> None:
+    """Encode images as an MP4 with H.264."""
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(speed))
         stream.pix_fmt = "yuv420p"

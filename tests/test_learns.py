@@ -18,7 +18,7 @@ from ludus.agents.random_agent import RandomConfig
 from ludus.envs.board.backend import observation_space, observations
 from ludus.envs.board.spiel import make_game
 from ludus.envs.make import EnvOptions, make
-from ludus.evaluation.evaluate import evaluate, tuned_for
+from ludus.evaluation.evaluate import evaluate, torch_settings
 from ludus.training.loop import train_loop
 
 SEEDS = tuple(range(int(os.environ.get("SEEDS", "2"))))  # `make learn` takes more
@@ -43,7 +43,7 @@ def _trained(env_id, config, steps, seed, options=None, num_envs=8, after=None) 
     if isinstance(agent, Capturable):
         capture(agent)
     state = agent.initial_state(num_envs)
-    with tuned_for(env):
+    with torch_settings(env):
         go_on = after(agent) if after else lambda row, state: True
         train_loop(agent, env, env.reset(), state, steps, go_on)
     env.close()

@@ -1,8 +1,20 @@
-"""Checkpoints: a folder a checkpoint, whole or absent, checked by sha256, without pickle.
+"""Checkpoints: one folder each, whole or absent, verified by sha256, without pickle.
 
-A tree of dicts and lists is split: scalars go to `manifest.json`, small arrays and all tensors to
-`tensors.safetensors`, large arrays to a `.npy` each. The folder is written under a temporary name,
-synced and renamed, so that a kill at any moment leaves the older checkpoints as they were.
+    000000120000/                 env steps
+        manifest.json             {"sha256": of the body, "body": JSON text}
+        rank-0/                   one folder for each part
+            tensors.safetensors   all tensors and the small arrays
+            state.memory.frames.0.npy
+
+The body of the manifest holds the format version, the version of Ludus that wrote it, the step and
+the parts. A part is what one rank wrote; today there is one. It has its tree of dicts, lists and
+JSON scalars, in which tensors and arrays are replaced by references; the file of its tensors; and
+for each large array the dtype, the shape and a list of segments, each a file with consecutive rows,
+its size and its sha256. Today every array has one segment; the reader joins several, so that later
+versions can leave unchanged segments of a large replay as they are.
+
+The folder is written under a temporary name, synced and renamed. A process that is killed at any
+moment leaves the older checkpoints intact.
 """
 
 import hashlib
@@ -18,14 +30,16 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from ludus.envs.errors import CheckpointError
+from ludus.envs.errors import CheckpointError, FormatError
+from ludus.training.formats import FORMAT, check_format, format_of, format_stamp
 
 _TENSORS, _MANIFEST = "tensors.safetensors", "manifest.json"
-_LARGE = 1 << 20  # bytes from which an array gets a file of its own
+_PART = "rank-0"
+_LARGE = 1 << 20  # bytes from which an array is stored in its own file
 
 
 class _Hashing:
-    """A file that hashes what is written to it."""
+    """Writable file that computes the sha256 and the size of its content."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self.sha256, self.size = file, hashlib.sha256(), 0
@@ -38,7 +52,7 @@ class _Hashing:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a small file under a temporary name, sync it, rename it."""
+    """Write a small file under a temporary name, sync it and rename it."""
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w") as file:
         file.write(text)
@@ -57,7 +71,7 @@ def _sync_folder(path: Path) -> None:
 
 
 def _split(tree: Any, name: str, tensors: dict[str, torch.Tensor], arrays: dict[str, Any]) -> Any:
-    """The tree with its tensors and arrays replaced by references to `tensors` and `arrays`."""
+    """Return the tree with references in place of what it adds to `tensors` and `arrays`."""
     if isinstance(tree, dict):
         return {k: _split(v, f"{name}.{k}", tensors, arrays) for k, v in tree.items()}
     if isinstance(tree, list | tuple):
@@ -68,8 +82,8 @@ def _split(tree: Any, name: str, tensors: dict[str, torch.Tensor], arrays: dict[
         return {"$tensor": name}
     if isinstance(tree, np.ndarray):
         if tree.nbytes >= _LARGE:
-            arrays[f"{name}.npy"] = tree
-            return {"$array": f"{name}.npy"}
+            arrays[name] = tree
+            return {"$array": name}
         tensors[name] = torch.from_numpy(np.ascontiguousarray(tree))
         return {"$small": name}
     if isinstance(tree, np.generic):
@@ -77,10 +91,10 @@ def _split(tree: Any, name: str, tensors: dict[str, torch.Tensor], arrays: dict[
     return tree
 
 
-def _join(tree: Any, folder: Path, tensors: dict[str, torch.Tensor]) -> Any:
-    """The inverse of `_split`."""
+def _join(tree: Any, tensors: dict[str, torch.Tensor], arrays: dict[str, np.ndarray]) -> Any:
+    """Invert `_split`."""
     if isinstance(tree, list):
-        return [_join(v, folder, tensors) for v in tree]
+        return [_join(v, tensors, arrays) for v in tree]
     if not isinstance(tree, dict):
         return tree
     if "$tensor" in tree:
@@ -88,24 +102,24 @@ def _join(tree: Any, folder: Path, tensors: dict[str, torch.Tensor]) -> Any:
     if "$small" in tree:
         return tensors[tree["$small"]].numpy()
     if "$array" in tree:
-        return np.load(folder / tree["$array"], mmap_mode="c", allow_pickle=False)
-    return {k: _join(v, folder, tensors) for k, v in tree.items()}
+        return arrays[tree["$array"]]
+    return {k: _join(v, tensors, arrays) for k, v in tree.items()}
 
 
 def save_checkpoint(folder: Path, step: int, tree: Any, keep: int) -> Path:
-    """Write `folder/<step>` and remove all but the newest `keep` up to it.
+    """Write `folder/<step>` and remove all but the newest `keep` checkpoints up to it.
 
-    One that is there already and whole stays as it is. Later ones are of a future that a damaged
-    checkpoint cut off: they go.
+    An intact checkpoint of the same step is kept as it is. Checkpoints of later steps are removed:
+    they belong to a training that went on from a later, now damaged, checkpoint.
 
     Args:
-        folder: where checkpoints lie, made if absent.
+        folder: folder of the checkpoints, made if absent.
         step: env steps, the checkpoint's name.
-        tree: dicts, lists, tensors, arrays and JSON's scalars.
-        keep: checkpoints that stay, 1 or more.
+        tree: dicts, lists, tensors, arrays and JSON scalars.
+        keep: number of checkpoints to keep, 1 or more.
 
     Raises:
-        CheckpointError: it cannot be written; the older ones stay.
+        CheckpointError: it cannot be written; the older checkpoints are kept.
     """
     final = folder / f"{step:012d}"
     temporary = folder / f".tmp-{step}"
@@ -138,21 +152,34 @@ def _is_whole(path: Path) -> bool:
 
 def _write_folder(temporary: Path, step: int, tree: Any) -> None:
     temporary.mkdir()
-    tensors: dict[str, torch.Tensor] = {}
-    arrays: dict[str, np.ndarray] = {}
-    skeleton = _split(tree, "state", tensors, arrays)
-    files = {}
-    for name, array in arrays.items():
-        files[name] = _write(temporary / name, array)
-    files[_TENSORS] = _write(temporary / _TENSORS, save(tensors))
-    body = {"step": step, "files": files, "tree": skeleton}
+    body = {**format_stamp(), "step": step, "parts": [_write_part(temporary, _PART, tree)]}
     text = json.dumps(body)
     manifest = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "body": text}
     write_atomically(temporary / _MANIFEST, json.dumps(manifest))
 
 
-def _write(path: Path, content: np.ndarray | bytes) -> dict[str, Any]:
-    with path.open("wb") as file:
+def _write_part(folder: Path, name: str, tree: Any) -> dict[str, Any]:
+    """Write the tensors and arrays of one rank; return the manifest's entry."""
+    (folder / name).mkdir()
+    tensors: dict[str, torch.Tensor] = {}
+    arrays: dict[str, np.ndarray] = {}
+    skeleton = _split(tree, "state", tensors, arrays)
+    entries = {}
+    for key, array in arrays.items():
+        segment = _write(folder, f"{name}/{key}.0.npy", array)
+        entries[key] = {
+            "dtype": array.dtype.str,
+            "shape": list(array.shape),
+            "segments": [{**segment, "rows": len(array)}],
+        }
+    saved = _write(folder, f"{name}/{_TENSORS}", save(tensors))
+    _sync_folder(folder / name)
+    return {"name": name, "tree": skeleton, "tensors": saved, "arrays": entries}
+
+
+def _write(folder: Path, name: str, content: np.ndarray | bytes) -> dict[str, Any]:
+    """Write and sync one file; return its name below `folder`, its size and its sha256."""
+    with (folder / name).open("wb") as file:
         hashing = _Hashing(file)
         if isinstance(content, bytes):
             hashing.write(content)
@@ -160,50 +187,108 @@ def _write(path: Path, content: np.ndarray | bytes) -> dict[str, Any]:
             np.lib.format.write_array(hashing, content, allow_pickle=False)
         file.flush()
         os.fsync(file.fileno())
-    return {"sha256": hashing.sha256.hexdigest(), "bytes": hashing.size}
+    return {"file": name, "bytes": hashing.size, "sha256": hashing.sha256.hexdigest()}
 
 
 def _all(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, oldest first."""
+    """Return the checkpoints of a folder, oldest first."""
     if not folder.is_dir():
         return []
     return sorted(p for p in folder.iterdir() if re.fullmatch(r"\d{12}", p.name))
 
 
 def read_checkpoint(path: Path) -> Any:
-    """The tree of one checkpoint.
+    """Return the tree of one checkpoint; large arrays are mapped, copied on write.
 
     Raises:
+        FormatError: its format is newer than this version of Ludus.
         CheckpointError: a file is missing, cut short or changed.
     """
+    body = _read_body(path)
+    check_format(body, f"the checkpoint {path}", FormatError)
+    try:
+        part = body["parts"][0] if format_of(body) > 1 else _part_of_version_1(body)
+        tensors = load_file(_verified(path, part["tensors"]))
+        arrays = {key: _read_array(path, entry) for key, entry in part["arrays"].items()}
+        return _join(part["tree"], tensors, arrays)
+    except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
+        raise CheckpointError(f"{type(error).__name__}: {error}") from error
+
+
+def _read_body(path: Path) -> dict[str, Any]:
+    """Return the body of a manifest, which every format stores under its sha256."""
     try:
         manifest = json.loads((path / _MANIFEST).read_text())
         text = manifest["body"]
         if hashlib.sha256(text.encode()).hexdigest() != manifest["sha256"]:
             raise CheckpointError(f"{_MANIFEST} has changed since it was written")
-        body = json.loads(text)
-        for name, expected in body["files"].items():
-            if (path / name).stat().st_size != expected["bytes"]:
-                raise CheckpointError(f"{name} is not {expected['bytes']} bytes long")
-            with (path / name).open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != expected["sha256"]:
-                    raise CheckpointError(f"{name} has changed since it was written")
-        return _join(body["tree"], path, load_file(path / _TENSORS))
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        return json.loads(text)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{type(error).__name__}: {error}") from error
 
 
+def _part_of_version_1(body: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of a version 1 manifest as a part; its arrays are one file each."""
+    files = {name: {"file": name, **entry} for name, entry in body["files"].items()}
+    tensors = files.pop(_TENSORS)
+    arrays = {name: {"segments": [entry]} for name, entry in files.items()}
+    return {"tree": body["tree"], "tensors": tensors, "arrays": arrays}
+
+
+def _verified(folder: Path, entry: dict[str, Any]) -> Path:
+    """Return the path of a file after checking its size and its sha256."""
+    name, size = entry["file"], entry["bytes"]
+    path = folder / name
+    if path.stat().st_size != size:
+        raise CheckpointError(f"{name} is not {size} bytes long")
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
+            raise CheckpointError(f"{name} has changed since it was written")
+    return path
+
+
+def _read_array(folder: Path, entry: dict[str, Any]) -> np.ndarray:
+    """Return one array; a single segment stays mapped, several are joined in memory."""
+    segments = [
+        np.load(_verified(folder, segment), mmap_mode="c", allow_pickle=False)
+        for segment in entry["segments"]
+    ]
+    return segments[0] if len(segments) == 1 else np.concatenate(segments)
+
+
 def newest_checkpoint(folder: Path) -> tuple[Any, list[str]]:
-    """The tree of the newest whole checkpoint, and a sentence on each damaged one after it.
+    """Return the tree of the newest intact checkpoint, and a sentence on each damaged newer one.
 
     Raises:
+        FormatError: the newest intact one has a format newer than this version of Ludus.
         CheckpointError: there is none.
     """
     damaged: list[str] = []
     for path in reversed(_all(folder)):
         try:
             return read_checkpoint(path), damaged
+        except FormatError:
+            raise  # it is not damaged: an older one must not be used in its place
         except CheckpointError as error:
-            damaged.append(f"checkpoint {path} is damaged ({error}) and was passed over")
-    why = "; ".join(damaged) or "it has not saved any yet"
-    raise CheckpointError(f"{folder.parent} has no checkpoint to go on from: {why}")
+            damaged.append(f"checkpoint {path} is damaged ({error}) and was skipped")
+    why = "; ".join(damaged) or "none has been saved yet"
+    raise CheckpointError(f"{folder.parent} has no checkpoint to continue from: {why}")
+
+
+def check_resumable(folder: Path) -> None:
+    """Check that training can continue from the checkpoints of a folder; reads manifests only.
+
+    Raises:
+        FormatError: another version of Ludus wrote them.
+    """
+    for path in reversed(_all(folder)):
+        try:
+            body = _read_body(path)
+        except CheckpointError:  # `newest_checkpoint` reports it
+            continue
+        check_format(body, f"the checkpoint {path}", FormatError)
+        if format_of(body) != FORMAT:
+            raise FormatError(
+                f"the checkpoint {path} has format {format_of(body)}, which only ludus 0.1.0 "
+                f"resumes; its weights can still be used with --init-from, evaluate and watch"
+            )

@@ -1,4 +1,4 @@
-"""Games of a trained agent as a data set in Minari's format (https://minari.farama.org)."""
+"""Collect the games of an agent as a data set in Minari's format (https://minari.farama.org)."""
 
 import json
 import math
@@ -17,11 +17,12 @@ from ludus.envs.dict_observation import PackedDict
 from ludus.envs.errors import ConfigError, EnvError
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import VectorEnv
-from ludus.evaluation.evaluate import Player, tuned_for
+from ludus.evaluation.evaluate import Player, torch_settings
 from ludus.training.dataset import minari_package
+from ludus.training.formats import format_stamp
 
-COLLECTED = 1 << 41  # added to a collection's seed: games that no training and no evaluation plays
-_BYTES_AT_ONCE, _GAMES_AT_ONCE = 1 << 26, 32  # what waits to be written, at most
+COLLECTION_SEEDS = 1 << 41  # added to the seed; training and evaluation seeds lie below
+_MAX_BYTES, _MAX_GAMES = 1 << 26, 32  # of the games that are buffered before a write
 
 
 def collect(
@@ -39,56 +40,68 @@ def collect(
     num_envs: int = 8,
     on_game: Callable[[int, int, float], None] = lambda games, steps, episode_return: None,
 ) -> int:
-    """Play full games and write them as a Minari data set, whole or not at all.
+    """Play full games and write them as a Minari data set.
 
-    Terminations are the games' own: a lost life is none. Where the env breaks or Ctrl-C is pressed,
-    the games that had ended are written.
+    A termination is the end of a game; a lost life is not one. The folder appears when it is
+    complete. If the env fails or Ctrl-C is pressed, it has the games that had ended.
 
     Args:
-        player: who plays.
-        env_id: what is played.
-        options: the protocol.
-        out: folder that is made; data/main_data.hdf5 lies in it.
-        dataset_id: Minari's name for it.
-        agent: what the player is called.
-        episodes: games after which no other begins.
-        steps: env steps after which no other game begins.
-        seed: of the games; neither trainings nor evaluations play them.
+        player: the agent.
+        env_id: id of the env.
+        options: protocol of the env.
+        out: folder to make; the episodes are in its data/main_data.hdf5.
+        dataset_id: id of the data set for Minari.
+        agent: name of the player, for the metadata.
+        episodes: number of games to play.
+        steps: env steps after which no new game begins.
+        seed: seed of the games, disjoint from those of training and evaluation.
         epsilon: probability of a random action.
-        num_envs: games at the same time.
-        on_game: called after each game with games, env steps and the game's return.
+        num_envs: number of parallel envs.
+        on_game: called after each game with the games and env steps so far and its return.
 
     Returns:
-        The games written.
+        The number of games written.
 
     Raises:
-        ConfigError: there is something at `out` already, or Minari is not there.
-        EnvError: the env broke.
+        ConfigError: `out` exists already, the spaces do not suit, or Minari is not installed.
+        EnvError: the env failed.
     """
     minari_package()
     temporary = out.resolve().with_name(f".{out.name}.tmp")  # Minari joins relative paths twice
     for path in (out, temporary):
         if path.exists():
-            raise ConfigError(f"{path} is there already; name another folder with --out")
-    env = make(env_id, int(min(num_envs, episodes)), seed + COLLECTED, options)
+            raise ConfigError(f"{path} exists already; name another folder with --out")
+    env = make(env_id, int(min(num_envs, episodes)), seed + COLLECTION_SEEDS, options)
     env.action_space.seed(seed)
     if not isinstance(env.action_space, spaces.Discrete):
         env.close()
         raise ConfigError(f"{env_id} has the action space {env.action_space}; Discrete is needed")
     if isinstance(env.observation_space, PackedDict):
         env.close()
-        raise ConfigError(f"{env_id} shows dictionaries; a data set of arrays is what can be kept")
-    told: dict[str, Any] = {"env": env_id, "options": asdict(options), "protocol": env.protocol}
-    told |= {"stack": env.stack, "agent": agent, "epsilon": epsilon, "seed": seed}
+        raise ConfigError(f"{env_id} has dictionary observations; a data set needs arrays")
+    record = {
+        **format_stamp(),
+        "env": env_id,
+        "options": asdict(options),
+        "protocol": env.protocol,
+        "stack": env.stack,
+        "agent": agent,
+        "epsilon": epsilon,
+        "seed": seed,
+    }
     (temporary / "data").mkdir(parents=True)
     try:
-        writer = _Writer(temporary / "data", env, dataset_id, told, on_game)
+        writer = _Writer(temporary / "data", env, dataset_id, record, on_game)
         try:
-            with tuned_for(env):
+            with torch_settings(env):
                 _play(player, env, episodes, steps, epsilon, seed, writer)
         except EnvError as error:
-            kept = f"{out} has the {writer.games} games before" if writer.games else "none is kept"
-            raise EnvError(f"{error}; {kept}", error.index) from error
+            saved = (
+                f"{out} has the {writer.games} games that had ended"
+                if writer.games
+                else "no game had ended"
+            )
+            raise EnvError(f"{error}; {saved}", error.index) from error
         finally:
             if writer.games and writer.whole:
                 writer.flush()
@@ -100,14 +113,14 @@ def collect(
 
 
 class _Writer:
-    """Episodes into Minari's storage, some at a time."""
+    """Buffers episodes and writes them to Minari's storage in batches."""
 
     def __init__(
         self,
         folder: Path,
         env: VectorEnv,
         dataset_id: str,
-        told: dict[str, Any],
+        record: dict[str, Any],
         on_game: Callable[[int, int, float], None],
     ) -> None:
         minari = minari_package()
@@ -115,7 +128,8 @@ class _Writer:
         from minari.dataset.minari_storage import MinariStorage
 
         self._buffer_type, self._on_game, self._stack = EpisodeBuffer, on_game, env.stack
-        # the spec only where Gymnasium's own make gives these observations
+        # Minari recreates an env from its spec: store it only if `gymnasium.make` alone gives
+        # the same observations
         plain = env.protocol["kind"] == "gymnasium" and env.stack == 1
         spec = gymnasium.registry.get(env.env_id.rpartition(":")[2]) if plain else None
         with warnings.catch_warnings():
@@ -123,19 +137,27 @@ class _Writer:
             self._storage = MinariStorage.new(
                 folder, env.observation_space, env.action_space, spec, jpeg_encoding=False
             )
-        about = f"{told['agent']} on {env.env_id}, a random action with probability "
-        known = {"dataset_id": dataset_id, "minari_version": minari.__version__}
-        known |= {"algorithm_name": told["agent"], "description": f"{about}{told['epsilon']}"}
-        self._storage.update_metadata({**known, "ludus": json.dumps(told)})
+        self._storage.update_metadata(
+            {
+                "dataset_id": dataset_id,
+                "minari_version": minari.__version__,
+                "algorithm_name": record["agent"],
+                "description": (
+                    f"{record['agent']} on {env.env_id}, a random action with probability "
+                    f"{record['epsilon']}"
+                ),
+                "ludus": json.dumps(record),
+            }
+        )
         self._waiting: list[Any] = []
         self._bytes = 0
         self.games = self.steps = 0
-        self.whole = True  # no write was cut off
+        self.whole = True  # no write was interrupted
 
     def add(
         self, frames: list[np.ndarray], actions: list[Any], rewards: list[float], terminated: bool
     ) -> None:
-        """One game: T + 1 newest frames, T actions and rewards, and how it ended."""
+        """Add one game: T + 1 newest frames, T actions and rewards, and whether it terminated."""
         obs = _stacked(np.stack(frames), self._stack)
         never = np.zeros(len(rewards), bool)
         ends = never.copy()
@@ -150,20 +172,20 @@ class _Writer:
             )
         )
         self._bytes += obs.nbytes
-        if self._bytes >= _BYTES_AT_ONCE or len(self._waiting) >= _GAMES_AT_ONCE:
+        if self._bytes >= _MAX_BYTES or len(self._waiting) >= _MAX_GAMES:
             self.flush()
         self.games, self.steps = self.games + 1, self.steps + len(rewards)
         self._on_game(self.games, self.steps, sum(rewards))
 
     def flush(self) -> None:
-        """Write what waits."""
+        """Write the buffered games."""
         self.whole = False
         self._storage.update_episodes(self._waiting)
         self._waiting, self._bytes, self.whole = [], 0, True
 
 
 def _stacked(frames: np.ndarray, stack: int) -> np.ndarray:
-    """[T, *frame] to the observations [T, stack, *frame], zeros before the first."""
+    """Stack frames [T, *frame] to observations [T, stack, *frame], zeros before the first."""
     if stack == 1:
         return frames
     before = np.zeros((stack - 1, *frames.shape[1:]), frames.dtype)
@@ -182,9 +204,14 @@ def _play(
     seed: int,
     writer: _Writer,
 ) -> None:
-    """Env i plays the games i, i + n, i + 2n, ...; every game that has begun is ended."""
+    """Play until `episodes` or `steps` is reached and every game that has begun has ended.
+
+    Env i plays games i, i + n, i + 2n, ..., so that the set of games follows from the seed alone.
+    """
     count, generator = env.num_envs, np.random.default_rng([seed, 8])
-    game, idle, taken = np.arange(count), np.zeros(count, bool), 0
+    game = np.arange(count)  # [B] number of the running game
+    idle = np.zeros(count, bool)  # [B] the env has no game left; its steps are not recorded
+    taken = 0  # env steps recorded
     frames: list[list[np.ndarray]] = [[] for _ in range(count)]
     actions: list[list[Any]] = [[] for _ in range(count)]
     rewards: list[list[float]] = [[] for _ in range(count)]
@@ -199,7 +226,7 @@ def _play(
             chosen[i] = env.action_space.sample()
         env.send(chosen)
         following = env.recv()
-        for i in np.flatnonzero(~row.game_over & ~idle):
+        for i in np.flatnonzero(~row.game_over & ~idle):  # a finished game's action is not used
             taken += 1
             frames[i].append(newest[i].copy())
             actions[i].append(chosen[i])

@@ -1,7 +1,7 @@
-"""Data sets in Minari's format, learned from without an env.
+"""Data sets in Minari's format, to learn from without an env.
 
-A data set stands where an env would: it has the spaces, and its episodes become the rows of the
-agent's own replay, each with its last observation as a row that is never sampled.
+A `Dataset` takes the place of an env: it has its spaces. Its episodes become rows of the agent's
+own replay, each followed by its last observation as a row that is never sampled.
 https://minari.farama.org; the package is an optional extra.
 """
 
@@ -27,33 +27,34 @@ from ludus.agents.dqn import DQN
 from ludus.agents.memory.replay import Replay
 from ludus.envs.errors import ConfigError
 from ludus.envs.make import EnvOptions
+from ludus.training.formats import check_format
 
-ROOT = Path("runs/datasets")  # where collections go, laid out as Minari's own folder
+ROOT = Path("runs/datasets")  # default folder of collections, laid out as Minari's own
 _ID = re.compile(r"[\w/-]+-v\d+")
-_PER_ROW = 8 + 4 + 4 + 2  # bytes beside the observation: action, reward, discount, flags
-_VALIDATED = 4_096  # held-out transitions of a validation error, at most
-_CHUNK = 256  # of them at once
+_ROW_BYTES = 8 + 4 + 4 + 2  # beside the observation: action, reward, discount, two flags
+_MAX_VALIDATION = 4_096  # held-out transitions of a validation error
+_CHUNK = 256  # of these in one forward pass
 
 
 def minari_package() -> ModuleType:
-    """Minari with what it needs to read and write.
+    """Import Minari and what it needs to read and write.
 
     Raises:
         ConfigError: it is not installed.
     """
     try:
-        import h5py  # noqa: F401  Minari asks for it late and with a traceback
+        import h5py  # noqa: F401  Minari imports it late, and fails with a traceback
         import minari
     except ImportError as error:
         raise ConfigError(
-            'data sets need the package minari; pip install "ludus[offline]"'
+            'data sets need the package minari; run pip install -e ".[offline]" in the checkout'
         ) from error
     return minari
 
 
 @contextmanager
-def _reading(what: str) -> Iterator[None]:
-    """Turns what Minari, h5py or the network may raise into one sentence."""
+def _minari_errors(what: str) -> Iterator[None]:
+    """Turn any exception of Minari, h5py or the network into one `ConfigError`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -66,13 +67,14 @@ def _reading(what: str) -> Iterator[None]:
 
 
 class Dataset:
-    """A data set, opened.
+    """An opened data set.
 
     Args:
         name: a folder that `ludus collect` or Minari wrote, its main_data.hdf5, or a Minari id.
-        held_out: share of the episodes that is kept for validation, at least one where above 0.
-        seed: chooses them.
-        download: fetch what a Minari id names, where it is not here yet.
+        held_out: fraction of the episodes that is held out for validation; at least one episode
+            if above 0.
+        seed: seed of the choice of held-out episodes.
+        download: download the data set of a Minari id if it is not on this machine.
 
     Raises:
         ConfigError: there is no such data set, or no value-based agent can learn from it.
@@ -83,33 +85,20 @@ class Dataset:
     def __init__(
         self, name: str, held_out: float = 0.1, seed: int = 0, *, download: bool = True
     ) -> None:
-        minari = minari_package()
-        folder = _folder(name)
         self.name = name
+        folder = _folder(name)
         root = folder.parent if folder is not None and folder.name == "data" else folder
-        self.source = name if root is None else str(root.resolve())  # from any folder
-        if folder is not None:
-            with _reading(f"the data set {name} cannot be opened"):
-                self._data = minari.MinariDataset(folder)
-        elif _ID.fullmatch(name):
-            with (
-                _reading(f"{name} is no folder here, and as a Minari id it cannot be loaded"),
-                redirect_stdout(sys.stderr),  # where Minari says what it downloads
-            ):
-                self._data = minari.load_dataset(name, download=download)
-        else:
-            raise ConfigError(
-                f"{name} is neither the folder of a data set nor a Minari id like "
-                "D4RL/door/human-v2; `ludus collect RUN` writes one"
-            )
-        with _reading(f"the metadata of {name} cannot be read"):
-            told = json.loads(self._data.storage.metadata.get("ludus", "{}"))
-            self.options = EnvOptions(**told.get("options", {}))
-            self.stack = int(told.get("stack", 1))
-        self._by_us = "env" in told
+        self.source = name if root is None else str(root.resolve())  # valid from any folder
+        self._data = _open(name, folder, download)
+        with _minari_errors(f"the metadata of {name} cannot be read"):
+            record = json.loads(self._data.storage.metadata.get("ludus", "{}"))
+            check_format(record, f"the data set {name}", ConfigError)
+            self.options = EnvOptions(**record.get("options", {}))
+            self.stack = int(record.get("stack", 1))
+        self._collected_by_ludus = "env" in record
         spec = self._data.env_spec
-        self.env_id: str = told["env"] if self._by_us else "dataset" if spec is None else spec.id
-        self.notes: list[str] = []  # what was adapted, a sentence each
+        self.env_id: str = record.get("env", spec.id if spec else "dataset")
+        self.notes: list[str] = []  # one sentence for each adaptation
         self.observation_space = self._adapted(self._data.observation_space)
         self.action_space = self._data.action_space
         if not isinstance(self.action_space, spaces.Discrete):
@@ -117,11 +106,11 @@ class Dataset:
                 f"{name} has the action space {self.action_space}; these agents need Discrete"
             )
         self.held_out, self.learned = self._split(held_out, seed)
-        self.checksum = 0  # of what `fill` has read
+        self.checksum = 0  # of the actions and rewards that `fill` has read
         self._validation: Replay | None = None
 
     def _adapted(self, space: spaces.Space[Any]) -> spaces.Box:
-        """The space that the learner sees, as `envs.make` would adapt it."""
+        """Return the learner's observation space, adapted as `envs.make` adapts an env's."""
         if not isinstance(space, spaces.Box) or not (
             space.dtype == np.uint8 or space.dtype.kind == "f"
         ):
@@ -134,57 +123,55 @@ class Dataset:
         if space.dtype == np.uint8:
             if not self._channels_last:
                 return space
-            self.notes.append("its pictures are turned to channels first")
+            self.notes.append("its images are transposed to channels first")
             low, high = space.low.transpose(2, 0, 1), space.high.transpose(2, 0, 1)
             return spaces.Box(low, high, dtype=np.uint8)
         if space.dtype != np.float32:
-            self.notes.append(f"its observations are {space.dtype} and are learned as float32")
+            self.notes.append(f"its {space.dtype} observations are converted to float32")
         with np.errstate(over="ignore"):
             low, high = space.low.astype(np.float32), space.high.astype(np.float32)
         return spaces.Box(low, high, dtype=np.float32)
 
-    def _split(self, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """The numbers of the episodes held out and of those to learn from."""
+    def _split(self, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the indices of the held-out episodes and of those to learn from."""
         episodes = self._data.total_episodes
-        if episodes < (2 if share else 1):
+        if episodes < (2 if fraction else 1):
             raise ConfigError(
                 f"{self.name} has {episodes} episodes; it needs more, or --held-out 0"
             )
         order = np.random.default_rng([seed, 7]).permutation(self._data.episode_indices)
-        count = max(1, round(share * episodes)) if share else 0
+        count = max(1, round(fraction * episodes)) if fraction else 0
         if count >= episodes:
-            raise ConfigError(f"held_out is {share}, which leaves no episode to learn from")
+            raise ConfigError(f"held_out is {fraction}, which leaves no episode to learn from")
         return np.sort(order[:count]), np.sort(order[count:])
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing; exists because an env has it."""
 
     def why_no_env(self) -> str:
-        """Why its env cannot be made from its id alone; empty where nothing speaks against it."""
+        """Return why its env cannot be made from its id alone; empty if it can."""
         spec = self._data.env_spec
-        if self._by_us:
+        if self._collected_by_ludus:
             return ""
         if spec is None:
-            return f"{self.name} does not say which env it is from"
-        plain = gymnasium.registry.get(spec.id)
+            return f"{self.name} does not name its env"
+        registered = gymnasium.registry.get(spec.id)
         given = {k: v for k, v in spec.kwargs.items() if k != "render_mode"}
-        if plain is not None and (given != plain.kwargs or spec.additional_wrappers):
+        if registered is not None and (given != registered.kwargs or spec.additional_wrappers):
             return f"{self.name} is from {spec.id} with arguments or wrappers of its own"
         return ""
 
-    # -- its episodes as rows of a replay -------------------------------------------------------
-
     @cached_property
     def _steps(self) -> np.ndarray:
-        """Steps of each episode, by its number."""
-        with _reading(f"the data set {self.name} cannot be read"):
-            told = self._data.storage.get_episode_metadata(self._data.episode_indices)
+        """Return the number of steps of each episode, by episode index."""
+        with _minari_errors(f"the data set {self.name} cannot be read"):
+            entries = self._data.storage.get_episode_metadata(self._data.episode_indices)
             steps = np.zeros(int(self._data.episode_indices.max()) + 1, np.int64)
-            steps[self._data.episode_indices] = [int(m["total_steps"]) for m in told]
+            steps[self._data.episode_indices] = [int(entry["total_steps"]) for entry in entries]
         return steps
 
     def sentences(self) -> list[str]:
-        """What a training from it should say at its start."""
+        """Return the sentences to print when a training from this data set starts."""
         held, steps = len(self.held_out), self._steps
         return [
             f"learns from {self.source}: {len(self.learned):,} episodes, "
@@ -194,32 +181,32 @@ class Dataset:
         ]
 
     def rows(self, n_step: int) -> int:
-        """Rows of the replay that the episodes to learn from take."""
+        """Return how many rows of a replay the episodes to learn from take."""
         return self._rows(self.learned, n_step)
 
-    def _rows(self, which: np.ndarray, n_step: int) -> int:
-        # the last n - 1 are there because a row is sampled once n others follow it
-        return int((self._steps[which] + 1).sum()) + n_step - 1
+    def _rows(self, episodes: np.ndarray, n_step: int) -> int:
+        # A replay samples a row once n others follow it: n - 1 empty rows end the last episode.
+        return int((self._steps[episodes] + 1).sum()) + n_step - 1
 
     def refuse_if_too_large(self, device: torch.device) -> None:
-        """Before anything is read.
+        """Check that the data set fits in memory, before anything is read.
 
         Raises:
-            ConfigError: it does not fit in memory; the message has the figures.
+            ConfigError: it does not; the message has the figures.
         """
         space, transitions = self.observation_space, int(self._steps.sum())
         frame = int(np.prod(space.shape)) // self.stack * space.dtype.itemsize
-        copies = 2 if device.type == "cpu" else 1  # what is read lies beside the replay
-        need = copies * (transitions + len(self._steps)) * (frame + _PER_ROW)
+        copies = 2 if device.type == "cpu" else 1  # the arrays that are read, and the replay
+        need = copies * (transitions + len(self._steps)) * (frame + _ROW_BYTES)
         free = psutil.virtual_memory().available
         if need > 0.95 * free:
             raise ConfigError(
                 f"the {transitions:,} transitions of {self.name} need {need / 1e9:.1f} GB while "
-                f"they are read, and only {free / 1e9:.1f} GB are free; take a smaller data set"
+                f"they are read, and only {free / 1e9:.1f} GB are free; use a smaller data set"
             )
 
     def fill(self, agent: DQN) -> None:
-        """Put the episodes to learn from into the agent's replay, and keep those held out.
+        """Write the episodes to learn from into the agent's replay, and load those held out.
 
         Raises:
             ConfigError: an episode is damaged, or there is no step to learn from.
@@ -242,51 +229,69 @@ class Dataset:
             )
             self._load(self._validation, self.held_out, agent)
 
-    def _load(self, memory: Replay, which: np.ndarray, agent: DQN) -> int:
-        """Fill a fresh memory; the checksum of what went in."""
-        with _reading(f"the data set {self.name} cannot be read"):
-            arrays = self._arrays(which, agent)
-        generator = memory.state_dict()["generator"]
-        whole = {"shape": [memory.rows, 1], "written": len(arrays["action"]), **arrays}
-        memory.load_state_dict({**whole, "generator": generator})
+    def _load(self, memory: Replay, episodes: np.ndarray, agent: DQN) -> int:
+        """Fill an empty memory; return the checksum of the actions and rewards."""
+        with _minari_errors(f"the data set {self.name} cannot be read"):
+            arrays = self._arrays(episodes, agent)
+        # One call in place of an `add` for each row: the state of a memory that has these rows.
+        state = {
+            "shape": [memory.rows, 1],
+            "written": len(arrays["action"]),
+            "generator": memory.state_dict()["generator"],
+            **arrays,
+        }
+        memory.load_state_dict(state)
         checksum = zlib.crc32(arrays["action"].tobytes())
         return zlib.crc32(arrays["reward"].tobytes(), checksum)
 
-    def _arrays(self, which: np.ndarray, agent: DQN) -> dict[str, np.ndarray]:
-        """The rows of these episodes, as `Replay.state_dict` has them."""
+    def _arrays(self, episodes: np.ndarray, agent: DQN) -> dict[str, np.ndarray]:
+        """Return the rows of these episodes in the layout of `Replay.state_dict`.
+
+        An episode of T steps takes T + 1 rows: row t has the newest frame of observation t and the
+        action taken there, as one env would have written it. A stack of frames is stored once and
+        rebuilt from the rows before it, up to `first`. The last row has the final frame only; it
+        is not `valid`, so it is never sampled and never joins two episodes.
+        """
         config, shape = agent.config, self.observation_space.shape
-        total = self._rows(which, config.n_step)
+        total = self._rows(episodes, config.n_step)
         size = int(np.prod(shape, dtype=np.int64)) // self.stack
         frames = np.zeros((total, size), self.observation_space.dtype)
         action = np.zeros(total, np.int64)
         reward, discount = np.zeros(total, np.float32), np.zeros(total, np.float32)
         first, valid = np.zeros(total, bool), np.zeros(total, bool)
         assert isinstance(self.action_space, spaces.Discrete)
-        at = 0
-        for episode in self._data.iterate_episodes(which):
+        start = 0
+        for episode in self._data.iterate_episodes(episodes):
             steps = int(self._steps[episode.id])
-            last = at + steps
-            rows = slice(at, last)
-            frames[at : last + 1] = self._frames(episode, steps)
+            last = start + steps
+            rows = slice(start, last)
+            frames[start : last + 1] = self._frames(episode, steps)
             action[rows] = episode.actions - self.action_space.start
-            reward[rows] = (
-                np.clip(episode.rewards, -1, 1) if config.clip_reward else episode.rewards
-            )
+            rewards = episode.rewards
+            reward[rows] = np.clip(rewards, -1, 1) if config.clip_reward else rewards
+            # A truncated episode bootstraps from its last frame; a terminated one does not.
             discount[rows] = np.where(episode.terminations, 0, np.float32(config.gamma))
-            first[at], valid[rows] = True, True
-            at = last + 1
-            wrong = (action[rows] < 0) | (action[rows] >= self.action_space.n)
-            for name, bad in (
-                ("an action that is not in its space", wrong.any()),
-                ("a reward that is no number", not np.isfinite(reward[rows]).all()),
-            ):
-                if bad:
-                    raise ConfigError(f"{self.name}: episode {episode.id} has {name}")
-        fields = {"frames": frames, "action": action, "reward": reward, "discount": discount}
-        return {**fields, "first": first, "valid": valid}
+            first[start], valid[rows] = True, True
+            start = last + 1
+            if ((action[rows] < 0) | (action[rows] >= self.action_space.n)).any():
+                raise ConfigError(
+                    f"{self.name}: episode {episode.id} has an action outside its space"
+                )
+            if not np.isfinite(reward[rows]).all():
+                raise ConfigError(
+                    f"{self.name}: episode {episode.id} has a reward that is not finite"
+                )
+        return {
+            "frames": frames,
+            "action": action,
+            "reward": reward,
+            "discount": discount,
+            "first": first,
+            "valid": valid,
+        }
 
     def _frames(self, episode: Any, steps: int) -> np.ndarray:
-        """Its newest frames, flat, [steps + 1, size]."""
+        """Return the newest frame of each observation, flat, [steps + 1, size]."""
         obs, space = np.asarray(episode.observations), self.observation_space
         if self._channels_last:
             obs = obs.transpose(0, 3, 1, 2)
@@ -294,34 +299,53 @@ class Dataset:
         if obs.shape != wanted or len(episode.actions) != steps:
             raise ConfigError(
                 f"{self.name}: episode {episode.id} has observations of shape {list(obs.shape)} "
-                f"and {len(episode.actions)} actions; {list(wanted)} and {steps} would fit"
+                f"and {len(episode.actions)} actions; {list(wanted)} and {steps} are expected"
             )
         with np.errstate(over="ignore"):
             newest = (obs[:, -1] if self.stack > 1 else obs).astype(space.dtype, copy=False)
         if not np.isfinite(newest).all():
             raise ConfigError(
-                f"{self.name}: episode {episode.id} has an observation that is no number"
+                f"{self.name}: episode {episode.id} has an observation that is not finite"
             )
         return newest.reshape(steps + 1, -1)
 
     def td_error(self, agent: DQN) -> float | None:
-        """Mean of `DQN.td_error` over at most 4,096 held-out transitions, always the same.
+        """Return the mean of `DQN.td_error` over held-out transitions; None if there are none.
 
-        None where nothing is held out.
+        At most 4,096 transitions, evenly spaced and always the same.
         """
         memory = self._validation
         if memory is None or not len(memory):
             return None
-        count = min(_VALIDATED, len(memory))
-        chance = (torch.arange(count, dtype=torch.float64, device=agent.device) + 0.5) / count
-        parts = [
-            agent.td_error(memory.sample(some).batch) * len(some) for some in chance.split(_CHUNK)
+        count = min(_MAX_VALIDATION, len(memory))
+        uniforms = (torch.arange(count, dtype=torch.float64, device=agent.device) + 0.5) / count
+        sums = [
+            agent.td_error(memory.sample(chunk).batch) * len(chunk)
+            for chunk in uniforms.split(_CHUNK)
         ]
-        return float(torch.stack(parts).sum()) / count
+        return float(torch.stack(sums).sum()) / count
+
+
+def _open(name: str, folder: Path | None, download: bool) -> Any:
+    """Return Minari's data set of a folder, or else of an id."""
+    minari = minari_package()
+    if folder is not None:
+        with _minari_errors(f"the data set {name} cannot be opened"):
+            return minari.MinariDataset(folder)
+    if not _ID.fullmatch(name):
+        raise ConfigError(
+            f"{name} is neither the folder of a data set nor a Minari id like "
+            "D4RL/door/human-v2; `ludus collect RUN` writes one"
+        )
+    with (
+        _minari_errors(f"there is no folder {name}, and as a Minari id it cannot be loaded"),
+        redirect_stdout(sys.stderr),  # Minari prints its downloads
+    ):
+        return minari.load_dataset(name, download=download)
 
 
 def _folder(name: str) -> Path | None:
-    """The folder with metadata.json, or None where the name is no path."""
+    """Return the folder that has metadata.json, or None if the name is not a path."""
     for path in (Path(name), ROOT / name):
         for folder in (path, path / "data", path.parent):
             if path.exists() and (folder / "metadata.json").is_file():

@@ -1,4 +1,4 @@
-"""What a training says while it runs: TensorBoard with SB3's tags, episodes.csv, a progress bar."""
+"""Logging of a training: TensorBoard with SB3's tags, episodes.csv and a progress bar."""
 
 import csv
 import time
@@ -22,12 +22,12 @@ from torch.utils.tensorboard import SummaryWriter
 from ludus.envs.vector import Row
 
 _WINDOW = 100  # finished games in a mean, as in SB3
-_PLAIN_SECONDS = 10.0  # between lines where there is no terminal
+_PLAIN_SECONDS = 10.0  # between lines without a terminal
 _ROLLOUT = ("exploration_rate",)
 
 
 class Episodes:
-    """The finished games of a run: env steps and seconds at the end, unclipped return, length."""
+    """The finished games of a run: env steps and seconds at their end, unclipped return, length."""
 
     columns = ("env_steps", "seconds", "return", "length")
 
@@ -35,24 +35,24 @@ class Episodes:
         self.rows: list[tuple[int, float, float, int]] = []
 
     def array(self) -> np.ndarray:
-        """[games, 4] float64."""
+        """Return the games as an array, [games, 4] float64."""
         return np.array(self.rows, np.float64).reshape(-1, 4)
 
     @classmethod
     def read(cls, path: Path) -> np.ndarray:
-        """[games, 4] float64 from an episodes.csv; a last line that is half written is left out."""
+        """Read an episodes.csv, [games, 4] float64; an incomplete last line is ignored."""
         whole, _, _ = path.read_text().rpartition("\n")
         lines = whole.splitlines()[1:]
         return np.array([line.split(",") for line in lines], np.float64).reshape(-1, 4)
 
 
 class Bar:
-    """A progress bar with steps, speed, return and time left; plain lines without a terminal."""
+    """Progress bar with steps, speed, return and time left; plain lines without a terminal."""
 
     def __init__(self, name: str, total: int, done: int, quiet: bool, unit: str = "steps") -> None:
         self._name, self._total, self._quiet, self._unit = name, total, quiet, unit
         self._console = Console(stderr=True)
-        self._since, self._since_done = time.monotonic(), done  # what the speed is measured from
+        self._since, self._since_done = time.monotonic(), done  # start of the speed measurement
         self._progress: Progress | None = None
         if self._console.is_terminal and not quiet:
             self._progress = Progress(
@@ -72,7 +72,7 @@ class Bar:
             )
 
     def update(self, done: int, score: float | None) -> None:
-        """Show env steps done and the mean return."""
+        """Update the steps done and the mean return."""
         now = time.monotonic()
         pause = 1.0 if self._progress is not None else _PLAIN_SECONDS
         ended = done >= self._total > self._since_done
@@ -93,23 +93,23 @@ class Bar:
         )
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
         if self._progress is not None:
             self._progress.stop()
 
 
 class Logger:
-    """One run's log.
+    """Log of one run.
 
     Args:
         path: the run's folder.
-        name: shown beside the progress bar.
+        name: label of the progress bar.
         total: env steps of the whole training.
         every: env steps between two points in TensorBoard.
-        quiet: no progress.
-        state: what `state_dict` returned, to go on from.
+        quiet: show no progress.
+        state: what `state_dict` returned, to resume.
         done: env steps already done.
-        unit: what is shown as counted.
+        unit: name of what is counted.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Logger:
             self._window.extend((row[2], row[3]) for row in self.episodes.rows[-_WINDOW:])
             self._seconds_before = state["seconds"]
             self._next = state["next"]
-        # points that a killed process left after the checkpoint are dropped by TensorBoard
+        # TensorBoard drops the points that a killed process wrote after the checkpoint
         self._writer = SummaryWriter(str(path), purge_step=done + 1 if state else 0)
         self._file: TextIO = (path / "episodes.csv").open("w", newline="")
         self._csv = csv.writer(self._file)
@@ -147,20 +147,20 @@ class Logger:
 
     @property
     def seconds(self) -> float:
-        """Wall-clock seconds of training, all sittings together, evaluations left out."""
+        """Return the wall-clock seconds of training, over all resumes, without evaluations."""
         return self._seconds_before + (self._ended or time.monotonic()) - self._started
 
     @property
     def mean_return(self) -> float | None:
-        """Mean unclipped return of the last 100 finished games."""
+        """Return the mean unclipped return of the last 100 finished games, or None."""
         return float(np.mean([r for r, _ in self._window])) if self._window else None
 
-    def leave_out(self, seconds: float) -> None:
-        """Do not count these: something else than training took them."""
+    def exclude(self, seconds: float) -> None:
+        """Exclude a time from `seconds`, such as that of an evaluation."""
         self._started += seconds
 
-    def row(self, row: Row, env_steps: int) -> None:
-        """Account for the games that ended in this row."""
+    def add_row(self, row: Row, env_steps: int) -> None:
+        """Record the games that ended in this row."""
         if not row.game_over.any():
             return
         for i in np.flatnonzero(row.game_over):
@@ -171,18 +171,18 @@ class Logger:
         self._file.flush()
 
     def due(self, env_steps: int) -> bool:
-        """Whether a point in TensorBoard is due; says so once."""
+        """Return whether a point in TensorBoard is due, once for each interval."""
         if env_steps < self._next:
             return False
         self._next += self._every * (1 + (env_steps - self._next) // self._every)
         return True
 
     def progress(self, env_steps: int) -> None:
-        """Move the progress bar."""
+        """Update the progress bar."""
         self.bar.update(env_steps, self.mean_return)
 
     def write(self, metrics: dict[str, float], env_steps: int, updates: int) -> None:
-        """One point of every curve."""
+        """Write one point of every curve."""
         now = time.monotonic()
         then, steps = self._fps
         self._fps = (now, env_steps)
@@ -195,18 +195,18 @@ class Logger:
         self.scalars(points, env_steps)
 
     def scalars(self, points: dict[str, float], env_steps: int) -> None:
-        """Points under their full tags."""
+        """Write points under their full tags."""
         for tag, value in points.items():
             self._writer.add_scalar(tag, value, env_steps)
 
-    def film(self, tag: str, gif: bytes, env_steps: int) -> None:
-        """A film, which TensorBoard shows among its images."""
+    def video(self, tag: str, gif: bytes, env_steps: int) -> None:
+        """Write a GIF, which TensorBoard shows among its images."""
         image = Summary.Image(encoded_image_string=gif)
-        shown = Summary(value=[Summary.Value(tag=tag, image=image)])
-        self._writer._get_file_writer().add_summary(shown, env_steps)
+        summary = Summary(value=[Summary.Value(tag=tag, image=image)])
+        self._writer._get_file_writer().add_summary(summary, env_steps)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed log goes on from."""
+        """Return the state to resume from."""
         return {
             "episodes": self.episodes.array(),
             "seconds": self.seconds,
@@ -214,7 +214,7 @@ class Logger:
         }
 
     def close(self) -> None:
-        """Flush everything."""
+        """Flush and close all files."""
         self._ended = time.monotonic()
         self.bar.close()
         self._writer.close()

@@ -34,7 +34,7 @@ def train_loop(
         action, state, extras = agent.act(row.obs, state, row.first, explore=True)
         chosen_by_agent: np.ndarray | bool = True
         if rivals is not None:
-            action, chosen_by_agent = rivals.take_over(row, action)
+            action, chosen_by_agent = rivals.replace_actions(row, action)
         env.send(action)
         agent.learn()  # on what was observed up to this row, while the env works
         following = env.recv()
@@ -53,6 +53,6 @@ def train_loop(
         )
         row = following
         if rivals is not None:
-            rivals.keep(agent)
+            rivals.update_pool(agent)
         if not on_step(row, state):
             return

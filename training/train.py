@@ -23,12 +23,17 @@ from ludus.envs.board.spiel import is_game
 from ludus.envs.errors import EnvError, RunError, TrainingError
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import Row, VectorEnv
-from ludus.evaluation.evaluate import Evaluation, EvaluationStopped, evaluate, tuned_for
+from ludus.evaluation.evaluate import Evaluation, EvaluationStopped, evaluate, torch_settings
 from ludus.evaluation.rivals import Rivals
-from ludus.evaluation.video import gif
+from ludus.evaluation.video import record_gif
 from ludus.networks.cores import State
 from ludus.training import offline
-from ludus.training.checkpoint import newest_checkpoint, save_checkpoint, write_atomically
+from ludus.training.checkpoint import (
+    check_resumable,
+    newest_checkpoint,
+    save_checkpoint,
+    write_atomically,
+)
 from ludus.training.dataset import Dataset
 from ludus.training.logger import Logger
 from ludus.training.loop import train_loop
@@ -132,7 +137,7 @@ class Session:
             chosen = presets.preset(agent, env) if config is None else config
             protocol, said = {}, []
             if isinstance(env, Dataset):
-                where = offline.playground(env, env_id, options)
+                where = offline.evaluation_env(env, env_id, options)
                 env_id, options, protocol = where.env_id, where.options, where.protocol
                 t = replace(t, dataset=env.source)  # a resume may be in another folder
                 if where.missing:
@@ -165,6 +170,7 @@ class Session:
         begun = run.status().state != "waiting"
         if isinstance(config.config, SB3Config) and begun:
             raise RunError(f"{run.path} is an SB3 run; those cannot be resumed, only evaluated")
+        check_resumable(run.checkpoints)
         device = device_of(config.train.device)
         env = _open(config.env, config.train, config.options)
         built = _build(config.agent, config.config, env, device, config.train)
@@ -208,7 +214,7 @@ class Session:
         t = self.config.train
         self._say_what()
         try:
-            with _Signals(self._on_signal), tuned_for(self.env, self.agent):
+            with _Signals(self._on_signal), torch_settings(self.env, self.agent):
                 if isinstance(self.agent, SB3Agent):
                     self._train_sb3(self.agent)
                 else:
@@ -236,7 +242,7 @@ class Session:
             raise
         finally:
             self.env.close()
-            self._lock.close()
+            self._lock.release()
             if hasattr(self, "_log"):
                 self._log.close()
         return self.agent
@@ -263,7 +269,7 @@ class Session:
         agent = self.agent
         assert not isinstance(agent, SB3Agent)
         assert isinstance(self.env, VectorEnv)
-        self._log.row(row, agent.env_steps)
+        self._log.add_row(row, agent.env_steps)
         if self._log.due(agent.env_steps):
             self._log.write(_finite(agent.metrics()), agent.env_steps, agent.updates)
         if self._evaluate_or_save_now():
@@ -292,7 +298,7 @@ class Session:
         assert isinstance(agent, DQN)
         if self._resume:
             tree = self._newest()
-            offline.go_on(agent, data, tree)
+            offline.restore(agent, data, tree)
             self._resumed(tree)
         else:
             self._log = self._logger(None)
@@ -359,7 +365,7 @@ class Session:
         def on_row(row: Row) -> None:
             nonlocal steps
             steps += env.num_envs
-            self._log.row(row, steps)
+            self._log.add_row(row, steps)
 
         def on_step(done: int) -> bool:
             if self._log.due(done):
@@ -394,7 +400,7 @@ class Session:
                 stop=lambda: self._signal is not None,
             )
         except EvaluationStopped:  # the signal is answered where the training stands
-            self._log.leave_out(time.monotonic() - began)
+            self._log.exclude(time.monotonic() - began)
             return
         steps = self.agent.env_steps
         told = {"env_steps": steps, "returns": result.returns, "lengths": result.lengths}
@@ -405,19 +411,21 @@ class Session:
             "eval/mean_ep_length": float(np.mean(result.lengths)),
         }
         self._log.scalars(points, steps)
-        self._log.leave_out(time.monotonic() - began)
+        self._log.exclude(time.monotonic() - began)
 
     def _film(self, steps: int) -> None:
         """A held-out game for TensorBoard; an env without a picture has none."""
         c, began = self.config, time.monotonic()
         self._films = steps // c.train.video_every
         try:
-            film = gif(self.agent, c.env, c.options, max_steps=_FILM_STEPS, wide=_FILM_WIDE)
-            self._log.film("eval/game", film, steps)
+            film = record_gif(
+                self.agent, c.env, c.options, max_steps=_FILM_STEPS, max_width=_FILM_WIDE
+            )
+            self._log.video("eval/game", film, steps)
         except Exception as error:  # whatever an env's picture may do, the training goes on
             if not self.quiet:
                 _console.print(f"no film for TensorBoard: {error}", style="yellow", markup=False)
-        self._log.leave_out(time.monotonic() - began)
+        self._log.exclude(time.monotonic() - began)
 
     def _keep_weights(self) -> None:
         keep = self.config.train.keep_checkpoints

@@ -1,4 +1,4 @@
-"""Transfer: a training that starts from what another run has learned."""
+"""Transfer: start a training from the weights of another run."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -16,72 +16,73 @@ _PARTS = ("encoder", "core", "head")
 
 @runtime_checkable
 class Learner(Protocol):
-    """What can take weights."""
+    """An agent that can start from given weights."""
 
     def weights(self) -> dict[str, Tensor]:
-        """By name: encoder., core. and head."""
+        """Return the weights by name; names begin with encoder., core. and head."""
 
     def start_from(self, weights: dict[str, Tensor]) -> None:
-        """Take these weights, for the target network too."""
+        """Load these weights, into the target network too."""
 
 
 @dataclass
 class Transfer:
-    """What was taken from a run, and what was not."""
+    """Record of the parts of a network that were transferred, and of those that were not."""
 
     source: str
     taken: list[str] = field(default_factory=list)
-    left: dict[str, str] = field(default_factory=dict)  # part -> why
+    left: dict[str, str] = field(default_factory=dict)  # part -> reason
 
     def sentences(self) -> list[str]:
-        """One on what was taken, and one on each part that was not."""
-        left = [f"does not take its {part}: {why}" for part, why in self.left.items()]
+        """Return one sentence on the transferred parts, and one on each other part."""
+        left = [f"does not take its {part}: {reason}" for part, reason in self.left.items()]
         return [f"starts from the {' and '.join(self.taken)} of {self.source}", *left]
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return it for JSON."""
         return asdict(self)
 
 
 def transfer(agent: Learner, config: presets.Config, run: Run, env: presets.EnvLike) -> Transfer:
-    """Give an agent the encoder, the core and the head of a run, each where it fits as a whole.
+    """Transfer the encoder, the core and the head of a run to an agent, each as a whole.
 
-    The head fits where the actions are the same, by name and number, and where its numbers mean the
-    same.
+    A part is transferred if all its weights have the same names and shapes. The head also needs
+    the same actions, by name and number, and outputs of the same meaning.
 
     Args:
-        agent: fresh; its target network gets the same weights.
-        config: of the agent.
-        run: where the weights come from.
-        env: what the agent learns from.
+        agent: a new agent; its target network gets the same weights.
+        config: the agent's configuration.
+        run: the run to take the weights from.
+        env: the env or data set that the agent learns from.
 
     Raises:
-        RunError: the run has no weights, or nothing of it fits.
+        RunError: the run has no weights, or no part of them fits.
     """
-    theirs, own, source = run.newest_weights(), agent.weights(), run.config()
+    source_weights, own, source = run.newest_weights(), agent.weights(), run.config()
     found = Transfer(str(run.path))
     chosen: dict[str, Tensor] = {}
     for part in _PARTS:
         wanted = {k: v for k, v in own.items() if k.startswith(f"{part}.")}
-        offered = {k: v for k, v in theirs.items() if k.startswith(f"{part}.")}
+        offered = {k: v for k, v in source_weights.items() if k.startswith(f"{part}.")}
         if not wanted and not offered:
             continue
-        why = _why_not(wanted, offered)
-        if part == "head" and not why:
-            why = _other_meaning(config, source.config) or _other_actions(source, env)
-        if why:
-            found.left[part] = why
+        reason = _mismatch(wanted, offered)
+        if part == "head" and not reason:
+            reason = _other_outputs(config, source.config) or _other_actions(source, env)
+        if reason:
+            found.left[part] = reason
         else:
             found.taken.append(part)
             chosen |= offered
     if not found.taken:
-        reasons = "; ".join(f"its {part}: {why}" for part, why in found.left.items())
+        reasons = "; ".join(f"its {part}: {reason}" for part, reason in found.left.items())
         raise RunError(f"nothing of {run.path} fits this agent; {reasons or 'it has no network'}")
     agent.start_from(own | chosen)
     return found
 
 
-def _why_not(wanted: dict[str, Tensor], offered: dict[str, Tensor]) -> str:
+def _mismatch(wanted: dict[str, Tensor], offered: dict[str, Tensor]) -> str:
+    """Return the first difference in names or shapes; empty if there is none."""
     for name in sorted(set(wanted) | set(offered)):
         if name not in offered:
             return f"it has no {name}"
@@ -93,8 +94,8 @@ def _why_not(wanted: dict[str, Tensor], offered: dict[str, Tensor]) -> str:
     return ""
 
 
-def _other_meaning(ours: presets.Config, theirs: presets.Config) -> str:
-    """Which choice makes the same weights say something else, in heads of one shape."""
+def _other_outputs(ours: presets.Config, theirs: presets.Config) -> str:
+    """Return the option that gives heads of one shape outputs of another meaning, or nothing."""
     for name, absent in (("head", "q"), ("value_rescaling", False)):
         here, there = getattr(ours, name, absent), getattr(theirs, name, absent)
         if here != there:
@@ -107,14 +108,15 @@ def _other_meaning(ours: presets.Config, theirs: presets.Config) -> str:
 
 
 def _other_actions(source: RunConfig, env: presets.EnvLike) -> str:
+    """Return how the actions differ from the source's; empty if they are the same."""
     if source.env == env.env_id:
-        return ""  # a head of one shape has as many actions
+        return ""  # heads of one shape have the same number of actions
     try:
         other = make(source.env, 1, 0, source.options)
     except EnvError as error:
-        return f"its actions are not known, because {error}"
+        return f"its actions are unknown, because {error}"
     other.close()
     names = list(other.action_names)
     if not names or names != list(getattr(env, "action_names", ())):  # a data set has none
-        return f"{source.env} and {env.env_id} have other actions, or no names for them"
+        return f"{source.env} and {env.env_id} have different actions, or no names for them"
     return ""

@@ -49,7 +49,7 @@ class BoardGame:
                     worker.wait(1.0)
                 changed = self._agents_turn()
                 if changed:
-                    self._duel.make(int(self._duel.advice.action[0]))
+                    self._duel.play(int(self._duel.advice.action[0]))
                 for told in worker.commands():
                     changed |= self._obey(told)
                 if changed:
@@ -58,18 +58,18 @@ class BoardGame:
             self._publish(error(problem), True)
 
     def _agents_turn(self) -> bool:
-        return not self._duel.over and self._duel.mover != self._side
+        return not self._duel.over and self._duel.current_player != self._side
 
     def _obey(self, told: dict[str, Any]) -> bool:
         """Do what was asked; say whether something changed."""
         value, duel = told.get("value"), self._duel
         hint, self._hint = self._hint, False
         match told.get("do"):
-            case "move" if type(value) is int and not duel.over and value in duel.legal():
-                if duel.mover == self._side:
-                    duel.make(value)
+            case "move" if type(value) is int and not duel.over and value in duel.legal_moves():
+                if duel.current_player == self._side:
+                    duel.play(value)
             case "undo":
-                duel.take_back(self._side)
+                duel.undo(self._side)
             case "hint":
                 self._hint = True
             case "show" if isinstance(value, bool):
@@ -77,12 +77,12 @@ class BoardGame:
             case "simulations" if type(value) is int and 1 <= value <= MOST_SIMULATIONS:
                 if isinstance(self._agent, Searching):
                     self._agent.simulations = value
-                    duel.go_to(list(duel.moves))
+                    duel.replay(list(duel.moves))
             case "side" if type(value) is int and value in (0, 1):
                 self._side = int(value)
-                duel.go_to([])
+                duel.replay([])
             case "new":
-                duel.go_to([])
+                duel.replay([])
             case _:
                 self._hint = hint
                 return False

@@ -129,7 +129,7 @@ class EnvShow:
 
     def head(self) -> dict[str, Any]:
         """Actions, saliencies and layers."""
-        insight, live = self._live.insight, self._live
+        insight, live = self._live.inspector, self._live
         return {
             **{"board": False, "actions": live.action_names, "usual": self.usual},
             **{"saliencies": insight.kinds, "layers": insight.layers, "person": self._person},
@@ -142,7 +142,7 @@ class EnvShow:
 
     def renew(self) -> None:
         """Think again."""
-        self._live.forget()
+        self._live.discard_decision()
 
     @property
     def over(self) -> bool:
@@ -176,14 +176,14 @@ class EnvShow:
             pictures["own"] = png(self._own.picture())
         if not over:
             head |= self._thought()
-            if asked["saliency"] in live.insight.kinds:
+            if asked["saliency"] in live.inspector.kinds:
                 pictures["heat"] = self._look(asked["saliency"])
-            if asked["layer"] in live.insight.layers:
+            if asked["layer"] in live.inspector.layers:
                 pictures["maps"] = grey(mosaic(live.features(asked["layer"])))
         return head, pictures
 
     def _thought(self) -> dict[str, Any]:
-        thought = self._live.think()
+        thought = self._live.decision()
         advice, action = thought.advice, thought.action
         if advice is None:
             told = np.atleast_1d(action).ravel().tolist()
@@ -235,15 +235,15 @@ class BoardShow:
 
     def restart(self, seed: int) -> None:
         """Begin anew: seed 0 without chance, any other with a few moves at random."""
-        self._duel.go_to([])
+        self._duel.replay([])
         generator = np.random.default_rng(seed)
         for _ in range(_OPENING if seed else 0):
             if not self._duel.over:
-                self._duel.make(int(generator.choice(self._duel.legal())))
+                self._duel.play(int(generator.choice(self._duel.legal_moves())))
 
     def renew(self) -> None:
         """Think again, of the whole game."""
-        self._duel.go_to(list(self._duel.moves))
+        self._duel.replay(list(self._duel.moves))
 
     @property
     def over(self) -> bool:
@@ -252,7 +252,7 @@ class BoardShow:
 
     def step(self) -> None:
         """The agent's move."""
-        self._duel.make(int(self._duel.advice.action[0]))
+        self._duel.play(int(self._duel.advice.action[0]))
 
     def message(self, asked: dict[str, Any]) -> tuple[dict[str, Any], dict[str, bytes]]:
         """The board and the agent's opinion."""
@@ -272,7 +272,7 @@ def standing(duel: InteractiveGame, *, opinion: bool) -> dict[str, Any]:
         advice = duel.advice
         value = number(advice.value[0])
         # a value is the mover's; the page shows it as who began sees it
-        told["value"] = None if value is None else value * (1 if duel.mover == 0 else -1)
+        told["value"] = None if value is None else value * (1 if duel.current_player == 0 else -1)
         told["best"] = int(advice.action[0])
         told["opinion"] = {
             "probability": _of_legal(advice.probability, duel),
@@ -283,7 +283,9 @@ def standing(duel: InteractiveGame, *, opinion: bool) -> dict[str, Any]:
 
 
 def _of_legal(values: np.ndarray | None, duel: InteractiveGame) -> dict[int, float | None] | None:
-    return None if values is None else {move: number(values[0, move]) for move in duel.legal()}
+    return (
+        None if values is None else {move: number(values[0, move]) for move in duel.legal_moves()}
+    )
 
 
 class Stage:

@@ -103,7 +103,7 @@ def test_a_chosen_folder_and_its_name(ludus, run, tmp_path):
         ("collect RUN --epsilon 2", "epsilon is 2.0, which is out of range"),
         ("collect RUN --episodes 3 --steps 3", "both given; give one of them"),
         ("collect RUN --episdes 3", "did you mean --episodes?"),
-        ("collect RUN --out RUN", "is there already; name another folder with --out"),
+        ("collect RUN --out RUN", "exists already; name another folder with --out"),
         ("train dqn --dataset", "needs an agent and an env"),
         ("train dqn --dataset nowhere", "nowhere is neither the folder of a data set nor a Minari"),
         ("train dqn --dataset no/where-v0", "as a Minari id it cannot be loaded"),
@@ -134,8 +134,8 @@ def test_agents_and_envs_that_do_not_suit_a_data_set(ludus, run):
         ("train sb3:dqn --dataset set", "sb3:dqn cannot learn from a data set"),
         ("train random CartPole-v1 --dataset set", "random cannot learn from a data set"),
         ("train dqn CartPol-v1 --dataset set", "did you mean CartPole-v1?"),
-        ("train dqn Acrobot-v1 --dataset set", "Acrobot-v1 shows observations float32[6]"),
-        ("train dqn CartPole-v1 --dataset set --stack 2", "CartPole-v1 shows observations float32"),
+        ("train dqn Acrobot-v1 --dataset set", "Acrobot-v1 has observations float32[6]"),
+        ("train dqn CartPole-v1 --dataset set --stack 2", "CartPole-v1 has observations float32"),
         ("train dqn --dataset set --held-out 0.9", "held_out is 0.9, which leaves no episode"),
         ("train dqn --dataset set --encoder nature", "nature encoder takes pictures"),
     ):
@@ -151,7 +151,10 @@ def test_without_minari_the_command_that_brings_it_is_said(ludus, run, monkeypat
     for line in (f"collect {run}", "train dqn --dataset x"):
         code, _, err = ludus(line)
         assert code == 2
-        assert err == 'ludus: data sets need the package minari; pip install "ludus[offline]"\n'
+        assert err == (
+            "ludus: data sets need the package minari; "
+            'run pip install -e ".[offline]" in the checkout\n'
+        )
 
 
 def test_the_envs_options_are_there_before_the_agents(ludus):

@@ -10,7 +10,7 @@ from ludus.cli.main import main
 from ludus.comparison.arena import Contender, contender, elo, round_robin
 from ludus.envs.errors import RunError
 from ludus.envs.make import EnvOptions
-from ludus.evaluation.match import PlayerSeat
+from ludus.evaluation.match import FixedSide
 from ludus.training.run import TrainOptions
 from ludus.training.train import Session, load
 
@@ -63,7 +63,7 @@ def test_a_round_robin_counts_every_game_once():
 def test_the_sides_are_even_whoever_is_named_first():
     """Two equal players: the one who begins tic-tac-toe wins more often, and both begin alike."""
     alike = [
-        Contender(name, lambda games, seed: PlayerSeat("random", "tic_tac_toe", games, seed))
+        Contender(name, lambda games, seed: FixedSide("random", "tic_tac_toe", games, seed))
         for name in ("a", "b")
     ]
     standings, _ = round_robin(alike, "tic_tac_toe", 400, 0, lambda *_: None)

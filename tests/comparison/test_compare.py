@@ -180,7 +180,7 @@ def _files(root) -> dict[Path, int]:
 
 
 def _weights(run) -> bytes:
-    return sorted(Path(run).glob("weights/*/tensors.safetensors"))[-1].read_bytes()
+    return sorted(Path(run).glob("weights/*/rank-0/tensors.safetensors"))[-1].read_bytes()
 
 
 def _games(run) -> list[list[str]]:

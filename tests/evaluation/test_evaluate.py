@@ -6,7 +6,7 @@ import torch
 
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import episode_seed
-from ludus.evaluation.evaluate import HELD_OUT, evaluate, tuned_for
+from ludus.evaluation.evaluate import HELD_OUT_SEEDS, evaluate, torch_settings
 
 
 class _Always:
@@ -46,7 +46,10 @@ def test_slow_games_count_as_often_as_fast_ones():
 def test_held_out_seeds_are_not_training_seeds():
     training = {episode_seed(s, i, e) for s in range(3) for i in range(8) for e in range(20)}
     held_out = {
-        episode_seed(s + HELD_OUT, i, e) for s in range(3) for i in range(8) for e in range(20)
+        episode_seed(s + HELD_OUT_SEEDS, i, e)
+        for s in range(3)
+        for i in range(8)
+        for e in range(20)
     }
     assert not training & held_out
 
@@ -71,12 +74,12 @@ def test_epsilon_1_is_the_random_player():
 def test_small_networks_are_tuned_and_the_rest_left_alone():
     before = torch.get_num_threads()
     torch.set_flush_denormal(False)  # the command line, if a test called it, has turned it on
-    with tuned_for(make("CartPole-v1", 1)):
+    with torch_settings(make("CartPole-v1", 1)):
         assert torch.get_num_threads() == 1
         assert float(torch.tensor([1e-40]) * 1.0) == 0
     assert torch.get_num_threads() == before
     assert float(torch.tensor([1e-40]) * 1.0) > 0
-    with tuned_for(make("CartPole-v1", 1), SimpleNamespace(multithreaded=True)):
+    with torch_settings(make("CartPole-v1", 1), SimpleNamespace(multithreaded=True)):
         assert torch.get_num_threads() == before
-    with tuned_for(make("ALE/Pong-v5", 1)):
+    with torch_settings(make("ALE/Pong-v5", 1)):
         assert torch.get_num_threads() == before

@@ -14,7 +14,7 @@ from ludus.envs.dict_observation import MASK
 from ludus.envs.errors import EnvError
 from ludus.envs.make import EnvOptions, make
 from ludus.evaluation.evaluate import EvaluationStopped, evaluate
-from ludus.evaluation.match import AgentSeat, PlayerSeat, play_match
+from ludus.evaluation.match import AgentSide, FixedSide, play_match
 from ludus.evaluation.rivals import Rivals
 from ludus.training.run import TrainOptions
 from ludus.training.train import Session
@@ -51,31 +51,31 @@ def _play(names, rows=80, envs=6, every=10, seed=0):
     env = make("connect_four", envs, 0)
     agent, past = _Learner(env), _Learner(env)
     rivals = Rivals(names, "connect_four", envs, seed, lambda: past, every)
-    row, told = env.reset(), []
+    row, turns = env.reset(), []
     for _ in range(rows):
         legal = env.observation_space.legal_actions(torch.from_numpy(row.obs)).numpy()
         wanted = legal.argmax(1)
-        played, own = rivals.take_over(row, wanted)
-        told.append(SimpleNamespace(row=row, legal=legal, wanted=wanted, played=played, own=own))
+        played, own = rivals.replace_actions(row, wanted)
+        turns.append(SimpleNamespace(row=row, legal=legal, wanted=wanted, played=played, own=own))
         env.send(played)
         row = env.recv()
         agent.env_steps += envs
         agent.number += 1
-        rivals.keep(agent)
-    return told, rivals, past
+        rivals.update_pool(agent)
+    return turns, rivals, past
 
 
 def test_against_itself_every_move_is_the_agents():
-    told, _, _ = _play(("self",))
-    assert all(t.own.all() and (t.played == t.wanted).all() for t in told)
+    turns, _, _ = _play(("self",))
+    assert all(t.own.all() and (t.played == t.wanted).all() for t in turns)
 
 
 @pytest.mark.parametrize("name", ["random", "mcts:3"])
 def test_a_fixed_player_has_one_side_of_each_game(name):
-    told, _, _ = _play((name,), rows=300)
+    turns, _, _ = _play((name,), rows=300)
     sides, second = set(), np.zeros(6, bool)
     theirs = np.full(6, -1)
-    for t in told:
+    for t in turns:
         second = np.where(t.row.first, False, second ^ (t.row.discount_sign < 0))
         theirs[t.row.first] = -1
         for i in np.flatnonzero(~t.own):
@@ -87,14 +87,14 @@ def test_a_fixed_player_has_one_side_of_each_game(name):
         moved = (~t.own).sum() + t.own.sum()
         assert moved == 6
     assert sides == {False, True}
-    share = np.mean([(~t.own)[~t.row.game_over].mean() for t in told if not t.row.game_over.all()])
+    share = np.mean([(~t.own)[~t.row.game_over].mean() for t in turns if not t.row.game_over.all()])
     assert 0.4 < share < 0.6
 
 
 def test_past_networks_are_kept_when_due_and_play_once_there_is_one():
-    told, rivals, past = _play(("past",), rows=60, envs=6, every=60)
-    assert all(t.own.all() for t in told[:10])
-    later = told[10:]
+    turns, rivals, past = _play(("past",), rows=60, envs=6, every=60)
+    assert all(t.own.all() for t in turns[:10])
+    later = turns[10:]
     assert np.mean([(~t.own).mean() for t in later]) > 0.3
     for t in later:
         last = t.legal.shape[1] - 1 - t.legal[:, ::-1].argmax(1)
@@ -107,9 +107,9 @@ def test_past_networks_are_kept_when_due_and_play_once_there_is_one():
 
 
 def test_a_mixture_is_drawn_for_each_game():
-    told, _, _ = _play(("self", "random", "past"), rows=400, every=6)
+    turns, _, _ = _play(("self", "random", "past"), rows=400, every=6)
     games, mixed = [], {}
-    for t in told:
+    for t in turns:
         for i in range(6):
             if t.row.first[i]:
                 mixed[i] = []
@@ -124,9 +124,6 @@ def test_an_unknown_rival_is_refused():
         Rivals(("self", "nobody"), "connect_four", 2, 0, lambda: None, 5)
 
 
-# -- matches ----------------------------------------------------------------------------------
-
-
 def _uniform(game, seed=0):
     env = make(game, 1)
     return RandomAgent(env.observation_space, env.action_space, seed)
@@ -135,14 +132,15 @@ def _uniform(game, seed=0):
 @pytest.mark.parametrize("game", ["tic_tac_toe", "mancala", "chess"])
 def test_each_side_begins_half_of_the_games_and_all_is_counted(game):
     games = 5 if game == "chess" else 40
-    seats = (PlayerSeat("random", game, games, 1), PlayerSeat("random", game, games, 2))
-    match = play_match(seats, game, games, seed=0)
+    sides = (FixedSide("random", game, games, 1), FixedSide("random", game, games, 2))
+    match = play_match(sides, game, games, seed=0)
     assert len(match.returns) == len(match.lengths) == games
     assert sum(match.moves) == sum(match.lengths)
     assert min(match.lengths) > 3
     again = play_match(
-        (PlayerSeat("random", game, games, 1), PlayerSeat("random", game, games, 2)),
-        *(game, games),
+        (FixedSide("random", game, games, 1), FixedSide("random", game, games, 2)),
+        game,
+        games,
         seed=0,
     )
     assert again.returns == match.returns
@@ -150,24 +148,24 @@ def test_each_side_begins_half_of_the_games_and_all_is_counted(game):
 
 def test_returns_are_those_of_the_first_named_on_either_side():
     """Perfect play never loses; and the same match the other way round has the other sign."""
-    perfect = PlayerSeat("minimax", "tic_tac_toe", 30, 0)
+    perfect = FixedSide("minimax", "tic_tac_toe", 30, 0)
     match = play_match(
-        (perfect, PlayerSeat("random", "tic_tac_toe", 30, 3)), "tic_tac_toe", 30, seed=0
+        (perfect, FixedSide("random", "tic_tac_toe", 30, 3)), "tic_tac_toe", 30, seed=0
     )
     assert min(match.returns) >= 0
     assert np.mean(match.returns[::2]) > 0.5
     assert np.mean(match.returns[1::2]) > 0.2
     assert match.points > 0.8
     turned = play_match(
-        (PlayerSeat("random", "tic_tac_toe", 30, 3), perfect), "tic_tac_toe", 30, seed=0
+        (FixedSide("random", "tic_tac_toe", 30, 3), perfect), "tic_tac_toe", 30, seed=0
     )
     assert max(turned.returns) <= 0
 
 
 def test_an_agent_plays_legal_moves_only_also_with_chance():
-    agent = AgentSeat(_uniform("connect_four"), deterministic=True, epsilon=0.5, seed=1)
+    agent = AgentSide(_uniform("connect_four"), deterministic=True, epsilon=0.5, seed=1)
     match = play_match(
-        (agent, PlayerSeat("greedy", "connect_four", 20, 0)), "connect_four", 20, seed=0
+        (agent, FixedSide("greedy", "connect_four", 20, 0)), "connect_four", 20, seed=0
     )
     assert match.points < 0.3
 
@@ -201,12 +199,34 @@ def test_a_mask_is_part_of_what_is_shown():
     assert spiel.is_game("hex(board_size=5)")
 
 
-@pytest.mark.parametrize("agent", sorted(set(presets.OURS) - {"random", "dqn2013", "ppo_small"}))
+_ONE_PER_AGENT = {
+    "a2c",
+    "alphazero",
+    "c51",
+    "dqn",
+    "pqn",
+    "ppo",
+    "r2d2",
+    "rainbow",
+    "recurrent_ppo",
+}
+
+
+@pytest.mark.parametrize(
+    "agent",
+    [
+        pytest.param(name, marks=() if name in _ONE_PER_AGENT else pytest.mark.slow)
+        for name in sorted(set(presets.OURS) - {"random", "dqn2013", "ppo_small"})
+    ],
+)
 def test_every_preset_plays_against_itself_and_learns(tmp_path, agent):
-    options = TrainOptions(steps=1_100, num_envs=8, eval_episodes=4, log_every=200)
+    steps = 600 if agent == "alphazero" else 1_100
+    options = TrainOptions(steps=steps, num_envs=8, eval_episodes=4, log_every=200)
     config = presets.preset(agent, make("tic_tac_toe", 1))
     if hasattr(config, "learning_starts"):
         config = replace(config, learning_starts=200)
+    if agent == "alphazero":
+        config = replace(config, channels=8, blocks=1, simulations=8, fast_simulations=3)
     session = Session.start(
         agent, "tic_tac_toe", options, EnvOptions(), config, tmp_path, quiet=True
     )

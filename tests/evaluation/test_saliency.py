@@ -72,9 +72,9 @@ def test_a_gradient_is_where_the_answer_comes_from_and_as_large_as_a_small_chang
 
 def test_feature_maps_are_the_layers_own_after_relu():
     agent, obs = _Agent(_Spot(3, 3)), _pictures(1)
-    insight = NetworkInspector(agent, SPACE)
-    assert insight.layers == ("1: 3 filters of 3x3",)
-    maps = insight.features(insight.layers[0], obs, None, FIRST)
+    inspector = NetworkInspector(agent, SPACE)
+    assert inspector.layers == ("1: 3 filters of 3x3",)
+    maps = inspector.features(inspector.layers[0], obs, None, FIRST)
     with torch.no_grad():
         own = agent.network.encoder.layer(torch.from_numpy(obs))[0].clamp(min=0).numpy()
     assert maps == pytest.approx(own / own.max(), abs=1e-6)
@@ -143,17 +143,17 @@ def test_every_agent_that_sees_pictures_can_be_looked_into(name):
         presets.preset(name, env), env, device=torch.device("cpu"), seed=0, steps=1, training=False
     )
     row = env.reset()
-    insight = NetworkInspector(agent, env.observation_space)
-    assert insight.kinds == ("gradient", "perturbation")
+    inspector = NetworkInspector(agent, env.observation_space)
+    assert inspector.kinds == ("gradient", "perturbation")
     _, state = agent.advise(row.obs, None, row.first)
     threshold = torch.get_rng_state()
-    for kind in insight.kinds:
+    for kind in inspector.kinds:
         for before in (None, state):
-            heat = insight.saliency(kind, row.obs, before, np.zeros(1, bool))
+            heat = inspector.saliency(kind, row.obs, before, np.zeros(1, bool))
             assert heat.shape == (10, 10)
             assert 0 <= heat.min() <= heat.max() <= 1
             assert heat.max() > 0.99
-    assert insight.features(insight.layers[0], row.obs, state, FIRST).ndim == 3
+    assert inspector.features(inspector.layers[0], row.obs, state, FIRST).ndim == 3
     assert all(p.grad is None for p in agent.network.parameters())  # a training goes on untouched
     assert torch.equal(torch.get_rng_state(), threshold)
     env.close()
@@ -164,6 +164,6 @@ def test_what_is_no_picture_has_no_map():
     agent = presets.build(
         presets.preset("dqn", env), env, device=torch.device("cpu"), seed=0, steps=1, training=False
     )
-    insight = NetworkInspector(agent, env.observation_space)
-    assert (insight.kinds, insight.layers) == ((), ())
+    inspector = NetworkInspector(agent, env.observation_space)
+    assert (inspector.kinds, inspector.layers) == ((), ())
     env.close()

@@ -61,7 +61,9 @@ def test_only_the_newest_stay(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["000000000010", "000000000100"]
 
 
-@pytest.mark.parametrize("name", ["tensors.safetensors", "manifest.json", "state.large.npy"])
+@pytest.mark.parametrize(
+    "name", ["rank-0/tensors.safetensors", "manifest.json", "rank-0/state.large.0.npy"]
+)
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
 def test_a_damaged_newest_one_is_passed_over_and_named(tmp_path, name, damage):
     save_checkpoint(tmp_path, 1, _tree(1.0), keep=3)
@@ -82,7 +84,7 @@ def test_a_damaged_newest_one_is_passed_over_and_named(tmp_path, name, damage):
 
 
 def test_none_left_is_said(tmp_path):
-    with pytest.raises(CheckpointError, match="not saved any"):
+    with pytest.raises(CheckpointError, match="none has been saved yet"):
         newest_checkpoint(tmp_path / "run" / "checkpoints")
 
 
@@ -95,7 +97,7 @@ def test_a_half_written_one_is_not_seen_and_swept_away(tmp_path):
 
 def test_a_pickle_in_place_of_an_array_is_refused(tmp_path):
     path = save_checkpoint(tmp_path, 1, _tree(), keep=1)
-    evil = path / "state.large.npy"
+    evil = path / "rank-0" / "state.large.0.npy"
     np.save(evil, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(CheckpointError):
         read_checkpoint(path)

@@ -10,20 +10,17 @@ import time
 from dataclasses import replace
 
 import gymnasium
-import minari
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from minari.data_collector import EpisodeBuffer
-from minari.dataset.minari_storage import MinariStorage
 
 from ludus.agents import presets
 from ludus.agents.dqn import DQNConfig
 from ludus.agents.random_agent import RandomConfig
 from ludus.envs.errors import ConfigError, EnvError, RunError
 from ludus.envs.make import EnvOptions, make
-from ludus.evaluation.evaluate import evaluate, tuned_for
+from ludus.evaluation.evaluate import evaluate, torch_settings
 from ludus.training import dataset as dataset_module
 from ludus.training import offline
 from ludus.training.checkpoint import newest_checkpoint
@@ -32,8 +29,13 @@ from ludus.training.dataset import Dataset
 from ludus.training.run import Run, TrainOptions
 from ludus.training.train import Session, load
 
+minari = pytest.importorskip("minari")
+EpisodeBuffer = pytest.importorskip("minari.data_collector").EpisodeBuffer
+MinariStorage = pytest.importorskip("minari.dataset.minari_storage").MinariStorage
+
 CPU = torch.device("cpu")
 LUDUS = [sys.executable, "-m", "ludus.cli"]
+LIMIT = 600.0  # seconds; for a process that hangs, far above what a busy machine needs
 FIRST = {"dataset_id": "a/b-v0", "agent": "x"}
 BOX = spaces.Box(-1, 1, (3,), np.float32)
 
@@ -116,9 +118,6 @@ def _start(root, dataset, *, agent="dqn", env="", config=None, quiet=True, **opt
     return Session.start(agent, env, options, EnvOptions(), config, root, quiet=quiet)
 
 
-# -- writing ------------------------------------------------------------------------------------
-
-
 def test_minari_reads_what_collect_wrote(cartpole, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(cartpole.parents[1]))
     data = minari.load_dataset("CartPole-v1/balancer-v0")
@@ -142,9 +141,9 @@ def test_minari_reads_what_collect_wrote(cartpole, monkeypatch):
     assert len(set(lengths)) > 20
     assert sum(lengths) == data.total_steps
     assert list(cartpole.parent.iterdir()) == [cartpole]  # nothing temporary is left
-    told = json.loads(data.storage.metadata["ludus"])
-    assert (told["env"], told["agent"], told["stack"]) == ("CartPole-v1", "balancer", 1)
-    assert told["protocol"]["max_episode_steps"] == 500
+    record = json.loads(data.storage.metadata["ludus"])
+    assert (record["env"], record["agent"], record["stack"]) == ("CartPole-v1", "balancer", 1)
+    assert record["protocol"]["max_episode_steps"] == 500
 
 
 def test_the_games_follow_from_the_seed_and_not_from_how_they_are_counted(tmp_path):
@@ -205,21 +204,18 @@ def test_what_was_played_before_a_stop_is_kept_whole(tmp_path, stops):
     games = Dataset(str(out))._data.total_episodes
     assert games >= 2
     if stops == "env":
-        assert str(caught.value).endswith(f"; {out} has the {games} games before")
+        assert str(caught.value).endswith(f"; {out} has the {games} games that had ended")
 
 
 def test_collect_writes_over_nothing(cartpole, tmp_path):
     busy = tmp_path / ".set.tmp"
     busy.mkdir()
     for out, there in ((cartpole, cartpole), (tmp_path / "set", busy)):
-        with pytest.raises(ConfigError, match=rf"^{there} is there already; name another folder"):
+        with pytest.raises(ConfigError, match=rf"^{there} exists already; name another folder"):
             collect(Balancer(), "CartPole-v1", EnvOptions(), out, episodes=1, **FIRST)
     assert busy.exists()
     with pytest.raises(ConfigError, match=r"^Pendulum-v1 has the action space .* Discrete is need"):
         collect(Balancer(), "Pendulum-v1", EnvOptions(), tmp_path / "p", episodes=1, **FIRST)
-
-
-# -- the replay ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n_step", [1, 3])
@@ -272,12 +268,9 @@ def test_pictures_become_channels_first_and_doubles_floats_and_both_are_said(tmp
     stored = data._data[1].observations.transpose(0, 3, 1, 2)
     memory = _learner(data, encoder="nature").memory
     assert torch.equal(memory.observations(torch.arange(6, 12)), torch.from_numpy(stored.copy()))
-    assert "its pictures are turned to channels first" in data.sentences()
+    assert "its images are transposed to channels first" in data.sentences()
     data = Dataset(str(_write(tmp_path / "d", spaces.Box(-1, 1, (3,), np.float64))))
-    assert "its observations are float64 and are learned as float32" in data.sentences()
-
-
-# -- learning -----------------------------------------------------------------------------------
+    assert "its float64 observations are converted to float32" in data.sentences()
 
 
 def _events(run, tag):
@@ -343,7 +336,7 @@ def test_the_penalty_keeps_values_low_where_the_data_is_silent(cartpole):
     for weight in (0.0, 5.0):
         data = Dataset(str(cartpole), held_out=0)
         agent = _learner(data, conservative=weight, learning_rate=3e-3)
-        with tuned_for(data):
+        with torch_settings(data):
             agent.study(400, 0.0)
         batch = agent.memory.sample(agent.memory.uniforms(500)).batch
         first = torch.zeros(1, 500, dtype=torch.bool)
@@ -354,29 +347,63 @@ def test_the_penalty_keeps_values_low_where_the_data_is_silent(cartpole):
     assert gaps[1] > gaps[0] + 0.1
 
 
-def test_an_offline_run_that_is_killed_goes_on_bit_for_bit(cartpole, tmp_path):
+class _Gone(Exception):
+    """Stands for the end of the process."""
+
+
+def _broken_off_after_25_updates(cartpole, root, monkeypatch):
+    """Leave a run whose last checkpoint is of its 20th update."""
+    session = _start(root, cartpole, agent="rainbow", steps=40, eval_episodes=0, log_every=10)
+    study = session.agent.study
+
+    def study_and_break_off(updates, progress):
+        if session.agent.updates == 25:
+            raise _Gone
+        done = study(updates, progress)
+        session._saved_at = -1e9 if session.agent.updates == 20 else time.monotonic()
+        return done
+
+    monkeypatch.setattr(session.agent, "study", study_and_break_off)
+    with pytest.raises(_Gone):
+        session.run_to_end()
+    return session.run
+
+
+def _killed_after_5_updates(cartpole, root, monkeypatch):
     command = [*LUDUS, "train", "rainbow", "--dataset", str(cartpole), "--steps", "40"]
-    command += ["--run-dir", str(tmp_path / "cut"), "--eval-episodes", "0", "--log-every", "10"]
+    command += ["--run-dir", str(root), "--eval-episodes", "0", "--log-every", "10"]
     command += ["--checkpoint-seconds", "0"]  # after every update
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    whole = _start(tmp_path, cartpole, agent="rainbow", steps=40, eval_episodes=0, log_every=10)
-    whole.run_to_end()
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("cut/*/*/*/checkpoints/*[5-9]")) and time.monotonic() < deadline:
+    deadline = time.monotonic() + LIMIT
+    while not list(root.glob("*/*/*/checkpoints/*[5-9]")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "the process hangs"
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
-    _, said = process.communicate()
-    assert process.returncode == -signal.SIGKILL, said
-    (config,) = tmp_path.glob("cut/*/*/*/config.json")
-    cut = Run.open(config.parent)
-    assert 0 < cut.status().env_steps < 40
+    _, err = process.communicate()
+    assert process.returncode == -signal.SIGKILL, err
+    (config,) = root.glob("*/*/*/config.json")
+    return Run.open(config.parent)
+
+
+@pytest.mark.parametrize(
+    "cut_off",
+    [_broken_off_after_25_updates, pytest.param(_killed_after_5_updates, marks=pytest.mark.slow)],
+)
+def test_an_offline_run_that_is_cut_off_ends_bit_for_bit_alike(
+    cartpole, tmp_path, monkeypatch, cut_off
+):
+    whole = _start(tmp_path, cartpole, agent="rainbow", steps=40, eval_episodes=0, log_every=10)
+    whole.run_to_end()
+    cut = cut_off(cartpole, tmp_path / "cut", monkeypatch)
+    tree, _ = newest_checkpoint(cut.checkpoints)
+    assert 0 < tree["agent"]["updates"] < 40
     Session.resume(cut, quiet=True).run_to_end()
     one, other = whole.run.newest_weights(), cut.newest_weights()
     assert all(torch.equal(one[name], other[name]) for name in one)
     curves = [_events(run.path, "validation/td_error") for run in (whole.run, cut)]
     assert curves[0] == curves[1]
     assert [step for step, _ in curves[0]] == [10, 20, 30, 40]
-    tree, _ = newest_checkpoint(cut.checkpoints)
     priorities = {"priority_leaves", "priority_sums", "priority_largest"}
     assert set(tree["agent"]["memory"]) == {"generator", *priorities}, "the data is not there twice"
 
@@ -388,14 +415,11 @@ def test_a_resume_from_another_data_set_is_refused(tmp_path):
     Session.resume(session.run, quiet=True).run_to_end()
     folder.rename(tmp_path / "old")
     _write(folder, BOX, change={"rewards": np.zeros(5)})
-    with pytest.raises(ConfigError, match=rf"^{folder} is not the data set that this run began"):
+    with pytest.raises(ConfigError, match=rf"^{folder} is not the data set that this run started"):
         Session.resume(session.run, quiet=True).run_to_end()
     folder.rename(tmp_path / "gone")
     with pytest.raises(ConfigError, match=rf"^{folder} is neither the folder"):
         Session.resume(session.run, quiet=True)
-
-
-# -- where it is evaluated ----------------------------------------------------------------------
 
 
 def test_a_set_whose_env_is_unknown_is_learned_without_evaluation(tmp_path, capsys):
@@ -403,10 +427,10 @@ def test_a_set_whose_env_is_unknown_is_learned_without_evaluation(tmp_path, caps
     folder = _write(tmp_path / "set", box, spaces.Discrete(3, start=1), episodes=2)
     session = _start(tmp_path / "runs", folder, agent="c51", steps=20, quiet=False)
     session.run_to_end()
-    said = capsys.readouterr().err
-    assert f"no evaluation: {folder} does not say which env it is from\n" in said
-    assert "its steps are updates" in said
-    assert "20 of 20 updates" in said
+    message = capsys.readouterr().err
+    assert f"no evaluation: {folder} does not name its env\n" in message
+    assert "its steps are updates" in message
+    assert "20 of 20 updates" in message
     assert session.run.config().env == "dataset"
     assert session.run.evaluations() == []
     actions, _ = load(session.run.path).predict(np.zeros((9, 3), np.float32))
@@ -416,10 +440,10 @@ def test_a_set_whose_env_is_unknown_is_learned_without_evaluation(tmp_path, caps
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({}, "CartPole-v1 shows observations"),
+        ({}, "CartPole-v1 has observations"),
         ({"kwargs": {"sutton_barto_reward": True}}, "with arguments or wrappers of its own"),
         ({"id": "Nowhere-v1"}, "there is no env Nowhere-v1"),
-        ({"like": "Acrobot-v1"}, "Acrobot-v1 shows observations"),
+        ({"like": "Acrobot-v1"}, "Acrobot-v1 has observations"),
     ],
 )
 def test_an_env_that_is_not_the_data_sets_is_no_place_to_evaluate(tmp_path, changes, why):
@@ -428,13 +452,13 @@ def test_an_env_that_is_not_the_data_sets_is_no_place_to_evaluate(tmp_path, chan
     seen = BOX if not changes else spaces.Box(-9, 9, (4,), np.float32)
     folder = _write(tmp_path / "set", seen, spec=spec)
     data = Dataset(str(folder))
-    assert why in offline.playground(data, "", EnvOptions()).missing
+    assert why in offline.evaluation_env(data, "", EnvOptions()).missing
     session = _start(tmp_path / "runs", folder)
     session.run_to_end()
     assert session.run.evaluations() == []
     load(session.run.path).predict(np.zeros((2, *seen.shape), np.float32))
     if changes.get("kwargs"):  # unless it is named
-        assert offline.playground(data, "CartPole-v1", EnvOptions()).missing == ""
+        assert offline.evaluation_env(data, "CartPole-v1", EnvOptions()).missing == ""
 
 
 def test_an_env_named_is_where_it_is_evaluated(cartpole, tmp_path):
@@ -443,23 +467,20 @@ def test_an_env_named_is_where_it_is_evaluated(cartpole, tmp_path):
     assert session.run.config().protocol["max_episode_steps"] == 500
     assert session.run.config().protocol["dataset"] == str(cartpole)
     assert len(session.run.evaluations()[0]["returns"]) == 2
-    with pytest.raises(RunError, match=r"^Acrobot-v1 shows observations float32\[6\], the data se"):
+    with pytest.raises(RunError, match=r"^Acrobot-v1 has observations float32\[6\], the data set"):
         _start(tmp_path, cartpole, env="Acrobot-v1")
     with pytest.raises(EnvError, match="there is no env Nowhere-v0"):
         _start(tmp_path, cartpole, env="Nowhere-v0")
-    with pytest.raises(RunError, match=r"^MountainCar-v0 takes Discrete\(3\), the data set Discr"):
+    with pytest.raises(RunError, match=r"^MountainCar-v0 has actions Discrete\(3\), the data s"):
         _start(tmp_path, _write(tmp_path / "s", make("MountainCar-v0", 1).observation_space),
                env="MountainCar-v0")  # fmt: skip
-
-
-# -- refusals -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("dataset", "more", "sentence"),
     [
         (lambda tmp: "nowhere", {}, r"^nowhere is neither the folder of a data set nor"),
-        (lambda tmp: "a/b-v0", {}, r"^a/b-v0 is no folder here, and as a Minari id it cannot"),
+        (lambda tmp: "a/b-v0", {}, r"^there is no folder a/b-v0, and as a Minari id it cannot"),
         (
             lambda tmp: _write(tmp / "s", BOX, spaces.Box(-1, 1, (2,), np.float32)),
             {},
@@ -488,22 +509,22 @@ def test_an_env_named_is_where_it_is_evaluated(cartpole, tmp_path):
         (
             lambda tmp: _write(tmp / "s", BOX, change={"actions": np.array([0, 1, 2, 0, 0])}),
             {},
-            r": episode \d has an action that is not in its space$",
+            r": episode \d has an action outside its space$",
         ),
         (
             lambda tmp: _write(tmp / "s", BOX, change={"rewards": np.full(5, np.nan)}),
             {},
-            r": episode \d has a reward that is no number$",
+            r": episode \d has a reward that is not finite$",
         ),
         (
             lambda tmp: _write(tmp / "s", BOX, change={"observations": np.full((6, 3), np.inf)}),
             {},
-            r": episode \d has an observation that is no number$",
+            r": episode \d has an observation that is not finite$",
         ),
         (
             lambda tmp: _write(tmp / "s", BOX, change={"observations": np.zeros((5, 3))}),
             {},
-            r"has observations of shape \[5, 3\] and 5 actions; \[6, 3\] and 5 would fit$",
+            r"has observations of shape \[5, 3\] and 5 actions; \[6, 3\] and 5 are expected$",
         ),
     ],
 )
@@ -511,10 +532,10 @@ def test_what_cannot_be_learned_from_is_refused_in_one_sentence(tmp_path, datase
     name = str(dataset(tmp_path))
     with pytest.raises(ConfigError) as caught:
         _start(tmp_path / "runs", name, **more)
-    said = str(caught.value)
-    assert re.search(sentence, said), said
-    assert name in said or "held_out" in said
-    assert "\n" not in said
+    message = str(caught.value)
+    assert re.search(sentence, message), message
+    assert name in message or "held_out" in message
+    assert "\n" not in message
     assert not (tmp_path / "runs").exists()
 
 
@@ -559,7 +580,7 @@ def test_without_the_package_the_command_that_brings_it_is_said(cartpole, tmp_pa
         lambda: Dataset(str(cartpole)),
         lambda: collect(Balancer(), "CartPole-v1", EnvOptions(), tmp_path / "x", **FIRST),
     ):
-        with pytest.raises(ConfigError, match=r'minari; pip install "ludus\[offline\]"$'):
+        with pytest.raises(ConfigError, match=r'minari; run pip install -e "\.\[offline\]"'):
             call()
 
 

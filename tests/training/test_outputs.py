@@ -1,4 +1,4 @@
-"""What a person looks at: curves, films, logs, run folders, and SB3's users coming over."""
+"""Curves, videos, logs, run folders, and the agents' compatibility with SB3."""
 
 import io
 import json
@@ -47,17 +47,24 @@ def _row(over, score, length):
     flags = np.array(over)
     none = np.zeros(len(over), bool)
     return Row(
-        *(np.zeros((len(over), 1)), np.zeros(len(over)), none, none, none, flags),
-        *(np.array(score, float), np.array(length), np.ones(len(over))),
+        obs=np.zeros((len(over), 1)),
+        reward=np.zeros(len(over)),
+        first=none,
+        terminated=none,
+        truncated=none,
+        game_over=flags,
+        episode_return=np.array(score, float),
+        episode_length=np.array(length),
+        discount_sign=np.ones(len(over)),
     )
 
 
 def test_a_log_counts_games_and_not_rows(tmp_path):
     log = Logger(tmp_path, "x", 100, 10, quiet=True)
-    log.row(_row([False, False], [1, 2], [3, 4]), 5)
+    log.add_row(_row([False, False], [1, 2], [3, 4]), 5)
     assert log.mean_return is None
-    log.row(_row([True, False], [7, 2], [30, 4]), 6)
-    log.row(_row([True, True], [1, 4], [5, 6]), 9)
+    log.add_row(_row([True, False], [7, 2], [30, 4]), 6)
+    log.add_row(_row([True, True], [1, 4], [5, 6]), 9)
     assert log.mean_return == 4
     state = log.state_dict()
     log.close()
@@ -107,13 +114,13 @@ def test_a_run_says_what_it_was(tmp_path):
     more = TrainOptions(eval_episodes=0)
     train("dqn", "CartPole-v1", steps=300, seed=3, train_options=more, root=tmp_path, quiet=True)
     run = Run.open(next(tmp_path.glob("CartPole-v1/dqn/3-*")))
-    told = json.loads((run.path / "config.json").read_text())
-    assert told["versions"]["torch"]
-    assert told["protocol"]["max_episode_steps"] == 500
+    record = json.loads((run.path / "config.json").read_text())
+    assert record["versions"]["torch"]
+    assert record["protocol"]["max_episode_steps"] == 500
     config = run.config()
     assert config.train == TrainOptions(steps=300, seed=3, eval_episodes=0, device="cpu")
     assert config.config == presets.preset("dqn", make("CartPole-v1", 1))
-    (run.path / "config.json").write_text(json.dumps(told | {"train": {"stepz": 1}}))
+    (run.path / "config.json").write_text(json.dumps(record | {"train": {"stepz": 1}}))
     with pytest.raises(RunError, match="stepz"):
         run.config()
 
@@ -122,7 +129,7 @@ def test_a_run_says_what_it_was(tmp_path):
     ("env_id", "shape"),
     [("ALE/Pong-v5", (420, 320 + 320)), ("MinAtar/Breakout-v1", None), ("CartPole-v1", None)],
 )
-def test_a_film_shows_every_step(tmp_path, env_id, shape):
+def test_a_video_shows_every_step(tmp_path, env_id, shape):
     agent = presets.build(
         replace(presets.preset("dqn", make(env_id, 1)), replay_size=1_000),
         make(env_id, 1),
@@ -131,8 +138,8 @@ def test_a_film_shows_every_step(tmp_path, env_id, shape):
         steps=1_000,
     )
     _, length = record(agent, env_id, EnvOptions(), tmp_path / "f.mp4", max_steps=40)
-    with av.open(str(tmp_path / "f.mp4")) as film:
-        frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
+    with av.open(str(tmp_path / "f.mp4")) as video:
+        frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
     assert len(frames) == length + 1
     assert shape is None or frames[0].shape[:2] == shape
     assert min(frames[0].shape[:2]) >= 200
@@ -148,7 +155,7 @@ def _built(name, env_id):
     )
 
 
-def test_a_film_is_a_gif_too_and_its_panel_and_overlay_can_be_left_out(tmp_path):
+def test_a_video_is_a_gif_too_and_its_panel_and_overlay_can_be_left_out(tmp_path):
     agent = _built("pqn", "MinAtar/Breakout-v1")
     first = {}
     for name, more in (
@@ -158,34 +165,34 @@ def test_a_film_is_a_gif_too_and_its_panel_and_overlay_can_be_left_out(tmp_path)
     ):
         path = tmp_path / f"{name}.gif"
         record(agent, "MinAtar/Breakout-v1", EnvOptions(), path, max_steps=5, **more)
-        with Image.open(path) as film:
-            assert film.n_frames == 6
-            film.seek(3)
-            first[name] = np.asarray(film.convert("RGB"))
+        with Image.open(path) as video:
+            assert video.n_frames == 6
+            video.seek(3)
+            first[name] = np.asarray(video.convert("RGB"))
     assert first["all"].shape[1] == 640  # picture and panel
     assert first["bare"].shape[0] == first["bare"].shape[1]
     assert (first["all"] != first["other"]).any()
 
 
-def test_a_film_of_a_board_game_names_its_moves(tmp_path):
+def test_a_video_of_a_board_game_names_its_moves(tmp_path):
     game = _built("ppo", "tic_tac_toe")
-    filmed = record(game, "tic_tac_toe", EnvOptions(), tmp_path / "f.mp4")
-    assert 5 <= filmed.length <= 9
+    recording = record(game, "tic_tac_toe", EnvOptions(), tmp_path / "f.mp4")
+    assert 5 <= recording.length <= 9
 
 
-@pytest.mark.parametrize(("every", "films"), [(0, []), (400, [400, 800])])
-def test_tensorboard_gets_a_film_now_and_then(tmp_path, every, films):
+@pytest.mark.parametrize(("every", "videos"), [(0, []), (400, [400, 800])])
+def test_tensorboard_gets_a_video_now_and_then(tmp_path, every, videos):
     more = TrainOptions(eval_episodes=0, video_every=every, num_envs=8)
     train("dqn", "CartPole-v1", steps=960, train_options=more, root=tmp_path, quiet=True)
     run = next(tmp_path.glob("*/*/*/config.json")).parent
     events = EventAccumulator(str(run), size_guidance={"images": 0}).Reload()
     tags = events.Tags()["images"]
     shown = events.Images("eval/game") if tags else []
-    assert [event.step // 100 * 100 for event in shown] == films  # the first row from there on
+    assert [event.step // 100 * 100 for event in shown] == videos  # the first row from there on
     for event in shown:
-        with Image.open(io.BytesIO(event.encoded_image_string)) as film:
-            assert film.format == "GIF"
-            assert film.n_frames > 5
+        with Image.open(io.BytesIO(event.encoded_image_string)) as video:
+            assert video.format == "GIF"
+            assert video.n_frames > 5
 
 
 def test_an_env_whose_picture_is_broken_is_trained_all_the_same(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""A training that starts from another run: what is taken, what is not, and that it is told."""
+"""Transfer from another run: the parts that are taken, those that are not, and the record."""
 
 import json
 import re
@@ -38,14 +38,14 @@ def breakout(tmp_path_factory):
     return session.run
 
 
-def _told(session):
+def _record(session):
     session.env.close()
     return json.loads((session.run.path / "transfer.json").read_text())
 
 
 def test_the_same_env_takes_all_and_the_target_too(breakout, tmp_path, capsys):
     session = _start(tmp_path, BREAKOUT, source=breakout, quiet=False)
-    assert _told(session) == {
+    assert _record(session) == {
         "source": str(breakout.path),
         "taken": ["encoder", "head"],
         "left": {},
@@ -63,10 +63,10 @@ def test_the_same_env_takes_all_and_the_target_too(breakout, tmp_path, capsys):
 def test_other_actions_leave_the_head_and_a_frozen_encoder_stays(breakout, tmp_path, capsys):
     frozen = replace(SMALL, freeze="encoder")
     session = _start(tmp_path, "MinAtar/Breakout-v0", frozen, source=breakout, quiet=False)
-    told = json.loads((session.run.path / "transfer.json").read_text())
-    assert told["taken"] == ["encoder"]
+    record = json.loads((session.run.path / "transfer.json").read_text())
+    assert record["taken"] == ["encoder"]
     why = "head.streams.advantage.layers.1.bias is [3] there and [6] here"
-    assert told["left"] == {"head": why}
+    assert record["left"] == {"head": why}
     assert f"does not take its head: {why}\n" in capsys.readouterr().err
     started = {k: v.clone() for k, v in session.agent.weights().items()}
     session.run_to_end()
@@ -103,7 +103,7 @@ def test_a_head_is_taken_where_the_actions_have_the_same_names(breakout):
     ):
         found = transfer(agent, SMALL, breakout, env)
         assert ("head" in found.taken) == taken, env
-    assert "have other actions, or no names for them" in found.left["head"]
+    assert "have different actions, or no names for them" in found.left["head"]
 
 
 def _start_nothing():
@@ -117,7 +117,7 @@ def test_where_the_other_env_is_gone_its_head_stays(breakout, monkeypatch):
     monkeypatch.setattr(Run, "config", lambda self: replace(config, env="gone:Env-v0"))
     found = transfer(_start_nothing(), SMALL, breakout, Other("a", ("noop", "left", "right")))
     assert found.taken == ["encoder"]
-    assert found.left["head"].startswith("its actions are not known, because gone:Env-v0: the mod")
+    assert found.left["head"].startswith("its actions are unknown, because gone:Env-v0: the mod")
 
 
 @pytest.mark.parametrize(
@@ -133,22 +133,22 @@ def test_where_the_other_env_is_gone_its_head_stays(breakout, monkeypatch):
 def test_a_head_whose_numbers_mean_something_else_stays(tmp_path, changes, why):
     source = _start(tmp_path / "source", BREAKOUT, replace(SMALL, head="c51"), steps=4)
     source.run_to_end()
-    told = _told(_start(tmp_path, BREAKOUT, replace(SMALL, **changes), source=source.run))
+    record = _record(_start(tmp_path, BREAKOUT, replace(SMALL, **changes), source=source.run))
     if why is None:
-        assert told["left"] == {}
+        assert record["left"] == {}
     else:
-        assert list(told["left"]) == ["head"]
-        assert re.match(why, told["left"]["head"]), told["left"]
+        assert list(record["left"]) == ["head"]
+        assert re.match(why, record["left"]["head"]), record["left"]
 
 
 def test_other_agents_of_ours_start_from_it_too(breakout, tmp_path):
     pqn = PQNConfig(encoder="minatar", layer_norm=False, head_hidden=16)
-    told = _told(_start(tmp_path, BREAKOUT, pqn, source=breakout, agent="pqn"))
-    assert told["taken"] == ["encoder", "head"]
+    record = _record(_start(tmp_path, BREAKOUT, pqn, source=breakout, agent="pqn"))
+    assert record["taken"] == ["encoder", "head"]
     r2d2 = R2D2Config(encoder="minatar", core_units=128, dueling=False, replay_size=4_000)
     session = _start(tmp_path, BREAKOUT, r2d2, source=breakout, agent="r2d2")
-    assert _told(session)["taken"] == ["encoder"]
-    assert list(_told(session)["left"]) == ["core", "head"]
+    assert _record(session)["taken"] == ["encoder"]
+    assert list(_record(session)["left"]) == ["core", "head"]
     theirs = breakout.newest_weights()
     for network in (session.agent.network, session.agent.networks.target):
         assert torch.equal(

@@ -67,13 +67,13 @@ def place(runs, tmp_path_factory):
     (here / "evil.py").write_text(EVIL)
 
     pickled = like("Damaged", "pickle")
-    *older, weights = sorted(pickled.glob("weights/*/tensors.safetensors"))
+    *older, weights = sorted(pickled.glob("weights/*/rank-0/tensors.safetensors"))
     for file in older:
-        shutil.rmtree(file.parent)
+        shutil.rmtree(file.parents[1])
     trap = pickle.dumps(_Trap(here / "unpickled"))
-    body = json.loads(json.loads((weights.parent / "manifest.json").read_text())["body"])
+    body = json.loads(json.loads((weights.parents[1] / "manifest.json").read_text())["body"])
     weights.write_bytes(trap)
-    _seal(weights.parent, body, weights, trap)
+    _seal(weights.parents[1], body, trap)
 
     outside = here / "outside"
     shutil.copytree(good, outside / "run")
@@ -82,9 +82,10 @@ def place(runs, tmp_path_factory):
     return here, names
 
 
-def _seal(folder, body, file, data):
+def _seal(folder, body, data):
     """Make a checkpoint's sums right for what was put into it."""
-    body["files"][file.name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    sums = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    body["parts"][0]["tensors"] |= sums
     text = json.dumps(body)
     manifest = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "body": text}
     (folder / "manifest.json").write_text(json.dumps(manifest))
@@ -515,7 +516,7 @@ def test_a_bad_run_is_a_sentence_and_runs_nothing(at, place, name, says, page):
 
 def test_the_trap_would_have_sprung(place, tmp_path):
     """Loading the weights as a pickle makes the folder, so its absence proves something."""
-    (weights,) = place[0].glob("runs/Damaged/dqn/pickle/weights/*/tensors.safetensors")
+    (weights,) = place[0].glob("runs/Damaged/dqn/pickle/weights/*/rank-0/tensors.safetensors")
     made = place[0] / "unpickled"
     pickle.loads(weights.read_bytes())
     assert made.is_dir()

@@ -1,0 +1,80 @@
+"""Locks that keep two processes from training in one run folder."""
+
+import fcntl
+import time
+from pathlib import Path
+from typing import IO, Protocol
+
+from ludus.envs.errors import RunError
+
+_ATTEMPTS, _PAUSE_SECONDS = 5, 0.05
+
+
+class RunLock(Protocol):
+    """An exclusive lock on a run folder; released at the latest when its process ends."""
+
+    def acquire(self) -> None:
+        """Take the lock.
+
+        Raises:
+            RunError: another holder has it.
+        """
+
+    def release(self) -> None:
+        """Release the lock; do nothing if it is not held."""
+
+    def held_by_other(self) -> bool:
+        """Return whether another holder has the lock now."""
+
+
+class FileLock:
+    """A `RunLock` by `flock` on a file of a local disk.
+
+    The operating system releases it when the process ends, however it ends.
+
+    Args:
+        path: the lock file; made by `acquire`, never removed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: IO[str] | None = None
+
+    def acquire(self) -> None:
+        """Take the lock.
+
+        Raises:
+            RunError: another holder has it.
+        """
+        file = self._path.open("w")
+        for attempt in range(_ATTEMPTS):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                # `held_by_other` of another process takes the lock for a moment: try again
+                if attempt + 1 < _ATTEMPTS:
+                    time.sleep(_PAUSE_SECONDS)
+            else:
+                self._file = file
+                return
+        file.close()
+        raise RunError(f"{self._path.parent} is being trained by another process")
+
+    def release(self) -> None:
+        """Release the lock; do nothing if it is not held."""
+        if self._file is not None:
+            self._file.close()  # the lock belongs to the open file
+            self._file = None
+
+    def held_by_other(self) -> bool:
+        """Return whether another holder has the lock now."""
+        if self._file is not None:
+            return False
+        try:
+            with self._path.open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return False
