@@ -1,32 +1,32 @@
-"""The contract between an agent and everything that trains, evaluates or watches it."""
+"""The protocols between an agent and everything that trains, evaluates or watches it."""
 
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+import torch
+from gymnasium import spaces
 from torch import Tensor
 
 from ludus.networks.cores import State
 from ludus.networks.network import Network
 
-Extras = dict[str, Any]  # what `act` remembers for `observe`; never kept on the agent
+Observation = np.ndarray | Mapping[str, np.ndarray]
+Extras = dict[str, Any]  # what `act` passes on to `observe`; never kept on the agent
 
 
 class Step(NamedTuple):
-    """Row t of the stream with the action taken there, and what row t + 1 said of it; B envs."""
+    """Row t of the stream, the action taken there and its outcome in row t + 1; B envs."""
 
     obs: np.ndarray  # [B, *obs], row t
     first: np.ndarray  # [B] bool, row t opens an episode
     valid: np.ndarray  # [B] bool, the action was used; False where row t ended the game
     action: np.ndarray  # [B, *action]
-    reward: np.ndarray  # [B] float32 raw, of row t + 1
+    reward: np.ndarray  # [B] float32, unclipped, of row t + 1
     terminated: np.ndarray  # [B] bool, of row t + 1: do not bootstrap from it
     extras: Extras
-    discount_sign: np.ndarray | float = (
-        1.0  # [B] float32 of row t + 1, -1 where the other player moves
-    )
-    chosen_by_agent: np.ndarray | bool = (
-        True  # [B] bool, the agent chose the action; else a rival did
-    )
+    discount_sign: np.ndarray | float = 1.0  # [B] float32, -1 where the other player moves next
+    chosen_by_agent: np.ndarray | bool = True  # [B] bool, False where a rival chose the action
 
 
 class Batch(NamedTuple):
@@ -39,94 +39,239 @@ class Batch(NamedTuple):
     next_obs: Tensor  # [N, *obs]
 
 
+class Advice(NamedTuple):
+    """An agent's assessment of B observations; NaN for actions that it cannot assess."""
+
+    action: np.ndarray  # [B] its choice, as the env numbers actions
+    value: np.ndarray  # [B] expected return
+    q: np.ndarray | None  # [B, A] expected return of each action; None without action values
+    probability: np.ndarray | None  # [B, A] of each action; None without a policy
+    visits: np.ndarray | None = None  # [B, A] of a search; None without one
+
+
+# -- what an agent is built for ---------------------------------------------------------------
+
+
+class EnvLike(Protocol):
+    """The properties of an env, or of a data set in its place, that an agent is built for."""
+
+    @property
+    def env_id(self) -> str:
+        """Id of the env."""
+
+    @property
+    def num_envs(self) -> int:
+        """Number of envs that step together, B."""
+
+    @property
+    def observation_space(self) -> spaces.Box:
+        """Space of one env's observations."""
+
+    @property
+    def action_space(self) -> spaces.Space[Any]:
+        """Space of one env's actions."""
+
+    @property
+    def stack(self) -> int:
+        """Number of frames in one observation."""
+
+
+class EnvSpec(NamedTuple):
+    """An `EnvLike` without an env."""
+
+    observation_space: spaces.Box
+    action_space: spaces.Space[Any]
+    num_envs: int = 1
+    stack: int = 1
+    env_id: str = ""
+
+
+# -- agents -----------------------------------------------------------------------------------
+
+
 class Player(Protocol):
-    """Whatever acts with SB3's `predict`."""
+    """Anything that acts with SB3's `predict`."""
 
     def predict(
         self,
-        observation: np.ndarray,
+        observation: Any,
         state: Any = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
     ) -> tuple[np.ndarray, Any]:
-        """Actions for a batch of observations, and the state."""
-
-
-class Advice(NamedTuple):
-    """What an agent thinks of B observations; NaN where it has no opinion on an action."""
-
-    action: np.ndarray  # [B] what it would do, as the env numbers it
-    value: np.ndarray  # [B] return that it expects
-    q: np.ndarray | None  # [B, A] return that it expects of each action; None if it has none
-    probability: np.ndarray | None  # [B, A] of each action; None where it has no policy
-    visits: np.ndarray | None = None  # [B, A] of a search; None where there is none
+        """Return actions for one observation or a batch, and the state after them."""
 
 
 @runtime_checkable
 class Advisor(Protocol):
-    """An agent that says what it thinks of discrete actions, without chance."""
+    """An agent that assesses discrete actions."""
 
     def advise(
-        self, observation: np.ndarray, state: Any = None, episode_start: np.ndarray | None = None
+        self, observation: Any, state: Any = None, episode_start: np.ndarray | None = None
     ) -> tuple[Advice, Any]:
-        """What it thinks of observations [B, *obs], and the state after them."""
+        """Return the assessment of observations [B, *obs], and the state after them."""
+
+
+class AnyAgent(Player, Protocol):
+    """An agent that can act and be saved: one of ours, or one of Stable-Baselines3's."""
+
+    @property
+    def env_steps(self) -> int:
+        """Env steps (decisions) taken so far, summed over all envs."""
+
+    @property
+    def updates(self) -> int:
+        """Optimizer steps taken so far."""
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the tensors that acting without exploration needs."""
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Load tensors returned by `weights`."""
+
+
+@runtime_checkable
+class Agent(AnyAgent, Protocol):
+    """An agent that acts, observes and learns; it owns its memory and its update schedule."""
+
+    def initial_state(self, num_envs: int) -> State:
+        """Return the recurrent state before the first row."""
+
+    def act(
+        self, obs: np.ndarray, state: State, first: np.ndarray, *, explore: bool
+    ) -> tuple[np.ndarray, State, Extras]:
+        """Return actions [B, *action] for obs [B, *obs]; `first` [B] resets the state."""
+
+    def observe(self, step: Step) -> None:
+        """Store one row."""
+
+    def learn(self) -> int:
+        """Do the updates that are due and return their number."""
+
+    def metrics(self) -> dict[str, float]:
+        """Return means since the last call. The only method that synchronises with the device."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that the next update depends on."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Load a state returned by `state_dict`."""
+
+
+@runtime_checkable
+class SelfTraining(AnyAgent, Protocol):
+    """An agent of another library, which trains with a loop of its own."""
+
+    def fit(
+        self,
+        env: Any,
+        steps: int,
+        *,
+        on_row: Callable[[Any], None],
+        on_step: Callable[[int], bool],
+        write: Callable[[dict[str, float], int], None],
+    ) -> None:
+        """Train for `steps` env steps."""
+
+
+class Algorithm(Protocol):
+    """What an agent implements itself; `learner.Learner` supplies the rest of `Agent`."""
+
+    env_steps: int
+    updates: int
+
+    @property
+    def capturable(self) -> bool:
+        """Whether `gradients` runs the same operations on every call."""
+
+    def initial_state(self, num_envs: int) -> State:
+        """Return the recurrent state before an episode."""
+
+    def choose(
+        self, obs: np.ndarray, state: State, first: np.ndarray, *, deterministic: bool
+    ) -> tuple[np.ndarray, State]:
+        """Return actions [B, *action] without exploration, for `predict`."""
+
+    def advice(self, obs: np.ndarray, state: State, first: np.ndarray) -> tuple[Advice, State]:
+        """Return the assessment of obs [B, *obs], for `advise`."""
+
+    @property
+    def gradients(self) -> Callable[..., Sequence[Tensor]]:
+        """Compute the gradients of one batch. Pure, and never synchronises with the device.
+
+        Takes the tensors of one update's randomness, as `example` returns them.
+
+        Returns:
+            Metrics [M]; the clipped gradient [size]; for a replay memory also the batch's indices
+            [N] and new priorities [N].
+        """
+
+    def example(self) -> Sequence[Tensor]:
+        """Return fixed arguments for `gradients`, of the shapes that it always gets."""
+
+    def schedules(self) -> dict[str, float]:
+        """Return the current value of each schedule, for the log."""
+
+    def parts(self) -> dict[str, Any]:
+        """Return the parts of the state besides network and optimizer, by name.
+
+        A part is a tensor, an array, a generator, or an object with `state_dict`.
+        """
+
+
+# -- what some agents also have ---------------------------------------------------------------
 
 
 @runtime_checkable
 class HasNetwork(Protocol):
-    """An agent whose network can be looked into."""
+    """An agent whose network can be inspected."""
 
     network: Network[Any]
 
 
 @runtime_checkable
 class Searching(Protocol):
-    """An agent that searches before it moves."""
+    """An agent that runs a search before it moves."""
 
-    simulations: int  # positions that it looks at for a move in `predict` and `advise`
+    simulations: int  # of one move in `predict` and `advise`
 
 
 @runtime_checkable
-class Agent(Protocol):
-    """Acts, observes, learns; owns its memory and its cadence."""
+class MultiThreaded(Protocol):
+    """An agent whose network is large although its observations may be small."""
 
-    env_steps: int  # decisions taken so far, over all envs
-    updates: int  # optimizer steps taken so far
+    multithreaded: bool
 
-    def initial_state(self, num_envs: int) -> State:
-        """The state to act from before the first row."""
 
-    def act(
-        self, obs: np.ndarray, state: State, first: np.ndarray, *, explore: bool
-    ) -> tuple[np.ndarray, State, Extras]:
-        """Actions [B, *action] for obs [B, *obs]; `first` [B] resets the state."""
-
-    def observe(self, step: Step) -> None:
-        """Take in what the last action led to."""
-
-    def learn(self) -> int:
-        """Do the updates that are due; return how many."""
-
-    def metrics(self) -> dict[str, float]:
-        """Means since the last call, for the log; the only place that waits for the device."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """All of it: weights, optimizer, memory, schedules, generators."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+@runtime_checkable
+class Transferable(Protocol):
+    """An agent that can start from another run's weights."""
 
     def weights(self) -> dict[str, Tensor]:
-        """What acting without exploration needs."""
+        """Return tensors by name, under `encoder.`, `core.` and `head.`."""
 
-    def load_weights(self, weights: dict[str, Tensor]) -> None:
-        """The inverse of `weights`."""
+    def start_from(self, weights: dict[str, Tensor]) -> None:
+        """Load weights, for the target network too."""
 
-    def predict(
-        self,
-        observation: np.ndarray,
-        state: Any = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-    ) -> tuple[np.ndarray, Any]:
-        """Stable-Baselines3's signature: actions for one observation or a batch, and the state."""
+
+@runtime_checkable
+class OfflineLearner(Agent, Transferable, Protocol):
+    """An agent that can learn from a memory that was filled beforehand."""
+
+    config: Any
+    memory: Any
+    device: torch.device
+    env_steps: int
+
+    def study(self, updates: int, progress: float) -> None:
+        """Do updates from memory; `progress` is the finished share of the training."""
+
+    def td_error(self, batch: Batch) -> Tensor:
+        """Return the mean temporal-difference error of a batch, a scalar."""
+
+
+class AgentConfig(Protocol):
+    """A frozen dataclass with every choice of an agent; its module may be free of torch."""
+
+    module: ClassVar[str]  # name of the module whose `build` makes the agent
+    __dataclass_fields__: ClassVar[dict[str, Any]]

@@ -1,86 +1,111 @@
-"""The random player: every legal action with the same probability; the zero of comparisons."""
+"""The random agent: uniformly random legal actions; the zero point of comparisons."""
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from ludus.agents.agent import Extras, Step
+from ludus.agents.agent import EnvLike, Extras, Observation, Step
+from ludus.agents.learner import as_batch
+from ludus.agents.preset import Preset, family
 from ludus.envs.dict_observation import legal_actions
 from ludus.networks.cores import State
 
 
 @dataclass(frozen=True)
 class RandomConfig:
-    """Nothing to choose."""
+    """The random agent has no choices."""
+
+    module: ClassVar[str] = "ludus.agents.random_agent"
 
 
 class RandomAgent:
-    """Draws actions uniformly from the action space, within a mask; learns nothing."""
+    """Samples actions uniformly from the action space, within an action mask; never learns."""
 
     def __init__(self, observation_space: spaces.Box, action_space: spaces.Space[Any], seed: int):
-        self._obs_dims = len(observation_space.shape)
         self._observation_space = observation_space
-        self._space = copy.deepcopy(action_space)  # the env's own keeps its generator
-        self._space.seed(seed)
+        self._action_space = copy.deepcopy(action_space)  # its generator belongs to this agent
+        self._action_space.seed(seed)
         self.env_steps = self.updates = 0
 
     def initial_state(self, num_envs: int) -> State:
-        """Nothing to remember."""
+        """Return an empty state."""
         return ()
 
     def act(
         self, obs: np.ndarray, state: State, first: np.ndarray, *, explore: bool
     ) -> tuple[np.ndarray, State, Extras]:
-        """Random actions [B, *action]."""
-        allowed = legal_actions(self._observation_space, torch.from_numpy(obs))
-        if allowed is None or not isinstance(self._space, spaces.Discrete):
-            return np.stack([np.asarray(self._space.sample()) for _ in obs]), state, {}
-        masks = allowed.numpy().astype(np.int8)
-        return np.stack([np.asarray(self._space.sample(mask=mask)) for mask in masks]), state, {}
+        """Return random actions [B, *action]."""
+        space, masks = (
+            self._action_space,
+            legal_actions(self._observation_space, torch.from_numpy(obs)),
+        )
+        if masks is None or not isinstance(space, spaces.Discrete):
+            actions = [np.asarray(space.sample()) for _ in obs]
+        else:
+            rows = masks.numpy().astype(np.int8)
+            actions = [np.asarray(space.sample(mask=row)) for row in rows]
+        return np.stack(actions), state, {}
 
     def observe(self, step: Step) -> None:
-        """Count the decisions."""
+        """Count the env steps."""
         self.env_steps += int(step.valid.sum())
 
     def learn(self) -> int:
-        """Nothing is ever due."""
+        """Return 0."""
         return 0
 
     def metrics(self) -> dict[str, float]:
-        """Nothing to say."""
+        """Return no metrics."""
         return {}
 
     def weights(self) -> dict[str, Tensor]:
-        """None."""
+        """Return no weights."""
         return {}
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
-        """Nothing to load."""
+        """Load no weights."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the count and the generator stand."""
-        state = self._space.np_random.bit_generator.state
+        """Return the number of env steps and the state of the generator."""
+        state = self._action_space.np_random.bit_generator.state
         return {"env_steps": self.env_steps, "generator": state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+        """Load a state returned by `state_dict`."""
         self.env_steps = state["env_steps"]
-        self._space.np_random.bit_generator.state = state["generator"]
+        self._action_space.np_random.bit_generator.state = state["generator"]
 
     def predict(
         self,
-        observation: np.ndarray,
+        observation: Observation,
         state: Any = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
     ) -> tuple[np.ndarray, Any]:
-        """Stable-Baselines3's signature; never deterministic."""
-        obs = np.asarray(observation)
-        single = obs.ndim == self._obs_dims
-        actions, _, _ = self.act(obs[None] if single else obs, (), np.empty(0), explore=True)
+        """Return random actions, with Stable-Baselines3's signature; never deterministic."""
+        obs, first, single = as_batch(observation, episode_start, self._observation_space)
+        actions, _, _ = self.act(obs, (), first, explore=True)
         return (actions[0] if single else actions), state
+
+
+def preset(name: str, env: EnvLike) -> Preset:
+    """Return the preset."""
+    return Preset(RandomConfig(), num_envs=16 if family(env) == "classic" else 8)
+
+
+def build(
+    config: RandomConfig,
+    env: EnvLike,
+    *,
+    device: torch.device,
+    seed: int,
+    steps: int,
+    training: bool = True,
+) -> RandomAgent:
+    """Build a random agent, see `registry.build`."""
+    return RandomAgent(env.observation_space, env.action_space, seed)

@@ -1,18 +1,16 @@
-"""Stable-Baselines3 as the reference baseline, on the very env that our agents train on.
+"""Stable-Baselines3 as the reference baseline, on the same env as our agents.
 
-The only import of SB3 in Ludus. Its agents keep their own training loop (`fit`); evaluation,
-logging and the run folder are ours. Only the policy's weights are kept, without pickle, so an SB3
-run can be evaluated and recorded but not resumed.
+The only import of SB3 in Ludus. Its agents train with SB3's own loop (`fit`); evaluation, logging
+and the run folder are ours. Only the policy's weights are saved, without pickle, so an SB3 run can
+be evaluated and recorded but not resumed.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
-import tyro
 from gymnasium import spaces
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -24,61 +22,40 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
 from torch import Tensor, nn
 
-from ludus.agents.agent import Advice
+from ludus.agents.agent import Advice, EnvLike, Observation
+from ludus.agents.learner import as_batch
+from ludus.agents.sb3_config import Algorithm, SB3Config
+from ludus.envs.dict_observation import MASK, PackedDict
 from ludus.envs.errors import ConfigError
 from ludus.envs.vector import Row, VectorEnv
-from ludus.networks.encoders import Activation, EncoderName, make_encoder
-
-Algorithm = Literal["dqn", "ppo", "a2c", "qrdqn", "recurrent_ppo"]
-
-
-@dataclass(frozen=True)
-class SB3Config:
-    """An SB3 algorithm with our encoder in it."""
-
-    algorithm: Algorithm = "dqn"
-    """which of SB3's algorithms; qrdqn and recurrent_ppo need sb3-contrib"""
-    encoder: EncoderName = "mlp"
-    """network from observation to features, the same as ours"""
-    hidden: tuple[int, ...] = (64, 64)
-    """units of the MLP encoder's layers"""
-    activation: Activation = "relu"
-    """of the MLP encoder"""
-    shared: bool = True
-    """ppo, a2c: one encoder for policy and value, else each has its own"""
-    head_hidden: int = 0
-    """units of the layer between encoder and SB3's output layer; 0 for none"""
-    clip_reward: bool = False
-    """learn from rewards clipped to [-1, 1]; scores are never clipped"""
-    arguments: Annotated[dict[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
-    """keyword arguments of the SB3 class; also exploration_steps in env steps, minibatches in place
-    of batch_size, and anneal, names of what falls linearly to 0"""
+from ludus.networks.encoders import make_encoder
+from ludus.networks.names import Activation, EncoderName
 
 
 def algorithm_class(name: Algorithm) -> type[BaseAlgorithm]:
-    """SB3's class of that name.
+    """Return SB3's class of that name.
 
     Raises:
-        ConfigError: it is sb3-contrib's, which is not installed.
+        ConfigError: it belongs to sb3-contrib, which is not installed.
     """
-    own: dict[str, type[BaseAlgorithm]] = {"dqn": DQN, "ppo": PPO, "a2c": A2C}
-    if name in own:
-        return own[name]
+    classes: dict[str, type[BaseAlgorithm]] = {"dqn": DQN, "ppo": PPO, "a2c": A2C}
+    if name in classes:
+        return classes[name]
     try:
         from sb3_contrib import QRDQN, RecurrentPPO
     except ImportError as error:
         raise ConfigError(
-            f'sb3:{name} is in sb3-contrib, which is not installed; pip install "ludus[contrib]"'
+            f"sb3:{name} needs sb3-contrib; install it with pip install -e '.[contrib]'"
         ) from error
     return QRDQN if name == "qrdqn" else RecurrentPPO
 
 
 class StreamVecEnv(VecEnv):
-    """Our vector env as SB3's VecEnv: SAME_STEP resets, with the terminal observation in `infos`.
+    """Adapts our vector env to SB3's VecEnv: SAME_STEP resets, terminal observation in `infos`.
 
     Args:
         env: the env; it is reset by SB3.
-        clip_reward: give SB3 rewards clipped to [-1, 1]; `infos[i]["episode"]` stays unclipped.
+        clip_reward: clip rewards to [-1, 1]; `infos[i]["episode"]` stays unclipped.
         on_row: called with every row.
     """
 
@@ -100,7 +77,7 @@ class StreamVecEnv(VecEnv):
         self._env.send(actions)
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """End the step; reset the envs whose game is over at once, as SB3 expects."""
+        """Finish the step and reset the envs whose game is over at once, as SB3 expects."""
         row = self._env.recv()
         if self._on_row is not None:
             self._on_row(row)
@@ -117,28 +94,28 @@ class StreamVecEnv(VecEnv):
         return obs, reward, done, infos
 
     def close(self) -> None:
-        """The env belongs to whoever made it."""
+        """Leave the env open: it belongs to the caller."""
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """Attributes of the whole env, once for each index; SB3 asks for the render mode."""
+        """Return an attribute of the whole env once for each index."""
         value = None if attr_name == "render_mode" else getattr(self._env, attr_name)
         return [value for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Refused: the stream has nothing to set."""
-        raise AttributeError(f"{attr_name} cannot be set on a stream")
+        """Raise an error: the vector env has no attributes to set."""
+        raise AttributeError(f"{attr_name} cannot be set on a vector env")
 
     def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> Any:
-        """Refused: the stream has no methods of single envs."""
-        raise AttributeError(f"{method_name} cannot be called on a stream")
+        """Raise an error: the vector env has no methods of single envs."""
+        raise AttributeError(f"{method_name} cannot be called on a vector env")
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
-        """Episodes are already accounted for, which is what SB3 asks about."""
+        """Report a Monitor: episode returns are already in `infos`."""
         return [wrapper_class.__name__ == "Monitor" for _ in self._get_indices(indices)]
 
 
 class _Encoder(BaseFeaturesExtractor):
-    """Our encoder, and the head's hidden layer, as SB3's features extractor."""
+    """Adapts our encoder and the head's hidden layer to SB3's features extractor."""
 
     def __init__(
         self,
@@ -153,41 +130,44 @@ class _Encoder(BaseFeaturesExtractor):
             parameter.data = parameter.data.contiguous()
         dim = head_hidden or encoder.dim
         super().__init__(observation_space, dim)
-        after = (nn.Linear(encoder.dim, dim), nn.ReLU()) if head_hidden else ()
-        self.layers = nn.Sequential(encoder, *after)
+        self.layers = nn.Sequential(encoder)
+        if head_hidden:
+            self.layers.extend([nn.Linear(encoder.dim, dim), nn.ReLU()])
         self._bytes = observation_space.dtype == np.uint8
 
     def forward(self, observations: Tensor) -> Tensor:  # [N, *obs] to [N, dim]
-        # SB3 hands over bytes as floats
+        # SB3 passes bytes as floats
         return self.layers(observations.to(torch.uint8) if self._bytes else observations)
 
 
 class _Writer(KVWriter):
-    """Passes what SB3 logs to a function."""
+    """Passes SB3's log to a function."""
 
     def __init__(self, write: Callable[[dict[str, float], int], None]) -> None:
         self._write = write
 
     def write(self, key_values: dict[str, Any], key_excluded: Any, step: int = 0) -> None:
         numbers = {k: float(v) for k, v in key_values.items() if isinstance(v, int | float)}
-        wanted = ("train/", "rollout/exploration_rate")  # the returns are ours to write
+        wanted = ("train/", "rollout/exploration_rate")  # Ludus logs the returns itself
         self._write({k: v for k, v in numbers.items() if k.startswith(wanted)}, step)
 
     def close(self) -> None:
         """Nothing to close."""
 
 
-class _AfterStep(BaseCallback):
-    def __init__(self, go_on: Callable[[int], bool]) -> None:
+class _OnStep(BaseCallback):
+    """Calls a function with the env steps so far; False stops the training."""
+
+    def __init__(self, function: Callable[[int], bool]) -> None:
         super().__init__()
-        self._go_on = go_on
+        self._function = function
 
     def _on_step(self) -> bool:
-        return self._go_on(self.num_timesteps)
+        return self._function(self.num_timesteps)
 
 
 class SB3Agent:
-    """An SB3 model that trains itself with `fit` and then acts like any other agent."""
+    """An SB3 model that trains with `fit` and then acts like any other agent."""
 
     def __init__(
         self,
@@ -198,7 +178,6 @@ class SB3Agent:
         seed: int,
     ) -> None:
         self.config, self._device, self._seed = config, device, seed
-        self._obs_shape = observation_space.shape
         self._spaces = (observation_space, action_space)
         self.env_steps = self.updates = 0
         self._model: BaseAlgorithm | None = None
@@ -209,30 +188,34 @@ class SB3Agent:
     def _make(self, env: VecEnv, steps: int) -> BaseAlgorithm:
         c, arguments = self.config, dict(self.config.arguments)
         exploration = arguments.pop("exploration_steps", None)
-        if exploration is not None:  # SB3 takes it as a share of the training
+        if exploration is not None:  # SB3 expects a fraction of the training
             arguments["exploration_fraction"] = min(1.0, exploration / steps)
-        if "buffer_size" in arguments:  # SB3 takes all its memory at once, needed or not
+        if "buffer_size" in arguments:  # SB3 allocates all of it at once, needed or not
             arguments["buffer_size"] = max(1, min(arguments["buffer_size"], steps))
         if "minibatches" in arguments:
             rows = arguments["n_steps"] * env.num_envs
             arguments["batch_size"] = rows // arguments.pop("minibatches")
         for name in arguments.pop("anneal", ()):
             arguments[name] = LinearSchedule(arguments[name], 0.0, 1.0)
-        extractor: dict[str, Any] = {"name": c.encoder, "hidden": c.hidden}
-        extractor |= {"head_hidden": c.head_hidden, "activation": c.activation}
+        extractor = {
+            "name": c.encoder,
+            "hidden": c.hidden,
+            "head_hidden": c.head_hidden,
+            "activation": c.activation,
+        }
         policy: dict[str, Any] = {
             "features_extractor_class": _Encoder,
             "features_extractor_kwargs": extractor,
-            "normalize_images": False,  # our encoder scales by itself
+            "normalize_images": False,  # our encoder scales its input
             "net_arch": [],
         }
         if not c.shared:
             policy["share_features_extractor"] = False
         if "n_quantiles" in arguments:
             policy["n_quantiles"] = arguments.pop("n_quantiles")
-        made: Any = algorithm_class(c.algorithm)
+        model: Any = algorithm_class(c.algorithm)
         try:
-            return made(
+            return model(
                 self._policy(),
                 env,
                 policy_kwargs=policy,
@@ -242,12 +225,12 @@ class SB3Agent:
             )
         except (AssertionError, ValueError, TypeError) as error:
             text = " ".join(str(error).split())
-            raise ConfigError(f"sb3:{c.algorithm} refuses its configuration: {text}") from error
+            raise ConfigError(f"sb3:{c.algorithm} rejects its configuration: {text}") from error
 
     def model_on(
         self, env: VectorEnv, steps: int, on_row: Callable[[Row], None] | None = None
     ) -> BaseAlgorithm:
-        """SB3's model on our env, for a training of so many env steps."""
+        """Return SB3's model on our env, for a training of `steps` env steps."""
         return self._make(StreamVecEnv(env, self.config.clip_reward, on_row), steps)
 
     def fit(
@@ -266,83 +249,94 @@ class SB3Agent:
             steps: env steps to train for.
             on_row: called with every row of the stream.
             on_step: called with the env steps so far; False stops the training.
-            write: called with what SB3 logs and the env step.
+            write: called with SB3's log values and the env step.
         """
         model = self.model_on(env, steps, on_row)
         model.set_logger(Logger(None, [_Writer(write)]))
         self._model = model
 
-        def go_on(done: int) -> bool:
+        def count(done: int) -> bool:
             self.env_steps = done
             self.updates = int(getattr(model, "_n_updates", 0))
             return on_step(done)
 
-        model.learn(steps, callback=_AfterStep(go_on), log_interval=4)
+        model.learn(steps, callback=_OnStep(count), log_interval=4)
         self.updates = int(getattr(model, "_n_updates", 0))
 
     def predict(
         self,
-        observation: np.ndarray,
+        observation: Observation,
         state: Any = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
     ) -> tuple[np.ndarray, Any]:
-        """SB3's own."""
+        """Return actions and the next state, see SB3."""
         assert self._model is not None, "the agent has neither been trained nor loaded"
-        return self._model.predict(observation, state, episode_start, deterministic)
+        obs, _, single = as_batch(observation, episode_start, self._spaces[0])
+        actions, state = self._model.predict(obs, state, episode_start, deterministic)
+        return (actions[0] if single else actions), state
 
     @torch.no_grad()
     def advise(
-        self, observation: np.ndarray, state: Any = None, episode_start: np.ndarray | None = None
+        self, observation: Observation, state: Any = None, episode_start: np.ndarray | None = None
     ) -> tuple[Advice, Any]:
-        """Values of DQN and QR-DQN; policy and value of PPO and A2C; the action alone of others."""
+        """Return action values of DQN and QR-DQN, policy and value of PPO and A2C."""
         assert self._model is not None, "the agent has neither been trained nor loaded"
-        action, state = self.predict(observation, state, episode_start, deterministic=True)
+        obs, _, _ = as_batch(observation, episode_start, self._spaces[0])
+        action, state = self.predict(obs, state, episode_start, deterministic=True)
         policy: Any = self._model.policy
         unknown = np.full(len(action), np.nan, np.float32)
         if self.config.algorithm == "recurrent_ppo":
             return Advice(action, unknown, None, None), state
         policy.set_training_mode(False)
-        seen = policy.obs_to_tensor(observation)[0]
+        batch = policy.obs_to_tensor(obs)[0]
         if self.config.algorithm in ("dqn", "qrdqn"):
             net = policy.q_net if self.config.algorithm == "dqn" else policy.quantile_net
-            out = net(seen)  # [B, A], or quantiles [B, K, A]
+            out = net(batch)  # [B, A], or quantiles [B, K, A]
             q = (out if out.ndim == 2 else out.mean(1)).cpu().numpy()
             return Advice(action, q.max(-1), q, None), state
-        value = policy.predict_values(seen)[:, 0].cpu().numpy()
-        chance = policy.get_distribution(seen).distribution
-        known = isinstance(chance, torch.distributions.Categorical)
-        probability = chance.probs.cpu().numpy() if known else None
+        value = policy.predict_values(batch)[:, 0].cpu().numpy()
+        distribution = policy.get_distribution(batch).distribution
+        categorical = isinstance(distribution, torch.distributions.Categorical)
+        probability = distribution.probs.cpu().numpy() if categorical else None
         return Advice(action, value, None, probability), state
 
     def weights(self) -> dict[str, Tensor]:
-        """The policy's parameters by name."""
+        """Return the policy's parameters by name."""
         return {} if self._model is None else dict(self._model.policy.state_dict())
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
-        """The inverse of `weights`."""
+        """Load tensors returned by `weights`."""
         if self._model is None:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # of buffers that are never filled
-                self._model = self._make(_SpacesOnly(*self._spaces), 1)
+                warnings.simplefilter("ignore", UserWarning)  # about buffers that are never filled
+                self._model = self._make(_SpacesOnly(self._spaces[0], self._spaces[1]), 1)
         self._model.policy.load_state_dict(weights)
 
 
 class _SpacesOnly(StreamVecEnv):
-    """Shapes without an env, to rebuild a policy in."""
+    """Spaces without an env, to rebuild a policy."""
 
     def __init__(self, observation_space: spaces.Box, action_space: spaces.Space[Any]) -> None:
         VecEnv.__init__(self, 1, observation_space, action_space)
 
 
-def installed() -> Sequence[str]:
-    """The algorithms that can be used here."""
-    names = ["dqn", "ppo", "a2c"]
-    try:
-        import sb3_contrib  # noqa: F401  only whether it is there
-    except ImportError:
-        return names
-    return [*names, "qrdqn", "recurrent_ppo"]
+def build(
+    config: SB3Config,
+    env: EnvLike,
+    *,
+    device: torch.device,
+    seed: int,
+    steps: int,
+    training: bool = True,
+) -> SB3Agent:
+    """Build a fresh SB3 agent, see `registry.build`; SB3's model is made when it is trained."""
+    space = env.observation_space
+    if isinstance(space, PackedDict) and MASK in space.parts:
+        raise ConfigError(
+            f"{env.env_id} has an {MASK}, which SB3's agents ignore; choose one of ours"
+        )
+    return SB3Agent(config, space, env.action_space, device, seed)
 
 
 def reference(
@@ -353,12 +347,12 @@ def reference(
     device: torch.device,
     seed: int,
 ) -> DQN | PPO:
-    """SB3's algorithm with SB3's own network, for measuring: as its users run it, or on our env.
+    """Return SB3's algorithm with SB3's own network, for speed measurements.
 
     Args:
-        algorithm: of SB3's.
+        algorithm: SB3's class.
         env_id: an Atari `...NoFrameskip-v4` id or a classic one.
-        env: our env to run on, or how many of SB3's own around Gymnasium's.
+        env: our env to run on, or the number of SB3's own envs.
         arguments: of the algorithm.
         device: where the network lives.
         seed: of everything.

@@ -56,8 +56,8 @@ class Chooser(Protocol):
         """The improved policy [B, A], the action to play [B], and the policy's value [B]."""
 
 
-class Found(NamedTuple):
-    """What a search came to, for B games."""
+class SearchResult(NamedTuple):
+    """The result of a search of B games."""
 
     policy: Tensor  # [B, A] improved
     action: Tensor  # [B] int64, the one to play
@@ -125,7 +125,7 @@ def search(
     simulations: int,
     device: torch.device | None = None,
     tree: Tree | None = None,
-) -> Found:
+) -> SearchResult:
     """Search B games.
 
     Args:
@@ -147,7 +147,7 @@ def search(
         simulate(game, tree, evaluate, chooser)
     edges = tree.edges(tree.root)
     policy, action, value = chooser.result(edges)
-    return Found(policy, action, value, edges.visits, edges.mean())
+    return SearchResult(policy, action, value, edges.visits, edges.mean())
 
 
 def simulate(game: Game, tree: Tree, evaluate: Evaluate, chooser: Chooser) -> None:

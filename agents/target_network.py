@@ -1,57 +1,36 @@
-"""An online network with its target network, each in one flat tensor (Mnih et al. 2015)."""
+"""The target network: a copy of the online network that follows it (Mnih et al. 2015)."""
 
 import copy
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from ludus.networks.flat import flat_gradient, flatten_parameters
+from ludus.networks.flat import flatten_parameters
 from ludus.networks.network import Network
 
 Out = TypeVar("Out")
 
 
-class OnlineAndTarget(Generic[Out]):
-    """Two networks of one shape; the target follows the online one.
+class TargetNetwork(Generic[Out]):
+    """A copy of the online network, both with their parameters in one flat tensor.
 
     Args:
-        network: the online network; the target starts as its copy.
-        frozen_encoder: the encoder keeps the weights that it has.
+        online: the online network.
+        flat: its parameters [size], see `flatten_parameters`.
     """
 
-    def __init__(self, network: Network[Out], frozen_encoder: bool) -> None:
-        self.network, self.target = network, copy.deepcopy(network)
-        self.target.requires_grad_(False)
-        self.flat, self._flat_target = flatten_parameters(network), flatten_parameters(self.target)
-        frozen = list(network.encoder.parameters()) if frozen_encoder else []
-        self._parameters = list(network.parameters())[len(frozen) :]  # the encoder's come first
-        self.trained = self.flat[sum(p.numel() for p in frozen) :]  # [size], what updates change
-        self._buffers = list(zip(network.buffers(), self.target.buffers(), strict=True))
-
-    def gradient(self, loss: Tensor) -> Tensor:
-        """Of the loss, for all that is trained, [size]."""
-        gradients = torch.autograd.grad(loss, self._parameters)
-        return flat_gradient(gradients, self._parameters)
+    def __init__(self, online: Network[Out], flat: Tensor) -> None:
+        self.network = copy.deepcopy(online).requires_grad_(False)
+        self._online_flat, self.flat = flat, flatten_parameters(self.network)
+        self._buffers = list(zip(online.buffers(), self.network.buffers(), strict=True))
 
     @torch.no_grad()
-    def move(self, polyak: float) -> None:
-        """Move the target a share of the way to the online network; 1 is a copy."""
+    def update(self, polyak: float) -> None:
+        """Move the target a fraction of the way to the online network; 1 copies it."""
         if polyak == 1.0:
-            self._flat_target.copy_(self.flat)
+            self.flat.copy_(self._online_flat)
         else:
-            self._flat_target.lerp_(self.flat, polyak)
-        for online, target in self._buffers:
-            target.copy_(online)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The weights of both."""
-        return {
-            "network": dict(self.network.state_dict()),
-            "target": dict(self.target.state_dict()),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
-        self.network.load_state_dict(state["network"])
-        self.target.load_state_dict(state["target"])
+            self.flat.lerp_(self._online_flat, polyak)
+        for source, target in self._buffers:
+            target.copy_(source)

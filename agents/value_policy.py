@@ -1,6 +1,6 @@
-"""What agents that choose by value share in acting: epsilon-greedy, and SB3's `predict`."""
+"""Acting by action values: greedy, epsilon-greedy, and within an action mask."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,9 +9,21 @@ from torch import Tensor
 
 from ludus.agents.agent import Advice
 from ludus.envs.dict_observation import legal_actions
+from ludus.envs.errors import ConfigError
 from ludus.networks.cores import State
 from ludus.networks.heads import ILLEGAL, HeadNoise
 from ludus.networks.network import Network
+
+
+def discrete(space: spaces.Space[Any], agent: str) -> spaces.Discrete:
+    """Return the action space of an agent that needs a Discrete one.
+
+    Raises:
+        ConfigError: it is of another kind.
+    """
+    if not isinstance(space, spaces.Discrete):
+        raise ConfigError(f"{agent} needs a Discrete action space; this env has {space}")
+    return space
 
 
 def epsilon_greedy(
@@ -19,150 +31,99 @@ def epsilon_greedy(
     epsilon: float | np.ndarray,
     num_actions: int,
     generator: np.random.Generator,
-    allowed: np.ndarray | None = None,
+    legal: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Actions [B], each replaced by a random one with probability epsilon (one, or [B]).
+    """Replace each action [B] by a random one with probability epsilon (a number, or [B]).
 
     Args:
-        actions: [B], from 0.
+        actions: [B], numbered from 0.
         epsilon: of each env.
         num_actions: A.
-        generator: what is thrown with.
-        allowed: [B, A] bool, what a random action is drawn from; None for all.
+        generator: random numbers, independent for each env.
+        legal: [B, A] bool, the actions to sample from; None for all.
     """
-    coins = generator.random(len(actions)) < epsilon  # each env throws its own
-    if allowed is None:
-        others = generator.integers(num_actions, size=len(actions))
+    explore = generator.random(len(actions)) < epsilon
+    if legal is None:
+        random = generator.integers(num_actions, size=len(actions))
     else:
-        others = (generator.random(allowed.shape) * allowed).argmax(1)
-    return np.where(coins, others, actions)
+        random = (generator.random(legal.shape) * legal).argmax(1)
+    return np.where(explore, random, actions)
 
 
-class ValueActor:
-    """Acts by the values of a network, within what an action mask allows.
+class ValuePolicy:
+    """Acts by the values of a network's head.
 
     Args:
-        network: its head's `q` [T, B, A] is what counts.
-        action_space: gives the number of actions and of the first of them.
-        obs_shape: of one observation.
+        network: its head emits `q` [T, B, A].
+        action_space: defines the number of actions and the number of the first.
         device: where the network lives.
         seed: of the random actions.
+        evaluation_epsilon: probability of a random action in `predict(deterministic=False)`.
     """
 
     def __init__(
         self,
         network: Network[Any],
         action_space: spaces.Discrete,
-        obs_shape: tuple[int, ...],
         device: torch.device,
         seed: int,
+        evaluation_epsilon: float,
     ) -> None:
-        self._network, self._device, self._obs_shape = network, device, obs_shape
+        self._network, self._device = network, device
         self.num_actions, self.first_action = int(action_space.n), int(action_space.start)
-        self._exploration = np.random.default_rng([seed, 1])
-        self._evaluation = np.random.default_rng([seed, 2])
+        self.exploration = np.random.default_rng([seed, 1])
+        self.evaluation = np.random.default_rng([seed, 2])
+        self._evaluation_epsilon = evaluation_epsilon
 
     @torch.no_grad()
-    def greedy(
-        self, obs: np.ndarray, state: State, first: np.ndarray, noise: Tensor | None = None
-    ) -> tuple[np.ndarray, State]:
-        """The actions [B] of the highest values for obs [B, *obs], and the core's state."""
-        q, state = self._values(obs, state, first, noise)
-        return q.argmax(-1).cpu().numpy() + self.first_action, state
-
     def _values(
         self, obs: np.ndarray, state: State, first: np.ndarray, noise: Tensor | None = None
     ) -> tuple[Tensor, State]:
-        """Of all actions [B, A], and the core's state."""
-        seen = self._to_device(obs).unsqueeze(0)  # [1, B, *obs]
-        opens = self._to_device(first).unsqueeze(0)
-        out, state = self._network(seen, state, opens, HeadNoise(noise))
+        """Return action values [B, A] for obs [B, *obs], and the next state."""
+        batch = torch.from_numpy(obs).to(self._device, non_blocking=True)
+        resets = torch.from_numpy(first).to(self._device, non_blocking=True)
+        out, state = self._network(batch.unsqueeze(0), state, resets.unsqueeze(0), HeadNoise(noise))
         return out.q[0], state
 
-    def explore(self, actions: np.ndarray, obs: np.ndarray, epsilon: Any) -> np.ndarray:
-        """Actions [B] with random ones among them, in training."""
-        return self._mixed(actions, obs, epsilon, self._exploration)
+    def greedy(
+        self, obs: np.ndarray, state: State, first: np.ndarray, noise: Tensor | None = None
+    ) -> tuple[np.ndarray, State]:
+        """Return the actions [B] of the highest values, and the next state."""
+        q, state = self._values(obs, state, first, noise)
+        return q.argmax(-1).cpu().numpy() + self.first_action, state
 
-    def predict(
-        self,
-        observation: np.ndarray,
-        state: Any,
-        episode_start: np.ndarray | None,
-        epsilon: float,
-    ) -> tuple[np.ndarray, Any]:
-        """SB3's `predict` with random actions of probability epsilon."""
-        obs, first, single = as_batch(observation, episode_start, self._obs_shape)
-        state = self._network.initial_state(len(obs)) if state is None else state
+    def explore(
+        self, actions: np.ndarray, obs: np.ndarray, epsilon: float | np.ndarray
+    ) -> np.ndarray:
+        """Return actions [B], some replaced by random legal ones, for training."""
+        return self._epsilon_greedy(actions, obs, epsilon, self.exploration)
+
+    def choose(
+        self, obs: np.ndarray, state: State, first: np.ndarray, *, deterministic: bool
+    ) -> tuple[np.ndarray, State]:
+        """Return actions [B] for evaluation, and the next state."""
         actions, state = self.greedy(obs, state, first)
-        if epsilon:
-            actions = self._mixed(actions, obs, epsilon, self._evaluation)
-        return (actions[0] if single else actions), state
+        if self._evaluation_epsilon and not deterministic:
+            actions = self._epsilon_greedy(actions, obs, self._evaluation_epsilon, self.evaluation)
+        return actions, state
 
-    @torch.no_grad()
-    def advise(
-        self, observation: np.ndarray, state: Any, episode_start: np.ndarray | None
-    ) -> tuple[Advice, Any]:
-        """The values, NaN where an action is illegal."""
-        obs, first, _ = as_batch(observation, episode_start, self._obs_shape)
-        state = self._network.initial_state(len(obs)) if state is None else state
+    def advice(self, obs: np.ndarray, state: State, first: np.ndarray) -> tuple[Advice, State]:
+        """Return the action values, NaN where an action is illegal, and the next state."""
         values, state = self._values(obs, state, first)
         q = values.cpu().numpy()
-        best = q.argmax(-1)
-        told = np.where(q > ILLEGAL, q, np.nan)
-        return Advice(best + self.first_action, q.max(-1), told, None), state
+        legal_q = np.where(q > ILLEGAL, q, np.nan)
+        return Advice(q.argmax(-1) + self.first_action, q.max(-1), legal_q, None), state
 
-    def _mixed(
-        self, actions: np.ndarray, obs: np.ndarray, epsilon: Any, generator: np.random.Generator
+    def _epsilon_greedy(
+        self,
+        actions: np.ndarray,
+        obs: np.ndarray,
+        epsilon: float | np.ndarray,
+        generator: np.random.Generator,
     ) -> np.ndarray:
         space = self._network.mask_space
         mask = None if space is None else legal_actions(space, torch.from_numpy(obs))
-        allowed = None if mask is None else mask.numpy()
+        legal = None if mask is None else mask.numpy()
         actions = actions - self.first_action
-        chosen = epsilon_greedy(actions, epsilon, self.num_actions, generator, allowed)
-        return chosen + self.first_action
-
-    def _to_device(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(self._device, non_blocking=True)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where chance stands."""
-        return {
-            "exploration": self._exploration.bit_generator.state,
-            "evaluation": self._evaluation.bit_generator.state,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
-        self._exploration.bit_generator.state = state["exploration"]
-        self._evaluation.bit_generator.state = state["evaluation"]
-
-
-class Seen(NamedTuple):
-    """What `predict` was given, as a batch."""
-
-    obs: np.ndarray  # [B, *obs]
-    first: np.ndarray  # [B] bool
-    single: bool  # it was one observation, not a batch
-
-
-def as_batch(
-    observation: np.ndarray, episode_start: np.ndarray | None, shape: tuple[int, ...]
-) -> Seen:
-    """One observation or a batch of them, as a batch.
-
-    Raises:
-        ValueError: the observation has another shape than `shape`.
-    """
-    obs = np.ascontiguousarray(observation)
-    single = obs.ndim == len(shape)
-    obs = obs[None] if single else obs
-    if obs.shape[1:] != shape:
-        raise ValueError(
-            f"the observation has shape {list(obs.shape[1:])}; this agent was trained on "
-            f"{list(shape)}"
-        )
-    if episode_start is None:
-        first = np.zeros(len(obs), bool)
-    else:
-        first = np.atleast_1d(np.asarray(episode_start, dtype=bool))
-    return Seen(obs, first, single)
+        mixed = epsilon_greedy(actions, epsilon, self.num_actions, generator, legal)
+        return mixed + self.first_action

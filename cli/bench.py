@@ -21,7 +21,7 @@ from ludus.comparison.speed import (
     prioritised_sample_ms,
 )
 from ludus.envs.errors import UsageError
-from ludus.training.train import device_of
+from ludus.training.device import device_of
 
 
 @dataclass(frozen=True)

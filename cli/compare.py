@@ -16,9 +16,10 @@ from ludus.comparison.report import About, Training, write
 from ludus.envs.errors import UsageError
 from ludus.envs.make import EnvOptions
 from ludus.evaluation.video import record
+from ludus.training.device import device_of
 from ludus.training.provenance import commit, hardware, versions
 from ludus.training.run import Run
-from ludus.training.train import device_of, load
+from ludus.training.train import load
 
 ABOUT = """Train agents alike on one env or several, and write a report.
 

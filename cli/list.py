@@ -56,9 +56,9 @@ def run(argv: list[str]) -> int:
 
 
 def _agents(_: Path) -> list[dict[str, Any]]:
-    from ludus.agents import presets
+    from ludus.agents import registry
 
-    return [{"agent": name, "what": about} for name, about in presets.names().items()]
+    return [{"agent": name, "what": about} for name, about in registry.names().items()]
 
 
 def _envs(_: Path) -> list[dict[str, Any]]:

@@ -55,9 +55,9 @@ def _run(verb: str, argv: list[str]) -> int:
         module = importlib.import_module(f"ludus.cli.{verb}")
         return module.run(argv)
     except Exception as error:
-        from ludus.training.train import Stopped
+        from ludus.envs.errors import TrainingStopped
 
-        if isinstance(error, Stopped):
+        if isinstance(error, TrainingStopped):
             print(f"ludus: {error}", file=sys.stderr)
             return error.code
         if _is_the_users(error):

@@ -10,13 +10,15 @@ from typing import Any
 import tyro
 from tyro.conf import OmitArgPrefixes
 
-from ludus.agents import presets
+from ludus.agents import registry
+from ludus.agents.random_agent import RandomConfig
 from ludus.cli.options import parse, print_json, tensorboard
 from ludus.envs.errors import UsageError
 from ludus.envs.make import EnvOptions, make
 from ludus.training.dataset import Dataset
 from ludus.training.run import Run, TrainOptions
-from ludus.training.train import Session
+from ludus.training.session import Session
+from ludus.training.train import resume_session, start_session
 
 ABOUT = """Train AGENT on ENV in a new run folder, or go on with RUN.
 
@@ -56,7 +58,7 @@ def run(argv: list[str]) -> int:
     """Train; exits 130 or 143 after a signal, with everything saved."""
     if any(word.split("=")[0] == "--resume" for word in argv):
         resumed = parse(_Resume, argv, verb="train", about=ABOUT)
-        session = Session.resume(Run.open(resumed.resume), quiet=resumed.quiet)
+        session = resume_session(Run.open(resumed.resume), quiet=resumed.quiet)
         return _train(session, resumed.json)
     names: list[str] = []
     rest = list(argv)
@@ -79,7 +81,7 @@ def run(argv: list[str]) -> int:
     given: Any = parse(kind, rest, verb=verb, about=ABOUT)
     config = given.config if hasattr(given, "config") else None
     common: _Common = given.common
-    session = Session.start(
+    session = start_session(
         agent, env_id, given.train, given.options, config, common.run_dir, quiet=common.quiet
     )
     return _train(session, common.json)
@@ -110,16 +112,16 @@ def _arguments(agent: str, env_id: str, dataset: str | None, options: EnvOptions
     """The options of that agent on that env, or for that data set, with their defaults."""
     probe = make(env_id, 1, 0, options) if dataset is None else Dataset(dataset, held_out=0)
     try:
-        config = presets.preset(agent, probe)
+        config = registry.preset(agent, probe).config
     finally:
         probe.close()
-    train = TrainOptions(num_envs=presets.num_envs(agent, presets.family(probe)))
+    train = TrainOptions(num_envs=registry.preset(agent, probe).num_envs)
     parts: list[Any] = [
         ("train", OmitArgPrefixes[TrainOptions], field(default=train)),
         ("options", OmitArgPrefixes[EnvOptions], field(default=EnvOptions())),
         ("common", OmitArgPrefixes[_Common], field(default=_Common())),
     ]
-    if not isinstance(config, presets.RandomConfig):
+    if not isinstance(config, RandomConfig):
         flat: Any = OmitArgPrefixes
         parts.append(("config", flat[type(config)], field(default=config)))
     return make_dataclass("TrainArguments", parts, frozen=True)

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from ludus.agents import presets
-from ludus.agents.sb3 import SB3Config
+from ludus.agents import registry
+from ludus.agents.sb3_config import SB3Config
 from ludus.comparison.aggregates import human_normalised, summarise
 from ludus.comparison.analysis import Group, groups_of
 from ludus.comparison.jobs import Job, room, run_all
@@ -22,10 +22,10 @@ from ludus.comparison.report import Training
 from ludus.envs.errors import EnvError, RunError
 from ludus.envs.make import EnvOptions, make
 from ludus.evaluation.evaluate import evaluate
+from ludus.training.device import device_of
 from ludus.training.logger import Episodes
 from ludus.training.provenance import commit, versions
 from ludus.training.run import Run, RunConfig, TrainOptions, all_runs
-from ludus.training.train import device_of
 
 _LEARNING = ("num_envs", "init_from", "rivals", "dataset")  # options that change what is learned
 
@@ -136,12 +136,12 @@ def _configs(plan: Plan, device: str) -> list[RunConfig]:
         probe = make(env_id, 1, 0, plan.options)
         try:
             for agent in plan.agents:
-                config = presets.preset(agent, probe)
+                config = registry.preset(agent, probe).config
                 if agent == "random":
                     continue
                 t = TrainOptions(
                     steps=plan.steps,
-                    num_envs=presets.num_envs(agent, presets.family(probe)),
+                    num_envs=registry.preset(agent, probe).num_envs,
                     device=device,
                     eval_episodes=plan.episodes,
                     eval_epsilon=plan.epsilon,
@@ -237,9 +237,9 @@ def _random(plan: Plan, env_id: str) -> Iterator[Training]:
     """Held-out games of the player that does not learn, as many sets as there are seeds."""
     env = make(env_id, 1, 0, plan.options)
     try:
-        config, protocol = presets.preset("random", env), env.protocol
+        config, protocol = registry.preset("random", env).config, env.protocol
         for seed in range(plan.seeds):
-            player = presets.build(
+            player = registry.build(
                 config, env, device=device_of("cpu"), seed=seed, steps=plan.steps, training=False
             )
             played = evaluate(

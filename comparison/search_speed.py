@@ -11,7 +11,7 @@ import pyspiel
 import torch
 from open_spiel.python.algorithms import mcts
 
-from ludus.agents import alphazero, presets
+from ludus.agents import alphazero, registry
 from ludus.agents.alphazero import AlphaZero, AlphaZeroConfig
 from ludus.comparison.speed import measured_on
 from ludus.envs.board.spiel import SpielGame, load
@@ -60,19 +60,20 @@ class _SelfPlay:
 
     def __init__(self, game: str, batch: int, simulations: int, device: torch.device) -> None:
         self._env = make(game, batch, seed=1)
-        config = presets.preset("alphazero", self._env)
+        config = registry.preset("alphazero", self._env).config
         assert isinstance(config, AlphaZeroConfig)
         self._simulations, self._clock = simulations, _Clock(device)
         self._agent = alphazero.build(
             AlphaZeroConfig(encoder=config.encoder, simulations=simulations, random_moves=0),
-            (made := presets.make_game(game, device)),
-            num_envs=batch,
+            self._env,
             device=device,
             seed=1,
             steps=1,
             training=False,
         )
-        for name in ("step", "legal", "observation", "from_observation"):
+        made = self._agent.game
+        made = self._agent.game
+        for name in ("step", "legal_actions", "observation", "from_observation"):
             setattr(made, name, self._clock.timed("game", getattr(made, name)))
         self._agent.network.forward = self._clock.timed("network", self._agent.network.forward)  # type: ignore[method-assign]  # only here
         self._row: Row = self._env.reset()
@@ -143,8 +144,7 @@ class _Theirs:
             planes = len(made.parts["board"].shape) == 3
             agent = alphazero.build(
                 AlphaZeroConfig(encoder="tower" if planes else "mlp"),
-                made,
-                num_envs=1,
+                make(game, 1),
                 device=torch.device("cpu"),
                 seed=1,
                 steps=1,

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
-from ludus.agents import presets, sb3
-from ludus.agents.agent import Agent
-from ludus.agents.capture import Capturable, capture
-from ludus.agents.dqn import DQNConfig
+from ludus.agents import registry, sb3
+from ludus.agents.agent import Agent, AgentConfig
+from ludus.agents.capture import capture
+from ludus.agents.dqn_config import DQNConfig
 from ludus.agents.memory.priority import Priorities
-from ludus.agents.ppo import PPOConfig
+from ludus.agents.ppo_config import PPOConfig
+from ludus.agents.sb3_config import SB3Config, match_dqn, match_ppo
 from ludus.envs.make import make
 from ludus.evaluation.evaluate import torch_settings
 from ludus.training.loop import train_loop
@@ -59,12 +60,11 @@ def _config(env_id: str) -> DQNConfig:
     return replace(common, encoder="mlp", hidden=(64, 64))
 
 
-def _ours(env_id: str, num_envs: int, device: torch.device, config: presets.Config) -> Contender:
+def _ours(env_id: str, num_envs: int, device: torch.device, config: AgentConfig) -> Contender:
     env = make(env_id, num_envs, seed=1)
-    agent = presets.build(config, env, device=device, seed=1, steps=1_000_000)
+    agent = registry.build(config, env, device=device, seed=1, steps=1_000_000)
     assert isinstance(agent, Agent)
-    if isinstance(agent, Capturable):
-        capture(agent)
+    capture(agent)
     where: list[Any] = [env.reset(), agent.initial_state(num_envs)]
 
     def keep(row: Any, state: Any) -> bool:
@@ -83,7 +83,7 @@ def _ours(env_id: str, num_envs: int, device: torch.device, config: presets.Conf
 
 
 def _theirs(env_id: str, on_our_env: bool, device: torch.device) -> Contender:
-    arguments = presets.match_dqn(_config(env_id))
+    arguments = match_dqn(_config(env_id))
     del arguments["exploration_steps"]
     arguments["exploration_fraction"] = 1.0
     env = make(env_id, 1, seed=1) if on_our_env else 1
@@ -188,17 +188,16 @@ def measure_family(
 ) -> Speed:
     """Pong with the presets of dqn, rainbow and iqn, and iqn with 8 samples in place of 64."""
     env = make(PONG, 1)
-    named = {name: presets.preset(name, env) for name in ("dqn", "rainbow", "iqn")}
+    configs: dict[str, DQNConfig] = {}
+    for name in ("dqn", "rainbow", "iqn"):
+        config = registry.preset(name, env).config
+        assert isinstance(config, DQNConfig)
+        configs[name] = replace(config, replay_size=_REPLAY, learning_starts=_STARTS)
     env.close()
-    implicit = named["iqn"]
-    assert isinstance(implicit, DQNConfig)
-    fewer = replace(implicit, samples=8, target_samples=8, policy_samples=8)
-    named["iqn, 8 samples"] = fewer
-    small = {"replay_size": _REPLAY, "learning_starts": _STARTS}
-    contenders = {
-        name: _ours(PONG, num_envs, device, replace(config, **small))  # type: ignore[arg-type]  # all are DQNConfig
-        for name, config in named.items()
-    }
+    configs["iqn, 8 samples"] = replace(
+        configs["iqn"], samples=8, target_samples=8, policy_samples=8
+    )
+    contenders = {name: _ours(PONG, num_envs, device, config) for name, config in configs.items()}
     turns, _ = _take_turns(PONG, contenders, rounds, [steps] * len(contenders), device, say)
     return Speed(PONG, _rates(turns))
 
@@ -222,7 +221,7 @@ def measure_ppo(
     )
     if pong:
         config = replace(config, encoder="nature", features=512, shared=True)
-    arguments = presets.match_ppo(config) | {"batch_size": batch}
+    arguments = match_ppo(config) | {"batch_size": batch}
     del arguments["anneal"], arguments["minibatches"]
     its_own = arguments | {"n_steps": rows // 8}
     contenders = {
@@ -241,10 +240,10 @@ def measure_ppo(
 def measure_pqn(*, rounds: int, device: torch.device, say: Callable[[str], None]) -> Speed:
     """PQN with 128 envs on MinAtar's Breakout, and SB3's DQN with the plain DQN's values."""
     env = make(MINATAR, 1, seed=1)
-    theirs = presets.preset("sb3:dqn", env)
-    assert isinstance(theirs, sb3.SB3Config)
+    theirs = registry.preset("sb3:dqn", env).config
+    assert isinstance(theirs, SB3Config)
     arguments = theirs.arguments | {"learning_starts": _STARTS}
-    sb3_agent = presets.build(
+    sb3_agent = registry.build(
         replace(theirs, arguments=arguments), env, device=device, seed=1, steps=_REPLAY
     )
     assert isinstance(sb3_agent, sb3.SB3Agent)
@@ -256,7 +255,7 @@ def measure_pqn(*, rounds: int, device: torch.device, say: Callable[[str], None]
             model.learn(steps, reset_num_timesteps=False)
         return time.perf_counter() - began
 
-    ours = _ours(MINATAR, 128, device, presets.preset("pqn", env))
+    ours = _ours(MINATAR, 128, device, registry.preset("pqn", env).config)
     contenders = {"ludus pqn, 128 envs": ours, "sb3 dqn, our env": run}
     turns, _ = _take_turns(MINATAR, contenders, rounds, [65_536, 1_500], device, say)
     return Speed(MINATAR, _rates(turns))

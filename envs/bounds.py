@@ -57,6 +57,7 @@ POSITIVE = Bounds(0, _INFINITY, above_low=True, below_high=True)
 NON_NEGATIVE = Bounds(0, _INFINITY, below_high=True)
 AT_LEAST_ONE = Bounds(1, _INFINITY, below_high=True)
 FRACTION = Bounds(0, 1)
+FINITE = Bounds(-_INFINITY, _INFINITY, above_low=True, below_high=True)
 
 
 @cache

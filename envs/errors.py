@@ -50,3 +50,16 @@ def describe_error(error: Exception) -> str:
     """Describe an error in words that follow an env's name, e.g. `raised ValueError: ...`."""
     text = " ".join(str(error).split())
     return text if isinstance(error, EnvError) else f"raised {type(error).__name__}: {text}"
+
+
+class TrainingStopped(Exception):
+    """Raised when a signal stopped a training after its last checkpoint. Not an error.
+
+    Args:
+        message: names the signal, the progress, and how to resume.
+        code: exit status of the process, 128 plus the signal's number.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code

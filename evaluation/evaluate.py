@@ -3,26 +3,17 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 
-from ludus.agents.agent import Player
-from ludus.agents.presets import EnvLike
+from ludus.agents.agent import EnvLike, MultiThreaded, Player
 from ludus.envs.board.spiel import is_game
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import VectorEnv
 from ludus.evaluation.match import AgentSide, FixedSide, MatchStopped, play_match
 
 HELD_OUT_SEEDS = 1 << 40  # added to an evaluation's seed; training seeds lie below
-
-
-@runtime_checkable
-class MultiThreaded(Protocol):
-    """An agent that profits from several threads even if its observations are small."""
-
-    multithreaded: bool
 
 
 @contextmanager

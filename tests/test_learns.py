@@ -7,13 +7,13 @@ import pytest
 import torch
 from scipy.stats import mannwhitneyu
 
-from ludus.agents import presets
+from ludus.agents import registry
 from ludus.agents.agent import Agent
-from ludus.agents.capture import Capturable, capture
-from ludus.agents.dqn import DQNConfig
-from ludus.agents.ppo import PPOConfig
-from ludus.agents.pqn import PQNConfig
-from ludus.agents.r2d2 import R2D2Config
+from ludus.agents.capture import capture
+from ludus.agents.dqn_config import DQNConfig
+from ludus.agents.ppo_config import PPOConfig
+from ludus.agents.pqn_config import PQNConfig
+from ludus.agents.r2d2_config import R2D2Config
 from ludus.agents.random_agent import RandomConfig
 from ludus.envs.board.backend import observation_space, observations
 from ludus.envs.board.spiel import make_game
@@ -38,10 +38,9 @@ PROBE = DQNConfig(
 
 def _trained(env_id, config, steps, seed, options=None, num_envs=8, after=None) -> Agent:
     env = make(env_id, num_envs, seed, options)
-    agent = presets.build(config, env, device=torch.device("cpu"), seed=seed, steps=steps)
+    agent = registry.build(config, env, device=torch.device("cpu"), seed=seed, steps=steps)
     assert isinstance(agent, Agent)
-    if isinstance(agent, Capturable):
-        capture(agent)
+    capture(agent)
     state = agent.initial_state(num_envs)
     with torch_settings(env):
         go_on = after(agent) if after else lambda row, state: True
@@ -161,7 +160,7 @@ def test_pqn_recalls_with_a_core(core, solved):
 
 @pytest.mark.parametrize("seed", REAL_SEEDS)
 def test_pqn_keeps_cartpole_up(seed):
-    config = presets.preset("pqn", make("CartPole-v1", 1))
+    config = registry.preset("pqn", make("CartPole-v1", 1)).config
     after = _until("CartPole-v1", 475, every=10_000)
     agent = _trained("CartPole-v1", config, 100_000, seed, num_envs=16, after=after)
     assert _score(agent, "CartPole-v1") >= 475
@@ -223,7 +222,7 @@ def test_ppo_without_memory_recalls_nothing():
 @pytest.mark.parametrize("seed", REAL_SEEDS)
 def test_ppo_solves_classic_control(env_id, steps, score, seed):
     env = make(env_id, 1)
-    config = presets.preset("ppo", env)
+    config = registry.preset("ppo", env).config
     env.close()
     agent = _trained(env_id, config, steps, seed, num_envs=16)
     assert _score(agent, env_id) >= score
@@ -232,7 +231,7 @@ def test_ppo_solves_classic_control(env_id, steps, score, seed):
 @pytest.mark.parametrize("seed", REAL_SEEDS)
 def test_recurrent_ppo_keeps_a_cartpole_up_whose_speeds_it_does_not_see(seed):
     env_id = "ludus/MaskedCartPole-v0"
-    config = presets.preset("recurrent_ppo", make(env_id, 1))
+    config = registry.preset("recurrent_ppo", make(env_id, 1)).config
     after = _until(env_id, 475, every=20_000)
     agent = _trained(env_id, config, 100_000, seed, num_envs=16, after=after)
     assert _score(agent, env_id) >= 450
@@ -240,7 +239,7 @@ def test_recurrent_ppo_keeps_a_cartpole_up_whose_speeds_it_does_not_see(seed):
 
 @pytest.mark.parametrize("seed", REAL_SEEDS)
 def test_a2c_keeps_cartpole_up(seed):
-    config = presets.preset("a2c", make("CartPole-v1", 1))
+    config = registry.preset("a2c", make("CartPole-v1", 1)).config
     after = _until("CartPole-v1", 475, every=20_000)
     agent = _trained("CartPole-v1", config, 200_000, seed, num_envs=16, after=after)
     assert _score(agent, "CartPole-v1") >= 475
@@ -267,7 +266,7 @@ def _until(env_id, score, every):
 @pytest.mark.parametrize("seed", REAL_SEEDS)
 def test_cartpole_within_100_000_steps(seed):
     """475 is where Gymnasium calls CartPole-v1 solved."""
-    config = presets.preset("dqn", make("CartPole-v1", 1))
+    config = registry.preset("dqn", make("CartPole-v1", 1)).config
     after = _until("CartPole-v1", 475, every=10_000)
     agent = _trained("CartPole-v1", config, 100_000, seed, num_envs=16, after=after)
     assert _score(agent, "CartPole-v1") >= 475
@@ -276,10 +275,10 @@ def test_cartpole_within_100_000_steps(seed):
 @pytest.mark.parametrize("seed", REAL_SEEDS)
 def test_minatar_breakout_is_clearly_above_random(seed):
     env_id, options = "MinAtar/Breakout-v1", EnvOptions()
-    preset = presets.preset("dqn", make(env_id, 1))
+    preset = registry.preset("dqn", make(env_id, 1)).config
     config = replace(preset, epsilon_steps=10_000, learning_starts=1_000)
     agent = _trained(env_id, config, 30_000, seed)
-    player = presets.build(
+    player = registry.build(
         RandomConfig(), make(env_id, 1), device=torch.device("cpu"), seed=0, steps=1
     )
     at_random = evaluate(player, env_id, options, episodes=200)
@@ -311,8 +310,10 @@ def lines_lost(agent) -> int:
 def test_alphazero_never_loses_at_tic_tac_toe(seed):
     """In all lines that it can be led into; `benchmarks/README.md` has more seeds."""
     env = make("tic_tac_toe", 1)
-    config = replace(presets.preset("alphazero", env), channels=16, blocks=2, simulations=16)
-    untrained = presets.build(config, env, device=torch.device("cpu"), seed=seed, steps=1)
+    config = replace(
+        registry.preset("alphazero", env).config, channels=16, blocks=2, simulations=16
+    )
+    untrained = registry.build(config, env, device=torch.device("cpu"), seed=seed, steps=1)
     assert lines_lost(untrained) > 0
     agent = _trained("tic_tac_toe", config, 25_000, seed, num_envs=128)
     assert lines_lost(agent) == 0

@@ -23,7 +23,7 @@ import psutil
 import torch
 from gymnasium import spaces
 
-from ludus.agents.dqn import DQN
+from ludus.agents.agent import OfflineLearner
 from ludus.agents.memory.replay import Replay
 from ludus.envs.errors import ConfigError
 from ludus.envs.make import EnvOptions
@@ -205,7 +205,7 @@ class Dataset:
                 f"they are read, and only {free / 1e9:.1f} GB are free; use a smaller data set"
             )
 
-    def fill(self, agent: DQN) -> None:
+    def fill(self, agent: OfflineLearner) -> None:
         """Write the episodes to learn from into the agent's replay, and load those held out.
 
         Raises:
@@ -229,7 +229,7 @@ class Dataset:
             )
             self._load(self._validation, self.held_out, agent)
 
-    def _load(self, memory: Replay, episodes: np.ndarray, agent: DQN) -> int:
+    def _load(self, memory: Replay, episodes: np.ndarray, agent: OfflineLearner) -> int:
         """Fill an empty memory; return the checksum of the actions and rewards."""
         with _minari_errors(f"the data set {self.name} cannot be read"):
             arrays = self._arrays(episodes, agent)
@@ -244,7 +244,7 @@ class Dataset:
         checksum = zlib.crc32(arrays["action"].tobytes())
         return zlib.crc32(arrays["reward"].tobytes(), checksum)
 
-    def _arrays(self, episodes: np.ndarray, agent: DQN) -> dict[str, np.ndarray]:
+    def _arrays(self, episodes: np.ndarray, agent: OfflineLearner) -> dict[str, np.ndarray]:
         """Return the rows of these episodes in the layout of `Replay.state_dict`.
 
         An episode of T steps takes T + 1 rows: row t has the newest frame of observation t and the
@@ -309,8 +309,8 @@ class Dataset:
             )
         return newest.reshape(steps + 1, -1)
 
-    def td_error(self, agent: DQN) -> float | None:
-        """Return the mean of `DQN.td_error` over held-out transitions; None if there are none.
+    def td_error(self, agent: OfflineLearner) -> float | None:
+        """Return the mean TD error of held-out transitions; None if there are none.
 
         At most 4,096 transitions, evenly spaced and always the same.
         """

@@ -22,13 +22,13 @@ def train_loop(
     """Train until the agent has taken `steps` env steps.
 
     Args:
-        agent: acts, observes and learns at its own cadence.
-        env: the stream.
-        row: where the stream stands, from `env.reset` or a checkpoint.
-        state: the agent's state there.
-        steps: env steps, those already taken included.
-        on_step: called after each step with where the stream stands; False ends the loop.
-        rivals: of a board game, who make some of the moves; None for none.
+        agent: acts, observes and learns.
+        env: the env.
+        row: the current row of the stream, from `env.reset` or a checkpoint.
+        state: the agent's recurrent state before that row.
+        steps: env steps, including those already taken.
+        on_step: called after each step with the new row and state; return False to end the loop.
+        rivals: make some of the moves of a board game; None for none.
     """
     while agent.env_steps < steps:
         action, state, extras = agent.act(row.obs, state, row.first, explore=True)
@@ -36,22 +36,22 @@ def train_loop(
         if rivals is not None:
             action, chosen_by_agent = rivals.replace_actions(row, action)
         env.send(action)
-        agent.learn()  # on what was observed up to this row, while the env works
-        following = env.recv()
+        agent.learn()  # from the rows up to this one, while the env works
+        next_row = env.recv()
         agent.observe(
             Step(
                 obs=row.obs,
                 first=row.first,
                 valid=~row.game_over,
                 action=action,
-                reward=following.reward,
-                terminated=following.terminated,
+                reward=next_row.reward,
+                terminated=next_row.terminated,
                 extras=extras,
-                discount_sign=following.discount_sign,
+                discount_sign=next_row.discount_sign,
                 chosen_by_agent=chosen_by_agent,
             )
         )
-        row = following
+        row = next_row
         if rivals is not None:
             rivals.update_pool(agent)
         if not on_step(row, state):

@@ -5,12 +5,14 @@ from typing import Any
 
 import torch
 
-from ludus.agents import presets
-from ludus.agents.dqn import DQN, DQNConfig
+from ludus.agents import registry
+from ludus.agents.agent import AgentConfig, EnvLike, OfflineLearner
+from ludus.agents.dqn_config import DQNConfig
 from ludus.envs.errors import ConfigError, EnvError, RunError
 from ludus.envs.make import EnvOptions, make
 from ludus.training.dataset import Dataset
 from ludus.training.run import TrainOptions
+from ludus.training.session import Session
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def evaluation_env(data: Dataset, env_id: str, options: EnvOptions) -> Evaluatio
     return EvaluationEnv(name, options, {**protocol, "dataset": data.source}, missing)
 
 
-def _other_spaces(data: Dataset, env: presets.EnvLike) -> str:
+def _other_spaces(data: Dataset, env: EnvLike) -> str:
     """Return how the env's spaces differ from the data set's; empty if they do not."""
     here, there = env.observation_space, data.observation_space
     if (here.shape, here.dtype) != (there.shape, there.dtype):
@@ -64,9 +66,9 @@ def _other_spaces(data: Dataset, env: presets.EnvLike) -> str:
     return ""
 
 
-def learner(
-    name: str, config: presets.Config, data: Dataset, device: torch.device, t: TrainOptions
-) -> DQN:
+def offline_agent(
+    name: str, config: AgentConfig, data: Dataset, device: torch.device, t: TrainOptions
+) -> OfflineLearner:
     """Build an agent whose replay holds the episodes to learn from.
 
     Raises:
@@ -83,36 +85,74 @@ def learner(
     rows = max(data.rows(config.n_step), least)
     sized = replace(config, replay_size=rows)
     # With `steps=rows` the replay gets all its rows; schedules follow `study`'s progress instead.
-    agent = presets.build(sized, data, device=device, seed=t.seed, steps=rows)
-    assert isinstance(agent, DQN)
+    agent = registry.build(sized, data, device=device, seed=t.seed, steps=rows)
     data.fill(agent)
     return agent
 
 
-def metrics(agent: DQN, data: Dataset) -> dict[str, float]:
-    """Return the agent's metrics and its TD error on the held-out episodes."""
-    found, error = agent.metrics(), data.td_error(agent)
-    del found["exploration_rate"]  # it does not act
-    return found if error is None else found | {"validation/td_error": error}
+class OfflineTraining:
+    """An agent that learns from a data set, see `session.Mode`.
 
+    Its clock is its updates: `env_steps` counts them.
 
-def checkpoint(agent: DQN, data: Dataset) -> dict[str, Any]:
-    """Return the agent's state without the transitions, which the data set has."""
-    whole = agent.state_dict()
-    memory = {k: v for k, v in whole["memory"].items() if k.startswith(("generator", "priority_"))}
-    return {"agent": {**whole, "memory": memory}, "checksum": data.checksum}
-
-
-def restore(agent: DQN, data: Dataset, tree: dict[str, Any]) -> None:
-    """Load the state that `checkpoint` returned.
-
-    Raises:
-        ConfigError: the data set has changed.
+    Args:
+        agent: its memory holds the data set.
+        data: the data set.
     """
-    if tree["checksum"] != data.checksum:
-        raise ConfigError(
-            f"{data.source} is not the data set that this run started with; restore that, or start "
-            "a new run"
-        )
-    memory = agent.memory.state_dict() | tree["agent"]["memory"]
-    agent.load_state_dict({**tree["agent"], "memory": memory})
+
+    resumable = True
+
+    def __init__(self, agent: OfflineLearner, data: Dataset) -> None:
+        self.agent, self.source = agent, data
+
+    def sentences(self) -> list[str]:
+        """Return sentences about the data set."""
+        return self.source.sentences()
+
+    def close(self) -> None:
+        """Close the data set."""
+        self.source.close()
+
+    def train(self, session: Session, tree: dict[str, Any] | None) -> None:
+        """Train until the session's end, from a checkpoint's tree if there is one."""
+        agent, steps = self.agent, session.config.train.steps
+        if tree is not None:
+            self._restore(tree)
+        while agent.updates < steps:
+            agent.study(1, agent.updates / steps)
+            agent.env_steps = agent.updates
+            if session.log.due(agent.updates):
+                session.write_metrics(self._metrics())
+            if session.after_step():
+                session.save(self._tree())
+            session.raise_if_stopping()
+
+    def _metrics(self) -> dict[str, float]:
+        """Return the agent's metrics and its TD error on the held-out episodes."""
+        found, error = self.agent.metrics(), self.source.td_error(self.agent)
+        del found["exploration_rate"]  # it does not act
+        return found if error is None else found | {"validation/td_error": error}
+
+    def _tree(self) -> dict[str, Any]:
+        """Return the agent's state without the transitions, which the data set has."""
+        whole = self.agent.state_dict()
+        memory = {
+            name: value
+            for name, value in whole["memory"].items()
+            if name.startswith(("generator", "priority_"))
+        }
+        return {"agent": {**whole, "memory": memory}, "checksum": self.source.checksum}
+
+    def _restore(self, tree: dict[str, Any]) -> None:
+        """Load a checkpoint's tree.
+
+        Raises:
+            ConfigError: the data set has changed.
+        """
+        if tree["checksum"] != self.source.checksum:
+            raise ConfigError(
+                f"{self.source.source} is not the data set that this run started with; restore "
+                "that, or start a new run"
+            )
+        memory = self.agent.memory.state_dict() | tree["agent"]["memory"]
+        self.agent.load_state_dict({**tree["agent"], "memory": memory})

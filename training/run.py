@@ -14,11 +14,12 @@ import json
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from time import strftime
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar
 
 from torch import Tensor
 
-from ludus.agents import presets
+from ludus.agents import registry
+from ludus.agents.agent import AgentConfig
 from ludus.envs.bounds import AT_LEAST_ONE, FRACTION, NON_NEGATIVE, Bounds, check_bounds
 from ludus.envs.errors import CheckpointError, FormatError, RunError
 from ludus.envs.make import EnvOptions
@@ -27,9 +28,6 @@ from ludus.training.formats import check_format, format_stamp
 from ludus.training.lock import FileLock, RunLock
 from ludus.training.provenance import made_by
 
-_CONFIGS: dict[str, type[presets.Config]] = {
-    config.__name__: config for config in get_args(presets.Config)
-}
 _T = TypeVar("_T")
 
 
@@ -92,7 +90,7 @@ class RunConfig:
     env: str
     train: TrainOptions
     options: EnvOptions
-    config: presets.Config
+    config: AgentConfig
     protocol: dict[str, Any]
 
 
@@ -184,12 +182,13 @@ class Run:
         try:
             record = json.loads((self.path / "config.json").read_text())
             check_format(record, f"the run {self.path}", RunError)
+            config_class = registry.config_class(record["agent"], record["config_type"])
             return RunConfig(
                 record["agent"],
                 record["env"],
                 _from_json(TrainOptions, record["train"]),
                 _from_json(EnvOptions, record["options"]),
-                _from_json(_CONFIGS[record["config_type"]], record["config"]),
+                _from_json(config_class, record["config"]),
                 record["protocol"],
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

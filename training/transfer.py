@@ -1,28 +1,17 @@
 """Transfer: start a training from the weights of another run."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from torch import Tensor
 
-from ludus.agents import presets
-from ludus.agents.dqn import DQNConfig
+from ludus.agents.agent import AgentConfig, EnvLike, Transferable
+from ludus.agents.dqn_config import DQNConfig
 from ludus.envs.errors import EnvError, RunError
 from ludus.envs.make import make
 from ludus.training.run import Run, RunConfig
 
 _PARTS = ("encoder", "core", "head")
-
-
-@runtime_checkable
-class Learner(Protocol):
-    """An agent that can start from given weights."""
-
-    def weights(self) -> dict[str, Tensor]:
-        """Return the weights by name; names begin with encoder., core. and head."""
-
-    def start_from(self, weights: dict[str, Tensor]) -> None:
-        """Load these weights, into the target network too."""
 
 
 @dataclass
@@ -43,7 +32,7 @@ class Transfer:
         return asdict(self)
 
 
-def transfer(agent: Learner, config: presets.Config, run: Run, env: presets.EnvLike) -> Transfer:
+def transfer(agent: Transferable, config: AgentConfig, run: Run, env: EnvLike) -> Transfer:
     """Transfer the encoder, the core and the head of a run to an agent, each as a whole.
 
     A part is transferred if all its weights have the same names and shapes. The head also needs
@@ -94,7 +83,7 @@ def _mismatch(wanted: dict[str, Tensor], offered: dict[str, Tensor]) -> str:
     return ""
 
 
-def _other_outputs(ours: presets.Config, theirs: presets.Config) -> str:
+def _other_outputs(ours: AgentConfig, theirs: AgentConfig) -> str:
     """Return the option that gives heads of one shape outputs of another meaning, or nothing."""
     for name, absent in (("head", "q"), ("value_rescaling", False)):
         here, there = getattr(ours, name, absent), getattr(theirs, name, absent)
@@ -107,7 +96,7 @@ def _other_outputs(ours: presets.Config, theirs: presets.Config) -> str:
     return ""
 
 
-def _other_actions(source: RunConfig, env: presets.EnvLike) -> str:
+def _other_actions(source: RunConfig, env: EnvLike) -> str:
     """Return how the actions differ from the source's; empty if they are the same."""
     if source.env == env.env_id:
         return ""  # heads of one shape have the same number of actions

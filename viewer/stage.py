@@ -12,8 +12,7 @@ from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 
-from ludus.agents.agent import Advisor, Searching
-from ludus.agents.presets import AnyAgent
+from ludus.agents.agent import Advisor, AnyAgent, Searching
 from ludus.envs.board import spiel
 from ludus.envs.errors import CheckpointError, RunError
 from ludus.evaluation.interactive_game import InteractiveGame

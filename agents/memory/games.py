@@ -1,7 +1,7 @@
-"""Replay of self-play games: positions, what the search made of them, and who won.
+"""Replay of self-play games: positions, search results and outcomes.
 
-A ring of rows of B games. A row may be drawn once its game is over; its value is the outcome for
-who moved there.
+A ring of rows of B games. A row can be sampled once its game is over; its value target is then the
+outcome for the player who moved there.
 """
 
 from typing import Any, NamedTuple
@@ -16,24 +16,24 @@ from ludus.envs.errors import ConfigError
 
 
 class Position(NamedTuple):
-    """One row of B games, as a search left it."""
+    """One row of B games with the results of the search."""
 
-    board: Tensor  # [B, *board] as its mover sees it
+    board: Tensor  # [B, *board] as seen by the player to move
     legal: Tensor  # [B, A] bool
     policy: Tensor  # [B, A] of the search
-    value: Tensor  # [B] of the search, of the mover
-    learned: Tensor  # [B] bool, the policy is to be learned from
-    kept: Tensor  # [B] bool, the position is to be learned from at all
+    value: Tensor  # [B] of the search, for the player to move
+    policy_trained: Tensor  # [B] bool, False where the policy is not a target
+    trained: Tensor  # [B] bool, False where the whole position is not a target
 
 
-class Sampled(NamedTuple):
+class PositionBatch(NamedTuple):
     """N positions."""
 
     board: Tensor  # [N, *board]
     legal: Tensor  # [N, A] bool
     policy: Tensor  # [N, A]
-    weight: Tensor  # [N] float32, 1 where the policy is learned from
-    value: Tensor  # [N] what the value is to be
+    weight: Tensor  # [N] float32, 1 where the policy is a target, else 0
+    value: Tensor  # [N] value target
 
 
 class Games:
@@ -42,15 +42,15 @@ class Games:
     Args:
         capacity: positions; rounded down to whole rows of B.
         num_envs: B.
-        board: of one position, as a network sees it.
+        board: of one position.
         actions: A.
-        longest: moves of a game at most.
-        outcome_share: of the outcome in the value to learn; the rest is the search's value.
-        device: where all lives.
+        longest: maximum number of moves of a game.
+        outcome_share: weight of the outcome in the value target; the rest is the search's value.
+        device: where the memory lives.
         seed: of the sampling.
 
     Raises:
-        ConfigError: the capacity is too small for a game of each env, or does not fit in memory.
+        ConfigError: the capacity is too small for one game of each env, or exceeds the free memory.
     """
 
     def __init__(
@@ -76,14 +76,16 @@ class Games:
         self._board = zeros(board.shape, dtype)
         self._legal, self._policy = zeros((actions,), torch.bool), zeros((actions,), torch.float32)
         self._value, self._weight = zeros((), torch.float32), zeros((), torch.float32)
-        self._side = np.zeros((self.rows, num_envs), np.float32)  # 1 for who began, else -1
-        self._ready = np.zeros((self.rows, num_envs), bool)  # the game is over
-        self._kept = np.zeros((self.rows, num_envs), bool)  # it is to be learned from
-        self._mover = np.ones(num_envs, np.float32)  # [B] 1 while who began is to move, else -1
+        self._side = np.zeros((self.rows, num_envs), np.float32)  # 1 for the first player, else -1
+        self._finished = np.zeros((self.rows, num_envs), bool)  # the game is over
+        self._trained = np.zeros((self.rows, num_envs), bool)
+        self._mover = np.ones(
+            num_envs, np.float32
+        )  # [B] 1 while the first player is to move, else -1
         self._length = np.zeros(num_envs, np.int64)  # [B] rows of the running game
         self._generator = torch.Generator(device).manual_seed(seed)
-        self._drawable: Tensor | None = None
-        self.written = 0  # rows so far
+        self._sampleable: Tensor | None = None
+        self.written = 0  # rows, counted from the start
 
     def _refuse(self, capacity: int, board: spaces.Box, actions: int, longest: int) -> None:
         if self.rows < longest + 2:
@@ -107,72 +109,75 @@ class Games:
         over: np.ndarray,
         sign: np.ndarray,
     ) -> None:
-        """Keep one row.
+        """Append one row.
 
         Args:
-            position: what was searched.
+            position: positions and search results.
             used: [B] bool, a move was made there.
-            reward: [B] of the move, for the mover.
-            over: [B] bool, it ended the game.
+            reward: [B] of the move, for the player who made it.
+            over: [B] bool, the move ended the game.
             sign: [B] -1 where the other player moves next.
         """
         row = self.written % self.rows
         part = slice(row * self.num_envs, (row + 1) * self.num_envs)
         self._board[part], self._legal[part] = position.board, position.legal
         self._policy[part], self._value[part] = position.policy, position.value
-        self._weight[part] = position.learned.to(torch.float32)
-        kept = used & position.kept.cpu().numpy()
-        self._ready[row], self._kept[row], self._side[row] = False, kept, self._mover
+        self._weight[part] = position.policy_trained.to(torch.float32)
+        self._finished[row], self._side[row] = False, self._mover
+        self._trained[row] = used & position.trained.cpu().numpy()
         self.written += 1
         self._length = np.where(used, self._length + 1, 0)
         if over.any():
-            self._settle(np.flatnonzero(over), row, reward * self._mover)
+            self._set_outcome(np.flatnonzero(over), row, reward * self._mover)
         self._mover = np.where(over | ~used, 1, self._mover * sign).astype(np.float32)
         self._length[over] = 0
-        self._drawable = None
+        self._sampleable = None
 
-    def _settle(self, envs: np.ndarray, last: int, outcome: np.ndarray) -> None:
-        """Give all rows of the games that are over in `envs` their value."""
+    def _set_outcome(self, envs: np.ndarray, last: int, outcome: np.ndarray) -> None:
+        """Mix the outcome [B] into the value of all rows of the finished games of `envs`."""
+        # All rows of all finished games at once: a rectangle as long as the longest game, without
+        # the rows that lie before the start of a shorter one.
         length = self._length[envs]
         back = np.arange(length.max())[:, None]  # [L, 1] rows before the last
         row, env = (last - back) % self.rows, np.broadcast_to(envs, (len(back), len(envs)))
         there = back < length  # [L, E]
         row, env = np.broadcast_to(row, there.shape)[there], env[there]
-        self._ready[row, env] = True
+        self._finished[row, env] = True
         won = torch.from_numpy(outcome[env] * self._side[row, env]).to(self._device)
-        place = torch.from_numpy(row * self.num_envs + env).to(self._device)
-        self._value[place] += self._share * (won - self._value[place])
+        index = torch.from_numpy(row * self.num_envs + env).to(self._device)
+        self._value[index] += self._share * (won - self._value[index])
 
     def __len__(self) -> int:
-        return len(self._places())
+        """Return the number of positions that can be sampled now."""
+        return len(self._indices())
 
-    def _places(self) -> Tensor:
-        """Of all positions that may be drawn."""
-        if self._drawable is None:
-            place = np.flatnonzero(self._ready & self._kept)
-            self._drawable = torch.from_numpy(place).to(self._device)
-        return self._drawable
+    def _indices(self) -> Tensor:
+        """Return the indices of all positions that can be sampled."""
+        if self._sampleable is None:
+            indices = np.flatnonzero(self._finished & self._trained)
+            self._sampleable = torch.from_numpy(indices).to(self._device)
+        return self._sampleable
 
     def sample_indices(self, batch_size: int) -> Tensor:
-        """Places of N positions, all alike [N]."""
-        places = self._places()
-        pick = torch.randint(
-            len(places), (batch_size,), generator=self._generator, device=self._device
+        """Return the indices [batch_size] of positions, sampled uniformly with replacement."""
+        indices = self._indices()
+        sampled = torch.randint(
+            len(indices), (batch_size,), generator=self._generator, device=self._device
         )
-        return places[pick]
+        return indices[sampled]
 
-    def sample(self, place: Tensor) -> Sampled:
-        """The positions at places [N]."""
-        return Sampled(
-            self._board[place],
-            self._legal[place],
-            self._policy[place],
-            self._weight[place],
-            self._value[place],
+    def gather(self, index: Tensor) -> PositionBatch:
+        """Return the positions at indices [N]."""
+        return PositionBatch(
+            self._board[index],
+            self._legal[index],
+            self._policy[index],
+            self._weight[index],
+            self._value[index],
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows in use, and the running games."""
+        """Return the rows in use, and the state of the running games."""
         rows = min(self.written, self.rows)
         used = rows * self.num_envs
         tensors = {name: getattr(self, f"_{name}")[:used].cpu().numpy() for name in _TENSORS}
@@ -188,14 +193,14 @@ class Games:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`.
+        """Load a state returned by `state_dict`.
 
         Raises:
             ConfigError: the state is of a memory of another size.
         """
         if state["shape"] != [self.rows, self.num_envs]:
             raise ConfigError(
-                f"the replay saved has {state['shape']} rows and envs, this one "
+                f"the saved replay has {state['shape']} rows and envs, this one "
                 f"{[self.rows, self.num_envs]}; resume with the replay_size and num_envs of the run"
             )
         for name in _TENSORS:
@@ -204,8 +209,8 @@ class Games:
             getattr(self, f"_{name}")[: len(state[name])] = state[name]
         self._mover, self._length = np.array(state["mover"]), np.array(state["length"])
         self._generator.set_state(state["generator"])
-        self.written, self._drawable = state["written"], None
+        self.written, self._sampleable = state["written"], None
 
 
 _TENSORS = ("board", "legal", "policy", "value", "weight")
-_ARRAYS = ("side", "ready", "kept")
+_ARRAYS = ("side", "finished", "trained")

@@ -1,8 +1,10 @@
-"""Replay memory: a ring of single frames, n-step returns at sampling time, uniform or prioritised.
+"""Replay memory: a ring of single frames with n-step returns, uniform or prioritised.
 
 Row t holds the newest frame of B observations, the actions there, and the reward and termination of
-row t + 1. Observations are stacked again when sampled. A row that ended a game (its action was
+row t + 1. Frames are stacked when they are sampled. A row that ended a game (its action was
 ignored) is kept for bootstrapping and never sampled (Lin 1992; Mnih et al. 2015).
+
+An index is a row of the ring times B, plus the env.
 """
 
 from typing import Any, NamedTuple
@@ -17,17 +19,16 @@ from ludus.agents.memory.priority import Priorities
 from ludus.agents.returns import n_step_return
 from ludus.envs.errors import ConfigError
 
-_PER_TRANSITION = 8 + 4 + 4 + 8 + 3 + 4  # bytes: action, reward, discount, slot, flags, priority
+_PER_TRANSITION = 8 + 4 + 4 + 8 + 3 + 4  # bytes: action, reward, discount, index, flags, priority
+_ARRAYS = ("frames", "action", "reward", "discount", "first", "valid")
 
 
 class Sample(NamedTuple):
-    """A batch, where it came from, and how likely that was."""
+    """A batch with its origin."""
 
     batch: Batch
-    place: Tensor  # [N] int64, of the ring, for `Priorities.update`
-    scaled_probability: (
-        Tensor | None
-    )  # [N] float64, probability times size: 1 if all were alike; or None
+    indices: Tensor  # [N] int64
+    scaled_probability: Tensor | None  # [N] float64, times the size; None for uniform sampling
 
 
 class Replay:
@@ -41,12 +42,12 @@ class Replay:
         stack: frames in one observation.
         n_step: steps of the return.
         gamma: discount per step.
-        device: where the memory lives and batches come out.
+        device: where the memory lives and batches are returned.
         seed: of the sampling generator.
         alpha: exponent of the priorities; None for uniform sampling.
 
     Raises:
-        ConfigError: the capacity is too small for a batch of windows, or does not fit in memory.
+        ConfigError: the capacity is too small for one n-step window, or exceeds the free memory.
     """
 
     def __init__(
@@ -76,81 +77,85 @@ class Replay:
         size = int(np.prod(self._frame_shape, dtype=np.int64))
         total = self.rows * num_envs
         _refuse_if_too_large(total, size * obs_dtype.itemsize, device)
-        # One frame more than transitions: the last stays zero and stands for "before the episode".
+        # One frame more than transitions: the last stays zero, for frames before an episode.
         self._frames = self._zeros((total + 1, size), obs_dtype)
         self._action = self._zeros((total,), np.dtype(np.int64))
         self._reward = self._zeros((total,), np.dtype(np.float32))
         self._discount = self._zeros((total,), np.dtype(np.float32))
         self._first = self._zeros((total,), np.dtype(bool))
         self._valid = self._zeros((total,), np.dtype(bool))
-        # The places that may be sampled, oldest first, as a ring of their own.
-        self._slots = self._zeros((total,), np.dtype(np.int64))
-        self._head = self._tail = 0  # of the slots, counted for ever
-        # The same two on the device, so that sampling waits for nothing: first slot, slots in use.
-        self._window = torch.zeros(2, dtype=torch.int64, device=device)
-        self._used = np.zeros((self.rows, num_envs), bool)  # `_valid`, for the host
-        self._forgotten = 0  # rows whose slots are gone, counted for ever
-        self.written = 0  # rows, counted for ever
+        # The indices that may be sampled, oldest first, in a ring of their own: sampling is uniform
+        # without rejection, so it needs no data-dependent loop.
+        self._sampleable = self._zeros((total,), np.dtype(np.int64))
+        self._head = self._tail = 0  # of that ring, counted from the start of the training
+        # The tail and the length on the device, so that sampling does not synchronise.
+        self._range = torch.zeros(2, dtype=torch.int64, device=device)
+        self._valid_on_host = np.zeros((self.rows, num_envs), bool)
+        self._forgotten = 0  # rows that left `_sampleable`, counted from the start
+        self.written = 0  # rows, counted from the start
         self.priorities = None if alpha is None else Priorities(total, alpha, device)
         self._generator = torch.Generator(device).manual_seed(seed)
-        # How far back in the ring the frames of a stack lie, and how far ahead a window
+        # Offsets of a stack's frames, back in the ring, and of an n-step window's rows, ahead.
         self._back = torch.arange(stack - 1, -1, -1, device=device).unsqueeze(1) * num_envs
         self._ahead = torch.arange(n_step, device=device).unsqueeze(1) * num_envs
 
     def _zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Tensor:
-        """Zeros that take real memory only once written, on a CPU."""
+        """Return zeros; on a CPU they take physical memory only once they are written."""
         if self.device.type == "cpu":
             return torch.from_numpy(np.zeros(shape, dtype))
         like = torch.from_numpy(np.empty(0, dtype)).dtype
         return torch.zeros(shape, dtype=like, device=self.device)
 
     def __len__(self) -> int:
-        """Transitions that can be sampled now."""
+        """Return the number of transitions that can be sampled now."""
         return self._head - self._tail
 
     @property
     def capacity(self) -> int:
-        """Transitions that fit."""
+        """Number of transitions that fit."""
         return self.rows * self.num_envs
 
     def add(self, step: Step) -> None:
         """Append one row of B transitions."""
         row = self.written % self.rows
         if self.written >= self.rows:
+            # The row about to be overwritten holds the oldest frame of the `stack - 1` rows after
+            # it, so those can no longer be stacked either.
             self._forget(self.written - self.rows + self.stack)
         at = slice(row * self.num_envs, (row + 1) * self.num_envs)
         frame = step.obs[:, -1] if self.stack > 1 else step.obs
         self._frames[at] = torch.from_numpy(frame.reshape(self.num_envs, -1)).to(self.device)
         self._action[at] = torch.from_numpy(step.action)
         self._reward[at] = torch.from_numpy(step.reward)
-        self._discount[at] = torch.from_numpy(
-            np.where(step.terminated, 0, self._gamma * step.discount_sign)
-        )
+        discount = np.where(step.terminated, 0, self._gamma * step.discount_sign)
+        self._discount[at] = torch.from_numpy(discount)
         self._first[at] = torch.from_numpy(step.first)
         self._valid[at] = torch.from_numpy(step.valid)
-        self._used[row] = step.valid
+        self._valid_on_host[row] = step.valid
         self.written += 1
+        # A row can be sampled once its n successors are there, which give its return and its
+        # bootstrap observation.
         self._admit(self.written - 1 - self.n_step)
 
     def _admit(self, row: int) -> None:
-        """Row `row`, counted for ever, now has all its n successors: it may be sampled."""
+        """Make a row, counted from the start, sampleable."""
         if row < 0:
             return
         row %= self.rows
-        places = np.flatnonzero(self._used[row]) + row * self.num_envs  # [count]
-        at = (np.arange(len(places)) + self._head) % self.capacity
-        slots = torch.from_numpy(places).to(self.device)
-        self._slots[torch.from_numpy(at).to(self.device)] = slots
-        if self.priorities is not None and len(places):
-            self.priorities.admit(slots)
-        self._head += len(places)
-        self._mark()
+        indices = np.flatnonzero(self._valid_on_host[row]) + row * self.num_envs  # [count]
+        at = (np.arange(len(indices)) + self._head) % self.capacity
+        admitted = torch.from_numpy(indices).to(self.device)
+        self._sampleable[torch.from_numpy(at).to(self.device)] = admitted
+        if self.priorities is not None and len(indices):
+            self.priorities.admit(admitted)
+        self._head += len(indices)
+        self._copy_range()
 
     def _forget(self, until: int) -> None:
-        """Rows before `until`, counted for ever, lose their history to the ring: their slots go."""
+        """Make the rows before `until`, counted from the start, unsampleable."""
         for row in range(self._forgotten, until):
             at = row % self.rows
-            self._tail += int(self._used[at].sum())
+            self._tail += int(self._valid_on_host[at].sum())
             if self.priorities is not None:
                 first = at * self.num_envs
                 self.priorities.forget(
@@ -158,70 +163,77 @@ class Replay:
                 )
         self._forgotten = until
 
-    def _mark(self) -> None:
-        self._window.copy_(torch.tensor([self._tail % self.capacity, len(self)]))
+    def _copy_range(self) -> None:
+        self._range.copy_(torch.tensor([self._tail % self.capacity, len(self)]))
 
     def uniforms(self, batch_size: int) -> Tensor:
-        """The uniforms of one sample: [batch_size] float64, uniform in [0, 1)."""
+        """Return the randomness of one sample: [batch_size] float64, uniform in [0, 1)."""
         return torch.rand(
             batch_size, generator=self._generator, device=self.device, dtype=torch.float64
         )
 
     def sample(self, uniforms: Tensor) -> Sample:
-        """The transitions that `uniforms` [N] from `uniforms` picks, with replacement."""
-        tail, size = self._window
+        """Return transitions sampled with replacement by `uniforms` [N]."""
+        tail, size = self._range
         if self.priorities is not None:
-            place, probability = self.priorities.sample(uniforms)
-            return Sample(self.gather(place), place, probability * size)
-        pick = (uniforms * size).to(torch.int64) + tail
-        place = self._slots[pick % self.capacity]
-        return Sample(self.gather(place), place, None)
+            index, probability = self.priorities.sample(uniforms)
+            return Sample(self.gather(index), index, probability * size)
+        position = (uniforms * size).to(torch.int64) + tail
+        index = self._sampleable[position % self.capacity]
+        return Sample(self.gather(index), index, None)
 
-    def gather(self, place: Tensor) -> Batch:
-        """The transitions at places [N] of the ring."""
+    def gather(self, index: Tensor) -> Batch:
+        """Return the transitions at indices [N]."""
         if self.n_step == 1:
-            reward, discount = self._reward[place], self._discount[place]
-            following = (place + self.num_envs) % self.capacity
+            reward, discount = self._reward[index], self._discount[index]
+            next_index = (index + self.num_envs) % self.capacity
         else:
-            window = (place + self._ahead) % self.capacity  # [n, N]
+            window = (index + self._ahead) % self.capacity  # [n, N]
             after = (window + self.num_envs) % self.capacity
-            back = n_step_return(self._reward[window], self._discount[window], ~self._valid[after])
-            reward, discount = back.reward, back.discount
-            following = (place + back.steps * self.num_envs) % self.capacity  # [N]
+            # A row whose successor is not valid was cut off by a time limit or ended the game.
+            n_step = n_step_return(
+                self._reward[window], self._discount[window], ~self._valid[after]
+            )
+            reward, discount = n_step.reward, n_step.discount
+            next_index = (index + n_step.steps * self.num_envs) % self.capacity  # [N]
         return Batch(
-            self.observations(place),
-            self._action[place],
+            self.observations(index),
+            self._action[index],
             reward,
             discount,
-            self.observations(following),
+            self.observations(next_index),
         )
 
-    def observations(self, place: Tensor) -> Tensor:
-        """[N, *obs]: the stack that ends at each place, zeros before the episode's first frame."""
+    def observations(self, index: Tensor) -> Tensor:
+        """Return [N, *obs]: the stack ending at each index, zeros before the episode."""
         if self.stack == 1:
-            return self._frames[place].unflatten(1, self._frame_shape)
-        index = (place - self._back) % self.capacity  # [stack, N] oldest first
-        opens = self._first[index[1:]]  # [stack - 1, N]: the next frame opened the episode
-        # A frame is before the episode if any later frame of the stack opened it.
+            return self._frames[index].unflatten(1, self._frame_shape)
+        frame = (index - self._back) % self.capacity  # [stack, N] oldest first
+        # A frame lies before the episode if any later frame of its stack opened the episode: a
+        # cumulative sum from the newest frame to the oldest.
+        opens = self._first[frame[1:]]  # [stack - 1, N]
         before = opens.flip(0).cumsum(0).flip(0) > 0
-        index[:-1] = torch.where(before, self.capacity, index[:-1])
-        frames = self._frames.index_select(0, index.t().reshape(-1))
-        return frames.view(len(place), self.stack, *self._frame_shape)
+        frame[:-1] = torch.where(before, self.capacity, frame[:-1])  # the frame of zeros
+        frames = self._frames.index_select(0, frame.t().reshape(-1))
+        return frames.view(len(index), self.stack, *self._frame_shape)
 
-    def fields(self, place: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """First, valid, action, reward and discount at places of any shape."""
-        arrays = (self._first, self._valid, self._action, self._reward, self._discount)
-        first, valid, action, reward, discount = (array[place] for array in arrays)
-        return first, valid, action, reward, discount
+    def fields(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return first, valid, action, reward and discount at indices of any shape."""
+        return (
+            self._first[index],
+            self._valid[index],
+            self._action[index],
+            self._reward[index],
+            self._discount[index],
+        )
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows in use, as arrays that share memory where they can."""
+        """Return the rows in use, as arrays that share memory where possible."""
         used = min(self.written, self.rows) * self.num_envs
-        names = ("frames", "action", "reward", "discount", "first", "valid")
-        arrays = {name: getattr(self, f"_{name}")[:used].cpu().numpy() for name in names}
+        arrays = {name: getattr(self, f"_{name}")[:used].cpu().numpy() for name in _ARRAYS}
         if self.priorities is not None:
-            kept = self.priorities.tensors().items()
-            arrays |= {f"priority_{name}": tensor.cpu().numpy() for name, tensor in kept}
+            tensors = self.priorities.tensors().items()
+            arrays |= {f"priority_{name}": tensor.cpu().numpy() for name, tensor in tensors}
         return {
             "written": self.written,
             "shape": [self.rows, self.num_envs],
@@ -230,42 +242,43 @@ class Replay:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`; the slots follow from the rows.
+        """Load a state returned by `state_dict`; the sampleable indices follow from the rows.
 
         Raises:
             ConfigError: the state is of a memory of another size.
         """
         if state["shape"] != [self.rows, self.num_envs]:
             raise ConfigError(
-                f"the replay saved has {state['shape']} rows and envs, this one "
+                f"the saved replay has {state['shape']} rows and envs, this one "
                 f"{[self.rows, self.num_envs]}; resume with the replay_size and num_envs of the run"
             )
         used = len(state["action"])
-        for name in ("frames", "action", "reward", "discount", "first", "valid"):
+        for name in _ARRAYS:
             getattr(self, f"_{name}")[:used].copy_(torch.from_numpy(state[name]))
         self._generator.set_state(state["generator"])
         self.written = state["written"]
         rows = used // self.num_envs
-        self._used[:rows] = state["valid"].reshape(rows, self.num_envs)
+        self._valid_on_host[:rows] = state["valid"].reshape(rows, self.num_envs)
         oldest = self.written - self.rows
         self._forgotten = oldest + self.stack - 1 if oldest > 0 else 0
         row = np.arange(self._forgotten, max(self._forgotten, self.written - self.n_step))
         row %= self.rows
-        place = (row[:, None] * self.num_envs + np.arange(self.num_envs))[self._used[row]]
-        self._slots[: len(place)] = torch.from_numpy(place).to(self.device)
-        self._head, self._tail = len(place), 0
-        self._mark()
+        indices = row[:, None] * self.num_envs + np.arange(self.num_envs)
+        indices = indices[self._valid_on_host[row]]
+        self._sampleable[: len(indices)] = torch.from_numpy(indices).to(self.device)
+        self._head, self._tail = len(indices), 0
+        self._copy_range()
         if self.priorities is None:
             return
-        if len(place):
-            self.priorities.admit(self._slots[: len(place)])
+        if len(indices):
+            self.priorities.admit(self._sampleable[: len(indices)])
         for name, tensor in self.priorities.tensors().items():
-            if f"priority_{name}" in state:  # not there in a data set, where all are new
+            if f"priority_{name}" in state:  # absent in a data set, where all are new
                 tensor.copy_(torch.from_numpy(state[f"priority_{name}"]))
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free on the device now."""
+    """Return the free memory of the device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available

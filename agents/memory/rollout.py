@@ -1,7 +1,7 @@
-"""The last T rows of B envs, for agents that learn from what they have just played.
+"""Rollout buffer: the last T rows of B envs, for on-policy agents.
 
-One row more than T is kept: the last step is bootstrapped from it, and it is the first row of the
-next rollout, so that no step is lost and none is used twice.
+It holds one row more than T. The last step bootstraps from that row, which then opens the next
+rollout: no step is lost and none is used twice.
 """
 
 from collections.abc import Sequence
@@ -19,17 +19,17 @@ from ludus.networks.cores import State
 
 
 class Minibatch(NamedTuple):
-    """L rows of N envs: single rows (L = 1), or with a core all T rows of some envs."""
+    """Single rows (L = 1), or with a recurrent core all L = T rows of N envs."""
 
     obs: Tensor  # [L, N, *obs]
     first: Tensor  # [L, N] bool, the row opens an episode
-    weight: Tensor  # [L, N] float32, 1 / their number where the agent acted, else 0
+    weight: Tensor  # [L, N] float32, sums to 1 over the rows where the agent acted, else 0
     action: Tensor  # [L, N, *action]
     extras: dict[str, Tensor]  # [L, N] float32 each
     state: State  # of the core before row 0, [N, units] each
 
     def mean(self, x: Tensor) -> Tensor:
-        """Mean of x [L, N] over the rows where the agent acted; 0 where there are none."""
+        """Return the mean of x [L, N] over the rows where the agent acted; 0 without any."""
         assert x.shape == self.weight.shape
         return (x * self.weight).sum()
 
@@ -41,17 +41,17 @@ class Rollout:
         length: T.
         num_envs: B.
         observation_space: of one env.
-        action_space: of one env; a Discrete one's actions count from 0 here.
-        minibatches: parts of equal size that the T rows are learned from in.
+        action_space: of one env; Discrete actions are numbered from 0 here.
+        minibatches: number of equal parts of an epoch.
         gamma: discount per step.
-        state: of the core for all envs, [B, units] each; with one, minibatches are whole envs.
+        state: of the core for all envs, [B, units] each; not empty: minibatches are whole envs.
         device: where the rows live.
         seed: of the order of the minibatches.
-        extras: names of what `act` remembers for the learner, a number for each env.
-        targets: names of what the learner computes for each row, which lies beside them.
+        extras: names of values that `act` returns for each row.
+        targets: names of values that the agent computes for each row.
 
     Raises:
-        ConfigError: the minibatches do not divide the rollout, or it does not fit in memory.
+        ConfigError: the minibatches do not divide the rollout, or it exceeds the free memory.
     """
 
     def __init__(
@@ -72,32 +72,35 @@ class Rollout:
         self.length, self.num_envs, self._gamma = length, num_envs, np.float32(gamma)
         self.obs_shape = observation_space.shape
         self._sequences, self._minibatches, self._device = bool(state), minibatches, device
-        self._size = num_envs if state else num_envs * length  # what minibatches are drawn from
-        self._refuse(observation_space)
+        self._size = num_envs if state else num_envs * length  # of an epoch
+        self._check(observation_space)
         self.obs = self._zeros(observation_space.shape, observation_space.dtype)
         self.action = self._zeros(action_space.shape or (), action_space.dtype)
         self.first, self.valid = self._zeros((), bool), self._zeros((), bool)
-        self.chosen_by_agent = self._zeros((), bool)  # the agent chose the action
+        self.chosen_by_agent = self._zeros((), bool)
         self.reward = self._zeros((), np.float32)  # of the next row
-        self.discount = self._zeros(
-            (), np.float32
-        )  # gamma times the sign, 0 where the next row is terminal
+        # gamma times the sign of the next player, 0 where the next row is terminal
+        self.discount = self._zeros((), np.float32)
         names = (*extras, *targets)
-        self._numbers = self._zeros((len(names),), np.float32)  # a minibatch takes all at once
-        self.extras = dict(zip(names, self._numbers.unbind(-1), strict=True))  # [T + 1, B] each
+        self._values = self._zeros((len(names),), np.float32)  # one gather for all
+        self.extras = dict(zip(names, self._values.unbind(-1), strict=True))  # [T + 1, B] each
         self._from_act = tuple(extras)
         self._states = tuple(torch.stack([s, s]) for s in state)  # before row 0 and before row T
         self._rows = {
-            **{"obs": self.obs, "action": self.action, "first": self.first, "valid": self.valid},
+            "obs": self.obs,
+            "action": self.action,
+            "first": self.first,
+            "valid": self.valid,
             "chosen_by_agent": self.chosen_by_agent,
-            **{"reward": self.reward, "discount": self.discount},
+            "reward": self.reward,
+            "discount": self.discount,
             **{name: self.extras[name] for name in extras},
         }
         self._generator = torch.Generator(device).manual_seed(seed)
         self.filled = 0  # rows
 
-    def _refuse(self, space: spaces.Box) -> None:
-        if self._size % self._minibatches:  # with a core a minibatch is whole envs
+    def _check(self, space: spaces.Box) -> None:
+        if self._size % self._minibatches:
             of = "" if self._sequences else f" x {self.length} rows"
             raise ConfigError(
                 f"minibatches is {self._minibatches}, which does not divide {self.num_envs} envs"
@@ -119,90 +122,90 @@ class Rollout:
 
     @property
     def full(self) -> bool:
-        """All T rows are there, and the one that they are bootstrapped from."""
+        """Whether all T + 1 rows are there."""
         return self.filled == self.length + 1
 
     @property
     def state(self) -> State:
-        """Of the core before row 0, [B, units] each."""
-        return tuple(kept[0] for kept in self._states)
+        """State of the core before row 0, [B, units] each."""
+        return tuple(stored[0] for stored in self._states)
 
     def add(self, step: Step, state: State) -> None:
         """Append one row; `state` is the core's before it, [B, units] each."""
-        assert not self.full, "a full rollout must be learned from and restarted"
+        assert not self.full, "a full rollout must be restarted"
         row = self.filled
         if row in (0, self.length):
-            for kept, now in zip(self._states, state, strict=True):
-                kept[min(row, 1)] = now
+            for stored, now in zip(self._states, state, strict=True):
+                stored[min(row, 1)] = now
         values = step._asdict() | {name: step.extras[name] for name in self._from_act}
         values["discount"] = np.where(
             step.terminated, np.float32(0), self._gamma * step.discount_sign
         )
-        for name, kept in self._rows.items():
-            kept[row].copy_(torch.as_tensor(values[name]), non_blocking=True)
+        for name, stored in self._rows.items():
+            stored[row].copy_(torch.as_tensor(values[name]), non_blocking=True)
         self.filled += 1
 
     def restart(self) -> None:
-        """Begin the next rollout with the row that this one was bootstrapped from."""
-        for kept in (*self._rows.values(), *self._states):
-            kept[0] = kept[-1]
+        """Start the next rollout with the last row of this one."""
+        for stored in (*self._rows.values(), *self._states):
+            stored[0] = stored[-1]
         self.filled = 1
 
     def minibatch_indices(self) -> Sequence[Tensor]:
-        """An epoch: for each minibatch an index [N] of rows, or of envs where there is a core."""
+        """Return an epoch in random order: the indices [N] of each minibatch's rows, or envs."""
         order = torch.randperm(self._size, generator=self._generator, device=self._device)
         return order.split(self._size // self._minibatches)
 
     def example(self) -> Tensor:
-        """An index of the shape of all others, without chance."""
+        """Return fixed indices, of the shape of all others."""
         return torch.arange(self._size // self._minibatches, device=self._device)
 
     def select(self, x: Tensor, index: Tensor) -> Tensor:
-        """Of x [T or T + 1, B, *] what an index [N] of `minibatch_indices` picks, [L, N, *]."""
+        """Return the rows of x [T or T + 1, B, *] at minibatch indices [N]: [L, N, *]."""
         if self._sequences:
             return x[: self.length].index_select(1, index)
         return x.flatten(0, 1).index_select(0, index).unsqueeze(0)
 
     def minibatch(self, index: Tensor) -> Minibatch:
-        """What an index [N] of `minibatch_indices` picks."""
+        """Return the minibatch of indices [N] from `minibatch_indices`."""
         valid = self.select(self.valid & self.chosen_by_agent, index).to(torch.float32)
-        numbers = self.select(self._numbers, index).unbind(-1) if self.extras else ()
+        values = self.select(self._values, index).unbind(-1) if self.extras else ()
         return Minibatch(
             self.select(self.obs, index),
             self.select(self.first, index),
             valid / valid.sum().clamp(min=1),
             self.select(self.action, index),
-            dict(zip(self.extras, numbers, strict=True)),
-            tuple(kept[index] for kept in self.state),
+            dict(zip(self.extras, values, strict=True)),
+            tuple(stored[index] for stored in self.state),
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows so far, as arrays that share memory where they can."""
+        """Return the rows so far, as arrays that share memory where possible."""
         return {
             "shape": [self.length, self.num_envs],
             "rows": {
-                name: kept[: self.filled].contiguous().cpu().numpy()
-                for name, kept in self._rows.items()
+                name: stored[: self.filled].contiguous().cpu().numpy()
+                for name, stored in self._rows.items()
             },
-            "states": [kept.cpu().numpy() for kept in self._states],
+            "states": [stored.cpu().numpy() for stored in self._states],
             "generator": self._generator.get_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`.
+        """Load a state returned by `state_dict`.
 
         Raises:
             ConfigError: the state is of a rollout of another size.
         """
         if state["shape"] != [self.length, self.num_envs]:
             raise ConfigError(
-                f"the rollout saved has {state['shape']} rows and envs, this one "
+                f"the saved rollout has {state['shape']} rows and envs, this one "
                 f"{[self.length, self.num_envs]}; resume with the rollout_length and num_envs of "
                 "the run"
             )
         self.filled = len(state["rows"]["obs"])
-        for name, kept in self._rows.items():
-            kept[: self.filled].copy_(torch.from_numpy(state["rows"][name]))
-        for kept, saved in zip(self._states, state["states"], strict=True):
-            kept.copy_(torch.from_numpy(saved))
+        for name, stored in self._rows.items():
+            stored[: self.filled].copy_(torch.from_numpy(state["rows"][name]))
+        for stored, saved in zip(self._states, state["states"], strict=True):
+            stored.copy_(torch.from_numpy(saved))
         self._generator.set_state(state["generator"])

@@ -1,7 +1,7 @@
-"""Replay of sequences: stretches of the ring of `Replay`, with the core's state at their start.
+"""Replay of sequences from the ring of `Replay`, with the recurrent state at their start.
 
-A sequence starts at every `period`-th row of each env, so that neighbours overlap. It may hold the
-ends of episodes: `first` says where the core's state is reset, `valid` which rows were decisions
+A sequence starts at every `period`-th row of each env, so that neighbours overlap. It may contain
+the ends of episodes: `first` marks where the state is reset, `valid` which rows were decisions
 (Kapturowski et al. 2019, R2D2, https://openreview.net/forum?id=r1lyTjAqYX, section 2.3).
 """
 
@@ -27,18 +27,18 @@ class SequenceBatch(NamedTuple):
     reward: Tensor  # [T, N] float32, of the next row
     discount: Tensor  # [T, N] float32, gamma, or 0 where the next row is terminal
     state: State  # of the core before row 0, [N, units] each
-    place: Tensor  # [N] int64, for `update`
-    scaled_probability: Tensor  # [N] float64, in proportion to the probability
+    indices: Tensor  # [N] int64, for `Priorities.update`
+    probability: Tensor  # [N] float64
 
 
 class Sequences:
-    """Sequences over a ring of rows.
+    """Sequences of rows of a ring.
 
     Args:
-        ring: keeps the rows; its own sampling is not used.
+        ring: stores the rows; its own sampling is not used.
         length: T, rows of a sequence.
         period: rows between the starts of two neighbours.
-        state: of the core for one env, [1, units] each; the shape of what is stored.
+        state: of the core for one env, [1, units] each.
         alpha: exponent of the priorities; 0 is uniform.
         seed: of the sampling generator.
 
@@ -64,14 +64,14 @@ class Sequences:
         self._envs = torch.arange(ring.num_envs, device=ring.device)
 
     def __len__(self) -> int:
-        """Sequences that can be sampled now."""
+        """Return the number of sequences that can be sampled now."""
         first = -(-self._oldest() // self._period)
         after = max(0, self.ring.written - self.length) // self._period + 1
         whole = self.ring.written >= self.length
         return max(0, after - first) * self.ring.num_envs if whole else 0
 
     def _oldest(self) -> int:
-        """The first row, counted for ever, whose whole observation is still there."""
+        """Return the first row, counted from the start, whose frames are all in the ring."""
         lost = self.ring.written - self.ring.rows
         return lost + self.ring.stack - 1 if lost > 0 else 0
 
@@ -79,57 +79,59 @@ class Sequences:
         """Append one row; `state` is the core's before it, [B, units] each."""
         row, oldest = self.ring.written, self._oldest()
         if row % self._period == 0:
-            at = self._places(row)
-            for kept, now in zip(self._states, state, strict=True):
-                kept[at] = now
+            at = self._indices(row)
+            for stored, now in zip(self._states, state, strict=True):
+                stored[at] = now
         self.ring.add(step)
+        # Sequences whose first row lost a frame to the ring can no longer be sampled.
         for start in range(oldest, self._oldest()):
             if start % self._period == 0:
-                self.priorities.forget(self._places(start))
+                self.priorities.forget(self._indices(start))
+        # A sequence can be sampled once its last row is there.
         start = self.ring.written - self.length
         if start >= 0 and start % self._period == 0:
-            self.priorities.admit(self._places(start))
+            self.priorities.admit(self._indices(start))
 
-    def _places(self, row: int) -> Tensor:
-        """Where the sequences that start at a row, counted for ever, lie; [B]."""
+    def _indices(self, row: int) -> Tensor:
+        """Return the indices [B] of the sequences that start at a row, counted from the start."""
         return (row // self._period % self._starts) * self.ring.num_envs + self._envs
 
     def uniforms(self, batch_size: int) -> Tensor:
-        """The uniforms of one sample: [batch_size] float64, uniform in [0, 1)."""
+        """Return the randomness of one sample: [batch_size] float64, uniform in [0, 1)."""
         return torch.rand(
             batch_size, generator=self._generator, device=self.ring.device, dtype=torch.float64
         )
 
     def sample(self, uniforms: Tensor) -> SequenceBatch:
-        """The sequences that `uniforms` [N] from `uniforms` picks."""
-        place, probability = self.priorities.sample(uniforms)
-        return self.gather(place, probability)
+        """Return sequences sampled by `uniforms` [N]."""
+        index, probability = self.priorities.sample(uniforms)
+        return self.gather(index, probability)
 
-    def gather(self, place: Tensor, probability: Tensor) -> SequenceBatch:
-        """The sequences at places [N]."""
+    def gather(self, index: Tensor, probability: Tensor) -> SequenceBatch:
+        """Return the sequences at indices [N]."""
         ring = self.ring
-        start = place // ring.num_envs * self._period  # [N] row in the ring
+        start = index // ring.num_envs * self._period  # [N] row in the ring
         rows = (start + self._rows) % ring.rows  # [T, N]
-        at = rows * ring.num_envs + place % ring.num_envs
+        at = rows * ring.num_envs + index % ring.num_envs  # [T, N] indices of the ring
         obs = ring.observations(at.flatten()).unflatten(0, at.shape)
-        fields = ring.fields(at)
-        state = tuple(kept[place] for kept in self._states)
-        return SequenceBatch(obs, *fields, state, place, probability)
+        first, valid, action, reward, discount = ring.fields(at)
+        state = tuple(stored[index] for stored in self._states)
+        return SequenceBatch(obs, first, valid, action, reward, discount, state, index, probability)
 
     def state_dict(self) -> dict[str, Any]:
-        """The ring, the states and the priorities."""
+        """Return the ring, the recurrent states and the priorities."""
         return {
             "ring": self.ring.state_dict(),
-            "states": [kept.cpu().numpy() for kept in self._states],
+            "states": [stored.cpu().numpy() for stored in self._states],
             "generator": self._generator.get_state(),
             "priorities": {k: v.cpu().numpy() for k, v in self.priorities.tensors().items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+        """Load a state returned by `state_dict`."""
         self.ring.load_state_dict(state["ring"])
-        for kept, saved in zip(self._states, state["states"], strict=True):
-            kept.copy_(torch.from_numpy(saved))
+        for stored, saved in zip(self._states, state["states"], strict=True):
+            stored.copy_(torch.from_numpy(saved))
         self._generator.set_state(state["generator"])
         for name, tensor in self.priorities.tensors().items():
             tensor.copy_(torch.from_numpy(state["priorities"][name]))

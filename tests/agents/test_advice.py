@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from ludus.agents import presets
+from ludus.agents import registry
 from ludus.agents.agent import Advisor
 from ludus.envs.make import make
 
 
 def _agent(name, env):
-    config = presets.preset(name, env)
-    return presets.build(config, env, device=torch.device("cpu"), seed=1, steps=9, training=False)
+    config = registry.preset(name, env).config
+    return registry.build(config, env, device=torch.device("cpu"), seed=1, steps=9, training=False)
 
 
 @pytest.mark.parametrize("env_id", ["connect_four", "CartPole-v1"])

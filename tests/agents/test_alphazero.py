@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from ludus.agents import presets
+from ludus.agents import registry
 from ludus.agents.agent import Step
-from ludus.agents.alphazero import AlphaZeroConfig, _dirichlet, build
+from ludus.agents.alphazero import _dirichlet_noise, build
+from ludus.agents.alphazero_config import AlphaZeroConfig
 from ludus.agents.capture import capture
 from ludus.agents.search import Puct, Tree, search, subtree
-from ludus.envs.board.spiel import make_game
 from ludus.envs.errors import ConfigError
 from ludus.envs.make import make
 from ludus.networks.heads import ILLEGAL
@@ -32,9 +32,8 @@ CONFIG = AlphaZeroConfig(
 
 
 def _agent(game="connect_four", envs=4, seed=0, steps=400, **changes):
-    rules = make_game(game)
     config = replace(CONFIG, **changes)
-    return build(config, rules, num_envs=envs, device=CPU, seed=seed, steps=steps)
+    return build(config, make(game, envs), device=CPU, seed=seed, steps=steps)
 
 
 def _train(agent, rows, game="connect_four"):
@@ -77,10 +76,10 @@ def test_the_value_learns_who_won_and_the_policy_what_the_search_found():
     _train(agent, 60)
     place, turn = agent.randomness()
     metrics, gradient = agent.gradients(place, turn)
-    sample = agent.memory.sample(place)
+    sample = agent.memory.gather(place)
     policy_loss = value_loss = torch.tensor(0.0)
     for i in range(16):
-        out = agent._look(sample.board[i : i + 1])
+        out = agent._forward(sample.board[i : i + 1])
         logits = out.logits[0].masked_fill(~sample.legal[i], ILLEGAL)
         policy_loss = policy_loss - (sample.policy[i] * logits.log_softmax(0)).sum() / 16
         value_loss = value_loss + (out.value[0] - sample.value[i]) ** 2 / 16
@@ -94,7 +93,7 @@ def test_the_value_learns_who_won_and_the_policy_what_the_search_found():
     entropy = -(sample.policy * sample.policy.clamp(min=1e-30).log()).sum(1).mean()
     assert float(metrics[3]) == pytest.approx((policy_loss - entropy).item(), abs=1e-5)
     capture(agent)
-    for a, b in zip(agent.gradients(place, turn), (metrics, gradient), strict=True):
+    for a, b in zip(agent.learner.gradients(place, turn), (metrics, gradient), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
 
 
@@ -103,19 +102,19 @@ def test_a_turned_position_has_its_policy_turned_with_it():
     seen = {}
 
     def look(agent):
-        shown = agent._look
+        shown = agent._forward
 
         def keep(board):
             seen["board"] = board
             return shown(board)
 
-        agent._look = keep
+        agent._forward = keep
 
     agent = _agent()
     _train(agent, 60)
     look(agent)
     place, _ = agent.randomness()
-    sample = agent.memory.sample(place)
+    sample = agent.memory.gather(place)
     turn = torch.arange(16) % 2
     metrics, _ = agent.gradients(place, turn)
     for i in range(16):
@@ -184,12 +183,10 @@ def test_fully_connected_layers_are_for_positions_that_are_no_planes():
     agent = _agent("tic_tac_toe", encoder="mlp", hidden=(12, 10))
     assert agent.network.encoder.dim == 10
     _train(agent, 40, "tic_tac_toe")
-    with pytest.raises(
-        ConfigError, match=r"of mancala.* have shape \[17\]; choose the encoder mlp"
-    ):
+    with pytest.raises(ConfigError, match=r"of mancala.* have shape \[17\]; use the encoder mlp"):
         _agent("mancala")
     env = make("mancala", 1)
-    assert presets.preset("alphazero", env).encoder == "mlp"
+    assert registry.preset("alphazero", env).config.encoder == "mlp"
 
 
 @pytest.mark.parametrize(("share", "low", "high"), [(0.25, 0.1, 0.4), (0.0, 0, 0), (1.0, 1, 1)])
@@ -197,15 +194,15 @@ def test_the_playout_cap(share, low, high):
     """So many moves have all simulations, and only their policy is learned from."""
     agent = _agent(fast_simulations=1, full_share=share)
     _, kept = _train(agent, 100)
-    full = np.array([bool(position.learned[0]) for position in kept])
+    full = np.array([bool(position.policy_trained[0]) for position in kept])
     assert low <= full.mean() <= high
     counts = []
     searched = agent._search
     agent._search = lambda *given: counts.append(given[-3:-1]) or searched(*given)
     _, kept = _train(agent, 50)
     for (count, noise), position in zip(counts, kept, strict=True):
-        assert count == (4 if position.learned[0] else 1)
-        assert (noise is not None) == bool(position.learned[0])  # a fast move plays its best
+        assert count == (4 if position.policy_trained[0] else 1)
+        assert (noise is not None) == bool(position.policy_trained[0])  # a fast move plays its best
 
 
 def test_moves_are_sampled_at_first_and_the_best_later():
@@ -226,7 +223,7 @@ def test_games_begin_with_moves_at_random_that_are_not_learned_from():
     )
     agent.network.head.policy.bias.data[3] = 50.0  # the search always plays the middle
     actions, kept = _train(agent, 6)
-    own = np.stack([position.kept.numpy() for position in kept])  # [rows, B]
+    own = np.stack([position.trained.numpy() for position in kept])  # [rows, B]
     openings = 6 - own.sum(0)
     assert (np.diff(own.astype(int), axis=0) >= 0).all(), "only at the beginning"
     assert set(openings) == {0, 1, 2, 3, 4, 5}
@@ -297,7 +294,7 @@ def test_the_learning_rate_falls_to_zero():
 
 def test_dirichlet_noise_has_its_mean_and_spread_over_legal_moves_only():
     legal = torch.tensor([[True, True, False, True, True]]).expand(40_000, 5)
-    noise = _dirichlet(legal, 10.0, torch.Generator().manual_seed(0))
+    noise = _dirichlet_noise(legal, 10.0, torch.Generator().manual_seed(0))
     torch.testing.assert_close(noise.sum(1), torch.ones(40_000))
     assert (noise[:, 2] == 0).all()
     assert noise[:, 0].mean() == pytest.approx(0.25, abs=0.005)
@@ -345,12 +342,12 @@ def test_acting_elsewhere_changes_nothing_of_a_training():
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"simulations": 0}, "simulations is 0; it must be above 0"),
+        ({"simulations": 0}, "simulations is 0; it must be 1 or more"),
         ({"fast_simulations": 4}, "fast_simulations is 4; it must be below simulations, 4"),
         ({"full_share": 1.5}, "full_share is 1.5; it must be from 0 to 1"),
         ({"c_visit": -1.0}, "c_visit is -1.0; it must be 0 or more"),
-        ({"reuse_tree": True}, "reuse_tree goes with the search puct"),
-        ({"hidden": (0,)}, "every layer needs 1 unit"),
+        ({"reuse_tree": True}, "reuse_tree needs the search puct"),
+        ({"hidden": (0,)}, "hidden is .*; it must be 1 or more"),
         ({"replay_size": 100}, "replay_size is 100; 4 games of up to 42 moves need 176"),
     ],
 )
@@ -361,4 +358,4 @@ def test_values_that_cannot_work_are_refused(change, sentence):
 
 def test_only_board_games():
     with pytest.raises(ConfigError, match=r"alphazero is for board games.*not CartPole-v1"):
-        presets.preset("alphazero", make("CartPole-v1", 1))
+        registry.preset("alphazero", make("CartPole-v1", 1))

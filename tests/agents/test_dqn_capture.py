@@ -6,8 +6,10 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from ludus.agents.agent import EnvSpec
 from ludus.agents.capture import capture
-from ludus.agents.dqn import DQN, DQNConfig, build
+from ludus.agents.dqn import DQN, build
+from ludus.agents.dqn_config import DQNConfig
 
 DEVICES = [torch.device("cpu")] + ([torch.device("cuda")] if torch.cuda.is_available() else [])
 ACTIONS = spaces.Discrete(3)
@@ -42,7 +44,7 @@ def _frame(space):
 def _agent(device, **changes) -> DQN:
     config = replace(CONFIG, **changes)
     space = SPACES[config.encoder]
-    return build(config, space, ACTIONS, num_envs=3, stack=1, device=device, seed=0, steps=100)
+    return build(config, EnvSpec(space, ACTIONS, 3), device=device, seed=0, steps=100)
 
 
 def _train(agent, stream, updates):

@@ -75,7 +75,7 @@ def test_what_is_kept_is_what_was_played(rows, share):
     games = memory(20 * 4, 4, share)
     told = [t for t in played(games, rows) if t[0] >= rows - 20]
     assert len(games) == len(told)
-    found = games.sample(games._places())
+    found = games.gather(games._indices())
     key = [tuple(board.tolist()) for board in found.board]
     for row, name, _, value, learned, policy, outcome in told:
         at = key.index(tuple(name.tolist()))
@@ -106,7 +106,7 @@ def test_only_games_that_are_over_are_drawn():
 def test_positions_are_drawn_all_alike():
     games = memory(20 * 4, 4)
     played(games, 20)
-    places = games._places()
+    places = games._indices()
     drawn = torch.bincount(games.sample_indices(60_000), minlength=80)[places].double()
     expected = 60_000 / len(places)
     chi_square = float(((drawn - expected) ** 2 / expected).sum())
@@ -128,7 +128,7 @@ def test_a_resumed_memory_goes_on_alike():
     assert len(straight) == len(resumed) > 0
     place = straight.sample_indices(50)
     assert place.tolist() == resumed.sample_indices(50).tolist()
-    for a, b in zip(straight.sample(place), resumed.sample(place), strict=True):
+    for a, b in zip(straight.gather(place), resumed.gather(place), strict=True):
         assert torch.equal(a, b)
 
 

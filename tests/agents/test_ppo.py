@@ -7,8 +7,10 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from ludus.agents.agent import EnvSpec
 from ludus.agents.capture import capture
-from ludus.agents.ppo import PPO, PPOConfig, build
+from ludus.agents.ppo import PPO, build
+from ludus.agents.ppo_config import PPOConfig
 from ludus.envs.dict_observation import MASK, PackedDict
 from ludus.envs.errors import ConfigError, TrainingError
 from ludus.networks.policies import PolicyHead
@@ -38,7 +40,7 @@ ACTIONS = {
 
 def _agent(envs=4, seed=0, steps=400, config=CONFIG, actions="discrete", obs=OBS, **changes) -> PPO:
     config = replace(config, **changes)
-    return build(config, obs, ACTIONS[actions], num_envs=envs, device=CPU, seed=seed, steps=steps)
+    return build(config, EnvSpec(obs, ACTIONS[actions], envs), device=CPU, seed=seed, steps=steps)
 
 
 def _frame(generator, t, b):
@@ -141,7 +143,9 @@ def test_the_loss_and_gradient_of_a_minibatch_by_hand(random_stream):
     stream = random_stream(4, 1, 2, _frame)
     _fill(agent, stream)
     with torch.no_grad():
-        agent.flat.add_(0.3 * torch.randn(agent.flat.shape))  # so that ratios leave 1
+        agent.learner.flat.add_(
+            0.3 * torch.randn(agent.learner.flat.shape)
+        )  # so that ratios leave 1
     index = torch.arange(4, 22)
     metrics, gradient = agent.gradients(index)
     want, want_gradient = _by_rows(agent, stream, index)
@@ -162,8 +166,8 @@ def test_without_limits_the_first_update_is_the_policy_gradient(random_stream):
     loss = -batch.mean(
         batch.extras["advantage"] * agent.kind.distribution(out).log_prob(batch.action)
     )
-    grads = torch.autograd.grad(loss, agent._parameters, allow_unused=True)
-    pairs = zip(grads, agent._parameters, strict=True)
+    grads = torch.autograd.grad(loss, list(agent.network.parameters()), allow_unused=True)
+    pairs = zip(grads, list(agent.network.parameters()), strict=True)
     want = [torch.zeros_like(p) if g is None else g for g, p in pairs]
     torch.testing.assert_close(gradient, torch.cat([g.flatten() for g in want]))
     assert gradient.abs().max() > 1e-3
@@ -232,7 +236,7 @@ def test_illegal_actions_are_never_taken_and_get_no_gradient(random_stream):
 def test_a_captured_update_equals_the_eager_one(random_stream, changes):
     eager, captured = _agent(**changes), _agent(**changes)
     capture(captured)
-    assert captured.gradients != captured._gradients
+    assert captured.learner.gradients != captured.gradients
     stream = random_stream(4, 1, 2, _frame)
     twin = copy.deepcopy(stream)
     _train(eager, stream, 30)
@@ -411,7 +415,7 @@ SHAPES = [  # what is changed, the space, and how many parameters there are then
 
 @pytest.mark.parametrize(("changes", "space", "parameters"), SHAPES, ids=lambda x: str(x)[:40])
 def test_the_fields_of_the_network_make_it_as_they_say(changes, space, parameters):
-    assert _agent(obs=space, **changes).flat.numel() == parameters
+    assert _agent(obs=space, **changes).learner.flat.numel() == parameters
 
 
 def test_the_fields_of_the_transformer_make_it_as_they_say():
@@ -423,7 +427,7 @@ def test_the_fields_of_the_transformer_make_it_as_they_say():
     blocks = more.network.core.blocks
     assert blocks[0].position.shape == (8, 2, 4)
     each = sum(p.numel() for p in blocks[0].parameters())
-    assert more.flat.numel() == few.flat.numel() + 2 * each - sum(
+    assert more.learner.flat.numel() == few.learner.flat.numel() + 2 * each - sum(
         p.numel() for p in few.network.core.blocks[0].parameters()
     )
 
@@ -436,7 +440,7 @@ def test_the_deviation_of_continuous_actions_starts_where_the_field_says():
 def _learned(random_stream, config):
     agent = _agent(config=config, steps=200)
     _train(agent, random_stream(4, 1, 3, _frame), 40)
-    return agent.flat.clone()
+    return agent.learner.flat.clone()
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -477,7 +481,7 @@ def test_a_value_that_cannot_work_is_refused_by_name(name, value):
 
 
 def test_combinations_and_spaces_that_cannot_work_are_refused():
-    with pytest.raises(ConfigError, match="desired_kl adapts the learning rate"):
+    with pytest.raises(ConfigError, match="both change the learning rate"):
         replace(CONFIG, desired_kl=0.1, anneal_learning_rate=True)
     with pytest.raises(ConfigError, match="heads is 3, which does not divide core_units, 8"):
         replace(CONFIG, core="gtrxl", heads=3)
@@ -489,7 +493,7 @@ def test_combinations_and_spaces_that_cannot_work_are_refused():
         _agent(minibatches=3, core="gtrxl")
     none = spaces.Dict({"a": spaces.Discrete(2)})
     with pytest.raises(ConfigError, match="the action space is Dict"):
-        build(CONFIG, OBS, none, num_envs=4, device=CPU, seed=0, steps=1)
+        build(CONFIG, EnvSpec(OBS, none, 4), device=CPU, seed=0, steps=1)
     with pytest.raises(ConfigError, match="the nature encoder takes pictures"):
         _agent(encoder="nature")
 

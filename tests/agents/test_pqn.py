@@ -7,8 +7,10 @@ import torch
 from gymnasium import spaces
 
 from ludus.agents import pqn
+from ludus.agents.agent import EnvSpec
 from ludus.agents.capture import capture
-from ludus.agents.pqn import PQN, PQNConfig, build
+from ludus.agents.pqn import PQN, build
+from ludus.agents.pqn_config import PQNConfig
 from ludus.envs.errors import ConfigError
 from ludus.envs.make import EnvOptions, make
 from ludus.evaluation.evaluate import evaluate
@@ -32,7 +34,7 @@ CONFIG = PQNConfig(
 def _agent(envs=4, seed=0, steps=400, config=CONFIG, **changes) -> PQN:
     config = replace(config, **changes)
     space = spaces.Discrete(4)
-    return build(config, OBS, space, num_envs=envs, device=CPU, seed=seed, steps=steps)
+    return build(config, EnvSpec(OBS, space, envs), device=CPU, seed=seed, steps=steps)
 
 
 def _frame(generator, t, b):
@@ -64,7 +66,7 @@ def test_rollouts_follow_each_other_without_a_gap_and_targets_equal_a_loop(rando
     agent, stream = _agent(), random_stream(4, 1, 2, _frame, actions=4)
     state, rollouts, ends = agent.initial_state(4), 0, 0
     used = []
-    agent.update = lambda index: used.append(index.clone())
+    agent.learner.step = lambda index: used.append(index.clone())
     for _ in range(40):
         action, state, extras = agent.act(stream.obs[-1], state, stream.first[-1], explore=True)
         full, start = agent.rollout.full, 6 * rollouts
@@ -104,7 +106,7 @@ def test_targets_are_the_same_however_many_observations_are_valued_at_once(
     _train(agent, random_stream(4, 1, 2, _frame, actions=4), 7)
     agent._set_targets()
     want = agent._target.clone()
-    monkeypatch.setattr(pqn, "_AT_ONCE", at_once)
+    monkeypatch.setattr(pqn, "_CHUNK", at_once)
     agent._set_targets()
     torch.testing.assert_close(agent._target, want)
     assert want.abs().min() > 0
@@ -196,7 +198,7 @@ def test_what_a_row_without_a_decision_holds_changes_nothing(random_stream):
 def test_a_captured_update_equals_the_eager_one(random_stream, changes):
     eager, captured = _agent(**changes), _agent(**changes)
     capture(captured)
-    assert captured.gradients != captured._gradients
+    assert captured.learner.gradients != captured.gradients
     stream = random_stream(4, 1, 2, _frame, actions=4)
     twin = copy.deepcopy(stream)
     _train(eager, stream, 30)
@@ -234,13 +236,13 @@ def test_an_agent_without_a_row_goes_through_a_checkpoint(random_stream, tmp_pat
 
 def test_a_rollout_of_another_size_is_refused():
     state = _agent().state_dict()
-    with pytest.raises(ConfigError, match=r"the rollout saved has \[6, 4\] rows and envs"):
+    with pytest.raises(ConfigError, match=r"the saved rollout has \[6, 4\] rows and envs"):
         _agent(envs=2).load_state_dict(state)
 
 
 def test_without_training_any_number_of_envs_will_do():
     agent = build(
-        CONFIG, OBS, spaces.Discrete(4), num_envs=1, device=CPU, seed=0, steps=1, training=False
+        CONFIG, EnvSpec(OBS, spaces.Discrete(4)), device=CPU, seed=0, steps=1, training=False
     )
     agent.load_weights(_agent(seed=3).weights())
     assert torch.equal(_parameters(agent), _parameters(_agent(seed=3)))
@@ -249,7 +251,7 @@ def test_without_training_any_number_of_envs_will_do():
 def test_with_a_core_a_minibatch_is_whole_rows_of_some_envs(random_stream):
     agent = _agent(core="lstm", minibatches=2)
     used = []
-    agent.update = lambda index: used.append(index.tolist())
+    agent.learner.step = lambda index: used.append(index.tolist())
     _train(agent, random_stream(4, 1, 0, _frame, actions=4), 8)
     assert [len(index) for index in used] == [2] * 4
     assert sorted(used[0] + used[1]) == sorted(used[2] + used[3]) == [0, 1, 2, 3]
@@ -271,16 +273,16 @@ def test_the_learning_rate_falls_to_0_over_the_training_and_the_optimizer_takes_
     for steps, rate in ((0, 0.01), (100, 0.0075), (400, 0.0), (999, 0.0)):
         agent.env_steps, agent.rollout.filled = steps, 7
         moved = []
-        update = agent.update
+        update = agent.learner.step
 
         def spy(index, update=update, moved=moved):
-            before = agent.flat.clone()
+            before = agent.learner.flat.clone()
             update(index)  # sgd keeps the gradient
-            moved.append((before - agent.flat).norm() / agent.flat.grad.norm())
+            moved.append((before - agent.learner.flat).norm() / agent.learner.trained.grad.norm())
 
-        agent.update = spy
+        agent.learner.step = spy
         agent.learn()
-        agent.update = update
+        agent.learner.step = update
         assert agent.metrics()["learning_rate"] == pytest.approx(rate)
         assert torch.stack(moved).tolist() == pytest.approx([rate] * 8, rel=1e-3)
 
@@ -297,7 +299,7 @@ def test_predict_is_greedy_but_for_the_evaluations_epsilon():
 
 def test_actions_that_do_not_count_from_0_are_learned_as_if_they_did(random_stream):
     space = spaces.Discrete(4, start=2)
-    agent = build(CONFIG, OBS, space, num_envs=4, device=CPU, seed=0, steps=400)
+    agent = build(CONFIG, EnvSpec(OBS, space, 4), device=CPU, seed=0, steps=400)
     actions, _ = _train(agent, random_stream(4, 1, 2, _frame, actions=4), 6)
     assert set(actions.flatten()) == {2, 3, 4, 5}
     assert np.array_equal(agent.rollout.action[:6].numpy(), actions - 2)
@@ -312,7 +314,7 @@ def test_metrics_are_means_since_the_last_call(random_stream):
         told.append(metrics)
         return metrics, gradient
 
-    agent.gradients = spy
+    agent.learner.gradients = spy
     _train(agent, random_stream(4, 1, 2, _frame, actions=4), 14)
     metrics = agent.metrics()
     assert len(told) == agent.updates == 16
@@ -358,8 +360,8 @@ SHAPES = [  # what is changed, the space, and how many parameters there are then
 @pytest.mark.parametrize(("changes", "space", "parameters"), SHAPES, ids=lambda x: str(x)[:40])
 def test_the_fields_of_the_network_make_it_as_they_say(changes, space, parameters):
     config = replace(CONFIG, **changes)
-    agent = build(config, space, spaces.Discrete(4), num_envs=4, device=CPU, seed=0, steps=1)
-    assert agent.flat.numel() == parameters
+    agent = build(config, EnvSpec(space, spaces.Discrete(4), 4), device=CPU, seed=0, steps=1)
+    assert agent.learner.flat.numel() == parameters
 
 
 def _learned(random_stream, config):
@@ -410,7 +412,7 @@ def test_combinations_and_spaces_that_cannot_work_are_refused():
     with pytest.raises(ConfigError, match="minibatches is 3, which does not divide 4 envs;"):
         _agent(minibatches=3, core="gru")
     with pytest.raises(ConfigError, match="Discrete"):
-        build(CONFIG, OBS, OBS, num_envs=4, device=CPU, seed=0, steps=1)
+        build(CONFIG, EnvSpec(OBS, OBS, 4), device=CPU, seed=0, steps=1)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -421,7 +423,7 @@ def test_an_annealed_training_ends_with_every_symbol_named(seed):
     config = replace(config, epsilon_end=0.1, epsilon_fraction=0.5, anneal_learning_rate=True)
     env = make(env_id, envs, seed)
     spaces_of = env.observation_space, env.action_space
-    agent = build(config, *spaces_of, num_envs=envs, device=CPU, seed=seed, steps=steps)
+    agent = build(config, EnvSpec(*spaces_of, envs), device=CPU, seed=seed, steps=steps)
     capture(agent)
     train_loop(agent, env, env.reset(), agent.initial_state(envs), steps, lambda *_: True)
     env.close()

@@ -7,8 +7,10 @@ import torch
 from gymnasium import spaces
 from scipy import stats
 
+from ludus.agents.agent import EnvSpec
 from ludus.agents.losses import squash, unsquash
-from ludus.agents.r2d2 import R2D2, R2D2Config, build
+from ludus.agents.r2d2 import R2D2, build
+from ludus.agents.r2d2_config import R2D2Config
 from ludus.envs.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -33,10 +35,7 @@ def _agent(envs=2, seed=0, config=CONFIG, **changes) -> R2D2:
     config = replace(config, **changes)
     return build(
         config,
-        OBS,
-        spaces.Discrete(4),
-        num_envs=envs,
-        stack=1,
+        EnvSpec(OBS, spaces.Discrete(4), envs),
         device=CPU,
         seed=seed,
         steps=10_000,
@@ -114,14 +113,14 @@ def test_the_loss_and_priority_by_a_loop_over_rows(random_stream, n_step):
     agent = _agent(n_step=n_step, learning_starts=10_000, priority_eta=0.7)
     _train(agent, random_stream(2, 1, 7, _frame, actions=4), 55)
     with torch.no_grad():
-        for parameter in agent.networks.target.parameters():
+        for parameter in agent.target.network.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     c, batch = agent.config, agent.memory.sample(agent.memory.uniforms(5))
     loss, priority, _ = agent.loss(batch)
     ends = 0
     for n in range(5):
         online = _q_by_rows(agent.network, batch, n, c.burn_in)
-        target = _q_by_rows(agent.networks.target, batch, n, c.burn_in)
+        target = _q_by_rows(agent.target.network, batch, n, c.burn_in)
         errors = []
         for t in range(c.burn_in, c.burn_in + c.sequence_length):
             if not batch.valid[t, n]:
@@ -270,4 +269,4 @@ def test_what_does_not_suit_is_refused():
     with pytest.raises(ConfigError, match="replay_size is 20"):
         _agent(replay_size=20)
     with pytest.raises(ConfigError, match="Discrete"):
-        build(CONFIG, OBS, OBS, num_envs=1, stack=1, device=CPU, seed=0, steps=1)
+        build(CONFIG, EnvSpec(OBS, OBS, 1), device=CPU, seed=0, steps=1)

@@ -222,15 +222,15 @@ def test_what_can_be_sampled_has_a_priority_and_nothing_else(
             assert place not in _at(memory, places & before) or leaves[place] == value
         before = places
         sample = memory.sample(memory.uniforms(9))
-        assert set(sample.place.tolist()) <= _at(memory, places)
+        assert set(sample.indices.tolist()) <= _at(memory, places)
         assert set(_places(sample.batch, stack)) <= places
-        assert _at(memory, _places(sample.batch, stack)) == set(sample.place.tolist())
-        share = leaves.double()[sample.place.cpu()] / leaves.double().sum()
+        assert _at(memory, _places(sample.batch, stack)) == set(sample.indices.tolist())
+        share = leaves.double()[sample.indices.cpu()] / leaves.double().sum()
         torch.testing.assert_close(sample.scaled_probability.cpu(), share * len(places))
         priority = torch.rand(9, generator=generator) * 3
-        memory.priorities.update(sample.place, priority.to(device))
+        memory.priorities.update(sample.indices, priority.to(device))
         leaves = _leaves(memory).cpu()
-        given_last = {place: leaves[place] for place in sample.place.tolist()}
+        given_last = {place: leaves[place] for place in sample.indices.tolist()}
 
 
 def test_without_priorities_no_likelihood_is_told(random_stream):
@@ -255,7 +255,7 @@ def test_a_loaded_memory_has_the_same_priorities_and_samples(random_stream, rows
         samples = [m.sample(m.uniforms(6)) for m in memories]
         priority = 5 * torch.rand(6, generator=generator)
         for m, sample in zip(memories, samples, strict=True):
-            m.priorities.update(sample.place, priority)
+            m.priorities.update(sample.indices, priority)
         return samples
 
     for _ in range(rows_before):
@@ -268,7 +268,7 @@ def test_a_loaded_memory_has_the_same_priorities_and_samples(random_stream, rows
             assert torch.equal(loaded.priorities.tensors()[name], tensor), name
         if len(memory):
             ours, theirs = learn(memory, loaded)
-            assert torch.equal(ours.place, theirs.place)
+            assert torch.equal(ours.indices, theirs.indices)
             assert torch.equal(ours.scaled_probability, theirs.scaled_probability)
             for a, b in zip(ours.batch, theirs.batch, strict=True):
                 assert torch.equal(a, b)

@@ -177,7 +177,7 @@ def test_a_row_after_a_full_rollout_is_refused(random_stream):
     stream, rollout = random_stream(ENVS, 1, 5, _frame), _rollout()
     for _ in range(LENGTH + 1):
         rollout.add(stream.step(), ())
-    with pytest.raises(AssertionError, match="learned from"):
+    with pytest.raises(AssertionError, match="must be restarted"):
         rollout.add(stream.step(), ())
 
 

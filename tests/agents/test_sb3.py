@@ -10,10 +10,12 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from ludus.agents import presets, sb3
-from ludus.agents.dqn import DQNConfig, build
+from ludus.agents import registry
+from ludus.agents.dqn import build
+from ludus.agents.dqn_config import DQNConfig
 from ludus.agents.memory.replay import Sample
-from ludus.agents.sb3 import SB3Agent, SB3Config, StreamVecEnv
+from ludus.agents.sb3 import SB3Agent, StreamVecEnv
+from ludus.agents.sb3_config import SB3Config, algorithms
 from ludus.envs.errors import ConfigError
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import BackendStep, VectorEnv
@@ -200,7 +202,7 @@ def _fit(agent, steps=200, num_envs=1, on_row=None, on_step=None, write=None):
     return agent
 
 
-@pytest.mark.parametrize("algorithm", sb3.installed())
+@pytest.mark.parametrize("algorithm", algorithms())
 def test_trained_weights_make_a_fresh_agent_the_same(algorithm):
     agent = _fit(_sb3_agent(algorithm))
     assert agent.env_steps >= 200
@@ -225,10 +227,10 @@ def test_trained_weights_make_a_fresh_agent_the_same(algorithm):
     np.testing.assert_allclose(begun[0], state[0], atol=1e-6)
 
 
-@pytest.mark.parametrize("algorithm", sb3.installed())
+@pytest.mark.parametrize("algorithm", algorithms())
 def test_every_preset_plays_atari(algorithm):
     env = make("ALE/Pong-v5", 2, options=EnvOptions(threads=1))
-    config = presets.preset(f"sb3:{algorithm}", env)
+    config = registry.preset(f"sb3:{algorithm}", env).config
     agent, fresh = (
         SB3Agent(config, env.observation_space, env.action_space, CPU, seed) for seed in (0, 1)
     )
@@ -286,7 +288,7 @@ def test_exploration_steps_are_env_steps_whatever_the_training_lasts():
 
 def test_a_refused_argument_is_a_config_error():
     agent = _sb3_agent("ppo", arguments={"n_step": 3})
-    with pytest.raises(ConfigError, match=r"sb3:ppo refuses its configuration: .*n_step"):
+    with pytest.raises(ConfigError, match=r"sb3:ppo rejects its configuration: .*n_step"):
         _fit(agent)
 
 
@@ -318,15 +320,12 @@ def test_one_update_of_ours_equals_one_of_sb3s():
     model = theirs._model
     ours = build(
         config,
-        env.observation_space,
-        env.action_space,
-        num_envs=1,
-        stack=1,
+        env,
         device=CPU,
         seed=0,
         steps=9,
     )
-    for module, other in ((ours.network, model.q_net), (ours.networks.target, model.q_net_target)):
+    for module, other in ((ours.network, model.q_net), (ours.target.network, model.q_net_target)):
         with torch.no_grad():
             for parameter, value in zip(module.parameters(), other.parameters(), strict=True):
                 parameter.copy_(value)
@@ -343,7 +342,7 @@ def test_one_update_of_ours_equals_one_of_sb3s():
     columns = (action[:, None], following, done[:, None], reward[:, None])
     model.replay_buffer.sample = lambda *_, **__: ReplayBufferSamples(obs, *columns)
     for _ in range(3):
-        ours.update(*ours.example())
+        ours.learner.step(*ours.example())
         model.train(gradient_steps=1, batch_size=32)
         pairs = zip(ours.network.parameters(), model.q_net.parameters(), strict=True)
         for parameter, value in pairs:
@@ -355,10 +354,7 @@ def test_our_dqn_plays_in_sb3s_evaluate_policy():
     env = make(CARTPOLE, 2, seed=3)
     ours = build(
         DQNConfig(hidden=(8,)),
-        env.observation_space,
-        env.action_space,
-        num_envs=2,
-        stack=1,
+        env,
         device=CPU,
         seed=0,
         steps=9,

@@ -7,12 +7,12 @@ import pytest
 from ludus.cli.main import main
 from ludus.envs.make import EnvOptions
 from ludus.training.run import TrainOptions
-from ludus.training.train import Session
+from ludus.training.train import start_session
 
 
 def _trained(root, agent, env_id):
     options = TrainOptions(steps=40, eval_episodes=0, num_envs=8)
-    session = Session.start(agent, env_id, options, EnvOptions(), None, root, quiet=True)
+    session = start_session(agent, env_id, options, EnvOptions(), None, root, quiet=True)
     session.run_to_end()
     return session.run.path
 

@@ -12,7 +12,7 @@ from ludus.envs.errors import RunError
 from ludus.envs.make import EnvOptions
 from ludus.evaluation.match import FixedSide
 from ludus.training.run import TrainOptions
-from ludus.training.train import Session, load
+from ludus.training.train import load, start_session
 
 
 def test_a_rating_is_the_log_of_the_odds():
@@ -72,7 +72,7 @@ def test_the_sides_are_even_whoever_is_named_first():
 
 def _trained(tmp_path, game):
     options = TrainOptions(steps=64, num_envs=4, eval_episodes=2)
-    session = Session.start("ppo", game, options, EnvOptions(), None, tmp_path, quiet=True)
+    session = start_session("ppo", game, options, EnvOptions(), None, tmp_path, quiet=True)
     session.run_to_end()
     return session.run.path
 
@@ -140,7 +140,7 @@ def test_earlier_checkpoints_play_by_their_steps(tmp_path):
     options = TrainOptions(
         steps=400, eval_episodes=0, checkpoint_seconds=0.0, keep_checkpoints=40, num_envs=8
     )
-    session = Session.start("ppo", "tic_tac_toe", options, EnvOptions(), None, tmp_path, quiet=True)
+    session = start_session("ppo", "tic_tac_toe", options, EnvOptions(), None, tmp_path, quiet=True)
     session.run_to_end()
     run = session.run
     kept = sorted(int(path.name) for path in run.weights.glob("0*"))

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ludus.agents import presets
+from ludus.agents import registry
 from ludus.cli import main
 from ludus.comparison import jobs
 from ludus.comparison.compare import Plan, compare
@@ -27,7 +27,7 @@ from ludus.envs.errors import RunError
 from ludus.envs.make import EnvOptions, make
 from ludus.evaluation.evaluate import evaluate
 from ludus.training.run import Run, TrainOptions, all_runs
-from ludus.training.train import Session, load
+from ludus.training.train import load, start_session
 
 _CHILD = """
 import multiprocessing, os, torch
@@ -280,11 +280,11 @@ def test_no_more_trainings_at_once_than_asked_for(starts, tmp_path, at_once):
 def other(tmp_path_factory) -> Run:
     """A finished DQN of another learning rate, of another number of steps."""
     env = make("CartPole-v1", 1, 0)
-    config = replace(presets.preset("dqn", env), learning_rate=0.125)
+    config = replace(registry.preset("dqn", env).config, learning_rate=0.125)
     env.close()
     options = TrainOptions(steps=400, device="cpu", eval_episodes=2)
     root = tmp_path_factory.mktemp("other")
-    session = Session.start("dqn", "CartPole-v1", options, EnvOptions(), config, root, quiet=True)
+    session = start_session("dqn", "CartPole-v1", options, EnvOptions(), config, root, quiet=True)
     session.run_to_end()
     return session.run
 

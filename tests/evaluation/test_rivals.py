@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from ludus.agents import presets
+from ludus.agents import registry
 from ludus.agents.random_agent import RandomAgent
 from ludus.envs.board import spiel
 from ludus.envs.dict_observation import MASK
@@ -17,7 +17,7 @@ from ludus.evaluation.evaluate import EvaluationStopped, evaluate
 from ludus.evaluation.match import AgentSide, FixedSide, play_match
 from ludus.evaluation.rivals import Rivals
 from ludus.training.run import TrainOptions
-from ludus.training.train import Session
+from ludus.training.train import start_session
 
 
 class _Learner:
@@ -216,18 +216,18 @@ _ONE_PER_AGENT = {
     "agent",
     [
         pytest.param(name, marks=() if name in _ONE_PER_AGENT else pytest.mark.slow)
-        for name in sorted(set(presets.OURS) - {"random", "dqn2013", "ppo_small"})
+        for name in sorted(set(registry.AGENTS) - {"random", "dqn2013", "ppo_small"})
     ],
 )
 def test_every_preset_plays_against_itself_and_learns(tmp_path, agent):
     steps = 600 if agent == "alphazero" else 1_100
     options = TrainOptions(steps=steps, num_envs=8, eval_episodes=4, log_every=200)
-    config = presets.preset(agent, make("tic_tac_toe", 1))
+    config = registry.preset(agent, make("tic_tac_toe", 1)).config
     if hasattr(config, "learning_starts"):
         config = replace(config, learning_starts=200)
     if agent == "alphazero":
         config = replace(config, channels=8, blocks=1, simulations=8, fast_simulations=3)
-    session = Session.start(
+    session = start_session(
         agent, "tic_tac_toe", options, EnvOptions(), config, tmp_path, quiet=True
     )
     session.run_to_end()

@@ -6,7 +6,7 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
-from ludus.agents import presets
+from ludus.agents import registry
 from ludus.agents.agent import Advice
 from ludus.envs.make import make
 from ludus.evaluation.saliency import NetworkInspector
@@ -139,8 +139,13 @@ def test_a_small_picture_loses_one_cell_at_a_time():
 @pytest.mark.parametrize("name", ["dqn", "ppo", "r2d2", "pqn"])
 def test_every_agent_that_sees_pictures_can_be_looked_into(name):
     env = make("MinAtar/Breakout-v1", 1, 0)
-    agent = presets.build(
-        presets.preset(name, env), env, device=torch.device("cpu"), seed=0, steps=1, training=False
+    agent = registry.build(
+        registry.preset(name, env).config,
+        env,
+        device=torch.device("cpu"),
+        seed=0,
+        steps=1,
+        training=False,
     )
     row = env.reset()
     inspector = NetworkInspector(agent, env.observation_space)
@@ -161,8 +166,13 @@ def test_every_agent_that_sees_pictures_can_be_looked_into(name):
 
 def test_what_is_no_picture_has_no_map():
     env = make("CartPole-v1", 1, 0)
-    agent = presets.build(
-        presets.preset("dqn", env), env, device=torch.device("cpu"), seed=0, steps=1, training=False
+    agent = registry.build(
+        registry.preset("dqn", env).config,
+        env,
+        device=torch.device("cpu"),
+        seed=0,
+        steps=1,
+        training=False,
     )
     inspector = NetworkInspector(agent, env.observation_space)
     assert (inspector.kinds, inspector.layers) == ((), ())

@@ -15,8 +15,8 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from ludus.agents import presets
-from ludus.agents.dqn import DQNConfig
+from ludus.agents import registry
+from ludus.agents.dqn_config import DQNConfig
 from ludus.agents.random_agent import RandomConfig
 from ludus.envs.errors import ConfigError, EnvError, RunError
 from ludus.envs.make import EnvOptions, make
@@ -27,7 +27,7 @@ from ludus.training.checkpoint import newest_checkpoint
 from ludus.training.collect import collect
 from ludus.training.dataset import Dataset
 from ludus.training.run import Run, TrainOptions
-from ludus.training.train import Session, load
+from ludus.training.train import load, resume_session, start_session
 
 minari = pytest.importorskip("minari")
 EpisodeBuffer = pytest.importorskip("minari.data_collector").EpisodeBuffer
@@ -70,7 +70,7 @@ class Watching:
 
     def __init__(self, env_id, options):
         env = make(env_id, 1, 0, options)
-        self.player = presets.build(RandomConfig(), env, device=CPU, seed=0, steps=1)
+        self.player = registry.build(RandomConfig(), env, device=CPU, seed=0, steps=1)
         env.close()
         self.seen = []
 
@@ -90,7 +90,7 @@ def cartpole(tmp_path_factory):
 
 def _learner(data, **changes):
     config = replace(DQNConfig(hidden=(8,), batch_size=8), **changes)
-    return offline.learner("dqn", config, data, CPU, TrainOptions(dataset="x"))
+    return offline.offline_agent("dqn", config, data, CPU, TrainOptions(dataset="x"))
 
 
 def _write(folder, seen, action_space=None, *, episodes=4, steps=5, spec=None, change=None):
@@ -115,7 +115,7 @@ def _write(folder, seen, action_space=None, *, episodes=4, steps=5, spec=None, c
 
 def _start(root, dataset, *, agent="dqn", env="", config=None, quiet=True, **options):
     options = TrainOptions(**({"steps": 10, "dataset": str(dataset)} | options))
-    return Session.start(agent, env, options, EnvOptions(), config, root, quiet=quiet)
+    return start_session(agent, env, options, EnvOptions(), config, root, quiet=quiet)
 
 
 def test_minari_reads_what_collect_wrote(cartpole, monkeypatch):
@@ -283,7 +283,7 @@ def _events(run, tag):
 
 def test_a_dqn_learns_cartpole_from_a_mediocre_player_without_an_env(cartpole, tmp_path):
     assert Dataset(str(cartpole))._data.total_steps / 100 < 130
-    preset = presets.preset("dqn", Dataset(str(cartpole)))
+    preset = registry.preset("dqn", Dataset(str(cartpole))).config
     config = replace(preset, conservative=1.0, double=True)
     options = {"steps": 6_000, "eval_episodes": 20, "log_every": 1_000}
     session = _start(tmp_path, cartpole, config=config, **options)
@@ -309,7 +309,7 @@ def test_the_validation_error_is_the_mean_of_delta_on_episodes_that_are_not_lear
         first = torch.zeros(len(seen), 1, dtype=torch.bool)
         with torch.no_grad():
             q = agent.network(seen, (), first)[0].q[:, 0]
-            target = agent.networks.target(seen, (), first)[0].q[:, 0]
+            target = agent.target.network(seen, (), first)[0].q[:, 0]
         following = target[1:].gather(1, q[1:].argmax(1, keepdim=True))[:, 0]
         discount = torch.from_numpy(np.where(episode.terminations, 0, 0.9))
         value = q[:-1].gather(1, torch.from_numpy(episode.actions)[:, None])[:, 0]
@@ -398,7 +398,7 @@ def test_an_offline_run_that_is_cut_off_ends_bit_for_bit_alike(
     cut = cut_off(cartpole, tmp_path / "cut", monkeypatch)
     tree, _ = newest_checkpoint(cut.checkpoints)
     assert 0 < tree["agent"]["updates"] < 40
-    Session.resume(cut, quiet=True).run_to_end()
+    resume_session(cut, quiet=True).run_to_end()
     one, other = whole.run.newest_weights(), cut.newest_weights()
     assert all(torch.equal(one[name], other[name]) for name in one)
     curves = [_events(run.path, "validation/td_error") for run in (whole.run, cut)]
@@ -412,14 +412,14 @@ def test_a_resume_from_another_data_set_is_refused(tmp_path):
     folder = _write(tmp_path / "set", BOX)
     session = _start(tmp_path / "runs", folder, steps=20)
     session.run_to_end()
-    Session.resume(session.run, quiet=True).run_to_end()
+    resume_session(session.run, quiet=True).run_to_end()
     folder.rename(tmp_path / "old")
     _write(folder, BOX, change={"rewards": np.zeros(5)})
     with pytest.raises(ConfigError, match=rf"^{folder} is not the data set that this run started"):
-        Session.resume(session.run, quiet=True).run_to_end()
+        resume_session(session.run, quiet=True).run_to_end()
     folder.rename(tmp_path / "gone")
     with pytest.raises(ConfigError, match=rf"^{folder} is neither the folder"):
-        Session.resume(session.run, quiet=True)
+        resume_session(session.run, quiet=True)
 
 
 def test_a_set_whose_env_is_unknown_is_learned_without_evaluation(tmp_path, capsys):

@@ -22,7 +22,7 @@ from ludus.training.collect import collect
 from ludus.training.dataset import Dataset
 from ludus.training.formats import FORMAT
 from ludus.training.run import Run, TrainOptions
-from ludus.training.train import Session
+from ludus.training.train import resume_session, start_session
 
 VERSION_1_CONFIG = {
     "agent": "dqn",
@@ -196,10 +196,10 @@ def test_a_run_of_version_1_is_loaded_and_evaluated(version_1_run):
 def test_a_run_of_version_1_is_a_source_of_weights(version_1_run, tmp_path):
     config = version_1_run.config()
     options = TrainOptions(steps=10, eval_episodes=0, init_from=str(version_1_run.path))
-    session = Session.start(
+    session = start_session(
         "dqn", "CartPole-v1", options, EnvOptions(), config.config, tmp_path / "new", quiet=True
     )
-    session.env.close()
+    session.mode.close()
     assert all(torch.equal(session.agent.weights()[k], v) for k, v in _policy().items())
 
 
@@ -209,7 +209,7 @@ def test_a_resume_of_version_1_is_refused_in_one_sentence(version_1_run):
         r"still be used with --init-from, evaluate and watch$"
     )
     with pytest.raises(CheckpointError, match=sentence):
-        Session.resume(version_1_run, quiet=True)
+        resume_session(version_1_run, quiet=True)
     assert version_1_run.status().state == "finished", "a refusal changes nothing"
 
 

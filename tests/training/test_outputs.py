@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ludus.agents import presets
+from ludus.agents import registry
 from ludus.comparison.aggregates import smooth
 from ludus.comparison.plots import learning_curves
 from ludus.envs.errors import RunError
@@ -22,7 +22,7 @@ from ludus.evaluation.video import record
 from ludus.training import load, train
 from ludus.training.logger import Episodes, Logger
 from ludus.training.run import Run, TrainOptions
-from ludus.training.train import Session
+from ludus.training.train import resume_session
 
 
 def _episodes(*games):
@@ -106,7 +106,7 @@ def test_an_sb3_run_can_be_loaded_but_not_resumed(tmp_path, agent):
     same, _ = load(run.path).predict(obs, deterministic=True)
     assert np.array_equal(same, trained.predict(obs, deterministic=True)[0])
     with pytest.raises(RunError, match="cannot be resumed"):
-        Session.resume(run, quiet=True).run_to_end()
+        resume_session(run, quiet=True).run_to_end()
     assert run.status().state == "finished"
 
 
@@ -119,7 +119,7 @@ def test_a_run_says_what_it_was(tmp_path):
     assert record["protocol"]["max_episode_steps"] == 500
     config = run.config()
     assert config.train == TrainOptions(steps=300, seed=3, eval_episodes=0, device="cpu")
-    assert config.config == presets.preset("dqn", make("CartPole-v1", 1))
+    assert config.config == registry.preset("dqn", make("CartPole-v1", 1)).config
     (run.path / "config.json").write_text(json.dumps(record | {"train": {"stepz": 1}}))
     with pytest.raises(RunError, match="stepz"):
         run.config()
@@ -130,8 +130,8 @@ def test_a_run_says_what_it_was(tmp_path):
     [("ALE/Pong-v5", (420, 320 + 320)), ("MinAtar/Breakout-v1", None), ("CartPole-v1", None)],
 )
 def test_a_video_shows_every_step(tmp_path, env_id, shape):
-    agent = presets.build(
-        replace(presets.preset("dqn", make(env_id, 1)), replay_size=1_000),
+    agent = registry.build(
+        replace(registry.preset("dqn", make(env_id, 1)).config, replay_size=1_000),
         make(env_id, 1),
         device=torch.device("cpu"),
         seed=0,
@@ -149,8 +149,8 @@ def test_a_video_shows_every_step(tmp_path, env_id, shape):
 
 def _built(name, env_id):
     env = make(env_id, 1)
-    config = presets.preset(name, env)
-    return presets.build(
+    config = registry.preset(name, env).config
+    return registry.build(
         config, env, device=torch.device("cpu"), seed=0, steps=1_000, training=False
     )
 

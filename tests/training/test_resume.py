@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from ludus.agents import presets
+from ludus.agents import registry
 from ludus.envs.errors import TrainingError
 from ludus.envs.make import EnvOptions, make
 from ludus.training.run import TrainOptions
-from ludus.training.train import Session
+from ludus.training.train import resume_session, start_session
 
 LUDUS = [sys.executable, "-m", "ludus.cli"]
 LIMIT = 600.0  # seconds; for a process that hangs, far above what a busy machine needs
@@ -170,7 +170,7 @@ def _session(agent, root, checkpoint_seconds, env_id="CartPole-v1", rivals=(), s
     )
     env_options = EnvOptions(screen_size=36) if agent == "ppo_small" else EnvOptions()
     env = make(env_id, 1, 0, env_options)
-    config = presets.preset(agent, env)
+    config = registry.preset(agent, env).config
     changes = {}
     if hasattr(config, "learning_starts"):
         changes |= {"learning_starts": 120, "batch_size": 16}
@@ -183,11 +183,11 @@ def _session(agent, root, checkpoint_seconds, env_id="CartPole-v1", rivals=(), s
     if agent in ("ppo_small", "recurrent_ppo"):
         changes |= {"rollout_length": 16}
     config = replace(config, **changes)
-    return Session.start(agent, env_id, options, env_options, config, root, quiet=True)
+    return start_session(agent, env_id, options, env_options, config, root, quiet=True)
 
 
 @pytest.mark.parametrize(
-    "agent", sorted(set(presets.OURS) - {"random", "dqn", "dqn2013", "alphazero"})
+    "agent", sorted(set(registry.AGENTS) - {"random", "dqn", "dqn2013", "alphazero"})
 )
 def test_every_preset_ends_bit_for_bit_alike_after_an_exception(tmp_path, agent):
     env_id = "PongNoFrameskip-v4" if agent == "ppo_small" else "CartPole-v1"
@@ -208,7 +208,7 @@ def test_self_play_ends_bit_for_bit_alike_after_an_exception(tmp_path, agent, ga
     """With rivals of every kind: the pool of past networks and the fixed players' numbers too."""
     rivals = ("self", "past", "random", "mcts:3")
     resumed = _broken_off_and_resumed(tmp_path, agent, game, rivals)
-    assert resumed._rivals._pool, "a past network must have played"
+    assert resumed.mode._rivals._pool, "a past network must have played"
 
 
 @pytest.mark.parametrize(
@@ -222,21 +222,21 @@ def _broken_off_and_resumed(tmp_path, agent, env_id, rivals, search="gumbel"):
     whole = _session(agent, tmp_path / "whole", 1e9, env_id, rivals, search)
     whole.run_to_end()
     cut = _session(agent, tmp_path / "cut", 0.0, env_id, rivals, search)
-    after, rows = cut._after, 0
+    after, rows = cut.after_step, 0
 
-    def break_off(row, state):
+    def break_off():
         nonlocal rows
         rows += 1
         cut._saved_at = 0.0 if rows % 13 == 0 else time.monotonic() + 1e9  # save now, or not
         if cut.agent.env_steps > cut.config.train.steps * 2 // 3 and rows % 13 == 5:
             raise _Gone  # some rows after the last checkpoint, which are lost
-        return after(row, state)
+        return after()
 
-    cut._after = break_off
+    cut.after_step = break_off
     with pytest.raises(_Gone):
         cut.run_to_end()
     lost, updates = cut.agent.env_steps, cut.agent.updates
-    resumed = Session.resume(cut.run, quiet=True)
+    resumed = resume_session(cut.run, quiet=True)
     resumed.run_to_end()
     assert resumed.agent.updates == whole.agent.updates > updates > 0
     assert lost < resumed.agent.env_steps
@@ -250,18 +250,18 @@ def _broken_off_and_resumed(tmp_path, agent, env_id, rivals, search="gumbel"):
 def test_what_is_learned_must_be_finite_and_the_checkpoint_before_stays(tmp_path, agent):
     """A step of 1e30 makes infinite values; the weights saved before it can be loaded."""
     session = _session(agent, tmp_path, 0.0)
-    after, rows = session._after, 0
+    after, rows = session.after_step, 0
 
-    def save_once(row, state):
+    def save_once():
         nonlocal rows
         rows += 1
         session._saved_at = 0.0 if rows == 5 else time.monotonic() + 1e9
-        return after(row, state)
+        return after()
 
-    session._after = save_once
-    learner = session.agent
-    learner.config = replace(learner.config, learning_rate=1e30)  # what annealing begins from
-    learner.optimizer.param_groups[0]["lr"] = 1e30
+    session.after_step = save_once
+    agent = session.agent
+    agent.config = replace(agent.config, learning_rate=1e30)  # what annealing begins from
+    agent.learner.optimizer.param_groups[0]["lr"] = 1e30
     with pytest.raises(
         TrainingError, match=r"(not finite|became).*learning_rate.*up to 40 steps is saved"
     ):
@@ -316,7 +316,7 @@ import pickle, _pickle, torch._dynamo
 from pathlib import Path
 from ludus.training import train, load
 from ludus.training.run import Run, TrainOptions, all_runs
-from ludus.training.train import Session
+from ludus.training.train import resume_session, start_session
 def refuse(*a, **k): raise AssertionError("pickle was used")
 for m in (pickle, _pickle):
     m.load = m.loads = m.dump = m.dumps = refuse
@@ -324,7 +324,7 @@ pickle.Unpickler = pickle.Pickler = refuse
 train("dqn", "CartPole-v1", steps=400, root={str(tmp_path)!r}, quiet=True,
       train_options=TrainOptions(eval_episodes=1))
 (run,) = all_runs(Path({str(tmp_path)!r}))
-Session.resume(run, quiet=True).run_to_end()
+resume_session(run, quiet=True).run_to_end()
 load(run.path)
 print("fine")
 """

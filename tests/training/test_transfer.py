@@ -10,15 +10,15 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from ludus.agents import presets
-from ludus.agents.dqn import DQNConfig
-from ludus.agents.pqn import PQNConfig
-from ludus.agents.r2d2 import R2D2Config
+from ludus.agents import registry
+from ludus.agents.dqn_config import DQNConfig
+from ludus.agents.pqn_config import PQNConfig
+from ludus.agents.r2d2_config import R2D2Config
 from ludus.agents.random_agent import RandomConfig
 from ludus.envs.errors import RunError
 from ludus.envs.make import EnvOptions, make
 from ludus.training.run import Run, TrainOptions
-from ludus.training.train import Session
+from ludus.training.train import resume_session, start_session
 from ludus.training.transfer import transfer
 
 BREAKOUT = "MinAtar/Breakout-v1"  # 3 actions
@@ -28,7 +28,7 @@ SMALL = DQNConfig(encoder="minatar", head_hidden=16, learning_starts=100, replay
 def _start(root, env_id, config=SMALL, *, source=None, agent="dqn", steps=300, quiet=True):
     init = None if source is None else str(source.path)
     options = TrainOptions(steps=steps, eval_episodes=0, num_envs=4, init_from=init)
-    return Session.start(agent, env_id, options, EnvOptions(), config, root, quiet=quiet)
+    return start_session(agent, env_id, options, EnvOptions(), config, root, quiet=quiet)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def breakout(tmp_path_factory):
 
 
 def _record(session):
-    session.env.close()
+    session.mode.close()
     return json.loads((session.run.path / "transfer.json").read_text())
 
 
@@ -54,7 +54,7 @@ def test_the_same_env_takes_all_and_the_target_too(breakout, tmp_path, capsys):
     assert session.run.config().train.init_from == str(breakout.path)
     theirs = breakout.newest_weights()
     fresh = _start(tmp_path, BREAKOUT).agent.weights()
-    for network in (session.agent.network, session.agent.networks.target):
+    for network in (session.agent.network, session.agent.target.network):
         for name, value in network.state_dict().items():
             assert torch.equal(value, theirs[name]), name
             assert not torch.equal(value, fresh[name])
@@ -82,7 +82,7 @@ def test_a_resume_takes_nothing_again(breakout, tmp_path, monkeypatch):
     session.run_to_end()
     trained = session.run.newest_weights()
     monkeypatch.setattr(sys.modules["ludus.training.train"], "transfer", None)
-    resumed = Session.resume(session.run, quiet=True).run_to_end()
+    resumed = resume_session(session.run, quiet=True).run_to_end()
     assert all(torch.equal(resumed.weights()[name], trained[name]) for name in trained)
 
 
@@ -109,7 +109,7 @@ def test_a_head_is_taken_where_the_actions_have_the_same_names(breakout):
 def _start_nothing():
     env = make(BREAKOUT, 1)
     env.close()
-    return presets.build(SMALL, env, device=torch.device("cpu"), seed=1, steps=1)
+    return registry.build(SMALL, env, device=torch.device("cpu"), seed=1, steps=1)
 
 
 def test_where_the_other_env_is_gone_its_head_stays(breakout, monkeypatch):
@@ -150,7 +150,7 @@ def test_other_agents_of_ours_start_from_it_too(breakout, tmp_path):
     assert _record(session)["taken"] == ["encoder"]
     assert list(_record(session)["left"]) == ["core", "head"]
     theirs = breakout.newest_weights()
-    for network in (session.agent.network, session.agent.networks.target):
+    for network in (session.agent.network, session.agent.target.network):
         assert torch.equal(
             network.state_dict()["encoder.layers.0.weight"], theirs["encoder.layers.0.weight"]
         )
@@ -166,7 +166,7 @@ def test_what_does_not_fit_is_refused(breakout, tmp_path):
     with pytest.raises(RunError, match="is not a run"):
         _start(tmp_path, BREAKOUT, source=Run(Path(tmp_path / "none")))
     young = _start(tmp_path / "young", BREAKOUT)
-    young.env.close()
+    young.mode.close()
     with pytest.raises(RunError, match="has no weights yet"):
         _start(tmp_path / "other", BREAKOUT, source=young.run)
     assert not (tmp_path / "other").exists()

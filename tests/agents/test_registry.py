@@ -7,13 +7,19 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from ludus.agents import presets, sb3
-from ludus.agents.dqn import DQN, DQNConfig
-from ludus.agents.ppo import PPO, PPOConfig
-from ludus.agents.pqn import PQN, PQNConfig
-from ludus.agents.r2d2 import R2D2, R2D2Config
+from ludus.agents import registry, sb3
+from ludus.agents.dqn import DQN
+from ludus.agents.dqn_config import DQNConfig
+from ludus.agents.ppo import PPO
+from ludus.agents.ppo_config import PPOConfig
+from ludus.agents.pqn import PQN
+from ludus.agents.pqn_config import PQNConfig
+from ludus.agents.preset import family
+from ludus.agents.r2d2 import R2D2
+from ludus.agents.r2d2_config import R2D2Config
 from ludus.agents.random_agent import RandomAgent, RandomConfig
-from ludus.agents.sb3 import SB3Agent, SB3Config
+from ludus.agents.sb3 import SB3Agent
+from ludus.agents.sb3_config import SB3Config, algorithms, match_dqn
 from ludus.envs.dict_observation import MASK, PackedDict
 from ludus.envs.errors import ConfigError
 from ludus.envs.make import make
@@ -35,23 +41,23 @@ def _env(kind):
 
 @pytest.mark.parametrize("kind", SHAPES)
 def test_the_family_follows_from_the_observations(kind):
-    assert presets.family(_env(kind)) == kind
+    assert family(_env(kind)) == kind
 
 
 @pytest.mark.parametrize("kind", SHAPES)
-@pytest.mark.parametrize("name", presets.names())
+@pytest.mark.parametrize("name", registry.names())
 def test_every_name_is_a_preset_that_can_be_built(name, kind):
     env = _env(kind)
     if name == "alphazero":
         with pytest.raises(ConfigError, match="board games"):
-            presets.preset(name, env)
+            registry.preset(name, env)
         return
     if name.endswith(("dqn2013", "ppo_small")) and kind != "atari":
         with pytest.raises(ConfigError, match="36 pixels"):
-            presets.preset(name, env)
+            registry.preset(name, env)
         return
-    config = presets.preset(name, env)
-    agent = presets.build(config, env, device=torch.device("cpu"), seed=0, steps=9, training=False)
+    config = registry.preset(name, env).config
+    agent = registry.build(config, env, device=torch.device("cpu"), seed=0, steps=9, training=False)
     expected = {RandomConfig: RandomAgent, DQNConfig: DQN, SB3Config: SB3Agent}
     expected |= {PQNConfig: PQN, R2D2Config: R2D2, PPOConfig: PPO}
     assert type(agent) is expected[type(config)]
@@ -78,7 +84,10 @@ MARKS = {
 @pytest.mark.parametrize("kind", SHAPES)
 @pytest.mark.parametrize("name", MARKS)
 def test_variants_are_what_their_names_say(name, kind):
-    config, base = presets.preset(name, _env(kind)), presets.preset("dqn", _env(kind))
+    config, base = (
+        registry.preset(name, _env(kind)).config,
+        registry.preset("dqn", _env(kind)).config,
+    )
     assert {field: getattr(config, field) for field in MARKS[name]} == MARKS[name]
     marked = {"head", "double", "dueling", "noisy", "prioritised", "munchausen"}
     for field in marked - set(MARKS[name]):
@@ -119,34 +128,35 @@ PRINTED = {  # as the papers print them, in updates and env steps
 
 @pytest.mark.parametrize("name", PRINTED)
 def test_values_on_atari_are_the_papers(name):
-    config = presets.preset(name, _env("atari"))
+    config = registry.preset(name, _env("atari")).config
     assert {field: getattr(config, field) for field in PRINTED[name]} == PRINTED[name]
 
 
 def test_the_small_dqn_is_small():
-    policy = presets.preset("ppo_small", _env("atari"))
+    policy = registry.preset("ppo_small", _env("atari")).config
     assert (policy.encoder, policy.features, policy.normalize_observation) == ("dqn2013", 256, True)
     assert (policy.desired_kl, policy.anneal_learning_rate) == (0.01, False)
-    small = presets.preset("dqn2013", _env("atari"))
+    small = registry.preset("dqn2013", _env("atari")).config
     assert (small.encoder, small.head_hidden) == ("dqn2013", 256)
-    assert presets.preset("dqn", _env("atari")).clip_reward
-    assert not presets.preset("dqn", _env("classic")).clip_reward
+    assert registry.preset("dqn", _env("atari")).config.clip_reward
+    assert not registry.preset("dqn", _env("classic")).config.clip_reward
 
 
 @pytest.mark.parametrize("name", ["ppo", "a2c", "recurrent_ppo"])
 def test_a_policy_on_a_board_discounts_nothing_and_stays_open(name):
-    config = presets.preset(name, make("connect_four", 1))
+    config = registry.preset(name, make("connect_four", 1)).config
     assert (config.gamma, config.entropy_coef) == (1.0, 0.02)
-    assert presets.preset(name, make("MinAtar/Breakout-v1", 1)).gamma == 0.99
+    assert registry.preset(name, make("MinAtar/Breakout-v1", 1)).config.gamma == 0.99
 
 
 def test_who_is_played_against_by_default():
-    assert presets.rivals("alphazero") == ("self",)
-    assert {"self", "past", "random"} == set(presets.rivals("ppo"))
+    env = make("tic_tac_toe", 1)
+    assert registry.preset("alphazero", env).rivals == ("self",)
+    assert set(registry.preset("ppo", env).rivals) == {"self", "past", "random"}
 
 
 def test_the_recurrent_dqn_is_r2d2_without_its_additions():
-    config = presets.preset("drqn", _env("classic"))
+    config = registry.preset("drqn", _env("classic")).config
     kept = [config.prioritised, config.stored_state, config.double, config.dueling]
     assert not any(kept)
     assert (config.burn_in, config.n_step, config.value_rescaling) == (0, 1, False)
@@ -157,18 +167,18 @@ def test_the_recurrent_dqn_is_r2d2_without_its_additions():
 )
 def test_a_misspelt_name_is_answered_with_the_right_one(asked, meant):
     with pytest.raises(ConfigError, match=rf"no agent {asked}; did you mean {meant}\?"):
-        presets.preset(asked, _env("classic"))
+        registry.preset(asked, _env("classic"))
 
 
 def test_a_name_like_no_other_is_answered_with_where_to_look():
     text = re.escape("`ludus list agents`")
     with pytest.raises(ConfigError, match=text):
-        presets.preset("xyzzy", _env("classic"))
+        registry.preset("xyzzy", _env("classic"))
 
 
 def test_names_hold_ours_and_what_is_installed_of_sb3():
-    theirs = {f"sb3:{name}" for name in (*sb3.installed(), "dqn2013")}
-    assert set(presets.names()) == set(presets.OURS) | theirs
+    theirs = {f"sb3:{name}" for name in (*algorithms(), "dqn2013")}
+    assert set(registry.names()) == set(registry.AGENTS) | theirs
 
 
 @pytest.mark.parametrize(
@@ -187,26 +197,26 @@ def test_names_hold_ours_and_what_is_installed_of_sb3():
     ],
 )
 def test_sb3s_arguments_for_the_same_values(kind, expected):
-    arguments = presets.preset("sb3:dqn", _env(kind)).arguments
+    arguments = registry.preset("sb3:dqn", _env(kind)).config.arguments
     assert {name: arguments[name] for name in expected} == expected
 
 
 @pytest.mark.parametrize("kind", SHAPES)
 def test_the_sb3_preset_has_our_network_and_our_clipping(kind):
-    ours, theirs = (presets.preset(name, _env(kind)) for name in ("dqn", "sb3:dqn"))
+    ours, theirs = (registry.preset(name, _env(kind)).config for name in ("dqn", "sb3:dqn"))
     for name in ("encoder", "hidden", "head_hidden", "clip_reward"):
         assert getattr(theirs, name) == getattr(ours, name)
 
 
 @pytest.mark.parametrize("ratio", [0.125, 0.25, 0.5, 1.0, 2.0])
 def test_sb3_updates_as_often_as_we_do(ratio):
-    arguments = presets.match_dqn(DQNConfig(replay_ratio=ratio, target_interval=100))
+    arguments = match_dqn(DQNConfig(replay_ratio=ratio, target_interval=100))
     assert arguments["gradient_steps"] / arguments["train_freq"] == ratio
     assert arguments["target_update_interval"] * ratio == 100
 
 
 def test_no_limit_of_the_gradient_is_no_limit_there_either():
-    assert presets.match_dqn(DQNConfig(max_grad_norm=0.0))["max_grad_norm"] == float("inf")
+    assert match_dqn(DQNConfig(max_grad_norm=0.0))["max_grad_norm"] == float("inf")
 
 
 @pytest.mark.parametrize(
@@ -224,19 +234,19 @@ def test_no_limit_of_the_gradient_is_no_limit_there_either():
     ],
 )
 def test_envs_by_default(name, kind, expected):
-    assert presets.num_envs(name, kind) == expected
+    assert registry.preset(name, _env(kind)).num_envs == expected
 
 
 @pytest.mark.parametrize("kind", SHAPES)
 @pytest.mark.parametrize("name", ["ppo", "a2c"])
 def test_sb3s_policy_agents_have_our_network_and_our_values(name, kind):
     env = _env(kind)
-    ours, theirs = (presets.preset(agent, env) for agent in (name, f"sb3:{name}"))
-    built = presets.build(ours, env, device=torch.device("cpu"), seed=0, steps=9, training=False)
-    model = presets.build(theirs, env, device=torch.device("cpu"), seed=0, steps=9)._make(
+    ours, theirs = (registry.preset(agent, env).config for agent in (name, f"sb3:{name}"))
+    built = registry.build(ours, env, device=torch.device("cpu"), seed=0, steps=9, training=False)
+    model = registry.build(theirs, env, device=torch.device("cpu"), seed=0, steps=9)._make(
         sb3._SpacesOnly(env.observation_space, env.action_space), 9
     )
-    assert sum(p.numel() for p in model.policy.parameters()) == built.flat.numel()
+    assert sum(p.numel() for p in model.policy.parameters()) == built.learner.flat.numel()
     values = {"gamma": ours.gamma, "gae_lambda": ours.lam, "ent_coef": ours.entropy_coef}
     values |= {"n_steps": ours.rollout_length, "vf_coef": ours.value_coef / 2}
     assert {field: getattr(model, field) for field in values} == values
@@ -254,7 +264,7 @@ def test_who_does_not_obey_a_mask_is_not_built_for_one(name):
     env = _env("classic")
     parts = {"seen": spaces.Box(-9, 9, (3,), np.float32), MASK: spaces.Box(0, 1, (3,), np.uint8)}
     env.observation_space = PackedDict(parts)
-    with pytest.raises(
-        ConfigError, match="classic shows an action_mask, which SB3's agents do not obey"
-    ):
-        presets.build(presets.preset(name, env), env, device=torch.device("cpu"), seed=0, steps=9)
+    with pytest.raises(ConfigError, match="classic has an action_mask, which SB3's agents ignore"):
+        registry.build(
+            registry.preset(name, env).config, env, device=torch.device("cpu"), seed=0, steps=9
+        )

@@ -1,0 +1,254 @@
+"""Everything that learning agents have in common: prediction, weights, updates, metrics, state.
+
+An agent holds a `Learner` and implements `Algorithm`; there is no base class.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from ludus.agents.agent import Advice, Algorithm, Observation
+from ludus.agents.memory.priority import Priorities
+from ludus.agents.optimizer import OptimizerName, clip_norm, make_optimizer, take_step
+from ludus.agents.target_network import TargetNetwork
+from ludus.envs.dict_observation import PackedDict
+from ludus.networks.flat import flat_gradient
+from ludus.networks.network import Network
+
+
+class ObservationBatch(NamedTuple):
+    """The arguments of `predict` as a batch."""
+
+    obs: np.ndarray  # [B, *obs]
+    first: np.ndarray  # [B] bool
+    single: bool  # the argument was one observation, not a batch
+
+
+def as_batch(
+    observation: Observation, episode_start: np.ndarray | None, space: spaces.Box
+) -> ObservationBatch:
+    """Return one observation, a batch or a dictionary of either as a batch of arrays.
+
+    Args:
+        observation: [*obs] or [B, *obs]; a dictionary of arrays is packed.
+        episode_start: [B] bool, resets the state; None for no resets.
+        space: of one observation, as the agent was built for.
+
+    Raises:
+        ValueError: the observation has another shape than the space, or is a dictionary that the
+            agent was not built for.
+    """
+    if isinstance(observation, Mapping):
+        if not isinstance(space, PackedDict):
+            raise ValueError("the observation is a dictionary; this agent was trained on arrays")
+        observation = space.pack(observation)
+    obs = np.ascontiguousarray(observation)
+    single = obs.ndim == len(space.shape)
+    obs = obs[None] if single else obs
+    if obs.shape[1:] != space.shape:
+        raise ValueError(
+            f"the observation has shape {list(obs.shape[1:])}; this agent was trained on "
+            f"{list(space.shape)}"
+        )
+    if episode_start is None:
+        first = np.zeros(len(obs), bool)
+    else:
+        first = np.atleast_1d(np.asarray(episode_start, dtype=bool))
+    return ObservationBatch(obs, first, single)
+
+
+class Learner:
+    """The half of an agent that all agents have in common.
+
+    Args:
+        agent: the other half.
+        network: the online network.
+        flat: its parameters [size], see `flatten_parameters`.
+        space: of one observation.
+        optimizer: name of the optimizer.
+        learning_rate: a number, or a scalar tensor that the agent changes over the training.
+        eps: of the optimizer.
+        momentum: of the optimizer.
+        max_grad_norm: gradients are scaled down to this L2 norm; 0 for no limit.
+        metrics: names of the first output of `agent.gradients`.
+        target: follows the online network; None without one.
+        priorities: updated after each optimizer step; None for uniform replay.
+        frozen_encoder: keep the encoder's weights as they are.
+    """
+
+    def __init__(
+        self,
+        agent: Algorithm,
+        network: Network[Any],
+        flat: Tensor,
+        space: spaces.Box,
+        *,
+        optimizer: OptimizerName,
+        learning_rate: float | Tensor,
+        eps: float,
+        max_grad_norm: float,
+        metrics: Sequence[str],
+        momentum: float = 0.0,
+        target: TargetNetwork[Any] | None = None,
+        priorities: Priorities | None = None,
+        frozen_encoder: bool = False,
+    ) -> None:
+        self.agent, self.network, self._space = agent, network, space
+        self._target, self._priorities = target, priorities
+        self.flat = flat
+        frozen = list(network.encoder.parameters()) if frozen_encoder else []
+        self._parameters = list(network.parameters())[len(frozen) :]  # the encoder's come first
+        self.trained = self.flat[sum(p.numel() for p in frozen) :]  # [size]
+        self.optimizer = make_optimizer(
+            optimizer, self.trained, float(learning_rate), eps, momentum
+        )
+        if isinstance(learning_rate, Tensor):  # a captured update reads the tensor
+            self.optimizer.param_groups[0]["lr"] = learning_rate
+        self._max_grad_norm = max_grad_norm
+        self._metrics = tuple(metrics)
+        self.sums = torch.zeros(len(self._metrics), device=self.flat.device)
+        self.summed = 0  # updates in `sums`
+        # `capture` replaces these two by faster functions with the same results.
+        self.gradients: Callable[..., Sequence[Tensor]] = agent.gradients
+        self.step: Callable[..., None] = self._step
+
+    # -- acting -------------------------------------------------------------------------------
+
+    def predict(
+        self,
+        observation: Observation,
+        state: Any = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, Any]:
+        """Return actions and the next state, with Stable-Baselines3's signature.
+
+        Args:
+            observation: one observation, a batch, or a dictionary of either.
+            state: returned by the previous call; None at the start.
+            episode_start: [B] bool, resets the state.
+            deterministic: act greedily, without the evaluation epsilon or sampling.
+        """
+        obs, first, single = as_batch(observation, episode_start, self._space)
+        state = self.agent.initial_state(len(obs)) if state is None else state
+        actions, state = self.agent.choose(obs, state, first, deterministic=deterministic)
+        return (actions[0] if single else actions), state
+
+    def advise(
+        self,
+        observation: Observation,
+        state: Any = None,
+        episode_start: np.ndarray | None = None,
+    ) -> tuple[Advice, Any]:
+        """Return the agent's assessment of its actions, and the next state."""
+        obs, first, _ = as_batch(observation, episode_start, self._space)
+        state = self.agent.initial_state(len(obs)) if state is None else state
+        return self.agent.advice(obs, state, first)
+
+    # -- learning -----------------------------------------------------------------------------
+
+    def gradient(self, loss: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the clipped gradient of a loss [size], and its L2 norm before clipping."""
+        gradients = torch.autograd.grad(loss, self._parameters)
+        gradient = flat_gradient(gradients, self._parameters)
+        norm = clip_norm(gradient, self._max_grad_norm)
+        return gradient, norm
+
+    def update(self, *randomness: Tensor) -> None:
+        """Do one optimizer step and count it."""
+        self.step(*randomness)
+        self.agent.updates += 1
+        self.summed += 1
+
+    def _step(self, *randomness: Tensor) -> None:
+        """Do one optimizer step; changes only the tensors in `changes`."""
+        self.network.power_iteration()
+        metrics, gradient, *priorities = self.gradients(*randomness)
+        take_step(self.optimizer, self.trained, gradient)
+        if self._priorities is not None:
+            index, priority = priorities
+            self._priorities.update(index, priority)
+        self.sums += metrics
+
+    def changes(self) -> list[Tensor]:
+        """Return every tensor that `step` changes."""
+        priorities = [] if self._priorities is None else self._priorities.tensors().values()
+        moments = self.optimizer.state[self.trained].values()
+        return [self.flat, *self.network.buffers(), *moments, *priorities, self.sums]
+
+    def metrics(self) -> dict[str, float]:
+        """Return the schedules, and the means of the metrics since the last call."""
+        values = self.agent.schedules()
+        if self.summed:
+            means = (self.sums / self.summed).tolist()
+            values |= dict(zip(self._metrics, means, strict=True))
+            self.sums.zero_()
+            self.summed = 0
+        return values
+
+    # -- state --------------------------------------------------------------------------------
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the online network's parameters and buffers by name."""
+        return dict(self.network.state_dict())
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Load tensors returned by `weights`."""
+        self.network.load_state_dict(weights)
+
+    def start_from(self, weights: dict[str, Tensor]) -> None:
+        """Load the weights of another training, into the target network too."""
+        self.load_weights(weights)
+        if self._target is not None:
+            self._target.update(1.0)
+
+    def _parts(self) -> dict[str, Any]:
+        target = {} if self._target is None else {"target": self._target.network}
+        return {"network": self.network, **target, **self.agent.parts()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that the next update depends on."""
+        return {
+            "env_steps": self.agent.env_steps,
+            "updates": self.agent.updates,
+            "optimizer": dict(self.optimizer.state[self.trained]),
+            **{name: _state_of(part) for name, part in self._parts().items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Load a state returned by `state_dict`."""
+        for name, moment in self.optimizer.state[self.trained].items():
+            moment.copy_(state["optimizer"][name])
+        for name, part in self._parts().items():
+            _load(part, state[name])
+        self.agent.env_steps, self.agent.updates = state["env_steps"], state["updates"]
+
+
+def _state_of(part: Any) -> Any:
+    match part:
+        case Tensor() | np.ndarray():
+            return part
+        case torch.Generator():
+            return part.get_state()
+        case np.random.Generator():
+            return part.bit_generator.state
+        case _:
+            return dict(part.state_dict())
+
+
+def _load(part: Any, saved: Any) -> None:
+    match part:
+        case Tensor():
+            part.copy_(saved)
+        case np.ndarray():
+            part[...] = saved
+        case torch.Generator():
+            part.set_state(saved)
+        case np.random.Generator():
+            part.bit_generator.state = saved
+        case _:
+            part.load_state_dict(saved)

@@ -1,0 +1,138 @@
+"""Every agent by name: its presets, and from a configuration to an agent.
+
+The table holds the name of a module in place of an import, so that listing agents and refusing a
+wrong name load neither torch nor Stable-Baselines3.
+"""
+
+from __future__ import annotations
+
+import difflib
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ludus.envs.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+    from ludus.agents.agent import AgentConfig, EnvLike
+    from ludus.agents.preset import Preset
+
+
+class Entry(NamedTuple):
+    """One agent."""
+
+    summary: str
+    module: str  # offers `preset(name, env)` and the configuration's class
+
+
+_DQN, _R2D2 = "ludus.agents.dqn_config", "ludus.agents.r2d2_config"
+_PPO, _SB3 = "ludus.agents.ppo_config", "ludus.agents.sb3_config"
+AGENTS = {
+    "dqn": Entry("the deep Q-network, https://doi.org/10.1038/nature14236", _DQN),
+    "dqn2013": Entry(
+        "DQN's first, smaller CNN, for two cores, https://arxiv.org/abs/1312.5602", _DQN
+    ),
+    "ddqn": Entry("double DQN, https://arxiv.org/abs/1509.06461", _DQN),
+    "dueling": Entry("double DQN with a dueling head, https://arxiv.org/abs/1511.06581", _DQN),
+    "c51": Entry("categorical DQN, https://arxiv.org/abs/1707.06887", _DQN),
+    "qrdqn": Entry("quantile-regression DQN, https://arxiv.org/abs/1710.10044", _DQN),
+    "iqn": Entry("implicit quantile network, https://arxiv.org/abs/1806.06923", _DQN),
+    "munchausen": Entry("Munchausen DQN, https://arxiv.org/abs/2007.14430", _DQN),
+    "rainbow": Entry("Rainbow, https://arxiv.org/abs/1710.02298", _DQN),
+    "btr": Entry("Beyond the Rainbow, https://arxiv.org/abs/2411.03820", _DQN),
+    "pqn": Entry(
+        "Q-learning without replay or target network, https://arxiv.org/abs/2407.04811",
+        "ludus.agents.pqn_config",
+    ),
+    "r2d2": Entry("recurrent replay, https://openreview.net/forum?id=r1lyTjAqYX", _R2D2),
+    "drqn": Entry("deep recurrent Q-network, https://arxiv.org/abs/1507.06527", _R2D2),
+    "ppo": Entry("proximal policy optimisation, https://arxiv.org/abs/1707.06347", _PPO),
+    "ppo_small": Entry("PPO for Atari on two cores, https://arxiv.org/abs/1707.06347", _PPO),
+    "recurrent_ppo": Entry(
+        "PPO with an LSTM; --core gru or gtrxl, https://arxiv.org/abs/1910.06764", _PPO
+    ),
+    "a2c": Entry("advantage actor-critic, https://arxiv.org/abs/1602.01783", _PPO),
+    "alphazero": Entry(
+        "search and self-play on board games, https://openreview.net/forum?id=bERaNdoegnO",
+        "ludus.agents.alphazero_config",
+    ),
+    "random": Entry("uniformly random legal actions", "ludus.agents.random_agent"),
+}
+
+
+def _entries() -> dict[str, Entry]:
+    from ludus.agents.sb3_config import algorithms
+
+    baselines = {f"sb3:{name}": Entry(f"Stable-Baselines3's {name}", _SB3) for name in algorithms()}
+    small = Entry("Stable-Baselines3's dqn with the network and values of dqn2013", _SB3)
+    return AGENTS | baselines | {"sb3:dqn2013": small}
+
+
+def names() -> dict[str, str]:
+    """Return every agent that can be named, with a summary of each."""
+    return {name: entry.summary for name, entry in _entries().items()}
+
+
+def entry(name: str) -> Entry:
+    """Return the table's entry of that name.
+
+    Raises:
+        ConfigError: there is no such agent.
+    """
+    entries = _entries()
+    if name not in entries:
+        close = difflib.get_close_matches(name, list(entries), n=1, cutoff=0.5)
+        hint = f"; did you mean {close[0]}?" if close else "; `ludus list agents` shows all"
+        raise ConfigError(f"there is no agent {name}{hint}")
+    return entries[name]
+
+
+def preset(name: str, env: EnvLike) -> Preset:
+    """Return the preset of that name for an env.
+
+    Raises:
+        ConfigError: there is no such agent, or it does not suit the env.
+    """
+    return import_module(entry(name).module).preset(name, env)
+
+
+def config_class(name: str, class_name: str) -> type[Any]:
+    """Return the class of an agent's configuration, as `class_name` names it in a run's folder.
+
+    Raises:
+        ConfigError: there is no such agent, or its configuration is of another class.
+    """
+    found = getattr(import_module(entry(name).module), class_name, None)
+    if found is None:
+        raise ConfigError(f"{name} has no configuration {class_name}")
+    return found
+
+
+def build(
+    config: AgentConfig,
+    env: EnvLike,
+    *,
+    device: torch.device,
+    seed: int,
+    steps: int,
+    training: bool = True,
+) -> Any:
+    """Build a fresh agent.
+
+    Args:
+        config: its choices.
+        env: the env, or anything with its properties.
+        device: where networks and memory live.
+        seed: of weights, exploration and sampling.
+        steps: env steps of the whole training, for schedules and for the size of the memory.
+        training: False for an agent that only acts: its memory is as small as possible.
+
+    Returns:
+        An `Agent`, or a `SelfTraining` agent of Stable-Baselines3.
+
+    Raises:
+        ConfigError: the configuration does not suit the env or the machine.
+    """
+    agent = import_module(config.module)
+    return agent.build(config, env, device=device, seed=seed, steps=steps, training=training)

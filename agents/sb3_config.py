@@ -1,0 +1,167 @@
+"""Configuration and presets of the Stable-Baselines3 baselines. Imports neither torch nor SB3.
+
+SB3's DQN and QR-DQN have the values of our plain DQN, and rl-baselines3-zoo's on Atari. Its PPO and
+A2C have ours everywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import tyro
+
+from ludus.agents import dqn_config, ppo_config
+from ludus.agents.preset import Family, Preset, family
+from ludus.networks.names import Activation, EncoderName
+
+if TYPE_CHECKING:
+    from ludus.agents.agent import EnvLike
+    from ludus.agents.dqn_config import DQNConfig
+    from ludus.agents.ppo_config import PPOConfig
+
+Algorithm = Literal["dqn", "ppo", "a2c", "qrdqn", "recurrent_ppo"]
+
+
+@dataclass(frozen=True)
+class SB3Config:
+    """An SB3 algorithm with our encoder."""
+
+    module: ClassVar[str] = "ludus.agents.sb3"
+
+    algorithm: Algorithm = "dqn"
+    """SB3 algorithm; qrdqn and recurrent_ppo need sb3-contrib"""
+    encoder: EncoderName = "mlp"
+    """network from observation to features"""
+    hidden: tuple[int, ...] = (64, 64)
+    """units of the MLP encoder's layers"""
+    activation: Activation = "relu"
+    """activation of the MLP encoder"""
+    shared: bool = True
+    """ppo, a2c: share the encoder between policy and value"""
+    head_hidden: int = 0
+    """units of a layer between the encoder and SB3's output layer; 0 for none"""
+    clip_reward: bool = False
+    """learn from rewards clipped to [-1, 1]; scores are never clipped"""
+    arguments: Annotated[dict[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
+    """keyword arguments of the SB3 class; also exploration_steps in env steps, minibatches in place
+    of batch_size, and anneal, the names of arguments that decrease linearly to 0"""
+
+
+def algorithms() -> list[str]:
+    """Return the names of the algorithms that are installed."""
+    contrib = ["qrdqn", "recurrent_ppo"] if find_spec("sb3_contrib") else []
+    return ["dqn", "ppo", "a2c", *contrib]
+
+
+def preset(name: str, env: EnvLike) -> Preset:
+    """Return the preset `sb3:...` of that name.
+
+    Raises:
+        ConfigError: the preset does not suit the env.
+    """
+    kind, algorithm = family(env), name.removeprefix("sb3:")
+    if algorithm in ("ppo", "a2c"):
+        ours = ppo_config.preset(algorithm, env)
+        assert isinstance(ours.config, ppo_config.PPOConfig)
+        config = _policy_gradient("ppo" if algorithm == "ppo" else "a2c", ours.config)
+        return ours._replace(config=config)
+    if algorithm == "dqn2013":
+        dqn_config.preset(algorithm, env)  # refuses an env without images
+        base = dqn_config.SMALL
+    else:
+        base = dqn_config.ZOO if kind == "atari" else dqn_config.PRESETS[kind]["dqn"]
+    config = SB3Config(
+        encoder=base.encoder,
+        hidden=base.hidden,
+        head_hidden=base.head_hidden,
+        clip_reward=base.clip_reward,
+        arguments=match_dqn(base),
+    )
+    if algorithm == "recurrent_ppo":
+        config = _recurrent_ppo(config, kind)
+        return Preset(config, num_envs=32 if kind == "minatar" else 8)
+    if algorithm == "qrdqn":
+        quantiles = dqn_config.PRESETS[kind]["qrdqn"].quantiles
+        arguments = config.arguments | {"n_quantiles": quantiles}
+        config = replace(config, algorithm="qrdqn", arguments=arguments)
+    return Preset(config, num_envs=1)  # SB3's value-based algorithms are written for one env
+
+
+def _policy_gradient(algorithm: Algorithm, ours: PPOConfig) -> SB3Config:
+    """Return SB3's PPO or A2C with the network and the values of one of ours."""
+    return SB3Config(
+        algorithm,
+        encoder=ours.encoder,
+        hidden=ours.hidden,
+        activation=ours.activation,
+        shared=ours.shared,
+        head_hidden=ours.features,
+        clip_reward=ours.clip_reward,
+        arguments=match_ppo(ours),
+    )
+
+
+def _recurrent_ppo(base: SB3Config, kind: Family) -> SB3Config:
+    """Return sb3-contrib's recurrent PPO with SB3's defaults, or with the zoo's for images."""
+    if kind == "classic":
+        return replace(base, algorithm="recurrent_ppo", hidden=(64, 64), arguments={})
+    zoo = {
+        "n_steps": 128,
+        "n_epochs": 4,
+        "batch_size": 256,
+        "clip_range": 0.1,
+        "vf_coef": 0.5,
+        "ent_coef": 0.01,
+        "learning_rate": 2.5e-4,
+    }
+    return replace(base, algorithm="recurrent_ppo", arguments=zoo)
+
+
+def match_ppo(config: PPOConfig) -> dict[str, Any]:
+    """Return SB3's arguments of PPO, or of A2C, for the values of one of our configurations.
+
+    SB3's value loss is the squared error, ours half of it. SB3 does not normalise observations.
+    """
+    anneal = {"learning_rate": config.anneal_learning_rate, "clip_range": config.anneal_clip_range}
+    arguments = {
+        "learning_rate": config.learning_rate,
+        "anneal": [name for name, falls in anneal.items() if falls],
+        "n_steps": config.rollout_length,
+        "gamma": config.gamma,
+        "gae_lambda": config.lam,
+        "ent_coef": config.entropy_coef,
+        "vf_coef": config.value_coef / 2,
+        "max_grad_norm": config.max_grad_norm or float("inf"),
+        "normalize_advantage": config.normalize_advantage,
+    }
+    if config.optimizer == "plain_rmsprop":
+        return arguments | {"rms_prop_eps": config.optimizer_eps}
+    clip = {"clip_range": config.clip_range, "n_epochs": config.epochs}
+    return arguments | clip | {"minibatches": config.minibatches}
+
+
+def match_dqn(config: DQNConfig) -> dict[str, Any]:
+    """Return SB3's arguments of DQN for the values of one of our configurations, for one env.
+
+    SB3 counts its target interval in env steps. `SB3Agent.fit` converts `exploration_steps` to a
+    fraction of the training.
+    """
+    per_round = max(1, round(1 / config.replay_ratio))
+    return {
+        "learning_rate": config.learning_rate,
+        "buffer_size": config.replay_size,
+        "learning_starts": config.learning_starts,
+        "batch_size": config.batch_size,
+        "gamma": config.gamma,
+        "n_steps": config.n_step,
+        "train_freq": per_round,
+        "gradient_steps": max(1, round(config.replay_ratio * per_round)),
+        "target_update_interval": round(config.target_interval / config.replay_ratio),
+        "tau": config.polyak,
+        "exploration_initial_eps": config.epsilon_start,
+        "exploration_final_eps": config.epsilon_end,
+        "exploration_steps": config.epsilon_steps,
+        "max_grad_norm": config.max_grad_norm or float("inf"),
+    }

@@ -1,0 +1,76 @@
+"""Training of an agent in an env."""
+
+from typing import Any
+
+import numpy as np
+
+from ludus.agents.agent import Agent
+from ludus.envs.vector import Row, VectorEnv
+from ludus.evaluation.rivals import Rivals
+from ludus.networks.cores import State
+from ludus.training.loop import train_loop
+from ludus.training.session import Session
+
+
+class OnlineTraining:
+    """An agent that learns from an env, see `session.Mode`.
+
+    Args:
+        agent: the agent.
+        env: the env.
+        rivals: play the other side of a board game; None elsewhere.
+    """
+
+    resumable = True
+
+    def __init__(self, agent: Agent, env: VectorEnv, rivals: Rivals | None) -> None:
+        self.agent, self.source, self._rivals = agent, env, rivals
+
+    def sentences(self) -> list[str]:
+        """Return no sentences."""
+        return []
+
+    def close(self) -> None:
+        """Close the env."""
+        self.source.close()
+
+    def train(self, session: Session, tree: dict[str, Any] | None) -> None:
+        """Train until the session's end, from a checkpoint's tree if there is one."""
+        env, agent = self.source, self.agent
+        if tree is None:
+            row, state = env.reset(), agent.initial_state(env.num_envs)
+        else:
+            row, state = self._restore(tree)
+
+        def on_step(row: Row, state: State) -> bool:
+            session.log.add_row(row, agent.env_steps)
+            if session.log.due(agent.env_steps):
+                session.write_metrics(agent.metrics())
+            if session.after_step():
+                session.save(self._tree(row, state))
+            session.raise_if_stopping()
+            return True
+
+        train_loop(agent, env, row, state, session.config.train.steps, on_step, self._rivals)
+
+    def _tree(self, row: Row, state: State) -> dict[str, Any]:
+        tree = {
+            "agent": self.agent.state_dict(),
+            "env": self.source.state_dict(),
+            "row": row._asdict(),
+            "state": list(state),
+        }
+        if self._rivals is not None:
+            tree["rivals"] = self._rivals.state_dict()
+        return tree
+
+    def _restore(self, tree: dict[str, Any]) -> tuple[Row, State]:
+        """Load a checkpoint's tree; return the current row and the agent's state."""
+        row = Row(**{name: np.array(value) for name, value in tree["row"].items()})
+        self.agent.load_state_dict(tree["agent"])
+        self.source.load_state_dict(tree["env"], row)
+        if self._rivals is not None:
+            self._rivals.load_state_dict(tree["rivals"])
+        fresh = self.agent.initial_state(self.source.num_envs)
+        state = zip(tree["state"], fresh, strict=True)
+        return row, tuple(saved.to(like.device) for saved, like in state)

@@ -1,0 +1,289 @@
+"""A training from its start or a checkpoint to its end or a signal.
+
+`Session` holds what all trainings share: log, evaluations, videos, checkpoints and status. How an
+agent gets its data is its `Mode`: `online`, `offline` or `baseline`.
+"""
+
+import contextlib
+import signal
+import time
+from typing import Any, Protocol
+
+import numpy as np
+from rich.console import Console
+
+from ludus.agents.agent import AnyAgent, EnvLike
+from ludus.envs.errors import EnvError, TrainingError, TrainingStopped
+from ludus.evaluation.evaluate import EvaluationStopped, evaluate, torch_settings
+from ludus.evaluation.video import record_gif
+from ludus.training.checkpoint import newest_checkpoint, save_checkpoint
+from ludus.training.logger import Logger
+from ludus.training.run import Run, RunConfig, Status
+from ludus.training.signals import Signals
+
+_STATUS_SECONDS = 3.0  # between two writes of status.json
+_VIDEO_STEPS, _VIDEO_WIDTH = 300, 240  # env steps and pixels of a video in TensorBoard
+_HINT = "a smaller learning_rate or max_grad_norm may help"
+
+console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+
+
+class Mode(Protocol):
+    """How an agent gets its data."""
+
+    resumable: bool
+
+    @property
+    def agent(self) -> AnyAgent:
+        """The agent."""
+
+    @property
+    def source(self) -> EnvLike:
+        """The env or the data set."""
+
+    def sentences(self) -> list[str]:
+        """Return sentences for the user about the data."""
+
+    def train(self, session: "Session", tree: dict[str, Any] | None) -> None:
+        """Train until the session's end, from a checkpoint's tree if there is one."""
+
+    def close(self) -> None:
+        """Free the env."""
+
+
+class Session:
+    """One training.
+
+    Args:
+        run: its folder, locked until the training ends.
+        config: of the run.
+        mode: agent and data.
+        quiet: show no progress.
+        resumed: continue from the newest checkpoint.
+    """
+
+    def __init__(
+        self, run: Run, config: RunConfig, mode: Mode, *, quiet: bool, resumed: bool
+    ) -> None:
+        self.run, self.config, self.mode, self.agent = run, config, mode, mode.agent
+        self.quiet, self._resumed = quiet, resumed
+        self._lock = run.lock()
+        self._signals = Signals()
+        self._log: Logger | None = None
+        self._saved_at = time.monotonic()
+        self._status_at, self._videos = 0.0, 0
+        self._evaluations: list[dict[str, Any]] = []
+
+    @property
+    def log(self) -> Logger:
+        """The training's log."""
+        assert self._log is not None, "the session has not begun"
+        return self._log
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a signal asks the training to stop."""
+        return self._signals.received is not None
+
+    def run_to_end(self) -> AnyAgent:
+        """Train, evaluate, save the weights and return the agent.
+
+        Raises:
+            TrainingStopped: on SIGINT or SIGTERM, after a last checkpoint.
+            EnvError: the env broke; the newest checkpoint remains.
+            TrainingError: a loss or weight is not finite; the newest checkpoint remains.
+        """
+        self._print_header()
+        try:
+            with self._signals, torch_settings(self.mode.source, self.agent):
+                self.mode.train(self, self._begin())
+                self.log.progress(self.agent.env_steps)
+                self.save_weights()
+                evaluated = self._evaluations[-1]["env_steps"] if self._evaluations else -1
+                if self.config.train.eval_episodes and evaluated < self.agent.env_steps:
+                    self._evaluate()
+                self.raise_if_stopping()
+            self.write_status("finished")
+        except TrainingStopped:
+            self.write_status("stopped")
+            raise
+        except EnvError as error:
+            self.write_status("failed")
+            raise EnvError(f"{error}; {self._how_to_resume()}") from error.__cause__
+        except TrainingError as error:
+            self.write_status("failed")
+            raise TrainingError(f"{error}; {self._what_is_saved()}") from error
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self.write_status("failed")
+            raise
+        finally:
+            self.mode.close()
+            self._lock.release()
+            if self._log is not None:
+                self._log.close()
+        return self.agent
+
+    def _begin(self) -> dict[str, Any] | None:
+        """Open the log and return the checkpoint to resume from; None for a new training."""
+        tree = None
+        if self._resumed:
+            tree, damaged = newest_checkpoint(self.run.checkpoints)
+            for sentence in damaged:
+                console.print(f"warning: {sentence}", style="yellow")
+            self._evaluations = tree["evaluations"]
+        t, name = self.config.train, f"{self.config.agent} {self.config.env}"
+        done = 0 if tree is None else tree["agent"]["env_steps"]
+        state = None if tree is None else tree["log"]
+        self._log = Logger(
+            self.run.path, name, t.steps, t.log_every, self.quiet, state, done, t.unit
+        )
+        self._videos = done // (t.video_every or 1)
+        if tree is None:
+            if self.mode.resumable:
+                self.save_weights()  # so that it can be watched at once
+            self.write_status("running")
+        elif not self.quiet:
+            console.print(f"resumed {self.run.path} at {done:,} {t.unit}")
+        return tree
+
+    # -- during a training --------------------------------------------------------------------
+
+    def after_step(self) -> bool:
+        """Show progress, evaluate and record when due; return whether a checkpoint is due."""
+        steps, t = self.agent.env_steps, self.config.train
+        self.show_progress(steps)
+        if t.eval_every:
+            last = max((e["env_steps"] for e in self._evaluations), default=0)
+            if steps // t.eval_every > last // t.eval_every:
+                self._evaluate()
+        if t.video_every and steps // t.video_every > self._videos:
+            self._record_video(steps)
+        late = time.monotonic() - self._saved_at > t.checkpoint_seconds
+        return late or self.stopping or steps >= t.steps
+
+    def show_progress(self, env_steps: int) -> None:
+        """Update the progress bar, and status.json every few seconds."""
+        self.log.progress(env_steps)
+        if time.monotonic() - self._status_at > _STATUS_SECONDS:
+            self.write_status("running")
+
+    def write_metrics(self, metrics: dict[str, float]) -> None:
+        """Write metrics to the log.
+
+        Raises:
+            TrainingError: a metric is not finite.
+        """
+        for name, value in metrics.items():
+            if not np.isfinite(value):
+                raise TrainingError(f"{name} became {value}; {_HINT}")
+        self.log.write(metrics, self.agent.env_steps, self.agent.updates)
+
+    def save(self, tree: dict[str, Any]) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            TrainingError: a weight is not finite; the previous checkpoint remains.
+        """
+        for name, weight in self.agent.weights().items():
+            if not weight.isfinite().all():
+                raise TrainingError(f"the weight {name} is not finite any more; {_HINT}")
+        log = {"log": self.log.state_dict(), "evaluations": self._evaluations}
+        keep = self.config.train.keep_checkpoints
+        save_checkpoint(self.run.checkpoints, self.agent.env_steps, tree | log, keep)
+        self.save_weights()
+        self.write_status("running")
+        self._saved_at = time.monotonic()
+
+    def raise_if_stopping(self) -> None:
+        """Raise `TrainingStopped` if a signal asks the training to stop."""
+        number = self._signals.received
+        if number is not None:
+            name = signal.Signals(number).name
+            message = f"stopped by {name} at {self._position()}; {self._how_to_resume()}"
+            raise TrainingStopped(message, code=128 + number)
+
+    def write_status(self, state: str) -> None:
+        """Write status.json."""
+        score = float(np.mean(self._evaluations[-1]["returns"])) if self._evaluations else None
+        seconds = mean = None
+        if self._log is not None:
+            seconds, mean = round(self._log.seconds, 3), self._log.mean_return
+        self.run.write_status(Status(state, self.agent.env_steps, score, mean, seconds))
+        self._status_at = time.monotonic()
+
+    def save_weights(self) -> None:
+        """Save the weights for acting."""
+        keep = self.config.train.keep_checkpoints
+        save_checkpoint(self.run.weights, self.agent.env_steps, self.agent.weights(), keep)
+
+    def _evaluate(self) -> None:
+        t, began = self.config.train, time.monotonic()
+        try:
+            result = evaluate(
+                self.agent,
+                self.config.env,
+                self.config.options,
+                episodes=t.eval_episodes,
+                epsilon=t.eval_epsilon,
+                stop=lambda: self.stopping,
+            )
+        except EvaluationStopped:
+            self.log.exclude(time.monotonic() - began)
+            return
+        steps = self.agent.env_steps
+        record = {"env_steps": steps, "returns": result.returns, "lengths": result.lengths}
+        self._evaluations.append(record)
+        self.run.write_evaluations(self._evaluations)
+        points = {
+            "eval/mean_reward": result.mean,
+            "eval/mean_ep_length": float(np.mean(result.lengths)),
+        }
+        self.log.scalars(points, steps)
+        self.log.exclude(time.monotonic() - began)
+
+    def _record_video(self, steps: int) -> None:
+        """Record a held-out game for TensorBoard, if the env can render."""
+        c, began = self.config, time.monotonic()
+        self._videos = steps // c.train.video_every
+        try:
+            video = record_gif(
+                self.agent, c.env, c.options, max_steps=_VIDEO_STEPS, max_width=_VIDEO_WIDTH
+            )
+            self.log.video("eval/game", video, steps)
+        except Exception as error:  # a broken picture must not stop the training
+            if not self.quiet:
+                console.print(f"no video for TensorBoard: {error}", style="yellow", markup=False)
+        self.log.exclude(time.monotonic() - began)
+
+    # -- sentences ----------------------------------------------------------------------------
+
+    def _print_header(self) -> None:
+        if self.quiet:
+            return
+        protocol = ", ".join(f"{k} {v}" for k, v in self.config.protocol.items())
+        console.print(f"{self.config.agent} on {self.config.env} ({protocol})")
+        for sentence in self.mode.sentences():
+            console.print(sentence)
+        device = self.config.train.device
+        console.print(f"run folder {self.run.path}, device {device}")
+
+    def _position(self) -> str:
+        return f"{self.agent.env_steps:,} {self.config.train.unit}"
+
+    def _saved_steps(self) -> list[int]:
+        """Return the env steps of the checkpoints, oldest first."""
+        return sorted(int(path.name) for path in self.run.checkpoints.glob("[0-9]*"))
+
+    def _what_is_saved(self) -> str:
+        saved = self._saved_steps()
+        if not saved:
+            return f"no checkpoint had been saved in {self.run.path}"
+        return f"everything up to {saved[-1]:,} {self.config.train.unit} is saved"
+
+    def _how_to_resume(self) -> str:
+        if not self.mode.resumable:
+            return f"an SB3 run cannot be resumed; {self.run.path} keeps its log and weights"
+        if not self._saved_steps():
+            return self._what_is_saved()
+        return f"{self._what_is_saved()}; go on with: ludus train --resume {self.run.path}"
