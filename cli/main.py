@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from ludus.cli.options import closest
-from ludus.envs.errors import UsageError
+from ludus.envs.errors import LudusError, TrainingStopped, UsageError
 
 VERBS = {
     "train": "train an agent on an env, or resume a training",
@@ -54,16 +54,14 @@ def _run(verb: str, argv: list[str]) -> int:
         _flush_denormals()
         module = importlib.import_module(f"ludus.cli.{verb}")
         return module.run(argv)
-    except Exception as error:
-        from ludus.training.train import Stopped
-
-        if isinstance(error, Stopped):
-            print(f"ludus: {error}", file=sys.stderr)
-            return error.code
-        if _is_the_users(error):
-            print(f"ludus: {error}", file=sys.stderr)
-            return 2
-        raise
+    except TrainingStopped as stopped:
+        print(f"ludus: {stopped}", file=sys.stderr)
+        return stopped.code
+    except BrokenPipeError:
+        raise  # `main` handles it
+    except (LudusError, OSError) as error:  # an OSError: an unwritable folder, for example
+        print(f"ludus: {error}", file=sys.stderr)
+        return 2
 
 
 def _flush_denormals() -> None:
@@ -74,13 +72,3 @@ def _flush_denormals() -> None:
     import torch
 
     torch.set_flush_denormal(True)
-
-
-def _is_the_users(error: Exception) -> bool:
-    """Whether the error speaks to the user in one sentence, rather than of a bug of ours."""
-    from ludus.envs.errors import CheckpointError, ConfigError, EnvError, RunError, TrainingError
-
-    ours = UsageError | ConfigError | EnvError | CheckpointError | RunError | TrainingError
-    if isinstance(error, BrokenPipeError):
-        return False  # `main` answers it
-    return isinstance(error, ours | OSError)  # a folder that cannot be written, say

@@ -40,3 +40,16 @@ class CheckpointError(LudusError, RuntimeError):
 
 class RunError(LudusError, RuntimeError):
     """Raised when a run cannot be used."""
+
+
+class TrainingStopped(Exception):
+    """Raised when a signal stopped a training after its last checkpoint. Not an error.
+
+    Args:
+        message: names the signal, the progress, and how to resume.
+        code: exit status of the process, 128 plus the signal's number.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code

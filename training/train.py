@@ -20,7 +20,7 @@ from ludus.agents.capture import Capturable, capture
 from ludus.agents.dqn import DQN
 from ludus.agents.sb3 import SB3Agent, SB3Config
 from ludus.envs.board.spiel import is_game
-from ludus.envs.errors import EnvError, RunError, TrainingError
+from ludus.envs.errors import EnvError, RunError, TrainingError, TrainingStopped
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import Row, VectorEnv
 from ludus.evaluation.evaluate import Evaluation, EvaluationStopped, evaluate, tuned_for
@@ -41,15 +41,6 @@ _console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 _TELL_SECONDS = 3.0  # between two renewals of status.json
 _FILM_STEPS, _FILM_WIDE = 300, 240  # env steps and pixels of a film in TensorBoard
 _WHAT_MAY_HELP = "a smaller learning_rate or max_grad_norm may help"
-
-
-class Stopped(Exception):
-    """A signal ended the training after a last checkpoint; `code` is the exit status."""
-
-    def __init__(self, number: int, at: str, how_to_go_on: str) -> None:
-        name = signal.Signals(number).name
-        super().__init__(f"stopped by {name} at {at}; {how_to_go_on}")
-        self.code = 128 + number
 
 
 def device_of(name: str) -> torch.device:
@@ -201,7 +192,7 @@ class Session:
         """Train; evaluate; keep the weights.
 
         Raises:
-            Stopped: on SIGINT or SIGTERM, after a last checkpoint.
+            TrainingStopped: on SIGINT or SIGTERM, after a last checkpoint.
             EnvError: the env broke; the newest checkpoint stays.
             TrainingError: what is learned is not finite any more; so too.
         """
@@ -221,7 +212,7 @@ class Session:
                 if self._signal is not None:
                     raise self._stopped()
             self._status("finished")
-        except Stopped:
+        except TrainingStopped:
             self._status("stopped")
             raise
         except EnvError as error:
@@ -436,9 +427,11 @@ class Session:
         if time.monotonic() - self._told_at > _TELL_SECONDS:
             self._status("running")
 
-    def _stopped(self) -> Stopped:
+    def _stopped(self) -> TrainingStopped:
         assert self._signal is not None
-        return Stopped(self._signal, self._at(), self._how_to_go_on())
+        name = signal.Signals(self._signal).name
+        message = f"stopped by {name} at {self._at()}; {self._how_to_go_on()}"
+        return TrainingStopped(message, code=128 + self._signal)
 
     def _at(self) -> str:
         return f"{self.agent.env_steps:,} {self.config.train.unit}"
