@@ -68,7 +68,8 @@ def algorithm_class(name: Algorithm) -> type[BaseAlgorithm]:
         from sb3_contrib import QRDQN, RecurrentPPO
     except ImportError as error:
         raise ConfigError(
-            f'sb3:{name} is in sb3-contrib, which is not installed; pip install "ludus[contrib]"'
+            f"sb3:{name} needs the package sb3-contrib; "
+            'run pip install -e ".[contrib]" in the checkout'
         ) from error
     return QRDQN if name == "qrdqn" else RecurrentPPO
 

@@ -46,7 +46,7 @@ def minari_package() -> ModuleType:
         import minari
     except ImportError as error:
         raise ConfigError(
-            'data sets need the package minari; pip install "ludus[offline]"'
+            'data sets need the package minari; run pip install -e ".[offline]" in the checkout'
         ) from error
     return minari
 

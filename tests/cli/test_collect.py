@@ -7,11 +7,12 @@ import sys
 import time
 from pathlib import Path
 
-import minari
 import pytest
 
 from ludus.cli import main
 from ludus.training.run import Run
+
+minari = pytest.importorskip("minari")
 
 LUDUS = [sys.executable, "-m", "ludus.cli"]
 
@@ -151,7 +152,10 @@ def test_without_minari_the_command_that_brings_it_is_said(ludus, run, monkeypat
     for line in (f"collect {run}", "train dqn --dataset x"):
         code, _, err = ludus(line)
         assert code == 2
-        assert err == 'ludus: data sets need the package minari; pip install "ludus[offline]"\n'
+        assert err == (
+            "ludus: data sets need the package minari; "
+            'run pip install -e ".[offline]" in the checkout\n'
+        )
 
 
 def test_the_envs_options_are_there_before_the_agents(ludus):

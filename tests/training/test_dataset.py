@@ -10,13 +10,10 @@ import time
 from dataclasses import replace
 
 import gymnasium
-import minari
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from minari.data_collector import EpisodeBuffer
-from minari.dataset.minari_storage import MinariStorage
 
 from ludus.agents import presets
 from ludus.agents.dqn import DQNConfig
@@ -31,6 +28,10 @@ from ludus.training.collect import collect
 from ludus.training.dataset import Dataset
 from ludus.training.run import Run, TrainOptions
 from ludus.training.train import Session, load
+
+minari = pytest.importorskip("minari")
+EpisodeBuffer = pytest.importorskip("minari.data_collector").EpisodeBuffer
+MinariStorage = pytest.importorskip("minari.dataset.minari_storage").MinariStorage
 
 CPU = torch.device("cpu")
 LUDUS = [sys.executable, "-m", "ludus.cli"]
@@ -559,7 +560,7 @@ def test_without_the_package_the_command_that_brings_it_is_said(cartpole, tmp_pa
         lambda: Dataset(str(cartpole)),
         lambda: collect(Balancer(), "CartPole-v1", EnvOptions(), tmp_path / "x", **FIRST),
     ):
-        with pytest.raises(ConfigError, match=r'minari; pip install "ludus\[offline\]"$'):
+        with pytest.raises(ConfigError, match=r'minari; run pip install -e "\.\[offline\]"'):
             call()
 
 
