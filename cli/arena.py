@@ -40,7 +40,7 @@ class Arguments:
 
 def run(argv: list[str]) -> int:
     """Play, and print the standings."""
-    given = parse(Arguments, argv, verb="arena", about="Let agents and players play each other.")
+    given = parse(Arguments, argv, command="arena", about="Let agents and players play each other.")
     for name, ok in (
         ("games", given.games >= 1),
         ("seed", given.seed >= 0),

@@ -55,7 +55,7 @@ class Arguments:
 def run(argv: list[str]) -> int:
     """Measure and print the ratios."""
     about = "Env steps per second of our DQN and of SB3's: same network, batch 32, 1 update per 4."
-    given = parse(Arguments, argv, verb="bench", about=about)
+    given = parse(Arguments, argv, command="bench", about=about)
     for name in (
         "rounds",
         "pong_steps",

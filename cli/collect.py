@@ -46,7 +46,7 @@ class Arguments:
 def run(argv: list[str]) -> int:
     """Play and write."""
     about = "Write a data set of games that RUN plays, in Minari's format."
-    given = parse(Arguments, argv, verb="collect", about=about)
+    given = parse(Arguments, argv, command="collect", about=about)
     for name, ok in (
         ("episodes", given.episodes is None or given.episodes >= 1),
         ("steps", given.steps is None or given.steps >= 1),

@@ -63,7 +63,7 @@ class Arguments:
 
 def run(argv: list[str]) -> int:
     """Compare, print a table for each env, write the report; 1 where a training failed."""
-    given = parse(Arguments, argv, verb="compare", about=ABOUT)
+    given = parse(Arguments, argv, command="compare", about=ABOUT)
     if given.seeds < 1 or given.episodes < 1 or given.steps < 1 or not given.agents:
         raise UsageError("seeds, episodes and steps must be 1 or more, and agents at least one")
     if not 0 <= given.epsilon <= 1:

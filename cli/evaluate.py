@@ -42,7 +42,7 @@ class Arguments:
 
 def run(argv: list[str]) -> int:
     """Evaluate and print the scores."""
-    given = parse(Arguments, argv, verb="evaluate", about="Play full held-out games with RUN.")
+    given = parse(Arguments, argv, command="evaluate", about="Play full held-out games with RUN.")
     for name, ok in (
         ("episodes", given.episodes >= 1),
         ("num_envs", given.num_envs >= 1),

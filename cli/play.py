@@ -43,7 +43,7 @@ class Arguments:
 
 def run(argv: list[str]) -> int:
     """Play one game."""
-    given = parse(Arguments, argv, verb="play", about="Play against the agent of RUN.")
+    given = parse(Arguments, argv, command="play", about="Play against the agent of RUN.")
     if given.web:
         return _in_the_browser(given)
     config = Run.open(at_steps(given.run)[0]).config()

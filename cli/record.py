@@ -38,7 +38,7 @@ class Arguments:
 
 def run(argv: list[str]) -> int:
     """Record one game."""
-    given = parse(Arguments, argv, verb="record", about="Film RUN playing one game.")
+    given = parse(Arguments, argv, command="record", about="Film RUN playing one game.")
     if given.max_steps < 1 or not 0 <= given.epsilon <= 1 or not 0 <= given.seed < 1 << 40:
         raise UsageError("max_steps must be 1 or more, epsilon from 0 to 1, seed 0 or more")
     config = Run.open(given.run).config()

@@ -31,7 +31,7 @@ class Arguments:
 
 def run(argv: list[str]) -> int:
     """Serve until Ctrl-C."""
-    given = parse(Arguments, argv, verb="watch", about="Watch agents play, in the browser.")
+    given = parse(Arguments, argv, command="watch", about="Watch agents play, in the browser.")
     check_port(given.port)
     root, fragment = given.run_dir, ""
     if given.run is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ludus.cli import main
+from ludus.cli import main, train
 from ludus.training.run import Run
 
 minari = pytest.importorskip("minari")
@@ -21,7 +21,8 @@ LUDUS = [sys.executable, "-m", "ludus.cli"]
 def ludus(monkeypatch, capsys, tmp_path):
     """Run a verb in this process and in a folder of its own: exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(main, "_flush_denormals", lambda: None)
+    for module in (main, train):
+        monkeypatch.setattr(module, "flush_denormals", lambda: None)  # it would outlast the test
 
     def call(line, *more):
         capsys.readouterr()
