@@ -1,5 +1,6 @@
-"""`python -m ludus.cli` is `ludus`."""
+"""`python -m ludus.cli` runs the command line, as `ludus` does."""
 
 from ludus.cli.main import main
 
-main()
+if __name__ == "__main__":
+    main()

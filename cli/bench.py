@@ -1,8 +1,8 @@
-"""`ludus bench`: our speed against Stable-Baselines3's, and of the family, on this machine."""
+"""`ludus bench`: measure the speed of Ludus and Stable-Baselines3 on this machine."""
 
 import sys
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from rich.console import Console
@@ -20,52 +20,47 @@ from ludus.comparison.speed import (
     measure_pqn,
     prioritised_sample_ms,
 )
+from ludus.envs.bounds import AT_LEAST_ONE, check_bounds
 from ludus.envs.errors import UsageError
 from ludus.training.device import device_of
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What is measured, and how long."""
+    """Options of `ludus bench`."""
 
     only: Literal["pong", "cartpole", "both", "family", "ppo", "pqn", "replay", "search"] = "both"
-    """DQN against SB3's on one env or both; the family; PPO; PQN; replay; search"""
-    rounds: int = 5
-    """turns of each contender; figures are medians over rounds"""
-    pong_steps: int = 800
-    """env steps of a turn on Pong"""
-    cartpole_steps: int = 6_000
-    """env steps of a turn on CartPole"""
-    pong_envs: int = 8
-    """our envs on Pong; SB3's DQN has one"""
-    cartpole_envs: int = 64
-    """our envs on CartPole; SB3's DQN has one"""
+    """DQN and SB3's DQN on one env or both; the DQN family; PPO; PQN; replay; search"""
+    rounds: Annotated[int, AT_LEAST_ONE] = 5
+    """number of measurements, of which medians are reported"""
+    pong_steps: Annotated[int, AT_LEAST_ONE] = 800
+    """env steps of a measurement on Pong"""
+    cartpole_steps: Annotated[int, AT_LEAST_ONE] = 6_000
+    """env steps of a measurement on CartPole"""
+    pong_envs: Annotated[int, AT_LEAST_ONE] = 8
+    """number of envs of Ludus on Pong; SB3's DQN has one"""
+    cartpole_envs: Annotated[int, AT_LEAST_ONE] = 64
+    """number of envs of Ludus on CartPole; SB3's DQN has one"""
     game: str = "connect_four"
-    """what is searched"""
-    simulations: int = 32
-    """of a move, in a search"""
+    """board game of the search"""
+    simulations: Annotated[int, AT_LEAST_ONE] = 32
+    """simulations of each move of the search"""
     peers: bool = True
-    """measure SB3 too; for a search, OpenSpiel's"""
+    """also measure SB3, or OpenSpiel's search"""
     device: str = "auto"
     """auto, cpu or cuda"""
     json: bool = False
     """print one JSON object on stdout and nothing else"""
 
+    def __post_init__(self) -> None:
+        """Check the values."""
+        check_bounds(self, UsageError)
+
 
 def run(argv: list[str]) -> int:
-    """Measure and print the ratios."""
-    about = "Env steps per second of our DQN and of SB3's: same network, batch 32, 1 update per 4."
-    given = parse(Arguments, argv, verb="bench", about=about)
-    for name in (
-        "rounds",
-        "pong_steps",
-        "cartpole_steps",
-        "pong_envs",
-        "cartpole_envs",
-        "simulations",
-    ):
-        if getattr(given, name) < 1:
-            raise UsageError(f"{name} is {getattr(given, name)}; it must be 1 or more")
+    """Measure the speed and print it."""
+    about = "Measure env steps per second of Ludus and SB3 with the same network and updates."
+    given = parse(Arguments, argv, command="bench", about=about)
     device = device_of(given.device)
     if given.only == "replay":
         return _replay(given.json)
@@ -89,19 +84,21 @@ def run(argv: list[str]) -> int:
         )
         for env, (steps, num_envs) in plan.items()
     ]
-    return _tell(speeds, given.json, device)
+    return _print_speeds(speeds, given.json, device)
 
 
 def _replay(as_json: bool) -> int:
-    taken = prioritised_sample_ms()
+    """Measure prioritised sampling."""
+    milliseconds = prioritised_sample_ms()
     if as_json:
-        print_json({"prioritised_sample_ms": taken})
+        print_json({"prioritised_sample_ms": milliseconds})
     else:
-        print(f"32 of 1,000,000 by priority: {taken:.3f} ms, median of 200")
+        print(f"sample 32 of 1,000,000 by priority: {milliseconds:.3f} ms, median of 200")
     return 0
 
 
 def _search(given: Arguments, device: torch.device) -> int:
+    """Measure the search of a board game."""
     from ludus.comparison.search_speed import measure_search, search_as_dict
 
     rates = measure_search(
@@ -115,32 +112,34 @@ def _search(given: Arguments, device: torch.device) -> int:
     if given.json:
         print_json(search_as_dict(given.game, given.simulations, rates, device))
         return 0
-    shown = Table(
-        title=f"{given.game}, {given.simulations} simulations a move", title_justify="left"
+    table = Table(
+        title=f"{given.game}, {given.simulations} simulations per move", title_justify="left"
     )
     for name in ("who", "simulations/s", "games/s", "network", "game", "tree"):
-        shown.add_column(name, justify="left" if name == "who" else "right")
+        table.add_column(name, justify="left" if name == "who" else "right")
     for rate in rates:
         shares = (rate.network_share, rate.game_share, rate.tree_share)
-        shown.add_row(
-            *(rate.name, f"{rate.simulations_per_second:,.0f}", f"{rate.games_per_second:.2f}"),
+        table.add_row(
+            rate.name,
+            f"{rate.simulations_per_second:,.0f}",
+            f"{rate.games_per_second:.2f}",
             *("" if share is None else f"{share:.0%}" for share in shares),
         )
-    Console().print(shown)
+    Console().print(table)
     return 0
 
 
 def _members(given: Arguments, device: torch.device) -> int:
-    """The family on Pong, PPO on Pong and CartPole, or PQN on MinAtar."""
+    """Measure the DQN family on Pong, PPO on Pong and CartPole, or PQN on MinAtar."""
 
-    def say(line: str) -> None:
+    def print_progress(line: str) -> None:
         print(line, file=sys.stderr)
 
     if given.only == "pqn":
-        speeds = [measure_pqn(rounds=given.rounds, device=device, say=say)]
+        speeds = [measure_pqn(rounds=given.rounds, device=device, say=print_progress)]
     elif given.only == "ppo":
         speeds = [
-            measure_ppo(env, rounds=given.rounds, device=device, say=say)
+            measure_ppo(env, rounds=given.rounds, device=device, say=print_progress)
             for env in (PONG, CARTPOLE)
         ]
     else:
@@ -149,28 +148,30 @@ def _members(given: Arguments, device: torch.device) -> int:
             steps=given.pong_steps,
             num_envs=given.pong_envs,
             device=device,
-            say=say,
+            say=print_progress,
         )
         speeds = [family]
-    return _tell(speeds, given.json, device)
+    return _print_speeds(speeds, given.json, device)
 
 
-def _tell(speeds: list[Speed], as_json: bool, device: torch.device) -> int:
+def _print_speeds(speeds: list[Speed], as_json: bool, device: torch.device) -> int:
+    """Print all measurements, as tables or as JSON."""
     if as_json:
         print_json(as_dict(speeds, device))
     else:
         for speed in speeds:
-            _show(speed)
+            _print_speed(speed)
     return 0
 
 
-def _show(speed: Speed) -> None:
-    shown = Table(title=speed.env, title_justify="left")
+def _print_speed(speed: Speed) -> None:
+    """Print the table of one env."""
+    table = Table(title=speed.env, title_justify="left")
     for name in ("who", "env steps/s", "first over this"):
-        shown.add_column(name, justify="left" if name == "who" else "right")
+        table.add_column(name, justify="left" if name == "who" else "right")
     for rate in speed.rates:
-        shown.add_row(rate.name, f"{rate.steps_per_second:.0f}", f"{rate.first_over_this:.2f}x")
-    Console().print(shown)
+        table.add_row(rate.name, f"{rate.steps_per_second:.0f}", f"{rate.first_over_this:.2f}x")
+    Console().print(table)
     if speed.floor_share is not None:
         print(
             f"{100 * speed.floor_share:.0f}% of the floating-point floor: 2.18 GFLOP an update, "

@@ -1,14 +1,16 @@
-"""`ludus collect RUN`: games of a trained agent as a data set in Minari's format."""
+"""`ludus collect RUN`: write games of a trained agent as a data set in Minari's format."""
 
 import math
 import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from tyro.conf import Positional
 
-from ludus.cli.options import parse, print_json
+from ludus.cli.options import HELD_OUT_SEED, parse, print_json
+from ludus.envs.bounds import AT_LEAST_ONE, FRACTION, check_bounds
 from ludus.envs.errors import UsageError
 from ludus.training.collect import collect
 from ludus.training.dataset import ROOT
@@ -19,45 +21,40 @@ from ludus.training.train import load
 
 @dataclass(frozen=True)
 class Arguments:
-    """Which run and how many games."""
+    """Options of `ludus collect`."""
 
     run: Positional[Path]
     """folder of the run"""
-    episodes: int | None = None
-    """full games; 100 where steps is not given"""
-    steps: int | None = None
-    """env steps in place of episodes; the games that run then are played to their end"""
-    epsilon: float = 0.0
+    episodes: Annotated[int | None, AT_LEAST_ONE] = None
+    """number of full games; None for 100, or for as many as `steps` takes"""
+    steps: Annotated[int | None, AT_LEAST_ONE] = None
+    """env steps, in place of episodes; running games are then played to their end"""
+    epsilon: Annotated[float, FRACTION] = 0.0
     """probability of a random action"""
-    seed: int = 0
-    """of the games; neither trainings nor evaluations play them"""
+    seed: Annotated[int, HELD_OUT_SEED] = 0
+    """seed of the games, which neither training nor evaluation plays"""
     out: Path | None = None
     """folder of the data set; None for runs/datasets/<env>/<agent>-v<n>"""
-    num_envs: int = 8
-    """games at the same time"""
+    num_envs: Annotated[int, AT_LEAST_ONE] = 8
+    """number of games played at the same time"""
     device: str = "auto"
     """auto, cpu or cuda"""
     quiet: bool = False
-    """no progress"""
+    """print no progress"""
     json: bool = False
     """print one JSON object on stdout and nothing else"""
 
+    def __post_init__(self) -> None:
+        """Check the values."""
+        check_bounds(self, UsageError)
+        if self.episodes is not None and self.steps is not None:
+            raise UsageError("episodes and steps are both given; give one of them")
+
 
 def run(argv: list[str]) -> int:
-    """Play and write."""
-    about = "Write a data set of games that RUN plays, in Minari's format."
-    given = parse(Arguments, argv, verb="collect", about=about)
-    for name, ok in (
-        ("episodes", given.episodes is None or given.episodes >= 1),
-        ("steps", given.steps is None or given.steps >= 1),
-        ("num_envs", given.num_envs >= 1),
-        ("seed", 0 <= given.seed < 1 << 40),
-        ("epsilon", 0 <= given.epsilon <= 1),
-    ):
-        if not ok:
-            raise UsageError(f"{name} is {getattr(given, name)}, which is out of range")
-    if given.episodes is not None and given.steps is not None:
-        raise UsageError("episodes and steps are both given; give one of them")
+    """Play the games and write the data set."""
+    about = "Write a data set of games played by RUN, in Minari's format."
+    given = parse(Arguments, argv, command="collect", about=about)
     episodes = 100 if given.episodes is None and given.steps is None else given.episodes
     config = Run.open(given.run).config()
     out, dataset_id = _named(given.out, config)
@@ -89,22 +86,28 @@ def run(argv: list[str]) -> int:
         )
     except KeyboardInterrupt:
         if out.exists():
-            print(f"ludus: {out} has the games that had ended", file=sys.stderr)
+            print(f"ludus: {out} contains the games that had finished", file=sys.stderr)
         raise
     finally:
         bar.close()
     mean = returns / games
     if given.json:
-        told = {"dataset": str(out), "id": dataset_id, "episodes": games, "steps": played}
-        print_json(told | {"mean": mean})
+        summary = {
+            "dataset": str(out),
+            "id": dataset_id,
+            "episodes": games,
+            "steps": played,
+            "mean": mean,
+        }
+        print_json(summary)
     else:
         print(f"{out}: {games:,} games, {played:,} steps, mean return {mean:.1f}")
-        print(f"learn from it: ludus train dqn --dataset {out}")
+        print(f"train on it: ludus train dqn --dataset {out}")
     return 0
 
 
 def _named(out: Path | None, config: RunConfig) -> tuple[Path, str]:
-    """The folder, and Minari's name for what is in it: below `ROOT` the path from there."""
+    """Return the data set's folder and its Minari id, which is the path relative to `ROOT`."""
     names = [config.env, config.agent]
     env, agent = (re.sub(r"[^\w-]", "-", name) for name in names)
     number = 0

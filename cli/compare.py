@@ -1,4 +1,4 @@
-"""`ludus compare`: several agents trained alike, their scores side by side, and a report."""
+"""`ludus compare`: train several agents under the same conditions and report their scores."""
 
 import json
 import shlex
@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import strftime
+from typing import Annotated
 
 from rich.console import Console
 from tyro.conf import OmitArgPrefixes
@@ -13,6 +14,7 @@ from tyro.conf import OmitArgPrefixes
 from ludus.cli.options import parse, print_json, tensorboard
 from ludus.comparison.compare import Plan, compare, tables
 from ludus.comparison.report import About, Training, write
+from ludus.envs.bounds import AT_LEAST_ONE, FRACTION, NON_NEGATIVE, check_bounds
 from ludus.envs.errors import UsageError
 from ludus.envs.make import EnvOptions
 from ludus.evaluation.video import record
@@ -21,62 +23,62 @@ from ludus.training.provenance import commit, hardware, versions
 from ludus.training.run import Run
 from ludus.training.train import load
 
-ABOUT = """Train agents alike on one env or several, and write a report.
+ABOUT = """Train agents under the same conditions on one or more envs, and write a report.
 
-Trainings that have finished under --run-dir are taken as they are, those that were stopped go on:
-the same command continues an interrupted comparison."""
+Finished trainings under --run-dir are reused and interrupted ones are resumed, so the same command
+continues an interrupted comparison."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What is compared, and for how long."""
+    """Options of `ludus compare`."""
 
     env: tuple[str, ...] = ()
     """env ids"""
     agents: tuple[str, ...] = ("dqn", "sb3:dqn", "random")
-    """agents, see `ludus list agents`"""
-    steps: int = 100_000
+    """names of agents; `ludus list agents` lists all"""
+    steps: Annotated[int, AT_LEAST_ONE] = 100_000
     """env steps of each training"""
-    seeds: int = 3
-    """trainings of each agent on each env"""
-    episodes: int = 20
-    """held-out games that each trained agent plays"""
-    epsilon: float = 0.0
+    seeds: Annotated[int, AT_LEAST_ONE] = 3
+    """number of trainings of each agent on each env"""
+    episodes: Annotated[int, AT_LEAST_ONE] = 20
+    """number of held-out games that each trained agent plays"""
+    epsilon: Annotated[float, FRACTION] = 0.0
     """probability of a random action in those games"""
     runs: tuple[Path, ...] = ()
-    """folders of finished runs that are laid beside the others, however they were trained"""
-    jobs: int = 0
-    """trainings at once; 0 for one a core, where memory allows"""
+    """folders of finished runs to include, however they were trained"""
+    jobs: Annotated[int, NON_NEGATIVE] = 0
+    """number of trainings in parallel; 0 for one per core, if memory allows"""
     out: Path | None = None
     """folder of the report; None for runs/compare/<env>-<time>"""
     run_dir: Path = Path("runs")
-    """folder in which run folders are made and looked for"""
+    """folder of the run folders, new and finished"""
     record: bool = False
-    """write an MP4 of the first agent that trains"""
+    """write an MP4 of the first trained agent"""
     device: str = "auto"
     """auto, cpu or cuda"""
     quiet: bool = False
-    """no progress"""
+    """print no progress"""
     json: bool = False
     """print one JSON object on stdout and nothing else"""
     options: OmitArgPrefixes[EnvOptions] = field(default_factory=EnvOptions)
-    """changes to the protocol"""
+    """changes to the protocol of the envs"""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        check_bounds(self, UsageError)
+        if not self.agents:
+            raise UsageError("compare needs at least one agent after --agents")
+        if not self.env and not self.runs:
+            raise UsageError("compare needs --env, or --runs with folders of finished runs")
+        for option, names in (("env", self.env), ("agents", self.agents), ("runs", self.runs)):
+            if len(set(names)) < len(names):
+                raise UsageError(f"--{option} contains a name twice; name each once")
 
 
 def run(argv: list[str]) -> int:
-    """Compare, print a table for each env, write the report; 1 where a training failed."""
-    given = parse(Arguments, argv, verb="compare", about=ABOUT)
-    if given.seeds < 1 or given.episodes < 1 or given.steps < 1 or not given.agents:
-        raise UsageError("seeds, episodes and steps must be 1 or more, and agents at least one")
-    if not 0 <= given.epsilon <= 1:
-        raise UsageError(f"epsilon is {given.epsilon}; it must be from 0 to 1")
-    if given.jobs < 0:
-        raise UsageError(f"jobs is {given.jobs}; it must be 0 or more")
-    if not given.env and not given.runs:
-        raise UsageError("compare needs --env, or --runs with folders of finished runs")
-    for what, names in (("env", given.env), ("agents", given.agents), ("runs", given.runs)):
-        if len(set(names)) < len(names):
-            raise UsageError(f"--{what} names one of them twice; name each once")
+    """Compare, print a table for each env and write the report. Return 1 if a training failed."""
+    given = parse(Arguments, argv, command="compare", about=ABOUT)
     plan = Plan(
         envs=given.env,
         agents=given.agents,
@@ -109,10 +111,10 @@ def run(argv: list[str]) -> int:
     if not given.json:
         for table in tables(trainings):
             Console().print(table)
-    video = _film(trainings, out, given) if given.record else None
+    video = _record(trainings, out, given) if given.record else None
     if given.json:
-        told = json.loads((out / "results.json").read_text())
-        print_json(told | {"out": str(out), "video": str(video) if video else None})
+        results = json.loads((out / "results.json").read_text())
+        print_json(results | {"out": str(out), "video": str(video) if video else None})
         return 1 if failed else 0
     print(f"report           {written[0]}")
     print(f"scores           {out / 'results.json'}")
@@ -123,13 +125,14 @@ def run(argv: list[str]) -> int:
 
 
 def _stem(trainings: list[Training]) -> str:
+    """Return the name of the report's folder."""
     env = trainings[0].env.replace("/", "-").replace(":", "-")
     more = len({t.env for t in trainings}) - 1
     return f"{env}{f'-and-{more}-more' if more else ''}-{strftime('%Y%m%d-%H%M%S')}"
 
 
-def _film(trainings: list[Training], out: Path, given: Arguments) -> Path | None:
-    """A game of the first agent that trained."""
+def _record(trainings: list[Training], out: Path, given: Arguments) -> Path | None:
+    """Record a game of the first trained agent."""
     shown = next((t for t in trainings if t.run is not None), None)
     if shown is None or shown.run is None:
         return None

@@ -1,14 +1,15 @@
-"""`ludus evaluate RUN`: full held-out games with a trained agent."""
+"""`ludus evaluate RUN`: play full held-out games with a trained agent."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from tyro.conf import Positional
 
-from ludus.cli.options import parse, print_json
+from ludus.cli.options import HELD_OUT_SEED, parse, print_json
 from ludus.comparison.aggregates import Score, summarise
+from ludus.envs.bounds import AT_LEAST_ONE, FRACTION, check_bounds
 from ludus.envs.errors import UsageError
 from ludus.envs.make import make
 from ludus.evaluation.evaluate import evaluate
@@ -18,39 +19,35 @@ from ludus.training.train import load
 
 @dataclass(frozen=True)
 class Arguments:
-    """Which run and how many games."""
+    """Options of `ludus evaluate`."""
 
     run: Positional[Path]
     """folder of the run; RUN@STEPS for an earlier checkpoint"""
-    episodes: int = 20
-    """full games"""
-    seed: int = 0
-    """of the held-out games; training never plays them"""
-    epsilon: float = 0.0
+    episodes: Annotated[int, AT_LEAST_ONE] = 20
+    """number of full games"""
+    seed: Annotated[int, HELD_OUT_SEED] = 0
+    """seed of the held-out games, which training never plays"""
+    epsilon: Annotated[float, FRACTION] = 0.0
     """probability of a random action; 0 is the deterministic policy"""
-    num_envs: int = 8
-    """games at the same time; with the seed it fixes which games are played"""
+    num_envs: Annotated[int, AT_LEAST_ONE] = 8
+    """number of games played at the same time; with the seed it determines the games"""
     opponent: str | None = None
-    """board games: who is played against, in place of the training's; random, greedy, mcts:100"""
+    """board games: opponent in place of the run's own, as random, greedy or mcts:100"""
     simulations: int = 0
-    """of an agent that searches, for each move; 0 for its own number"""
+    """simulations of each move of a searching agent; 0 for the number of its configuration"""
     device: str = "auto"
     """auto, cpu or cuda"""
     json: bool = False
     """print one JSON object on stdout and nothing else"""
 
+    def __post_init__(self) -> None:
+        """Check the values."""
+        check_bounds(self, UsageError)
+
 
 def run(argv: list[str]) -> int:
-    """Evaluate and print the scores."""
-    given = parse(Arguments, argv, verb="evaluate", about="Play full held-out games with RUN.")
-    for name, ok in (
-        ("episodes", given.episodes >= 1),
-        ("num_envs", given.num_envs >= 1),
-        ("seed", 0 <= given.seed < 1 << 40),
-        ("epsilon", 0 <= given.epsilon <= 1),
-    ):
-        if not ok:
-            raise UsageError(f"{name} is {getattr(given, name)}, which is out of range")
+    """Evaluate the run and print its scores."""
+    given = parse(Arguments, argv, command="evaluate", about="Play full held-out games with RUN.")
     opened = Run.open(at_steps(given.run)[0])
     config = opened.config()
     options, protocol = config.options, config.protocol
@@ -69,21 +66,26 @@ def run(argv: list[str]) -> int:
     )
     score = summarise(np.array([result.returns]))
     if given.json:
-        told: dict[str, Any] = {
+        scores: dict[str, Any] = {
             "run": str(given.run),
             "env": config.env,
             "protocol": protocol,
+            "seed": given.seed,
+            "epsilon": given.epsilon,
+            "mean": score.mean,
+            "iqm": score.iqm,
+            "interval": [score.low, score.high],
+            "returns": result.returns,
+            "lengths": result.lengths,
         }
-        told |= {"seed": given.seed, "epsilon": given.epsilon, "mean": score.mean}
-        told |= {"iqm": score.iqm, "interval": [score.low, score.high]}
-        told |= {"returns": result.returns, "lengths": result.lengths}
-        print_json(told)
+        print_json(scores)
     else:
         print(f"{config.agent} on {config.env}, {_summary(result.returns, protocol, score)}")
     return 0
 
 
 def _summary(returns: list[float], protocol: dict[str, Any], score: Score) -> str:
+    """Return won, drawn and lost games against an opponent, else statistics of the returns."""
     if "opponent" in protocol:
         won, lost = (sum(r * side > 0 for r in returns) for side in (1, -1))
         drawn = len(returns) - won - lost

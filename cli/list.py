@@ -1,11 +1,9 @@
-"""`ludus list`: the agents, envs, board games or runs there are."""
+"""`ludus list`: list the available agents, envs, board games or runs."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
-from rich.table import Table
 from tyro.conf import Positional
 
 from ludus.cli.options import closest, parse, print_json
@@ -16,24 +14,23 @@ KINDS = ("agents", "envs", "games", "runs")
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to list."""
+    """Options of `ludus list`."""
 
     what: Positional[Literal["agents", "envs", "games", "runs"]] = "runs"
-    """agents, envs, games or runs"""
+    """what to list"""
     run_dir: Path = Path("runs")
-    """folder of the runs"""
+    """folder that contains the runs"""
     json: bool = False
     """print one JSON object on stdout and nothing else"""
 
 
 def run(argv: list[str]) -> int:
-    """List."""
+    """List what was asked for."""
     words = [word for word in argv if not word.startswith("-")]
     if words and words[0] not in KINDS and words[0] == argv[0]:
         raise UsageError(closest(words[0], KINDS, "list of"))
-    given = parse(
-        Arguments, argv, verb="list", about="Show the agents, envs, games or runs there are."
-    )
+    about = "List the available agents, envs, board games or runs."
+    given = parse(Arguments, argv, command="list", about=about)
     rows = {"agents": _agents, "envs": _envs, "games": _games, "runs": _runs}[given.what](
         given.run_dir
     )
@@ -41,24 +38,32 @@ def run(argv: list[str]) -> int:
         print_json({given.what: rows})
         return 0
     if not rows:
-        print(f"no runs in {given.run_dir} yet; `ludus train dqn CartPole-v1` makes one")
+        print(f"no runs in {given.run_dir} yet; `ludus train dqn CartPole-v1` starts one")
         return 0
     if given.what == "envs":
         print("\n".join(row["env"] for row in rows))
         return 0
-    shown = Table(box=None)
-    for name in rows[0]:
-        shown.add_column(name, overflow="fold")
-    for row in rows:
-        shown.add_row(*("-" if value is None else str(value) for value in row.values()))
-    Console().print(shown)
+    _print_table(rows)
     return 0
 
 
-def _agents(_: Path) -> list[dict[str, Any]]:
-    from ludus.agents import registry
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    """Print rows under the names of their fields."""
+    from rich.console import Console
+    from rich.table import Table
 
-    return [{"agent": name, "what": about} for name, about in registry.names().items()]
+    table = Table(box=None)
+    for name in rows[0]:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*("-" if value is None else str(value) for value in row.values()))
+    Console().print(table)
+
+
+def _agents(_: Path) -> list[dict[str, Any]]:
+    import ludus
+
+    return [{"agent": name, "what": about} for name, about in ludus.list_agents().items()]
 
 
 def _envs(_: Path) -> list[dict[str, Any]]:
@@ -73,13 +78,13 @@ def _games(_: Path) -> list[dict[str, Any]]:
     rows = []
     for name in spiel.names():
         game = spiel.make_game(name)
-        rules = "OpenSpiel's" if isinstance(game, spiel.SpielGame) else "our own, on bits"
+        rules = "OpenSpiel's" if isinstance(game, spiel.SpielGame) else "ours, on bitboards"
         parameters = ", ".join(sorted(spiel.load(name).get_parameters()))
         rows.append(
             {
                 "game": name,
                 "actions": game.num_actions,
-                "moves at most": game.max_moves,
+                "maximum moves": game.max_moves,
                 "rules": rules,
                 "parameters": parameters or None,
             }

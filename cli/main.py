@@ -1,86 +1,74 @@
-"""`ludus`: one verb a file; a user's mistake is one sentence and exit code 2."""
+"""The command `ludus`: one module per command; a user's mistake is one sentence and exit code 2."""
 
 import importlib
 import os
 import sys
 from collections.abc import Sequence
 
-from ludus.cli.options import closest
-from ludus.envs.errors import UsageError
+from ludus.cli.options import closest, flush_denormals
+from ludus.envs.errors import LudusError, TrainingStopped, UsageError
 
-VERBS = {
+COMMANDS = {
     "train": "train an agent on an env, or resume a training",
     "evaluate": "play full held-out games with a trained agent",
     "collect": "write a data set of games that a trained agent plays",
-    "watch": "show runs and agents at play in the browser",
-    "record": "film a trained agent, with what it sees and thinks",
-    "compare": "train several agents alike and lay their scores side by side",
+    "watch": "show runs and playing agents in the browser",
+    "record": "record a video of a trained agent, its saliency and its values",
+    "compare": "train several agents under the same conditions and report their scores",
     "play": "play against a trained agent, in text or in the browser",
-    "arena": "let agents and players of a board game play each other, with Elo ratings",
-    "bench": "measure our speed against Stable-Baselines3's on this machine",
-    "list": "show the agents, envs, games or runs there are",
+    "arena": "run a round robin of agents and players of a board game, with Elo ratings",
+    "bench": "measure the training speed of Ludus and Stable-Baselines3 on this machine",
+    "list": "list the available agents, envs, board games or runs",
 }
+# `list` computes nothing; `train` checks the agent's name before it imports torch
+_WITHOUT_TORCH = ("list", "train")
 
 
 def _usage() -> str:
-    verbs = "\n".join(f"  {verb:10}{about}" for verb, about in VERBS.items())
-    return f"usage: ludus VERB ...\n\n{verbs}\n\nludus VERB --help shows every option of a verb."
+    commands = "\n".join(f"  {command:10}{about}" for command, about in COMMANDS.items())
+    return (
+        f"usage: ludus COMMAND ...\n\n{commands}\n\n"
+        "ludus COMMAND --help shows every option of a command."
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one verb; exits with its status."""
+    """Run one command and exit with its status.
+
+    Args:
+        argv: the command and its arguments; None for those of this process.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
-    # read by torch's threads as they start: without it one that waits for another keeps its core
-    # from it, and beside another program two threads are ten times slower
+    # Torch's threads read this when they start. By default a waiting thread spins on its core:
+    # next to another busy process, two threads are then ten times slower.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     sys.path.append(os.getcwd())  # so that `module:Env-v0` finds a user's own module
-    if not words or words[0] in ("-h", "--help"):
-        print(_usage())
-        sys.exit(0 if words else 2)
     try:
+        if not words or words[0] in ("-h", "--help"):
+            print(_usage())
+            sys.exit(0 if words else 2)
         sys.exit(_run(words[0], words[1:]))
     except KeyboardInterrupt:
         print("ludus: interrupted", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # the reader of a pipe has gone, as with `| head`
+    except BrokenPipeError:  # the reader of a pipe has exited, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
 
 
-def _run(verb: str, argv: list[str]) -> int:
+def _run(command: str, argv: list[str]) -> int:
     try:
-        if verb not in VERBS:
-            raise UsageError(closest(verb, list(VERBS), "verb"))
-        _flush_denormals()
-        module = importlib.import_module(f"ludus.cli.{verb}")
+        if command not in COMMANDS:
+            raise UsageError(closest(command, COMMANDS, "command"))
+        if command not in _WITHOUT_TORCH:
+            flush_denormals()
+        module = importlib.import_module(f"ludus.cli.{command}")
         return module.run(argv)
-    except Exception as error:
-        from ludus.envs.errors import TrainingStopped
-
-        if isinstance(error, TrainingStopped):
-            print(f"ludus: {error}", file=sys.stderr)
-            return error.code
-        if _is_the_users(error):
-            print(f"ludus: {error}", file=sys.stderr)
-            return 2
-        raise
-
-
-def _flush_denormals() -> None:
-    """Count numbers below 1e-38 as 0, on this thread and on those that torch has yet to start.
-
-    An optimizer's moments fade into them, and computing with them slows a training down.
-    """
-    import torch
-
-    torch.set_flush_denormal(True)
-
-
-def _is_the_users(error: Exception) -> bool:
-    """Whether the error speaks to the user in one sentence, rather than of a bug of ours."""
-    from ludus.envs.errors import CheckpointError, ConfigError, EnvError, RunError, TrainingError
-
-    ours = UsageError | ConfigError | EnvError | CheckpointError | RunError | TrainingError
-    if isinstance(error, BrokenPipeError):
-        return False  # `main` answers it
-    return isinstance(error, ours | OSError)  # a folder that cannot be written, say
+    except TrainingStopped as stopped:
+        print(f"ludus: {stopped}", file=sys.stderr)
+        return stopped.code
+    except BrokenPipeError:
+        raise  # `main` handles it
+    except (LudusError, OSError) as error:  # an OSError: an unwritable folder, for example
+        print(f"ludus: {error}", file=sys.stderr)
+        return 2

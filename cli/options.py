@@ -1,68 +1,116 @@
-"""Command lines from dataclasses: every field an option, every mistake a sentence."""
+"""Command lines from dataclasses: each field is an option, each mistake is one sentence."""
 
-import contextlib
 import difflib
-import io
 import json
-import shutil
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import tyro
-
+from ludus.envs.bounds import Bounds
 from ludus.envs.errors import UsageError
 
 _T = TypeVar("_T")
+PORT = Bounds(0, (1 << 16) - 1)
+HELD_OUT_SEED = Bounds(0, 1 << 40, below_high=True)
 
 
 def parse(
-    kind: type[_T], argv: Sequence[str], *, verb: str, about: str, default: _T | None = None
+    kind: type[_T], argv: Sequence[str], *, command: str, about: str, default: _T | None = None
 ) -> _T:
-    """The dataclass that the arguments describe; prints help and exits 0 where it is asked for.
+    """Parse arguments into a dataclass. Print the help and exit with 0 if `argv` asks for it.
+
+    Args:
+        kind: the dataclass; the docstrings of its fields are the help of its options.
+        argv: arguments after the command.
+        command: the command, as in `ludus COMMAND`.
+        about: description in the help.
+        default: values of the fields that are not given; None for those of `kind`.
 
     Raises:
-        UsageError: an unknown option or a value that does not fit.
+        UsageError: an option is unknown or a value is invalid.
     """
-    cli: Any = tyro.cli  # its overloads do not say that a default may be None
+    import contextlib
+    import io
+
+    import tyro
+
+    cli: Any = tyro.cli  # its overloads exclude a default of None
+    program = f"ludus {command}"
     if "--help" in argv or "-h" in argv:
-        cli(kind, args=["--help"], prog=f"ludus {verb}", description=about, default=default)
-    said = io.StringIO()
+        cli(kind, args=["--help"], prog=program, description=about, default=default)
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            return cli(
-                kind, args=list(argv), prog=f"ludus {verb}", description=about, default=default
-            )
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            return cli(kind, args=list(argv), prog=program, description=about, default=default)
     except SystemExit:
-        raise UsageError(_sentence(said.getvalue(), verb)) from None
+        raise UsageError(_sentence(output.getvalue(), command)) from None
 
 
-def _sentence(said: str, verb: str) -> str:
-    """The one line that matters in tyro's box, with its suggestion."""
-    lines = [line.strip(" │─╭╮╰╯|") for line in said.splitlines()]
+def _sentence(output: str, command: str) -> str:
+    """Extract the message from the box that tyro prints, with its suggestion."""
+    lines = [line.strip(" │─╭╮╰╯|") for line in output.splitlines()]
     parts = [part.strip() for part in "\n".join(lines).split("---")]
     parts = [" ".join(part.strip("- \n").split()) for part in parts if part.strip("- \n")]
-    message = parts[1] if len(parts) > 1 else " ".join(parts)
+    message = (parts[1] if len(parts) > 1 else " ".join(parts)).rstrip(".")
+    # a ValueError of __post_init__: tyro puts the name of the dataclass or of its field before it
+    own = re.fullmatch(r"Error parsing (?!--)\S+: (.+)", message)
+    if own:
+        return own[1]
     _, _, hint = " ".join(parts).partition("Perhaps you meant:")
     flags = [word.rstrip(",") for word in hint.split() if word.startswith("--")]
     suggestion = f"; did you mean {flags[0]}?" if flags else ""
-    return f"{message.rstrip('.')}{suggestion or f'; ludus {verb} --help shows every option'}"
+    return f"{message}{suggestion or f'; ludus {command} --help shows every option'}"
 
 
-def closest(word: str, known: Sequence[str], what: str) -> str:
-    """A sentence on an unknown word, with the nearest known one."""
+def closest(word: str, known: Iterable[str], what: str, otherwise: str = "") -> str:
+    """Return a sentence on an unknown word that suggests the most similar known one.
+
+    Args:
+        word: the unknown word.
+        known: the known words.
+        what: what they name, as in "there is no agent dqm".
+        otherwise: the hint if no known word is similar; "" to list all of them.
+    """
+    known = list(known)
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+    hint = f"did you mean {near[0]}?" if near else otherwise or f"there are {', '.join(known)}"
     return f"there is no {what} {word}; {hint}"
 
 
+def check_agents(names: Iterable[str]) -> None:
+    """Check names of agents before anything slow is imported.
+
+    Raises:
+        UsageError: there is no agent of one of these names.
+    """
+    import ludus
+
+    known = ludus.list_agents()
+    for name in names:
+        if name not in known:
+            raise UsageError(closest(name, known, "agent", "`ludus list agents` shows all"))
+
+
+def flush_denormals() -> None:
+    """Treat numbers below 1e-38 as 0, on this thread and on those that torch has yet to start.
+
+    The moments of an optimizer decay into that range, where arithmetic is slow on a CPU.
+    """
+    import torch
+
+    torch.set_flush_denormal(True)
+
+
 def tensorboard() -> str:
-    """How to call TensorBoard: by its path where it is not on the PATH."""
+    """Return the command that starts TensorBoard: its path if it is not on the PATH."""
+    import shutil
+
     beside = Path(sys.executable).with_name("tensorboard")
     return "tensorboard" if shutil.which("tensorboard") or not beside.exists() else str(beside)
 
 
-def print_json(told: Any) -> None:
-    """One JSON object on stdout."""
-    print(json.dumps(told))
+def print_json(value: Any) -> None:
+    """Print one JSON object on stdout."""
+    print(json.dumps(value))

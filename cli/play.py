@@ -1,18 +1,19 @@
-"""`ludus play RUN`: a person against a trained agent, in text or in the browser."""
+"""`ludus play RUN`: play against a trained agent, in text or in the browser."""
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from rich.console import Console
 from tyro.conf import Positional
 
 from ludus.agents.agent import Advice, Advisor
-from ludus.cli.options import parse
-from ludus.cli.watch import check_port, place
+from ludus.cli.options import PORT, parse
+from ludus.cli.watch import link_to
 from ludus.envs.board import spiel
+from ludus.envs.bounds import NON_NEGATIVE, check_bounds
 from ludus.envs.errors import UsageError
 from ludus.evaluation.interactive_game import InteractiveGame
 from ludus.training.run import Run, at_steps
@@ -20,159 +21,172 @@ from ludus.training.train import load
 from ludus.viewer.library import Library
 from ludus.viewer.server import serve
 
-HELP = "a move by its name or number; hint, moves, undo, help or quit"
+HELP = "enter a move by its name or number, or one of: hint, moves, undo, help or quit"
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Against whom."""
+    """Options of `ludus play`."""
 
     run: Positional[Path]
     """folder of a run; RUN@STEPS for an earlier checkpoint of a board game"""
     web: bool = False
-    """in the browser: board games by clicking, others with the keyboard"""
-    port: int = 8008
-    """of the page; 0 for any that is free"""
+    """play in the browser: board games with the mouse, others with the keyboard"""
+    port: Annotated[int, PORT] = 8008
+    """TCP port of the page; 0 for a free one"""
     side: Literal["first", "second"] = "first"
-    """whether you begin"""
-    simulations: int = 0
-    """of an agent that searches, for each move; 0 for its own number"""
+    """your side: first begins the game"""
+    simulations: Annotated[int, NON_NEGATIVE] = 0
+    """simulations of each move of a searching agent; 0 for the number of its configuration"""
     device: str = "auto"
     """auto, cpu or cuda"""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        check_bounds(self, UsageError)
 
 
 def run(argv: list[str]) -> int:
     """Play one game."""
-    given = parse(Arguments, argv, verb="play", about="Play against the agent of RUN.")
+    given = parse(Arguments, argv, command="play", about="Play against the agent of RUN.")
     if given.web:
         return _in_the_browser(given)
     config = Run.open(at_steps(given.run)[0]).config()
     if not spiel.is_game(config.env):
-        raise UsageError(f"{given.run} plays {config.env}, which needs a page: add --web")
+        raise UsageError(
+            f"{given.run} plays {config.env}, which is shown in the browser only; add --web"
+        )
     agent = load(given.run, device=given.device, simulations=given.simulations)
     if not isinstance(agent, Advisor):
-        raise UsageError(f"{config.agent} has no opinion to play by; choose another run")
-    game = _Game(agent, config.env, given.side == "second")
-    game.play()
+        raise UsageError(
+            f"{config.agent} cannot choose a move by search, policy or value; choose another run"
+        )
+    _TextGame(agent, config.env, given.side == "second").play()
     return 0
 
 
 def _in_the_browser(given: Arguments) -> int:
-    check_port(given.port)
+    """Serve the page until Ctrl-C."""
     if given.side != "first" or given.simulations or given.device != "auto":
         raise UsageError("side and simulations are chosen on the page; leave them and device out")
-    root, fragment = place(given.run, "play")
+    root, fragment = link_to(given.run, "play")
 
-    def say(link: str) -> None:
-        print(f"open {link}; Ctrl-C ends it", flush=True)
+    def print_link(link: str) -> None:
+        print(f"open {link}; Ctrl-C stops the server", flush=True)
 
-    serve(Library(root), say, port=given.port, fragment=fragment)
+    serve(Library(root), print_link, port=given.port, fragment=fragment)
     return 0
 
 
-class _Left(Exception):
-    """The person has left."""
+class _Quit(Exception):
+    """Raised when the person quits the game."""
 
 
-class _Game:
-    """One game in text."""
+class _TextGame:
+    """A game between a person and an agent, in the terminal."""
 
     def __init__(self, agent: Advisor, name: str, agent_begins: bool) -> None:
-        self._duel, self._agent_side = InteractiveGame(agent, name), 0 if agent_begins else 1
+        self._game = InteractiveGame(agent, name)
+        self._agent_side = 0 if agent_begins else 1
         self._console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     def play(self) -> None:
-        """To its end, or until the person leaves."""
-        self._say(f"{self._duel.name}: you play {'second' if self._agent_side == 0 else 'first'}")
-        self._say(HELP)
+        """Play until the game ends or the person quits."""
+        self._print(f"{self._game.name}: you play {'second' if self._agent_side == 0 else 'first'}")
+        self._print(HELP)
         try:
-            while not self._duel.over:
-                if self._duel.current_player == self._agent_side:
-                    advice, move = self._duel.advice, int(self._duel.advice.action[0])
-                    self._say(f"\n{self._duel.state}\n{self._opinion(advice, 'the agent plays')}")
-                    self._duel.play(move)
+            while not self._game.over:
+                if self._game.current_player == self._agent_side:
+                    advice, move = self._game.advice, int(self._game.advice.action[0])
+                    self._print(f"\n{self._game.state}\n{self._advice(advice, 'the agent plays')}")
+                    self._game.play(move)
                 else:
-                    self._say(f"\n{self._duel.state}")
-                    self._person()
-        except (_Left, KeyboardInterrupt):
-            self._say("\nyou left the game")
+                    self._print(f"\n{self._game.state}")
+                    self._move_of_person()
+        except (_Quit, KeyboardInterrupt):
+            self._print("\nyou left the game")
             return
-        self._say(f"\n{self._duel.state}\n{self._result()}")
+        self._print(f"\n{self._game.state}\n{self._result()}")
 
-    def _person(self) -> None:
-        """Ask until a move is made or taken back."""
+    def _move_of_person(self) -> None:
+        """Read commands until a move is made or taken back."""
         while True:
             self._console.print("your move> ", end="")
             word = sys.stdin.readline()
             if not word:
-                raise _Left
+                raise _Quit
             word = word.strip()
             match word.lower():
                 case "quit" | "q" | "exit":
-                    raise _Left
+                    raise _Quit
                 case "help" | "?":
-                    self._say(HELP)
+                    self._print(HELP)
                 case "":
                     continue
                 case "moves":
-                    self._say(self._all_moves())
+                    self._print(self._all_moves())
                 case "hint":
-                    self._say(self._opinion(self._duel.advice, "the agent would play"))
+                    self._print(self._advice(self._game.advice, "the agent would play"))
                 case "undo":
-                    if self._take_back():
+                    if self._undo():
                         return
                 case _:
-                    move = self._understand(word)
+                    move = self._parse_move(word)
                     if move is not None:
-                        self._duel.play(move)
+                        self._game.play(move)
                         return
 
-    def _understand(self, word: str) -> int | None:
-        legal = self._duel.legal_moves()
+    def _parse_move(self, word: str) -> int | None:
+        """Return the legal move of that name or number; None, with a message, if there is none."""
+        legal = self._game.legal_moves()
         for move in legal:
-            if word.lower() == self._duel.move_name(move).lower():
+            if word.lower() == self._game.move_name(move).lower():
                 return move
         if word.isdecimal() and int(word) in legal:
             return int(word)
-        self._say(f"{word} is no legal move here; {self._all_moves()}")
+        self._print(f"{word} is not a legal move; {self._all_moves()}")
         return None
 
-    def _take_back(self) -> bool:
-        """The person's last move and all after it."""
-        if self._duel.undo(1 - self._agent_side):
+    def _undo(self) -> bool:
+        """Take back the person's last move and all moves after it."""
+        if self._game.undo(1 - self._agent_side):
             return True
-        self._say("you have made no move yet")
+        self._print("you have made no move yet")
         return False
 
     def _all_moves(self) -> str:
-        told = [f"{self._duel.move_name(move)} ({move})" for move in self._duel.legal_moves()]
-        return f"legal moves: {', '.join(told)}"
+        """List the legal moves."""
+        moves = [f"{self._game.move_name(move)} ({move})" for move in self._game.legal_moves()]
+        return f"legal moves: {', '.join(moves)}"
 
-    def _opinion(self, advice: Advice, verb: str) -> str:
-        """What the agent would do, its value, and its best moves."""
-        best = self._duel.move_name(int(advice.action[0]))
-        return f"{verb} {best} (value {advice.value[0]:+.2f} for who moves; {self._best(advice)})"
+    def _advice(self, advice: Advice, verb: str) -> str:
+        """Describe the agent's move, its value for the player to move, and its best moves."""
+        best = self._game.move_name(int(advice.action[0]))
+        value = f"value {advice.value[0]:+.2f} for the player to move"
+        return f"{verb} {best} ({value}; {self._best(advice)})"
 
     def _best(self, advice: Advice) -> str:
+        """Describe the three best moves by probability, else by value."""
         ranks = advice.probability if advice.probability is not None else advice.q
         if ranks is None:
-            return "no opinion on single moves"
+            return "no values of single moves"
         order = sorted(
-            self._duel.legal_moves(), key=lambda move: -np.nan_to_num(ranks[0, move], nan=-np.inf)
+            self._game.legal_moves(), key=lambda move: -np.nan_to_num(ranks[0, move], nan=-np.inf)
         )
-        told = []
+        best = []
         for move in order[:3]:
-            text = self._duel.move_name(move)
+            text = self._game.move_name(move)
             if advice.probability is not None:
                 text += f" {advice.probability[0, move]:.0%}"
             if advice.q is not None and not np.isnan(advice.q[0, move]):
                 text += f" {advice.q[0, move]:+.2f}"
-            told.append(text)
-        return f"best: {', '.join(told)}"
+            best.append(text)
+        return f"best: {', '.join(best)}"
 
     def _result(self) -> str:
-        own = self._duel.result(1 - self._agent_side)
+        """Return the outcome for the person."""
+        own = self._game.result(1 - self._agent_side)
         return "you won" if own > 0 else "you lost" if own < 0 else "a draw"
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         self._console.print(text)

@@ -1,11 +1,13 @@
-"""`ludus record RUN`: a film of a trained agent, with what it sees and thinks."""
+"""`ludus record RUN`: record a video of a trained agent, its saliency and its values."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from tyro.conf import Positional
 
-from ludus.cli.options import parse, print_json
+from ludus.cli.options import HELD_OUT_SEED, parse, print_json
+from ludus.envs.bounds import AT_LEAST_ONE, FRACTION, check_bounds
 from ludus.envs.errors import UsageError
 from ludus.evaluation.video import SUFFIXES, Overlay, record
 from ludus.training.run import Run
@@ -14,39 +16,41 @@ from ludus.training.train import load
 
 @dataclass(frozen=True)
 class Arguments:
-    """Which run and which game."""
+    """Options of `ludus record`."""
 
     run: Positional[Path]
     """folder of the run"""
     out: Path | None = None
-    """the film, .mp4 or .gif; None for RUN/game.mp4"""
-    seed: int = 0
-    """of the held-out game"""
-    epsilon: float = 0.0
+    """video file, .mp4 or .gif; None for RUN/game.mp4"""
+    seed: Annotated[int, HELD_OUT_SEED] = 0
+    """seed of the held-out game"""
+    epsilon: Annotated[float, FRACTION] = 0.0
     """probability of a random action"""
-    max_steps: int = 2_000
-    """env steps after which the film ends, the game over or not"""
+    max_steps: Annotated[int, AT_LEAST_ONE] = 2_000
+    """maximum length of the video in env steps"""
     overlay: Overlay = "gradient"
-    """what the agent looks at, drawn on the picture; perturbation is slower and clearer"""
+    """saliency map drawn over the image; perturbation is slower and clearer"""
     panel: bool = True
-    """show the agent's actions, its value and the return beside the picture"""
+    """show action probabilities or values, the state value and the return beside the image"""
     device: str = "auto"
     """auto, cpu or cuda"""
     json: bool = False
     """print one JSON object on stdout and nothing else"""
 
+    def __post_init__(self) -> None:
+        """Check the values."""
+        check_bounds(self, UsageError)
+
 
 def run(argv: list[str]) -> int:
     """Record one game."""
-    given = parse(Arguments, argv, verb="record", about="Film RUN playing one game.")
-    if given.max_steps < 1 or not 0 <= given.epsilon <= 1 or not 0 <= given.seed < 1 << 40:
-        raise UsageError("max_steps must be 1 or more, epsilon from 0 to 1, seed 0 or more")
+    given = parse(Arguments, argv, command="record", about="Record a video of one game of RUN.")
     config = Run.open(given.run).config()
     out = given.out or given.run / "game.mp4"
     if out.suffix not in SUFFIXES:
         raise UsageError(f"{out} does not end in {' or '.join(SUFFIXES)}")
     if not out.parent.is_dir():
-        raise UsageError(f"the folder {out.parent} is not there; make it first")
+        raise UsageError(f"the folder {out.parent} does not exist; create it first")
     score, length = record(
         load(given.run, device=given.device),
         config.env,

@@ -1,72 +1,65 @@
-"""`ludus train AGENT ENV`: train an agent; `ludus train --resume RUN`: go on with a training."""
+"""`ludus train AGENT ENV` starts a training; `ludus train --resume RUN` continues one."""
 
-import contextlib
-import io
-from dataclasses import asdict, dataclass, field, make_dataclass
+from dataclasses import asdict, dataclass, field, fields, make_dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import tyro
-from tyro.conf import OmitArgPrefixes
-
-from ludus.agents import registry
-from ludus.agents.random_agent import RandomConfig
-from ludus.cli.options import parse, print_json, tensorboard
+from ludus.cli.options import check_agents, flush_denormals, parse, print_json, tensorboard
 from ludus.envs.errors import UsageError
-from ludus.envs.make import EnvOptions, make
-from ludus.training.dataset import Dataset
-from ludus.training.run import Run, TrainOptions
-from ludus.training.session import Session
-from ludus.training.train import resume_session, start_session
 
-ABOUT = """Train AGENT on ENV in a new run folder, or go on with RUN.
+if TYPE_CHECKING:  # torch is imported only after the agent's name has been checked
+    from ludus.envs.make import EnvOptions
+    from ludus.training.session import Session
+
+ABOUT = """Train AGENT on ENV in a new run folder, or resume RUN.
 
 ludus train AGENT ENV [options]     ludus train --resume RUN
 ludus train AGENT [ENV] --dataset FOLDER_OR_MINARI_ID [options]
 
-With a data set ENV is only where the agent is evaluated, and steps are updates.
+With a data set, ENV is used for evaluation only, and steps count updates.
 
-`ludus list agents` and `ludus list envs` show what there is."""
+`ludus list agents` and `ludus list envs` list all agents and envs."""
 
 
 @dataclass(frozen=True)
 class _Common:
-    """Where to and how loud."""
+    """Options of a new training that the agent does not depend on."""
 
     run_dir: Path = Path("runs")
-    """folder in which the run's own folder is made"""
+    """folder in which the run folder is created"""
     quiet: bool = False
-    """no progress"""
+    """print no progress"""
     json: bool = False
     """print one JSON object on stdout and nothing else there"""
 
 
 @dataclass(frozen=True)
 class _Resume:
-    """Go on with a training."""
+    """Options of a resumed training."""
 
     resume: Path
-    """folder of the run to go on with"""
+    """folder of the run to resume"""
     quiet: bool = False
-    """no progress"""
+    """print no progress"""
     json: bool = False
     """print one JSON object on stdout and nothing else there"""
 
 
 def run(argv: list[str]) -> int:
-    """Train; exits 130 or 143 after a signal, with everything saved."""
+    """Train and print the score.
+
+    After SIGINT or SIGTERM, save and exit with 130 or 143.
+    """
     if any(word.split("=")[0] == "--resume" for word in argv):
-        resumed = parse(_Resume, argv, verb="train", about=ABOUT)
-        session = resume_session(Run.open(resumed.resume), quiet=resumed.quiet)
-        return _train(session, resumed.json)
+        return _resume(argv)
     names: list[str] = []
     rest = list(argv)
     while rest and not rest[0].startswith("-") and len(names) < 2:
         names.append(rest.pop(0))
     dataset = _value_of("--dataset", rest)
     if len(names) == 1 and dataset is not None:
-        names.append("")  # the env that the data set is from
+        names.append("")  # the env that the data set was recorded on
     if len(names) < 2:
         if "--help" in argv or "-h" in argv:
             names = [names[0] if names else "dqn", "CartPole-v1"]
@@ -76,67 +69,103 @@ def run(argv: list[str]) -> int:
                 "`ludus train dqn CartPole-v1 --seed 3`, or --resume RUN"
             )
     agent, env_id = names
-    verb = f"train {agent} {env_id}".strip()
-    kind = _arguments(agent, env_id, dataset, _env_options(rest))
-    given: Any = parse(kind, rest, verb=verb, about=ABOUT)
-    config = given.config if hasattr(given, "config") else None
+    check_agents([agent])
+    return _start(agent, env_id, dataset, rest)
+
+
+def _resume(argv: list[str]) -> int:
+    given = parse(_Resume, argv, command="train", about=ABOUT)
+    flush_denormals()
+    from ludus.training.run import Run
+    from ludus.training.train import resume_session
+
+    return _train(resume_session(Run.open(given.resume), quiet=given.quiet), given.json)
+
+
+def _start(agent: str, env_id: str, dataset: str | None, options: list[str]) -> int:
+    flush_denormals()
+    from ludus.training.train import start_session
+
+    kind = _arguments(agent, env_id, dataset, _env_options(options))
+    given: Any = parse(kind, options, command=f"train {agent} {env_id}".strip(), about=ABOUT)
     common: _Common = given.common
     session = start_session(
-        agent, env_id, given.train, given.options, config, common.run_dir, quiet=common.quiet
+        agent,
+        env_id,
+        given.train,
+        given.options,
+        getattr(given, "config", None),  # the random agent has none
+        common.run_dir,
+        quiet=common.quiet,
     )
     return _train(session, common.json)
 
 
 def _value_of(option: str, words: list[str]) -> str | None:
-    """What follows an option, before its others are known."""
-    for word, after in pairwise([*words, ""]):
+    """Return the value of an option before the command line is parsed; None without a value."""
+    for word, following in pairwise([*words, ""]):
         name, equals, value = word.partition("=")
-        if name == option and (equals or after):
-            return value if equals else after
+        if name == option and (equals or following):
+            return value if equals else following
     return None
 
 
-def _env_options(words: list[str]) -> EnvOptions:
-    """The env's options, before the agent's are known."""
-    cli: Any = tyro.cli  # its overloads do not know of the words that are left
+def _env_options(words: list[str]) -> "EnvOptions":
+    """Parse the env's options, which the defaults of the agent's options depend on."""
+    import contextlib
+    import io
+
+    import tyro
+
+    from ludus.envs.make import EnvOptions
+
+    cli: Any = tyro.cli  # its overloads do not describe return_unknown_args
     words = [word for word in words if word not in ("-h", "--help")]
-    said = io.StringIO()
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             return cli(EnvOptions, args=words, return_unknown_args=True)[0]
     except SystemExit:
-        return EnvOptions()  # what is wrong is said when all of the line is read
+        return EnvOptions()  # parsing the whole line reports the mistake
 
 
-def _arguments(agent: str, env_id: str, dataset: str | None, options: EnvOptions) -> type[Any]:
-    """The options of that agent on that env, or for that data set, with their defaults."""
+def _arguments(agent: str, env_id: str, dataset: str | None, options: "EnvOptions") -> type[Any]:
+    """Return the dataclass of the options of an agent on an env or a data set."""
+    from tyro.conf import OmitArgPrefixes
+
+    from ludus.agents import registry
+    from ludus.envs.make import EnvOptions, make
+    from ludus.training.dataset import Dataset
+    from ludus.training.run import TrainOptions
+
     probe = make(env_id, 1, 0, options) if dataset is None else Dataset(dataset, held_out=0)
     try:
-        config = registry.preset(agent, probe).config
+        config, num_envs, _ = registry.preset(agent, probe)
     finally:
         probe.close()
-    train = TrainOptions(num_envs=registry.preset(agent, probe).num_envs)
+    train = TrainOptions(num_envs=num_envs)
     parts: list[Any] = [
         ("train", OmitArgPrefixes[TrainOptions], field(default=train)),
         ("options", OmitArgPrefixes[EnvOptions], field(default=EnvOptions())),
         ("common", OmitArgPrefixes[_Common], field(default=_Common())),
     ]
-    if not isinstance(config, RandomConfig):
+    if fields(config):  # the random agent has no choices
         flat: Any = OmitArgPrefixes
         parts.append(("config", flat[type(config)], field(default=config)))
     return make_dataclass("TrainArguments", parts, frozen=True)
 
 
-def _train(session: Session, as_json: bool) -> int:
-    made = session.run
+def _train(session: "Session", as_json: bool) -> int:
+    """Run a training to its end and print its score."""
+    run = session.run
     session.run_to_end()
-    status = made.status()
+    status = run.status()
     if as_json:
-        evaluations = made.evaluations()
-        print_json({"run": str(made.path), **asdict(status), "evaluations": evaluations})
+        evaluations = run.evaluations()
+        print_json({"run": str(run.path), **asdict(status), "evaluations": evaluations})
     else:
         score = status.score
         shown = "not evaluated" if score is None else f"mean return {score:.1f} in evaluation"
-        print(f"{made.path}: {status.env_steps:,} {session.config.train.unit}, {shown}")
-        print(f"learning curves: {tensorboard()} --logdir {made.path}")
+        print(f"{run.path}: {status.env_steps:,} {session.config.train.unit}, {shown}")
+        print(f"learning curves: {tensorboard()} --logdir {run.path}")
     return 0

@@ -1,12 +1,14 @@
-"""`ludus watch`: runs, and agents at play, in the browser."""
+"""`ludus watch`: show runs and playing agents in the browser."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import quote
 
 from tyro.conf import Positional
 
-from ludus.cli.options import parse
+from ludus.cli.options import PORT, parse
+from ludus.envs.bounds import check_bounds
 from ludus.envs.errors import UsageError
 from ludus.training.run import Run
 from ludus.viewer.library import Library
@@ -15,30 +17,35 @@ from ludus.viewer.server import serve
 
 @dataclass(frozen=True)
 class Arguments:
-    """What is shown, and where."""
+    """Options of `ludus watch`."""
 
     run: Positional[Path | None] = None
-    """folder of a run to open first; its neighbours are listed too. None for all under --run-dir"""
+    """folder of a run to open first, listed with the other runs of its root; None for --run-dir"""
     run_dir: Path = Path("runs")
     """folder whose runs are listed"""
-    port: int = 8008
-    """of the page; 0 for any that is free"""
+    port: Annotated[int, PORT] = 8008
+    """TCP port of the page; 0 for a free one"""
     host: str = "127.0.0.1"
-    """address to listen on; another than this machine's own lets others in who have the link"""
+    """address to listen on; 0.0.0.0 gives access to everyone who has the link"""
     modules: tuple[str, ...] = ()
-    """your modules whose envs may be loaded, for runs on `module:Env-v0`"""
+    """Python modules that may be imported for runs on `module:Env-v0`"""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        check_bounds(self, UsageError)
 
 
 def run(argv: list[str]) -> int:
-    """Serve until Ctrl-C."""
-    given = parse(Arguments, argv, verb="watch", about="Watch agents play, in the browser.")
-    check_port(given.port)
+    """Serve the page until Ctrl-C."""
+    about = "Show runs and playing agents in the browser."
+    given = parse(Arguments, argv, command="watch", about=about)
     root, fragment = given.run_dir, ""
     if given.run is not None:
-        root, fragment = place(given.run, "watch")
+        root, fragment = link_to(given.run, "watch")
     library = Library(root)
     count = len(library.runs())
-    print(f"{count} run{'' if count == 1 else 's'} under {root}; Ctrl-C ends it", flush=True)
+    runs = f"{count} run{'' if count == 1 else 's'}"
+    print(f"{runs} under {root}; Ctrl-C stops the server", flush=True)
     serve(
         library,
         lambda link: print(f"open {link}", flush=True),
@@ -50,14 +57,8 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def check_port(port: int) -> None:
-    """Refuse what is no port."""
-    if not 0 <= port < 1 << 16:
-        raise UsageError(f"port is {port}; it must be from 0 to 65535")
-
-
-def place(run: Path, page: str) -> tuple[Path, str]:
-    """The folder of the runs that a run is among, and the link's end that opens it first."""
+def link_to(run: Path, page: str) -> tuple[Path, str]:
+    """Return the root folder of a run and the URL fragment that opens the run on a page."""
     Run.open(run)
     where = run.resolve()
     root = where.parents[2]

@@ -43,11 +43,11 @@ def run(tmp_path_factory) -> Path:
         *("--eval-episodes", 2, "--eval-every", 1000),
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["state"] == "finished"
-    assert told["env_steps"] >= 1500
-    assert [e["env_steps"] // 1000 for e in told["evaluations"]] == [1, 1]
-    return Path(told["run"])
+    output = json.loads(done.stdout)
+    assert output["state"] == "finished"
+    assert output["env_steps"] >= 1500
+    assert [e["env_steps"] // 1000 for e in output["evaluations"]] == [1, 1]
+    return Path(output["run"])
 
 
 @pytest.mark.parametrize(
@@ -108,9 +108,9 @@ def test_help_shows_every_field_with_its_docstring():
 def test_evaluate_prints_one_json_object_and_repeats(run):
     first, second = (_ludus("evaluate", run, "--episodes", 5, "--json") for _ in range(2))
     assert first.returncode == 0, first.stderr
-    told = json.loads(first.stdout)
-    assert len(told["returns"]) == 5
-    assert told["protocol"]["kind"] == "gymnasium"
+    output = json.loads(first.stdout)
+    assert len(output["returns"]) == 5
+    assert output["protocol"]["kind"] == "gymnasium"
     assert first.stdout == second.stdout
     fewer = json.loads(_ludus("evaluate", run, "--episodes", 3, "--num-envs", 2, "--json").stdout)
     assert len(fewer["returns"]) == 3
@@ -122,15 +122,15 @@ def test_record_writes_a_film_of_the_whole_game(run, tmp_path):
 
     done = _ludus("record", run, "--out", tmp_path / "game.mp4", "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    with av.open(told["video"]) as film:
+    output = json.loads(done.stdout)
+    with av.open(output["video"]) as film:
         stream = film.streams.video[0]
         pictures = sum(1 for _ in film.decode(stream))
         assert stream.codec_context.name == "h264"
         assert stream.height >= 400
-    assert pictures == told["length"] + 1
+    assert pictures == output["length"] + 1
     assert _ludus("record", run, "--out", "game.avi").returncode == 2
-    assert "is not there" in _ludus("record", run, "--out", "no/where.mp4").stderr
+    assert "does not exist" in _ludus("record", run, "--out", "no/where.mp4").stderr
 
 
 def test_list(run):
@@ -155,10 +155,10 @@ def test_compare_end_to_end(tmp_path):
         *("--run-dir", tmp_path / "runs", "--json"),
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
+    output = json.loads(done.stdout)
     agents = ["dqn", "sb3:dqn"] * 2 + ["random"] * 2
-    assert [t["agent"] for t in told["trainings"]] == agents
-    for training in told["trainings"]:
+    assert [t["agent"] for t in output["trainings"]] == agents
+    for training in output["trainings"]:
         assert len(training["returns"]) == len(training["lengths"]) == 4
         assert (training["seconds"] is None) == (training["agent"] == "random")
     assert len((tmp_path / "out" / "scores.csv").read_text().splitlines()) == 1 + 6 * 4

@@ -7,11 +7,12 @@ import sys
 import time
 from pathlib import Path
 
-import minari
 import pytest
 
-from ludus.cli import main
+from ludus.cli import main, train
 from ludus.training.run import Run
+
+minari = pytest.importorskip("minari")
 
 LUDUS = [sys.executable, "-m", "ludus.cli"]
 
@@ -20,7 +21,8 @@ LUDUS = [sys.executable, "-m", "ludus.cli"]
 def ludus(monkeypatch, capsys, tmp_path):
     """Run a verb in this process and in a folder of its own: exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(main, "_flush_denormals", lambda: None)
+    for module in (main, train):
+        monkeypatch.setattr(module, "flush_denormals", lambda: None)  # it would outlast the test
 
     def call(line, *more):
         capsys.readouterr()
@@ -51,17 +53,17 @@ def test_from_a_run_to_a_data_set_to_a_run(ludus, run, monkeypatch):
     assert "dqn on CartPole-v1: 20 of 20 games, " in err
     assert "s left" in err
     code, out, err = ludus("collect --steps 300 --quiet --json", run)
-    told = json.loads(out)
+    output = json.loads(out)
     assert (code, err) == (0, "")
-    assert (told["dataset"], told["id"]) == (
+    assert (output["dataset"], output["id"]) == (
         "runs/datasets/CartPole-v1/dqn-v1",
         "CartPole-v1/dqn-v1",
     )
-    assert told["steps"] >= 300
+    assert output["steps"] >= 300
     monkeypatch.setenv("MINARI_DATASETS_PATH", "runs/datasets")
     assert list(minari.list_local_datasets()) == ["CartPole-v1/dqn-v0", "CartPole-v1/dqn-v1"]
-    assert minari.load_dataset(told["id"]).total_steps == told["steps"]
-    assert minari.load_dataset(told["id"]).total_episodes == told["episodes"]
+    assert minari.load_dataset(output["id"]).total_steps == output["steps"]
+    assert minari.load_dataset(output["id"]).total_episodes == output["episodes"]
 
     data = "--dataset CartPole-v1/dqn-v0"  # below runs/datasets
     code, out, err = ludus(f"train dqn {data} --steps 60 --eval-episodes 2 --conservative 1.0")
@@ -71,15 +73,17 @@ def test_from_a_run_to_a_data_set_to_a_run(ludus, run, monkeypatch):
     assert "its steps are updates" in err
     assert "60 of 60 updates" in err
     code, out, err = ludus(f"train c51 CartPole-v1 {data} --steps 30 --eval-episodes 2 --json")
-    told = json.loads(out)
-    assert (code, told["state"], told["env_steps"]) == (0, "finished", 30)
-    assert Run.open(told["run"]).config().config.head == "c51"
-    code, out, err = ludus(f"train dqn CartPole-v1 --steps 100 --init-from {told['run']}", "--json")
+    output = json.loads(out)
+    assert (code, output["state"], output["env_steps"]) == (0, "finished", 30)
+    assert Run.open(output["run"]).config().config.head == "c51"
+    code, out, err = ludus(
+        f"train dqn CartPole-v1 --steps 100 --init-from {output['run']}", "--json"
+    )
     assert code == 0
-    assert f"starts from the encoder of {told['run']}\n" in err
+    assert f"starts from the encoder of {output['run']}\n" in err
     assert "does not take its head: head." in err
-    told = json.loads((Path(json.loads(out)["run"]) / "transfer.json").read_text())
-    assert (told["taken"], list(told["left"])) == (["encoder"], ["head"])
+    output = json.loads((Path(json.loads(out)["run"]) / "transfer.json").read_text())
+    assert (output["taken"], list(output["left"])) == (["encoder"], ["head"])
 
 
 def test_a_chosen_folder_and_its_name(ludus, run, tmp_path):
@@ -98,9 +102,9 @@ def test_a_chosen_folder_and_its_name(ludus, run, tmp_path):
     ("line", "said"),
     [
         ("collect nowhere", "nowhere is not a run"),
-        ("collect RUN --episodes 0", "episodes is 0, which is out of range"),
-        ("collect RUN --steps 0", "steps is 0, which is out of range"),
-        ("collect RUN --epsilon 2", "epsilon is 2.0, which is out of range"),
+        ("collect RUN --episodes 0", "episodes is 0; it must be"),
+        ("collect RUN --steps 0", "steps is 0; it must be"),
+        ("collect RUN --epsilon 2", "epsilon is 2.0; it must be"),
         ("collect RUN --episodes 3 --steps 3", "both given; give one of them"),
         ("collect RUN --episdes 3", "did you mean --episodes?"),
         ("collect RUN --out RUN", "exists already; name another folder with --out"),

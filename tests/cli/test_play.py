@@ -54,9 +54,9 @@ def test_a_whole_game(runs, play, agent, side):
 def test_what_is_not_understood_is_explained_and_asked_again(runs, play):
     code, out, _ = play(["12", "middle", "", "x(1,1)", "4", "quit"], runs["alphazero"])
     assert code == 0
-    assert "12 is no legal move here; legal moves: x(0,0) (0), x(0,1) (1)" in out
-    assert "middle is no legal move here" in out
-    assert "4 is no legal move here; legal moves: x(" in out  # it has been taken by x(1,1)
+    assert "12 is not a legal move; legal moves: x(0,0) (0), x(0,1) (1)" in out
+    assert "middle is not a legal move" in out
+    assert "4 is not a legal move; legal moves: x(" in out  # it has been taken by x(1,1)
     assert out.rstrip().endswith("you left the game")
 
 
@@ -97,8 +97,11 @@ def test_simulations_are_for_agents_that_search(runs, play):
 
 def test_only_board_games_and_agents_with_an_opinion(runs, play, tmp_path):
     code, _, err = play([], runs["random"])
-    assert (code, err) == (2, "ludus: random has no opinion to play by; choose another run\n")
+    assert (code, err) == (
+        2,
+        "ludus: random cannot choose a move by search, policy or value; choose another run\n",
+    )
     cartpole = _trained(tmp_path, "random", "CartPole-v1")
     code, _, err = play([], cartpole)
     assert code == 2
-    assert err.strip().endswith("plays CartPole-v1, which needs a page: add --web")
+    assert err.strip().endswith("plays CartPole-v1, which is shown in the browser only; add --web")

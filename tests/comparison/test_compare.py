@@ -139,7 +139,7 @@ def starts(all_starts):
 @pytest.fixture
 def ludus(monkeypatch, starts):
     """The command line in this process; returns the exit code."""
-    monkeypatch.setattr(main, "_flush_denormals", lambda: None)  # it would outlast the test
+    monkeypatch.setattr(main, "flush_denormals", lambda: None)  # it would outlast the test
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setenv("GOMP_SPINCOUNT", "2000")
 

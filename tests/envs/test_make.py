@@ -324,7 +324,7 @@ def test_doubles_become_singles_quietly(capfd: Any) -> None:
 
 def test_lunar_lander_runs_in_workers() -> None:
     if importlib.util.find_spec("Box2D") is None:
-        pytest.skip("Box2D is not installed: pip install ludus[box2d]")
+        pytest.skip('Box2D is not installed; run pip install -e ".[box2d]"')
     env = make("LunarLander-v3", 2)
     assert isinstance(env.backend, GymnasiumBackend)
     choose, row = chooser(env), env.reset()

@@ -33,6 +33,10 @@ minari = pytest.importorskip("minari")
 EpisodeBuffer = pytest.importorskip("minari.data_collector").EpisodeBuffer
 MinariStorage = pytest.importorskip("minari.dataset.minari_storage").MinariStorage
 
+minari = pytest.importorskip("minari")
+EpisodeBuffer = pytest.importorskip("minari.data_collector").EpisodeBuffer
+MinariStorage = pytest.importorskip("minari.dataset.minari_storage").MinariStorage
+
 CPU = torch.device("cpu")
 LUDUS = [sys.executable, "-m", "ludus.cli"]
 LIMIT = 600.0  # seconds; for a process that hangs, far above what a busy machine needs

@@ -8,11 +8,9 @@ import pyspiel
 import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
-from pettingzoo.test import api_test
 
 from ludus.envs.board import opponents, spiel
 from ludus.envs.board.gym_env import BoardEnv
-from ludus.envs.board.pettingzoo_env import BoardAEC
 from ludus.envs.errors import EnvError
 from ludus.envs.make import EnvOptions, make
 
@@ -174,12 +172,18 @@ def test_what_cannot_be_made_is_refused(made, said):
 
 @pytest.mark.parametrize("name", GAMES)
 def test_pettingzoo_finds_nothing_wrong(name, capsys):
+    api_test = pytest.importorskip("pettingzoo.test").api_test
+    from ludus.envs.board.pettingzoo_env import BoardAEC
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         api_test(BoardAEC(name), num_cycles=200)
 
 
 def test_an_aec_game_is_played_to_its_end():
+    pytest.importorskip("pettingzoo")
+    from ludus.envs.board.pettingzoo_env import BoardAEC
+
     env, generator = BoardAEC("connect_four", render_mode="rgb_array"), np.random.default_rng(0)
     env.reset()
     returns = {agent: 0.0 for agent in env.possible_agents}

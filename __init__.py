@@ -1,0 +1,67 @@
+"""Reinforcement learning: train agents, compare them with baselines, and watch them play.
+
+    import ludus
+
+    agent = ludus.train("dqn", "CartPole-v1", steps=50_000)
+
+Importing this package registers its envs with Gymnasium. It imports neither torch nor OpenSpiel:
+the attributes below are loaded on first use (PEP 562).
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ludus.envs.registration import register_envs
+
+if TYPE_CHECKING:
+    from ludus.envs.make import make
+    from ludus.training.train import load, train
+
+    __version__: str
+
+__all__ = ["__version__", "list_agents", "load", "make", "train"]
+
+_MODULES = {
+    "load": "ludus.training.train",
+    "make": "ludus.envs.make",
+    "train": "ludus.training.train",
+}
+
+
+def list_agents() -> dict[str, str]:
+    """Return the name of every agent with one line that describes it."""
+    from ludus.agents.registry import names
+
+    return names()
+
+
+def _version() -> str:
+    """Return the version of the installed distribution, or "0+unknown" if it is not installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("ludus-rl")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public attribute on first use, and keep it."""
+    if name == "__version__":
+        value: Any = _version()
+    elif name in _MODULES:
+        value = getattr(import_module(_MODULES[name]), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the names of the module, including those that are not loaded yet."""
+    return sorted({*globals(), *__all__})
+
+
+# pytest may execute this file a second time under the name of its folder: absolute imports only,
+# and a repeated registration does nothing
+register_envs()
