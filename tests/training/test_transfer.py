@@ -38,6 +38,14 @@ def breakout(tmp_path_factory):
     return session.run
 
 
+@pytest.fixture(scope="module")
+def c51(tmp_path_factory):
+    source = replace(SMALL, head="c51")
+    session = _start(tmp_path_factory.mktemp("c51"), BREAKOUT, source, steps=4)
+    session.run_to_end()
+    return session.run
+
+
 def _record(session):
     session.mode.close()
     return json.loads((session.run.path / "transfer.json").read_text())
@@ -130,10 +138,8 @@ def test_where_the_other_env_is_gone_its_head_stays(breakout, monkeypatch):
         ({"head": "c51"}, None),
     ],
 )
-def test_a_head_whose_numbers_mean_something_else_stays(tmp_path, changes, why):
-    source = _start(tmp_path / "source", BREAKOUT, replace(SMALL, head="c51"), steps=4)
-    source.run_to_end()
-    record = _record(_start(tmp_path, BREAKOUT, replace(SMALL, **changes), source=source.run))
+def test_a_head_whose_outputs_mean_something_else_stays(c51, tmp_path, changes, why):
+    record = _record(_start(tmp_path, BREAKOUT, replace(SMALL, **changes), source=c51))
     if why is None:
         assert record["left"] == {}
     else:
