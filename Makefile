@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test learn check install bench clean
+.PHONY: demo test test-all learn check install bench clean
 
 install: .venv/.installed
 
@@ -17,13 +17,20 @@ demo: .venv/.installed
 	$(BIN)/ludus compare --env RoadRunnerNoFrameskip-v4 --agents dqn2013 sb3:dqn2013 random \
 		--steps 30000 --seeds 1 --episodes 20 --record
 
-# One thread a process: two workers with two threads each would wait for each other.
-test: .venv/.installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
+# One thread per process: two workers with two threads each would wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
 
-# The learning tests with more seeds than `make test` has time for.
+# What every change must pass.
+test: .venv/.installed
+	$(PYTEST) -m "not slow"
+
+# Also the tests marked `slow`: further seeds and variants.
+test-all: .venv/.installed
+	$(PYTEST)
+
+# All learning tests with five seeds.
 learn: .venv/.installed
-	SEEDS=5 OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal tests/test_learns.py
+	SEEDS=5 $(PYTEST) tests/test_learns.py
 
 check: .venv/.installed
 	$(BIN)/ruff format --check .

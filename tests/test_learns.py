@@ -1,4 +1,8 @@
-"""Learning tests: each mechanism on the probe that isolates it, then real envs, several seeds."""
+"""Learning tests: each mechanism on the probe env that isolates it, then real envs.
+
+`make test` runs one seed of each mechanism and each env; `make test-all` adds the tests marked
+`slow`, and `make learn` runs all of them with five seeds.
+"""
 
 import os
 from dataclasses import replace
@@ -21,8 +25,9 @@ from ludus.envs.make import EnvOptions, make
 from ludus.evaluation.evaluate import evaluate, torch_settings
 from ludus.training.loop import train_loop
 
-SEEDS = tuple(range(int(os.environ.get("SEEDS", "2"))))  # `make learn` takes more
-REAL_SEEDS = SEEDS if "SEEDS" in os.environ else SEEDS[:1]  # of envs that are no probes
+slow = pytest.mark.slow
+SEEDS = [0] + [pytest.param(n, marks=slow) for n in range(1, int(os.environ.get("SEEDS", "2")))]
+REAL_SEEDS = SEEDS if "SEEDS" in os.environ else SEEDS[:1]  # for envs that are not probes
 PROBE = DQNConfig(
     hidden=(32,),
     learning_rate=3e-3,
@@ -36,15 +41,16 @@ PROBE = DQNConfig(
 )
 
 
-def _trained(env_id, config, steps, seed, options=None, num_envs=8, after=None) -> Agent:
+def _trained(env_id, config, steps, seed, options=None, num_envs=8, until=None) -> Agent:
+    """Train for `steps` env steps, or until the callback that `until(agent)` makes is False."""
     env = make(env_id, num_envs, seed, options)
     agent = registry.build(config, env, device=torch.device("cpu"), seed=seed, steps=steps)
     assert isinstance(agent, Agent)
     capture(agent)
     state = agent.initial_state(num_envs)
     with torch_settings(env):
-        go_on = after(agent) if after else lambda row, state: True
-        train_loop(agent, env, env.reset(), state, steps, go_on)
+        on_step = until(agent) if until else lambda row, state: True
+        train_loop(agent, env, env.reset(), state, steps, on_step)
     env.close()
     return agent
 
@@ -59,7 +65,7 @@ def test_identity(seed):
     assert _score(agent, "ludus/Identity-v0") == 10
 
 
-@pytest.mark.parametrize("n_step", [1, 3])
+@pytest.mark.parametrize("n_step", [pytest.param(1, marks=slow), 3])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_delayed_reward(seed, n_step):
     agent = _trained("ludus/DelayedReward-v0", replace(PROBE, n_step=n_step), 5_000, seed)
@@ -75,14 +81,14 @@ def _value_of_going_on(agent) -> float:
 @pytest.mark.parametrize("n_step", [1, 3])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_truncation_is_bootstrapped_across(seed, n_step):
-    """1 / (1 - 0.9) = 10; who takes the cut for an end learns at most 1 + ... + 0.9^4 = 4.1."""
+    """The value is 1 / (1 - 0.9) = 10; without bootstrapping, at most 1 + ... + 0.9^4 = 4.1."""
     agent = _trained("ludus/Truncation-v0", replace(PROBE, n_step=n_step), 6_000, seed)
     assert _value_of_going_on(agent) == pytest.approx(10, abs=0.5)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_recall_needs_the_stack_of_frames(seed):
-    """The symbol is 3 steps old when asked for: in a stack of 4, not in one of 3."""
+    """The symbol is 3 steps old when it is needed: inside a stack of 4, outside one of 3."""
     for stack, solved in ((4, True), (3, False)):
         options = EnvOptions(stack=stack)
         agent = _trained("ludus/Recall-v0", PROBE, 5_000, seed, options)
@@ -90,6 +96,30 @@ def test_recall_needs_the_stack_of_frames(seed):
         assert (score > 0.95) == solved, f"{score} with a stack of {stack}"
 
 
+RAINBOW = {
+    "double": True,
+    "dueling": True,
+    "prioritised": True,
+    "n_step": 3,
+    "noisy": True,
+    "head_hidden": 16,
+    "epsilon_start": 0.0,
+    "epsilon_end": 0.0,
+    "head": "c51",
+    "v_min": -1.5,
+    "v_max": 1.5,
+}
+IQN = {"head": "iqn", "samples": 8, "target_samples": 8}
+
+
+@pytest.mark.parametrize("change", [RAINBOW, IQN | {"munchausen": True}], ids=["rainbow", "m-iqn"])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_mechanisms_combined_learn_the_delayed_reward(change, seed):
+    agent = _trained("ludus/DelayedReward-v0", replace(PROBE, **change), 6_000, seed)
+    assert _score(agent, "ludus/DelayedReward-v0") == 1
+
+
+@slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -106,7 +136,7 @@ def test_recall_needs_the_stack_of_frames(seed):
         {"noisy": True, "head_hidden": 16, "epsilon_start": 0.0, "epsilon_end": 0.0},
         {"head": "c51", "v_min": -1.5, "v_max": 1.5},
         {"head": "qr", "quantiles": 10},
-        {"head": "iqn", "samples": 8, "target_samples": 8},
+        IQN,
         {"munchausen": True},
         {"value_rescaling": True},
         {"conservative": 0.01},
@@ -119,7 +149,7 @@ def test_every_variant_learns_the_delayed_reward(change):
 
 
 def _recurrent(core, **changes) -> R2D2Config:
-    """A small R2D2 whose sequences hold whole games of 21 steps."""
+    """Configure a small R2D2 whose sequences hold whole episodes of 21 steps."""
     config = R2D2Config(hidden=(32,), core=core, core_units=32, batch_size=16, gamma=0.99)
     config = replace(config, sequence_length=44, burn_in=0, n_step=3, learning_rate=2e-3)
     config = replace(config, replay_ratio=1 / 16, target_interval=1, polyak=0.02)
@@ -132,6 +162,7 @@ def test_r2d2_recalls_what_it_saw_20_steps_before(seed):
     assert _score(agent, "ludus/LongRecall-v0", 100) >= 0.9  # 95% of the games, 1 or -1 each
 
 
+@slow
 def test_r2d2_recalls_with_a_gru_and_after_a_burn_in():
     config = replace(_recurrent("gru"), sequence_length=10, burn_in=4)
     agent = _trained("ludus/Recall-v0", config, 7_000, 0)
@@ -152,7 +183,9 @@ def test_pqn_learns_the_delayed_reward(seed):
     assert _score(agent, "ludus/DelayedReward-v0") == 1
 
 
-@pytest.mark.parametrize(("core", "solved"), [("lstm", True), ("gru", True), ("none", False)])
+@pytest.mark.parametrize(
+    ("core", "solved"), [("lstm", True), pytest.param("gru", True, marks=slow), ("none", False)]
+)
 def test_pqn_recalls_with_a_core(core, solved):
     agent = _trained("ludus/Recall-v0", replace(PROBE_PQN, core=core, core_units=16), 12_000, 0)
     assert (_score(agent, "ludus/Recall-v0", 100) > 0.95) == solved
@@ -161,8 +194,8 @@ def test_pqn_recalls_with_a_core(core, solved):
 @pytest.mark.parametrize("seed", REAL_SEEDS)
 def test_pqn_keeps_cartpole_up(seed):
     config = registry.preset("pqn", make("CartPole-v1", 1)).config
-    after = _until("CartPole-v1", 475, every=10_000)
-    agent = _trained("CartPole-v1", config, 100_000, seed, num_envs=16, after=after)
+    solved = _until("CartPole-v1", 475, every=10_000)
+    agent = _trained("CartPole-v1", config, 100_000, seed, num_envs=16, until=solved)
     assert _score(agent, "CartPole-v1") >= 475
 
 
@@ -184,9 +217,9 @@ def test_ppo_solves_the_probes(env_id, seed):
     assert _score(agent, env_id) == (10 if "Identity" in env_id else 1)
 
 
-@pytest.mark.parametrize("statistics", [False, True])
+@pytest.mark.parametrize("statistics", [pytest.param(False, marks=slow), True])
 def test_ppo_bootstraps_across_a_truncation(statistics):
-    """v = p (1 + 0.9 v) + (1 - p) 2 with probability p of going on: 10 where p is 1."""
+    """v = p (1 + 0.9 v) + (1 - p) 2, with p the probability of continuing; 10 if p is 1."""
     config = replace(PROBE_PPO, gamma=0.9, normalize_value=statistics)
     agent = _trained("ludus/Truncation-v0", config, 30_000, 0)
     with torch.no_grad():
@@ -197,15 +230,18 @@ def test_ppo_bootstraps_across_a_truncation(statistics):
     assert float(out.value) == pytest.approx(want, rel=0.15)
 
 
-@pytest.mark.parametrize("core", ["lstm", "gru", "gtrxl"])
+@pytest.mark.parametrize(
+    "core", ["lstm", pytest.param("gru", marks=slow), pytest.param("gtrxl", marks=slow)]
+)
 @pytest.mark.parametrize("seed", SEEDS[:2])
 def test_ppo_recalls_what_it_saw_20_steps_before(core, seed):
     config = replace(PROBE_PPO, core=core)
-    after = _until("ludus/LongRecall-v0", 0.99, every=10_000)
-    agent = _trained("ludus/LongRecall-v0", config, 40_000, seed, num_envs=16, after=after)
+    solved = _until("ludus/LongRecall-v0", 0.99, every=10_000)
+    agent = _trained("ludus/LongRecall-v0", config, 40_000, seed, num_envs=16, until=solved)
     assert _score(agent, "ludus/LongRecall-v0", 100) >= 0.9  # 95% of the games, 1 or -1 each
 
 
+@slow
 def test_ppo_without_memory_recalls_nothing():
     agent = _trained("ludus/LongRecall-v0", PROBE_PPO, 15_000, 0, num_envs=16)
     assert abs(_score(agent, "ludus/LongRecall-v0", 100)) < 0.4
@@ -214,9 +250,9 @@ def test_ppo_without_memory_recalls_nothing():
 @pytest.mark.parametrize(
     ("env_id", "steps", "score"),
     [
-        ("CartPole-v1", 60_000, 475),  # where Gymnasium calls it solved
-        ("Acrobot-v1", 80_000, -100),  # so here; a random player scores -500
-        ("Pendulum-v1", 60_000, -350),  # a random player scores about -1,200
+        ("CartPole-v1", 60_000, 475),  # Gymnasium's threshold
+        pytest.param("Acrobot-v1", 80_000, -100, marks=slow),  # the same; random scores -500
+        ("Pendulum-v1", 60_000, -350),  # random scores about -1,200
     ],
 )
 @pytest.mark.parametrize("seed", REAL_SEEDS)
@@ -232,43 +268,43 @@ def test_ppo_solves_classic_control(env_id, steps, score, seed):
 def test_recurrent_ppo_keeps_a_cartpole_up_whose_speeds_it_does_not_see(seed):
     env_id = "ludus/MaskedCartPole-v0"
     config = registry.preset("recurrent_ppo", make(env_id, 1)).config
-    after = _until(env_id, 475, every=20_000)
-    agent = _trained(env_id, config, 100_000, seed, num_envs=16, after=after)
+    solved = _until(env_id, 475, every=20_000)
+    agent = _trained(env_id, config, 100_000, seed, num_envs=16, until=solved)
     assert _score(agent, env_id) >= 450
 
 
 @pytest.mark.parametrize("seed", REAL_SEEDS)
 def test_a2c_keeps_cartpole_up(seed):
     config = registry.preset("a2c", make("CartPole-v1", 1)).config
-    after = _until("CartPole-v1", 475, every=20_000)
-    agent = _trained("CartPole-v1", config, 200_000, seed, num_envs=16, after=after)
+    solved = _until("CartPole-v1", 475, every=20_000)
+    agent = _trained("CartPole-v1", config, 200_000, seed, num_envs=16, until=solved)
     assert _score(agent, "CartPole-v1") >= 475
 
 
 def _until(env_id, score, every):
-    """Ends a training at the first evaluation, one every so many steps, that reaches the score."""
+    """Evaluate every `every` env steps and end the training once the score is reached."""
 
-    def watch(agent):
+    def start(agent):
         due = every
 
-        def go_on(row, state):
+        def on_step(row, state):
             nonlocal due
             if agent.env_steps < due:
                 return True
             due += every
             return _score(agent, env_id) < score
 
-        return go_on
+        return on_step
 
-    return watch
+    return start
 
 
 @pytest.mark.parametrize("seed", REAL_SEEDS)
 def test_cartpole_within_100_000_steps(seed):
-    """475 is where Gymnasium calls CartPole-v1 solved."""
+    """Gymnasium's threshold for a solved CartPole-v1 is 475."""
     config = registry.preset("dqn", make("CartPole-v1", 1)).config
-    after = _until("CartPole-v1", 475, every=10_000)
-    agent = _trained("CartPole-v1", config, 100_000, seed, num_envs=16, after=after)
+    solved = _until("CartPole-v1", 475, every=10_000)
+    agent = _trained("CartPole-v1", config, 100_000, seed, num_envs=16, until=solved)
     assert _score(agent, "CartPole-v1") >= 475
 
 
@@ -289,7 +325,7 @@ def test_minatar_breakout_is_clearly_above_random(seed):
 
 
 def lines_lost(agent) -> int:
-    """Games of tic-tac-toe that are lost, over all moves of the other side, from either side."""
+    """Count lost games of tic-tac-toe over all replies of the opponent, playing either side."""
     game = make_game("tic_tac_toe")
     space, lost = observation_space(game), 0
     for begins in (True, False):
@@ -308,7 +344,7 @@ def lines_lost(agent) -> int:
 
 @pytest.mark.parametrize("seed", [0])
 def test_alphazero_never_loses_at_tic_tac_toe(seed):
-    """In all lines that it can be led into; `benchmarks/README.md` has more seeds."""
+    """Tested against every sequence of replies; `benchmarks/README.md` has more seeds."""
     env = make("tic_tac_toe", 1)
     config = replace(
         registry.preset("alphazero", env).config, channels=16, blocks=2, simulations=16

@@ -682,7 +682,13 @@ def _equal(one, other):
 
 
 @pytest.mark.parametrize("captured", [False, True])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        name if name in ("adam", "rmsprop") else pytest.param(name, marks=pytest.mark.slow)
+        for name in OPTIMIZERS
+    ],
+)
 def test_a_loaded_agent_goes_on_bit_for_bit(random_stream, optimizer, captured):
     changes = {"optimizer": optimizer, "n_step": 2, "replay_ratio": 0.7, "epsilon_steps": 500}
     changes |= {"momentum": 0.5, "polyak": 0.5, "double": True, "replay_size": 120}

@@ -229,7 +229,7 @@ def test_illegal_actions_are_never_taken_and_get_no_gradient(random_stream):
         {"shared": True, "features": 5, "value_clip": 0.2, "entropy_coef": 0.1},
         {"actions": "several"},
         {"actions": "continuous", "normalize_value": True, "normalize_observation": True},
-        {"core": "gtrxl", "anneal_clip_range": True},
+        pytest.param({"core": "gtrxl", "anneal_clip_range": True}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -248,7 +248,7 @@ def test_a_captured_update_equals_the_eager_one(random_stream, changes):
 STATISTICS = {"normalize_observation": True, "normalize_reward": True, "normalize_value": True}
 
 
-@pytest.mark.parametrize("rows", [3, 16])
+@pytest.mark.parametrize("rows", [pytest.param(3, marks=pytest.mark.slow), 16])
 @pytest.mark.parametrize("core", CORES)
 def test_a_checkpoint_holds_all_that_the_next_update_depends_on(
     random_stream, tmp_path, core, rows

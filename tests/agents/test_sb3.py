@@ -227,7 +227,13 @@ def test_trained_weights_make_a_fresh_agent_the_same(algorithm):
     np.testing.assert_allclose(begun[0], state[0], atol=1e-6)
 
 
-@pytest.mark.parametrize("algorithm", algorithms())
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        name if name in ("dqn", "ppo") else pytest.param(name, marks=pytest.mark.slow)
+        for name in algorithms()
+    ],
+)
 def test_every_preset_plays_atari(algorithm):
     env = make("ALE/Pong-v5", 2, options=EnvOptions(threads=1))
     config = registry.preset(f"sb3:{algorithm}", env).config

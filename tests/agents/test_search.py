@@ -301,7 +301,10 @@ def _forced_wins():
 
 
 # the most visited action of PUCT needs a few visits more than there are actions to be the best
-@pytest.mark.parametrize(("chooser", "simulations"), [(Gumbel(), 16), (Gumbel(), 40), (Puct(), 40)])
+@pytest.mark.parametrize(
+    ("chooser", "simulations"),
+    [(Gumbel(), 16), pytest.param(Gumbel(), 40, marks=pytest.mark.slow), (Puct(), 40)],
+)
 def test_with_perfect_values_every_forced_win_is_found(chooser, simulations):
     game, boards, wins, values = _forced_wins()
     assert len(boards) > 1_000
