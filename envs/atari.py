@@ -1,7 +1,7 @@
-"""Atari 2600 through ale-py's native vector env, with the protocol that fixes a score spelled out.
+"""Atari 2600 with ale-py's native vector env, and the protocol that a score depends on.
 
-Two protocols are in use and their scores must not be mixed: sticky actions (`ALE/Pong-v5`, Machado
-et al. 2018, https://arxiv.org/abs/1709.06009) and the 2015 DQN's (`PongNoFrameskip-v4`).
+Two protocols are in use, and their scores are not comparable: sticky actions (`ALE/Pong-v5`,
+Machado et al. 2018, https://arxiv.org/abs/1709.06009) and the 2015 DQN's (`PongNoFrameskip-v4`).
 """
 
 import re
@@ -63,12 +63,12 @@ class AtariProtocol:
 
 
 def game_names() -> list[str]:
-    """All games of ale-py, as in `ALE/<name>-v5`."""
+    """Return the names of ale-py's games, as in `ALE/<name>-v5`."""
     return [name.title().replace("_", "") for name in roms.get_all_rom_ids()]
 
 
 def resolve(env_id: str) -> AtariProtocol | None:
-    """The protocol behind an Atari id, or None where the id is not one of Atari's."""
+    """Return the protocol that an Atari id stands for, or None for any other id."""
     match = re.fullmatch(r"(?:ALE/(\w+)-v5|(\w+)NoFrameskip-v([04]))", env_id)
     if not match:
         return None
@@ -83,13 +83,13 @@ def resolve(env_id: str) -> AtariProtocol | None:
 
 
 class AtariBackend:
-    """B games on the emulator's own threads, which run without Python's lock.
+    """B games on the emulator's own threads, which run without Python's global lock.
 
     Args:
-        protocol: what fixes a score.
+        protocol: settings of the games.
         num_envs: B.
-        threads: emulator threads; 0 for one a core.
-        render: keep a colour twin of every game, so that `render` works.
+        threads: emulator threads; 0 uses one per core.
+        render: run a second emulator of every game with colour frames, so that `render` works.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class AtariBackend:
             frameskip=protocol.frameskip,
             noop_max=protocol.noop_max,
             use_fire_reset=protocol.fire_reset,
-            # The game's own end is `terminated`; lost lives are read off `info["lives"]`.
+            # `terminated` is the end of the game; lost lives are derived from `info["lives"]`.
             episodic_life=False,
             life_loss_info=False,
             reward_clipping=False,
@@ -133,7 +133,8 @@ class AtariBackend:
 
     def reset(self, mask: np.ndarray, seeds: np.ndarray) -> np.ndarray:
         """Start new games where mask [B] is true; return all observations."""
-        chosen = mask if self._started else np.ones(self.num_envs, bool)  # ale-py: all come first
+        # ale-py requires that the first reset is of all games.
+        chosen = mask if self._started else np.ones(self.num_envs, bool)
         self._started = True
         options = {"reset_mask": chosen}
         seed = seeds[chosen].astype(np.int32)
@@ -144,7 +145,7 @@ class AtariBackend:
         return obs
 
     def send(self, actions: np.ndarray) -> None:
-        """Start one step; an action outside the action set would hang the emulator for ever."""
+        """Start one step. An action outside the action set would hang the emulator."""
         self._env.send(actions)
         if self._twin is not None:
             self._twin.send(actions)
@@ -160,20 +161,20 @@ class AtariBackend:
         return BackendStep(obs, reward.astype(np.float32), terminated, truncated, lost)
 
     def render(self, index: int) -> np.ndarray:
-        """The game's screen in colour, [210, 160, 3] uint8."""
+        """Return the game's screen in colour, [210, 160, 3] uint8."""
         if self._picture is None:
             raise EnvError("make the env with render=True to see its picture")
         return self._picture[index, 0]
 
     def close(self) -> None:
-        """End the emulator's threads, which live as long as the object."""
+        """End the emulator's threads, which live as long as the objects."""
         del self._env, self._twin
 
 
 def _action_names(protocol: AtariProtocol) -> list[str]:
     ale = ALEInterface()
     path = roms.get_rom_path(protocol.rom)
-    assert path is not None, "resolve only knows games whose ROM is there"
+    assert path is not None, "`resolve` returns only games with a ROM"
     ale.loadROM(path)
     full = protocol.full_action_space
     actions = ale.getLegalActionSet() if full else ale.getMinimalActionSet()

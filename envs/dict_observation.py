@@ -1,7 +1,7 @@
-"""Dictionary observations as one array of bytes, so that a memory keeps them like any other.
+"""Dictionary observations packed into one array of bytes, so that memories store them as any other.
 
-Two parts are no observations, and no network is shown them: `action_mask` says which choices the
-rules allow, `moves` which were made in a board game, so that a search knows the position.
+Two keys are not observations and are not given to networks: `action_mask` holds the legal actions,
+and `moves` the moves of a board game so far, from which a search reconstructs the position.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ MOVES = "moves"
 
 
 class Part(NamedTuple):
-    """Where one key of the dictionary lies in the bytes."""
+    """Position of one key of the dictionary within the bytes."""
 
     start: int
     end: int
@@ -25,26 +25,26 @@ class Part(NamedTuple):
 
 
 class PackedDict(spaces.Box):
-    """The bytes of a dictionary of arrays, [size] uint8.
+    """Space of a dictionary of arrays packed into bytes, [size] uint8.
 
     Args:
-        parts: a Box of bytes or of float32, of one dimension or more, for each key; `action_mask`
-            one of bytes.
+        parts: a Box of uint8 or float32 with at least one dimension for each key; `action_mask` is
+            uint8.
     """
 
     def __init__(self, parts: Mapping[str, spaces.Box]) -> None:
         self.parts: dict[str, Part] = {}
         start = 0
-        # widest numbers first, so that each part lies where its numbers may
+        # The widest numbers come first, so that each part is aligned to its item size.
         for key, space in sorted(parts.items(), key=lambda item: -item[1].dtype.itemsize):
             end = start + int(np.prod(space.shape)) * space.dtype.itemsize
             self.parts[key] = Part(start, end, space)
             start = end
-        size = -(-start // 4) * 4  # rows begin where a float may
+        size = -(-start // 4) * 4  # rows stay aligned to float32
         super().__init__(0, 255, (size,), np.uint8)
 
     def pack(self, obs: Mapping[str, Any]) -> np.ndarray:
-        """Arrays [*lead, *shape] of each key to bytes [*lead, size].
+        """Pack arrays [*lead, *shape] by key into bytes [*lead, size].
 
         Raises:
             ValueError: an array has another shape.
@@ -63,7 +63,7 @@ class PackedDict(spaces.Box):
         return np.concatenate([*pieces, np.zeros((*lead, padding), np.uint8)], axis=-1)
 
     def part(self, obs: Tensor, key: str) -> Tensor:
-        """Of bytes [*lead, size] one key's array [*lead, *shape], in its own dtype."""
+        """Return one key's array [*lead, *shape] from bytes [*lead, size], in its own dtype."""
         start, end, space = self.parts[key]
         piece = obs[..., start:end]
         if space.dtype != np.uint8:
@@ -71,10 +71,10 @@ class PackedDict(spaces.Box):
         return piece.unflatten(-1, space.shape) if len(space.shape) != 1 else piece
 
     def legal_actions(self, obs: Tensor) -> Tensor | None:
-        """Choices that the rules allow [*lead, P] bool; None where the env does not say."""
+        """Return the legal actions [*lead, P] bool; None without an `action_mask`."""
         return self.part(obs, MASK).flatten(obs.ndim - 1) > 0 if MASK in self.parts else None
 
 
 def legal_actions(space: spaces.Box, obs: Tensor) -> Tensor | None:
-    """Choices that the rules allow [*lead, P] bool for obs [*lead, *obs]; None for all."""
+    """Return the legal actions [*lead, P] bool in obs [*lead, *obs]; None if all are legal."""
     return space.legal_actions(obs) if isinstance(space, PackedDict) else None

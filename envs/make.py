@@ -1,4 +1,4 @@
-"""From an env's name to a vector env under the stream contract."""
+"""Build a vector env under the stream contract from an env's name."""
 
 import difflib
 import importlib
@@ -76,18 +76,18 @@ def make(
     *,
     render: bool = False,
 ) -> VectorEnv:
-    """One vector env under the stream contract for any Gymnasium id.
+    """Make a vector env under the stream contract for any Gymnasium id or board game.
 
     Args:
         env_id: `CartPole-v1`, `ALE/Pong-v5`, `PongNoFrameskip-v4`, `MinAtar/Breakout-v1`,
-            `ludus/Recall-v0`, or `module:Env-v0` for one's own.
+            `ludus/Recall-v0`, `connect_four`, or `module:Env-v0` for your own env.
         num_envs: envs that step together, 1 to 4096.
-        seed: fixes every episode of every env, together with the env's index, 0 to 2^63 - 1.
+        seed: determines every episode of every env, together with the env's index, 0 to 2^63 - 1.
         options: changes to the protocol that the id stands for.
-        render: keep pictures, so that `VectorEnv.render` works.
+        render: keep images, so that `VectorEnv.render` works.
 
     Raises:
-        EnvError: an unknown id, a bad value, an option that the env does not have.
+        EnvError: the id is unknown, a value is out of bounds, or the env does not have an option.
     """
     options = options or EnvOptions()
     if not 1 <= num_envs <= MAX_ENVS:
@@ -169,7 +169,7 @@ def _make_board(env_id: str, num_envs: int, seed: int, options: EnvOptions) -> V
         if getattr(options, name) is not None:
             raise EnvError(f"{name} is not for board games; leave it out for {env_id}")
     game, opponent = make_game(env_id), options.opponent or "random"
-    make_opponent(opponent, load(env_id), 0)  # an unknown one is refused now
+    make_opponent(opponent, load(env_id), 0)  # raises now if it is unknown
     return VectorEnv(
         BoardBackend(game, num_envs),
         env_id=env_id,
@@ -187,7 +187,7 @@ def _make_board(env_id: str, num_envs: int, seed: int, options: EnvOptions) -> V
 def _make_gymnasium(
     env_id: str, num_envs: int, seed: int, options: EnvOptions, render: bool
 ) -> VectorEnv:
-    if render:  # pygame opens no window for a picture, and complains where there is no screen
+    if render:  # pygame needs no window for an image, but fails without a screen
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     spec = _spec(env_id)
     limit = spec.max_episode_steps
@@ -197,7 +197,7 @@ def _make_gymnasium(
     if source == "gymnasium.envs.classic_control.cartpole:CartPoleEnv" and not spec.kwargs:
         backend = CartPoleBackend(num_envs, limit or 500, render)
     else:
-        # not every env takes the argument
+        # passed only if needed: not every env has the argument
         picture: dict[str, Any] = {"render_mode": "rgb_array"} if render else {}
 
         def make_env() -> gymnasium.Env[Any, Any]:
@@ -220,12 +220,12 @@ def _make_gymnasium(
         seed=seed,
         stack=stack,
         timeout=options.timeout,
-        trusted=True,  # a worker has its own deadline; the envs in this process are bounded
+        trusted=True,  # workers have a time limit of their own; our probes cannot hang
     )
 
 
 def _spec(env_id: str) -> Any:
-    """The registered spec of `Env-v0` or `module:Env-v0`."""
+    """Return the registered spec of `Env-v0` or `module:Env-v0`; import the module first."""
     module, _, name = env_id.rpartition(":")
     if module:
         try:
@@ -245,7 +245,7 @@ def _spec(env_id: str) -> Any:
 
 
 def known_ids() -> list[str]:
-    """Every env id that `make` knows by name on this machine."""
+    """Return every env id that `make` accepts on this machine, without a module prefix."""
     gymnasium.register_envs(ale_py)
     minatar_ids = [f"MinAtar/{n.title().replace('_', '')}-{v}" for n in GAMES for v in ("v0", "v1")]
     names = [f"ALE/{name}-v5" for name in atari.game_names()]

@@ -1,4 +1,4 @@
-"""Probe envs: each isolates one mechanism, so that a broken one fails in seconds and by name.
+"""Probe envs: each isolates one mechanism of an agent and is learned within seconds.
 
 They are registered with Gymnasium under `ludus/` and double as examples of a user's own env.
 """
@@ -12,7 +12,7 @@ from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
 
 class Identity(gymnasium.Env[np.ndarray, np.int64]):
-    """Name the shown symbol: reward 1 for action == symbol. Best return: 10 in 10 steps."""
+    """Choose the observed symbol: reward 1 for action == symbol. Best return: 10 in 10 steps."""
 
     symbols, length = 4, 10
 
@@ -27,7 +27,7 @@ class Identity(gymnasium.Env[np.ndarray, np.int64]):
         return self._show(), {}
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, Any]:
-        """Reward the right name and show the next symbol."""
+        """Reward the matching action and show the next symbol."""
         reward = float(action == self._symbol)
         self._time += 1
         return self._show(), reward, self._time == self.length, False, {}
@@ -38,10 +38,10 @@ class Identity(gymnasium.Env[np.ndarray, np.int64]):
 
 
 class DelayedReward(gymnasium.Env[np.ndarray, np.int64]):
-    """The first action is paid for at the end: return 1 for a right first action, else -1.
+    """The first action is rewarded at the end: return 1 if it was right, else -1.
 
-    The observation shows the time and the choice made, so that the state is Markov; the later
-    actions do nothing. Only bootstrapping carries the value back over the delay.
+    The observation shows the time and the choice, so the state is Markov. Later actions have no
+    effect. Only bootstrapping carries the value back over the delay.
     """
 
     delay = 8
@@ -57,7 +57,7 @@ class DelayedReward(gymnasium.Env[np.ndarray, np.int64]):
         return self._show(), {}
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, Any]:
-        """Keep the first action; pay at the end."""
+        """Keep the first action; reward it at the end."""
         if self._time == 0:
             self._right = action == 1
         self._time += 1
@@ -73,11 +73,11 @@ class DelayedReward(gymnasium.Env[np.ndarray, np.int64]):
 
 
 class Truncation(gymnasium.Env[np.ndarray, np.int64]):
-    """One state, reward 1 a step, cut off (never ended) after 5 steps; action 1 ends it for 2.
+    """One state with reward 1 per step, truncated after 5 steps; action 1 terminates it for 2.
 
-    Who bootstraps across the cut values action 0 at 1 / (1 - gamma) and goes on for ever; who takes
-    the cut for an end values it at most at 5, and action 1, at 2, stays the worse choice only with
-    gamma above 0.5: so the tests read the learned value, not the choice.
+    An agent that bootstraps across the truncation values action 0 at 1 / (1 - gamma). One that
+    treats it as a termination values it at most at 5. Both prefer action 0 to action 1 if gamma is
+    above 0.5, so tests must read the learned value, not the choice.
     """
 
     limit = 5
@@ -93,7 +93,7 @@ class Truncation(gymnasium.Env[np.ndarray, np.int64]):
         return np.ones(1, np.float32), {}
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, Any]:
-        """Pay 1 and go on, or pay 2 and end."""
+        """Return reward 1 and continue, or reward 2 and terminate."""
         self._time += 1
         if action == 1:
             return np.ones(1, np.float32), 2.0, True, False, {}
@@ -101,7 +101,7 @@ class Truncation(gymnasium.Env[np.ndarray, np.int64]):
 
 
 class Recall(gymnasium.Env[np.ndarray, np.int64]):
-    """A symbol is shown first and asked for `delay` steps later; return 1 if recalled, else -1."""
+    """A symbol is shown first and must be chosen `delay` steps later: return 1 or -1."""
 
     def __init__(self, delay: int = 3) -> None:
         self.delay = delay
@@ -116,7 +116,7 @@ class Recall(gymnasium.Env[np.ndarray, np.int64]):
         return np.array([2 * self._symbol - 1, 0], np.float32), {}
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, Any]:
-        """Hide the symbol; ask for it at the end."""
+        """Hide the symbol; reward its choice at the end."""
         asked = self._time == self.delay
         reward = (1.0 if action == self._symbol else -1.0) if asked else 0.0
         self._time += 1
@@ -125,7 +125,7 @@ class Recall(gymnasium.Env[np.ndarray, np.int64]):
 
 
 class MaskedCartPole(CartPoleEnv):
-    """CartPole that shows position and angle, not their speeds: one observation is not enough."""
+    """CartPole without velocities: one observation does not determine the state."""
 
     def __init__(self, render_mode: str | None = None) -> None:
         super().__init__(render_mode=render_mode)
@@ -134,11 +134,11 @@ class MaskedCartPole(CartPoleEnv):
         self.observation_space = spaces.Box(whole.low[::2], whole.high[::2], dtype=np.float32)
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, Any]:
-        """CartPole's own, masked."""
+        """Return CartPole's result without the velocities."""
         obs, info = super().reset(seed=seed, options=options)
         return obs[::2], info
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, Any]:
-        """CartPole's own, masked."""
+        """Return CartPole's result without the velocities."""
         obs, reward, terminated, truncated, info = super().step(action)
         return obs[::2], float(reward), terminated, truncated, info

@@ -1,4 +1,4 @@
-"""Frame stacking for envs that do not stack themselves: the last k observations, oldest first."""
+"""Frame stacking for backends that do not stack: the last k observations, oldest first."""
 
 import numpy as np
 from gymnasium import spaces
@@ -7,7 +7,7 @@ from ludus.envs.vector import Backend, BackendStep
 
 
 class FrameStack:
-    """A backend that shows the last `stack` observations, zeros before the first."""
+    """Wrapper of a backend that returns the last `stack` observations, zeros before the first."""
 
     def __init__(self, inner: Backend, stack: int) -> None:
         self._inner = inner
@@ -31,14 +31,14 @@ class FrameStack:
         self._inner.send(actions)
 
     def recv(self) -> BackendStep:
-        """Wait for the step and push its observation."""
+        """Wait for the step and append its observation."""
         raw = self._inner.recv()
         self._frames = np.roll(self._frames, -1, axis=1)
         self._frames[:, -1] = raw.obs
         return raw._replace(obs=self._frames.copy())
 
     def render(self, index: int) -> np.ndarray:
-        """The picture of one env."""
+        """Return an image of one env."""
         return self._inner.render(index)
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
-"""Cores: memory between encoder and head, [T, B, dim] to [T, B, dim], reset where an episode opens.
+"""Cores: memory between encoder and head, [T, B, dim] to [T, B, units].
 
-The state is a tuple of tensors [B, ...]: () for no memory, (h, c) for an LSTM, (h,) for a GRU, and
-for a transformer the rows that it may look back to.
+The state is a tuple of tensors [B, ...]: () without memory, (h, c) for an LSTM, (h,) for a GRU, and
+the past rows in its window for a transformer. It is reset where an episode begins.
 """
 
 from collections.abc import Iterator
@@ -16,23 +16,27 @@ from ludus.networks.transformer import State, Transformer
 
 
 class NoCore(nn.Module):
-    """No memory: features pass through."""
+    """Identity core without memory, so that feed-forward networks take the same path."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.dim = dim
 
     def initial_state(self, batch: int) -> State:
-        """The empty state."""
+        """Return the empty state."""
         return ()
 
     def forward(self, x: Tensor, state: State, first: Tensor) -> tuple[Tensor, State]:
-        """[T, B, dim] to itself."""
+        """Return x [T, B, dim] unchanged."""
         return x, state
 
 
 def _segments(first: Tensor) -> Iterator[tuple[int, int]]:
-    """Stretches [start, end) of T between rows where some env opens an episode; first [T, B]."""
+    """Yield the segments [start, end) of T between rows where any env begins an episode.
+
+    Args:
+        first: [T, B] bool, the row begins an episode.
+    """
     starts = first.any(dim=1)
     starts[0] = True
     edges = [*torch.nonzero(starts).flatten().tolist(), len(first)]
@@ -40,16 +44,16 @@ def _segments(first: Tensor) -> Iterator[tuple[int, int]]:
 
 
 class RecurrentCore(nn.Module):
-    """An LSTM or a GRU, one call per segment between resets.
+    """LSTM or GRU core, run segment by segment between resets.
 
-    Biases start at 0, but at the gate that keeps the state at 1 for an LSTM (Gers et al. 2000;
-    Jozefowicz et al. 2015) and 2 for a GRU: with torch's own start an LSTM forgets a symbol within
-    20 steps and does not learn to keep it, and so does a GRU with 1.
+    Biases are initialised to 0, except at the gate that keeps the state: 1 for an LSTM (Gers et al.
+    2000; Jozefowicz et al. 2015) and 2 for a GRU. With PyTorch's initialisation an LSTM forgets a
+    symbol within 20 steps and does not learn to keep it; so does a GRU with 1.
 
     Args:
-        kind: which of the two.
-        dim: features in.
-        units: size of the state, and features out.
+        kind: "lstm" or "gru".
+        dim: input features.
+        units: size of the state and output features.
     """
 
     def __init__(self, kind: Literal["lstm", "gru"], dim: int, units: int) -> None:
@@ -59,23 +63,25 @@ class RecurrentCore(nn.Module):
         with torch.no_grad():
             for bias in biases.values():
                 bias.zero_()
-            # the second gate: forget of (in, forget, cell, out), update of (reset, update, new)
+            # The second gate: forget of (in, forget, cell, out), update of (reset, update, new).
             biases["bias_ih_l0"][units : 2 * units] = 1.0 if kind == "lstm" else 2.0
         self._parts = 2 if kind == "lstm" else 1
         self.dim = units
 
     def initial_state(self, batch: int) -> State:
-        """Zeros, [B, units] each."""
+        """Return zeros, [B, units] each."""
         weight = next(self.cell.parameters())
         return tuple(weight.new_zeros(batch, self.dim) for _ in range(self._parts))
 
     def forward(self, x: Tensor, state: State, first: Tensor) -> tuple[Tensor, State]:
-        """[T, B, dim] to [T, B, units]; the state of env b is zeroed where first[t, b]."""
+        """Map [T, B, dim] to [T, B, units]; the state of env b is zeroed where first[t, b]."""
         outs = []
+        # The fused kernels cannot zero a state within a sequence, so each segment is one call. With
+        # few episode ends in T this is much faster than one call per row.
         for start, end in _segments(first):
-            opens = first[start].unsqueeze(-1)  # [B, 1]
-            inside = tuple(s.masked_fill(opens, 0).unsqueeze(0) for s in state)  # [1, B, units]
-            hidden = inside if self._parts == 2 else inside[0]
+            begins = first[start].unsqueeze(-1)  # [B, 1]
+            before = tuple(s.masked_fill(begins, 0).unsqueeze(0) for s in state)  # [1, B, units]
+            hidden = before if self._parts == 2 else before[0]
             out, hidden = self.cell(x[start:end], hidden)
             outs.append(out)
             after = hidden if self._parts == 2 else (hidden,)
@@ -84,11 +90,11 @@ class RecurrentCore(nn.Module):
 
 
 class TwoCores(nn.Module):
-    """A core for each half of the features: the policy's and the value's.
+    """Two cores, one for each half of the features: the policy's and the value's.
 
     Args:
-        first: of the first half.
-        second: of the second.
+        first: core of the first half.
+        second: core of the second half.
     """
 
     def __init__(self, first: "Core", second: "Core") -> None:
@@ -98,11 +104,11 @@ class TwoCores(nn.Module):
         self._parts = len(first.initial_state(1))
 
     def initial_state(self, batch: int) -> State:
-        """Of both, one after the other."""
+        """Return the states of both cores, concatenated."""
         return (*self.first.initial_state(batch), *self.second.initial_state(batch))
 
     def forward(self, x: Tensor, state: State, first: Tensor) -> tuple[Tensor, State]:
-        """[T, B, 2 * dim] to [T, B, 2 * units]."""
+        """Map [T, B, 2 * dim] to [T, B, 2 * units]."""
         halves = x.chunk(2, dim=-1)
         one, after_one = self.first(halves[0], state[: self._parts], first)
         two, after_two = self.second(halves[1], state[self._parts :], first)
@@ -115,15 +121,15 @@ Core = NoCore | RecurrentCore | Transformer | TwoCores
 def make_core(
     name: CoreName, dim: int, units: int = 512, *, layers: int = 1, heads: int = 4, window: int = 32
 ) -> NoCore | RecurrentCore | Transformer:
-    """The core of that name for features [T, B, dim].
+    """Build a core by name.
 
     Args:
-        name: which one.
-        dim: features in.
-        units: features out, and the size of the state.
-        layers: of a transformer.
-        heads: of a transformer's attention.
-        window: rows that each layer of a transformer looks back.
+        name: kind of core.
+        dim: input features.
+        units: output features and size of the state; "none" keeps dim.
+        layers: layers of a transformer.
+        heads: attention heads of a transformer.
+        window: past rows that each layer of a transformer attends to.
 
     Raises:
         ValueError: the heads do not divide the units.

@@ -1,6 +1,6 @@
-"""Encoders: one observation to one feature vector, [N, *obs] to [N, dim].
+"""Encoders: map observations to feature vectors, [N, *obs] to [N, dim].
 
-Observations stay uint8 until the first layer; each encoder scales them itself.
+Images stay uint8 until the first layer; each encoder scales them itself.
 """
 
 import torch
@@ -15,18 +15,21 @@ from ludus.networks.running_stats import Normalise
 
 
 def _pixels(obs: Tensor) -> Tensor:
-    """[N, C, H, W] to float32, channels last (twice as fast on a CPU); bytes become 0 to 1."""
+    """Convert [N, C, H, W] to float32, channels last; uint8 is scaled to [0, 1]."""
     x = _unscaled(obs)
     return x.div_(255.0) if obs.dtype == torch.uint8 else x
 
 
 def _unscaled(obs: Tensor) -> Tensor:
-    """[N, C, H, W] to float32, channels last: bytes are turned first, four times fewer of them."""
+    """Convert [N, C, H, W] to float32, channels last, which is twice as fast on a CPU.
+
+    The layout is changed before the type: uint8 has a quarter of the bytes to move.
+    """
     return obs.contiguous(memory_format=torch.channels_last).to(torch.float32)
 
 
 def _channels_last(module: nn.Module) -> None:
-    """Lay convolution weights out as `_pixels` does."""
+    """Store convolution weights channels last, as `_pixels` does with images."""
     for parameter in module.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
@@ -38,7 +41,7 @@ def _flat_size(layers: nn.Module, shape: tuple[int, ...]) -> int:
 
 
 def _block(layer: nn.Conv2d | nn.Linear, layer_norm: bool) -> list[nn.Module]:
-    """The layer and ReLU, with layer normalisation between them where it is asked for."""
+    """Return the layer and ReLU, with layer normalisation between them if `layer_norm`."""
     if not layer_norm:
         return [layer, nn.ReLU()]
     if isinstance(layer, nn.Linear):
@@ -50,10 +53,10 @@ class MLP(nn.Module):
     """Fully connected layers over the flattened observation.
 
     Args:
-        space: of one observation; uint8 in 0..255 is scaled to [0, 1].
+        space: observation space; uint8 in 0..255 is scaled to [0, 1].
         hidden: units of each layer.
         layer_norm: normalise each layer before its activation.
-        activation: after each layer.
+        activation: activation after each layer.
     """
 
     def __init__(
@@ -75,7 +78,7 @@ class MLP(nn.Module):
         self.layers, self.dim = nn.Sequential(*layers), size
 
     def forward(self, obs: Tensor) -> Tensor:
-        """[N, *obs] to [N, dim]."""
+        """Map [N, *obs] to [N, dim]."""
         x = obs.flatten(1)
         if x.dtype != torch.float32 or self._scale != 1.0:
             x = x.to(torch.float32) * self._scale
@@ -96,7 +99,7 @@ class DQN2013(nn.Module):
         _channels_last(self)
 
     def forward(self, obs: Tensor) -> Tensor:
-        """[N, C, H, W] uint8 to [N, dim]."""
+        """Map [N, C, H, W] uint8 to [N, dim]."""
         return self.layers(_pixels(obs)).flatten(1)
 
 
@@ -115,7 +118,7 @@ class NatureCNN(nn.Module):
         _channels_last(self)
 
     def forward(self, obs: Tensor) -> Tensor:
-        """[N, C, H, W] uint8 to [N, dim]."""
+        """Map [N, C, H, W] uint8 to [N, dim]."""
         return self.layers(_pixels(obs)).flatten(1)
 
 
@@ -128,7 +131,7 @@ class MinAtarCNN(nn.Module):
         self.dim = _flat_size(self.layers, space.shape)
 
     def forward(self, obs: Tensor) -> Tensor:
-        """[N, C, 10, 10] uint8 in {0, 1} to [N, dim]."""
+        """Map [N, C, 10, 10] uint8 in {0, 1} to [N, dim]."""
         return self.layers(obs.to(torch.float32)).flatten(1)
 
 
@@ -147,12 +150,12 @@ class _Residual(nn.Module):
 
 
 class ImpalaResNet(nn.Module):
-    """The residual network of IMPALA (https://arxiv.org/abs/1802.01561, figure 3), any width.
+    """Residual network of IMPALA (https://arxiv.org/abs/1802.01561, figure 3) of any width.
 
     Args:
-        space: of one observation, [C, H, W] uint8.
-        width: multiplies the 16, 32 and 32 channels of the paper.
-        pool: side of an adaptive max-pooling at the end, as in https://arxiv.org/abs/2411.03820;
+        space: observation space, [C, H, W] uint8.
+        width: factor of the paper's 16, 32 and 32 channels.
+        pool: side of an adaptive max pooling at the end, as in https://arxiv.org/abs/2411.03820;
             0 for none.
         spectral_norm: divide the weights of the residual convolutions by their spectral norm.
     """
@@ -178,20 +181,21 @@ class ImpalaResNet(nn.Module):
         _channels_last(self)
 
     def forward(self, obs: Tensor) -> Tensor:
-        """[N, C, H, W] uint8 to [N, dim]."""
+        """Map [N, C, H, W] uint8 to [N, dim]."""
         return self.layers(_pixels(obs)).flatten(1)
 
 
 class Tower(nn.Module):
     """Residual blocks of 3x3 convolutions that keep the board's size, as in AlphaGo Zero.
 
-    https://doi.org/10.1038/nature24270. Without batch normalisation: each block starts as the
-    identity (https://arxiv.org/abs/1901.09321). 32 planes of 1x1 filters come out.
+    https://doi.org/10.1038/nature24270. It has no batch normalisation; instead each block is
+    initialised to the identity (https://arxiv.org/abs/1901.09321). A 1x1 convolution with 32
+    filters follows the blocks.
 
     Args:
-        space: of one position, [C, H, W].
-        channels: of each block.
-        blocks: how many.
+        space: observation space of one position, [C, H, W].
+        channels: channels of each block.
+        blocks: number of blocks.
     """
 
     def __init__(self, space: spaces.Box, channels: int, blocks: int) -> None:
@@ -210,14 +214,18 @@ class Tower(nn.Module):
         _channels_last(self)
 
     def forward(self, obs: Tensor) -> Tensor:
-        """[N, C, H, W] to [N, 32 * H * W]."""
+        """Map [N, C, H, W] to [N, 32 * H * W]."""
         return self.layers(_unscaled(obs)).flatten(1)
 
 
 class NormalisedEncoder(nn.Module):
-    """An encoder of what `Normalise` makes of observations.
+    """Encoder with normalised observations.
 
-    Pictures are taken into the statistics a few a rollout: those of one second look alike.
+    Args:
+        encoder: encoder of the normalised observations.
+        shape: shape of one observation.
+        picture: observations are images. They share one deviation, and only some images of a
+            rollout update the statistics, because consecutive ones are nearly the same.
     """
 
     def __init__(self, encoder: "Encoder", shape: tuple[int, ...], picture: bool) -> None:
@@ -227,7 +235,7 @@ class NormalisedEncoder(nn.Module):
         self._picture = picture
 
     def forward(self, obs: Tensor) -> Tensor:
-        """[N, *obs] to [N, dim]."""
+        """Map [N, *obs] to [N, dim]."""
         if not self._picture:
             return self.encoder(self.normalise(obs))
         unit = 255.0 if obs.dtype == torch.uint8 else 1.0
@@ -235,17 +243,17 @@ class NormalisedEncoder(nn.Module):
         return self.encoder(self.normalise.in_place(x.clone() if x is obs else x, unit))
 
     def update_statistics(self, obs: Tensor) -> None:
-        """Take observations [N, *obs] into the statistics."""
+        """Merge observations [N, *obs] into the statistics."""
         rows = _pixels(obs[:: -(-len(obs) // _PICTURES)]) if self._picture else obs
         self.normalise.update_statistics(rows)
 
 
 class ProjectedEncoder(nn.Module):
-    """An encoder whose features go through one linear layer with ReLU, before a core or heads.
+    """Encoder followed by a linear layer with ReLU.
 
     Args:
-        encoder: of the observations.
-        units: of the layer.
+        encoder: encoder of the observations.
+        units: output features.
     """
 
     def __init__(self, encoder: "Encoder", units: int) -> None:
@@ -253,37 +261,38 @@ class ProjectedEncoder(nn.Module):
         self.encoder, self.layer, self.dim = encoder, nn.Linear(encoder.dim, units), units
 
     def forward(self, obs: Tensor) -> Tensor:
-        """[N, *obs] to [N, units]."""
+        """Map [N, *obs] to [N, units]."""
         return F.relu(self.layer(self.encoder(obs)))
 
 
 class DictEncoder(nn.Module):
-    """An encoder for each key of a dictionary observation, their features side by side.
+    """One encoder per key of a dictionary observation; their features are concatenated.
 
     Args:
-        space: of the dictionaries.
-        encoders: by key.
+        space: space of the packed dictionaries.
+        encoders: encoders by key.
     """
 
     def __init__(self, space: PackedDict, encoders: "dict[str, Encoder]") -> None:
         super().__init__()
         self.space, self.keys = space, tuple(encoders)
-        self.encoders = nn.ModuleList(encoders.values())  # a key may be no name for a module
+        # not a ModuleDict, whose keys are restricted
+        self.encoders = nn.ModuleList(encoders.values())
         self.dim: int = sum(encoder.dim for encoder in encoders.values())
 
     def forward(self, obs: Tensor) -> Tensor:
-        """[N, size] uint8 to [N, dim]."""
+        """Map [N, size] uint8 to [N, dim]."""
         parts = [self.space.part(obs, key) for key in self.keys]
         features = [encoder(part) for encoder, part in zip(self.encoders, parts, strict=True)]
         return torch.cat(features, dim=-1)
 
 
 class TwoEncoders(nn.Module):
-    """Two encoders of the same observations, their features side by side: policy and value.
+    """Two encoders of the same observations, for policy and value; their features are concatenated.
 
     Args:
-        first: gives the first half.
-        second: gives the second.
+        first: gives the first half of the features.
+        second: gives the second half.
     """
 
     def __init__(
@@ -294,12 +303,12 @@ class TwoEncoders(nn.Module):
         self.dim: int = first.dim + second.dim
 
     def forward(self, obs: Tensor) -> Tensor:
-        """[N, *obs] to [N, 2 * dim]."""
+        """Map [N, *obs] to [N, 2 * dim]."""
         return torch.cat([self.first(obs), self.second(obs)], dim=-1)
 
 
 def update_statistics(encoder: nn.Module, obs: Tensor) -> None:
-    """Take observations [N, *obs] into whatever running statistics an encoder has."""
+    """Merge observations [N, *obs] into the running statistics of an encoder, if it has any."""
     match encoder:
         case NormalisedEncoder():
             encoder.update_statistics(obs)
@@ -314,7 +323,7 @@ def update_statistics(encoder: nn.Module, obs: Tensor) -> None:
 
 
 def has_statistics(encoder: nn.Module) -> bool:
-    """Whether all running statistics of an encoder have seen something."""
+    """Return whether all running statistics of an encoder have been updated."""
     layers = [layer for layer in encoder.modules() if isinstance(layer, Normalise)]
     return all(float(layer.count) > 0 for layer in layers)
 
@@ -322,8 +331,8 @@ def has_statistics(encoder: nn.Module) -> bool:
 Encoder = (
     MLP | DQN2013 | NatureCNN | MinAtarCNN | ImpalaResNet | Tower | NormalisedEncoder | DictEncoder
 )
-_PICTURES = 256  # at most, of one rollout
-_SMALLEST = {"dqn2013": 20, "nature": 36, "minatar": 3, "impala": 1}  # pixels a side
+_PICTURES = 256  # images of one rollout that update the statistics, at most
+_SMALLEST = {"dqn2013": 20, "nature": 36, "minatar": 3, "impala": 1}  # pixels per side
 
 
 def make_encoder(
@@ -338,18 +347,20 @@ def make_encoder(
     activation: Activation = "relu",
     normalise: bool = False,
 ) -> Encoder:
-    """The encoder of that name; for a dictionary one for each key, an MLP where it does not fit.
+    """Build an encoder by name.
+
+    A dictionary gets one encoder per key, and an MLP for each key that the named one does not fit.
 
     Args:
-        name: which one.
-        space: of one observation.
-        hidden: units of the MLP's layers.
-        width: of the IMPALA network.
-        pool: of the IMPALA network.
-        spectral_norm: of the IMPALA network.
-        layer_norm: of the others.
-        activation: of the MLP.
-        normalise: begin with running statistics where observations are floats or pictures.
+        name: kind of encoder.
+        space: observation space.
+        hidden: units of the layers (mlp).
+        width: factor of the channels (impala).
+        pool: side of the max pooling at the end (impala).
+        spectral_norm: normalise the residual convolutions (impala).
+        layer_norm: normalise each layer (all but impala).
+        activation: activation after each layer (mlp).
+        normalise: normalise observations with running statistics if they are floats or images.
 
     Raises:
         ValueError: the observation does not fit the encoder, or a choice is not for it.

@@ -1,7 +1,7 @@
-"""All parameters of a network as one tensor, so that the optimizer and the target take one step.
+"""All parameters of a network in one flat tensor, for the optimizer and the target network.
 
-One tensor of a million numbers costs an optimizer less than ten that hold as many: a small
-network's step is mostly the overhead of each tensor. Gradients are clipped as one tensor too.
+The cost of an optimizer step on a small network is mostly the overhead per tensor, so one tensor of
+a million numbers is cheaper than ten that hold as many. Gradients are clipped as one tensor, too.
 """
 
 from collections.abc import Sequence
@@ -10,18 +10,18 @@ import torch
 from torch import Tensor, nn
 
 
-def _lay(x: Tensor, like: Tensor) -> Tensor:
-    """X, of like's shape, as one row in the order of like's memory."""
+def _flat_view(x: Tensor, like: Tensor) -> Tensor:
+    """Flatten x, of the shape of `like`, in the memory order of `like`."""
     return (x if like.is_contiguous() else x.permute(0, 2, 3, 1)).reshape(-1)
 
 
 def flatten_parameters(network: nn.Module) -> Tensor:
-    """Move the parameters into one tensor [size], of which each becomes a view; return it.
+    """Move the parameters into one tensor [size] and make each a view of it; return that tensor.
 
-    Parameters are contiguous or, with four dimensions, channels last; they keep their layout.
+    Parameters must be contiguous or, with four dimensions, channels last; they keep their layout.
     """
     parameters = list(network.parameters())
-    flat = torch.cat([_lay(p.detach(), p) for p in parameters])
+    flat = torch.cat([_flat_view(p.detach(), p) for p in parameters])
     start = 0
     for p in parameters:
         part = flat[start : start + p.numel()]
@@ -35,5 +35,5 @@ def flatten_parameters(network: nn.Module) -> Tensor:
 
 
 def flat_gradient(gradients: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
-    """The gradients of the parameters as one tensor [size], in the order of the flat parameters."""
-    return torch.cat([_lay(g, p) for g, p in zip(gradients, parameters, strict=True)])
+    """Return the gradients as one tensor [size], in the order of `flatten_parameters`."""
+    return torch.cat([_flat_view(g, p) for g, p in zip(gradients, parameters, strict=True)])

@@ -1,7 +1,7 @@
-"""Heads: features to action values. Every value head emits `.q`; other kinds add extras to it.
+"""Value heads: features to action values. Every output has `.q`; distributions add their own.
 
-All that is random in a head comes in from outside, as `HeadNoise`; without it a head is what an
-evaluation needs: the means of noisy layers, and evenly spaced quantiles.
+The random numbers of a head are an input, `HeadNoise`. Without them a head is deterministic, as an
+evaluation needs: it uses the means of noisy layers and evenly spaced quantiles.
 """
 
 from itertools import pairwise
@@ -15,29 +15,29 @@ from ludus.networks.layers import NoisyLinear
 
 
 class HeadNoise(NamedTuple):
-    """The random part of one forward pass."""
+    """Random numbers of one forward pass; None uses means and midpoints."""
 
     layers: Tensor | None = None  # [..., noise_size] standard normal, broadcast to the features
     taus: Tensor | None = None  # [K, T, B] uniform in [0, 1)
 
 
 NO_NOISE = HeadNoise()
-ILLEGAL = -1e9  # the value of an action that the rules forbid: finite, as a discount of 0 needs it
+ILLEGAL = -1e9  # value of an illegal action; finite, because 0 * inf would be NaN in a target
 
 
-def without_illegal(q: Tensor, legal: Tensor) -> Tensor:
-    """Values [..., A], ILLEGAL where `legal` [..., A] is false; as they are where no action is."""
+def mask_illegal(q: Tensor, legal: Tensor) -> Tensor:
+    """Set values q [..., A] to ILLEGAL where legal [..., A] is false, unless no action is legal."""
     return q.masked_fill(~legal & legal.any(-1, keepdim=True), ILLEGAL)
 
 
 class QOut(NamedTuple):
-    """What a value head says of each action."""
+    """Action values."""
 
     q: Tensor  # [..., A]
 
 
 class CategoricalOut(NamedTuple):
-    """A distribution of returns over fixed atoms."""
+    """Distribution of the return over fixed atoms, for each action."""
 
     q: Tensor  # [..., A] means
     log_p: Tensor  # [..., A, K] log-probabilities of the atoms
@@ -45,15 +45,15 @@ class CategoricalOut(NamedTuple):
 
 
 class QuantileOut(NamedTuple):
-    """A distribution of returns as quantiles of equal weight."""
+    """Distribution of the return as quantiles of equal weight, for each action."""
 
     q: Tensor  # [..., A] means
     quantiles: Tensor  # [..., A, K]
-    taus: Tensor  # [..., K] where each quantile lies, in (0, 1); broadcast to the quantiles
+    taus: Tensor  # [..., K] quantile levels in (0, 1), broadcast to the quantiles
 
 
 class _Stream(nn.Module):
-    """One hidden layer with ReLU (none where hidden is 0), then a linear layer."""
+    """Hidden layer with ReLU (none if `hidden` is 0), then a linear layer."""
 
     def __init__(self, dim: int, hidden: int, out: int, sigma: float, layer_norm: bool) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class _Stream(nn.Module):
         self.noise_size = sum(self._split) if sigma else 0
 
     def forward(self, x: Tensor, noise: Tensor | None) -> Tensor:
-        """[..., dim] to [..., out]; noise [..., noise_size]."""
+        """Map [..., dim] to [..., out]; noise [..., noise_size]."""
         parts = [None] * len(self.layers) if noise is None else noise.split(self._split, dim=-1)
         for depth, (layer, part) in enumerate(zip(self.layers, parts, strict=True)):
             if depth:
@@ -76,17 +76,17 @@ class _Stream(nn.Module):
 
 
 class Streams(nn.Module):
-    """Features to K numbers for each action: one stream, or a value and an advantage stream.
+    """Map features to K numbers per action, with one stream or with a value and an advantage one.
 
     Dueling: y = v + a - mean_a(a), Wang et al. 2016 (https://arxiv.org/abs/1511.06581), equation 9.
 
     Args:
-        dim: features in.
-        actions: A.
-        outputs: K, 1 for plain values.
+        dim: input features.
+        actions: number of actions, A.
+        outputs: numbers per action, K; 1 for plain values.
         hidden: units of the hidden layer of each stream; 0 for none.
-        dueling: two streams.
-        sigma: of the noisy layers' noise; 0 for plain layers.
+        dueling: use two streams.
+        sigma: initial scale of the noise of noisy layers; 0 for plain layers.
         layer_norm: normalise the hidden layer before its ReLU.
     """
 
@@ -110,7 +110,7 @@ class Streams(nn.Module):
         self.noise_size = sum(self._split)
 
     def forward(self, x: Tensor, noise: Tensor | None) -> Tensor:
-        """[..., dim] to [..., A, K], or [..., A] where K is 1; noise [..., noise_size]."""
+        """Map [..., dim] to [..., A, K], or to [..., A] if K is 1; noise [..., noise_size]."""
         first, second = (None, None) if noise is None else noise.split(self._split, dim=-1)
         y = self.advantage(x, second)  # [..., A * K]
         y = y if self.outputs == 1 else y.unflatten(-1, (self.actions, self.outputs))
@@ -123,7 +123,7 @@ class Streams(nn.Module):
 
 
 class QHead(nn.Module):
-    """Features to the values of all actions."""
+    """Plain action values."""
 
     samples = 0
 
@@ -132,7 +132,7 @@ class QHead(nn.Module):
         self.streams = streams
 
     def forward(self, x: Tensor, noise: HeadNoise = NO_NOISE) -> QOut:
-        """[..., dim] to q [..., A]."""
+        """Map [..., dim] to q [..., A]."""
         return QOut(self.streams(x, noise.layers))
 
 
@@ -140,9 +140,9 @@ class CategoricalHead(nn.Module):
     """C51: a softmax over fixed atoms (https://arxiv.org/abs/1707.06887).
 
     Args:
-        streams: with one output an atom.
+        streams: give one output per atom.
         low: return of the first atom.
-        high: return of the last.
+        high: return of the last atom.
     """
 
     atoms: Tensor
@@ -155,13 +155,13 @@ class CategoricalHead(nn.Module):
         self.register_buffer("atoms", atoms, persistent=False)
 
     def forward(self, x: Tensor, noise: HeadNoise = NO_NOISE) -> CategoricalOut:
-        """[..., dim] to log-probabilities [..., A, K]."""
+        """Map [..., dim] to log-probabilities [..., A, K]."""
         log_p = F.log_softmax(self.streams(x, noise.layers), dim=-1)
         return CategoricalOut((log_p.exp() * self.atoms).sum(-1), log_p, self.atoms)
 
 
 class QuantileHead(nn.Module):
-    """QR-DQN: the quantiles at the midpoints of K equal parts (https://arxiv.org/abs/1710.10044)."""
+    """QR-DQN: quantiles at the midpoints of K equal parts (https://arxiv.org/abs/1710.10044)."""
 
     taus: Tensor
     samples = 0
@@ -172,20 +172,20 @@ class QuantileHead(nn.Module):
         self.register_buffer("taus", _midpoints(streams.outputs), persistent=False)
 
     def forward(self, x: Tensor, noise: HeadNoise = NO_NOISE) -> QuantileOut:
-        """[..., dim] to quantiles [..., A, K]."""
+        """Map [..., dim] to quantiles [..., A, K]."""
         quantiles = self.streams(x, noise.layers)
         return QuantileOut(quantiles.mean(-1), quantiles, self.taus)
 
 
 class ImplicitQuantileHead(nn.Module):
-    """IQN: the quantile at any tau, from features * relu(linear(cos(pi i tau))), i = 0 .. 63.
+    """IQN: the quantile at any level tau, from features * relu(linear(cos(pi i tau))), i = 0 .. 63.
 
     Dabney et al. 2018, https://arxiv.org/abs/1806.06923, equation 4.
 
     Args:
-        streams: with one output an action.
-        samples: taus that an update draws for each observation.
-        policy_samples: taus without chance, evenly spaced.
+        streams: give one output per action.
+        samples: taus that an update samples for each observation.
+        policy_samples: evenly spaced taus that are used without noise.
     """
 
     midpoints: Tensor
@@ -201,7 +201,8 @@ class ImplicitQuantileHead(nn.Module):
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, x: Tensor, noise: HeadNoise = NO_NOISE) -> QuantileOut:
-        """[T, B, dim] to quantiles [T, B, A, K] at the taus [K, T, B] of chance."""
+        """Map [T, B, dim] to quantiles [T, B, A, K] at taus [K, T, B]."""
+        # K leads until the end, so that x [T, B, dim] and the noise of noisy layers broadcast.
         taus = self.midpoints[:, None, None] if noise.taus is None else noise.taus  # [K, T, B]
         waves = (taus.unsqueeze(-1) * self.frequencies).cos()  # [K, T, B, cosines]
         mixed = x * F.relu(self.embedding(waves))  # [K, T, B, dim]

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_MANY_ROWS = 64  # above it, making a noisy matrix costs less than a second product
+_MANY_ROWS = 64  # above this, building a noisy matrix costs less than a second product
 
 
 class NoisyLinear(nn.Module):
@@ -12,18 +12,15 @@ class NoisyLinear(nn.Module):
 
     y = (mu_w + sigma_w * f(e_out) f(e_in)^T) x + mu_b + sigma_b * f(e_out), f(e) = sign(e) sqrt|e|
 
-    The noise comes from outside. The product is taken as (x * f(e_in)) sigma_w^T * f(e_out), so
-    that each row of a batch may have its own; where one serves many rows its matrix is made.
-
-    One rule holds for all who use it: an actor draws noise at every step, for each env its own; an
-    update draws it anew and independently for the online network, the target and the choice of the
-    next action, one draw for the whole batch (equations 15 and 16); an evaluation has none and
-    takes the means.
+    The noise is an input. An actor samples it at every step, for each env separately. An update
+    samples it independently for the online network, the target network and the choice of the next
+    action, once for the whole batch (equations 15 and 16). An evaluation passes None and uses the
+    means.
 
     Args:
-        dim: features in.
-        out: features out.
-        sigma: sigma_0 of the paper; every sigma starts at sigma / sqrt(dim).
+        dim: input features.
+        out: output features.
+        sigma: sigma_0 of the paper; every sigma is initialised to sigma / sqrt(dim).
     """
 
     def __init__(self, dim: int, out: int, sigma: float) -> None:
@@ -36,11 +33,13 @@ class NoisyLinear(nn.Module):
         self.bias_sigma = nn.Parameter(torch.full((out,), sigma * bound))
 
     def forward(self, x: Tensor, noise: Tensor | None) -> Tensor:
-        """[..., dim] to [..., out]; noise [..., dim + out] standard normal, None for the means."""
+        """Map [..., dim] to [..., out]; noise [..., dim + out] standard normal, None for means."""
         if noise is None:
             return F.linear(x, self.weight, self.bias)
         scaled = noise.sign() * noise.abs().sqrt()
         inwards, outwards = scaled.split([self.dim, self.out], dim=-1)
+        # If one noise sample serves many rows, build the noisy matrix once. Otherwise each row may
+        # have its own noise: (x * f(e_in)) sigma_w^T * f(e_out) needs no matrix per row.
         if noise.ndim == 1 and x.numel() > _MANY_ROWS * self.dim:
             weight = torch.addcmul(self.weight, self.weight_sigma, torch.outer(outwards, inwards))
             return F.linear(x, weight, torch.addcmul(self.bias, self.bias_sigma, outwards))
@@ -49,15 +48,17 @@ class NoisyLinear(nn.Module):
 
 
 class SpectralConv2d(nn.Module):
-    """A convolution whose weight is divided by its largest singular value.
+    """Convolution whose weight is divided by its largest singular value sigma.
 
-    Miyato et al. 2018, https://arxiv.org/abs/1802.05957. `power_iteration` improves the estimate in
-    place and is the agent's to call, once an update; `forward` itself changes nothing.
+    Miyato et al. 2018, https://arxiv.org/abs/1802.05957. sigma = u^T W v, with the singular vectors
+    u and v estimated by power iteration. The agent calls `power_iteration` once per update, and
+    `forward` changes no state. PyTorch's own `spectral_norm` iterates in each training forward
+    pass, so its result would depend on how often and in which mode a network is evaluated.
 
     Args:
-        channels: in.
-        out: channels out.
-        kernel: side of the filter, odd; the picture keeps its size.
+        channels: input channels.
+        out: output channels.
+        kernel: odd side of the filter; the image keeps its size.
     """
 
     u: Tensor
@@ -70,27 +71,28 @@ class SpectralConv2d(nn.Module):
         self._padding = kernel // 2
         self.register_buffer("u", F.normalize(torch.randn(out), dim=0))
         self.register_buffer("v", torch.zeros(channels * kernel**2))
-        for _ in range(15):
+        for _ in range(15):  # near the largest singular value from the first update on
             self.power_iteration()
 
     @torch.no_grad()
     def power_iteration(self) -> None:
-        """One step towards the singular vectors of the largest singular value."""
+        """Move u and v one step towards the singular vectors of the largest singular value."""
         matrix = self.weight.flatten(1)  # [out, channels * kernel^2]
         self.v.copy_(F.normalize(matrix.t() @ self.u, dim=0))
         self.u.copy_(F.normalize(matrix @ self.v, dim=0))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, channels, H, W] to [N, out, H, W]."""
+        """Map [N, channels, H, W] to [N, out, H, W]."""
+        # u and v are constants here, so the gradient flows through the weight in sigma only.
         sigma = torch.dot(self.u, self.weight.flatten(1) @ self.v)
         return F.conv2d(x, self.weight / sigma, self.bias, padding=self._padding)
 
 
 def start_orthogonal(module: nn.Module, gain: float) -> None:
-    """Orthogonal weights and zero biases for all linear layers and convolutions in a module."""
+    """Initialise all linear layers and convolutions with orthogonal weights and zero biases."""
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
-            start = torch.empty(layer.weight.shape)  # torch's own start takes no other layout
+            start = torch.empty(layer.weight.shape)  # `orthogonal_` needs a contiguous tensor
             with torch.no_grad():
                 layer.weight.copy_(nn.init.orthogonal_(start, gain))
             if layer.bias is not None:

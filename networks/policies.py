@@ -1,6 +1,6 @@
-"""Policies: distributions over actions, and the head that gives one together with a value.
+"""Policies: distributions over actions, and heads that output a policy and a value.
 
-A distribution is a tuple of tensors, and what is random in a sample comes in from outside.
+A distribution is a tuple of tensors. The random numbers of a sample are an input.
 """
 
 import math
@@ -15,118 +15,118 @@ _ILLEGAL = -1e9  # as a logit: its probability is 0 in float32, and so is its gr
 
 
 class Distribution(Protocol):
-    """Over the actions of one env, for any leading dimensions."""
+    """Distribution over the actions of one env, with any leading dimensions."""
 
     def sample(self, noise: Tensor) -> Tensor:
-        """Actions [..., *action]; noise [..., chance_size] uniform in [0, 1) or normal."""
+        """Sample actions [..., *action]; noise [..., P] uniform in [0, 1), or normal for a Box."""
 
     def mode(self) -> Tensor:
-        """The most likely actions [..., *action]."""
+        """Return the most likely actions [..., *action]."""
 
     def log_prob(self, action: Tensor) -> Tensor:
-        """Of actions [..., *action], [...]; a density where actions are continuous."""
+        """Return log-probabilities [...] of actions [..., *action]; densities if continuous."""
 
     def entropy(self) -> Tensor:
-        """In nats, [...]."""
+        """Return the entropy in nats, [...]."""
 
 
 def gumbel(noise: Tensor) -> Tensor:
-    """Draws of the Gumbel distribution, [...] from noise [...] uniform in [0, 1)."""
+    """Transform noise [...] uniform in [0, 1) to samples of the standard Gumbel distribution."""
     return -(-noise.clamp(min=1e-20).log()).log()
 
 
 class Categorical(NamedTuple):
-    """Over A actions, numbered from 0."""
+    """Categorical distribution over A actions, numbered from 0."""
 
     log_p: Tensor  # [..., A]
 
     def sample(self, noise: Tensor) -> Tensor:
-        """[...] int64, by the Gumbel-max trick from noise [..., A] uniform in [0, 1)."""
+        """Sample [...] int64 with the Gumbel-max trick; noise [..., A] uniform in [0, 1)."""
         return (self.log_p + gumbel(noise)).argmax(-1)
 
     def mode(self) -> Tensor:
-        """[...] int64."""
+        """Return the most likely actions [...] int64."""
         return self.log_p.argmax(-1)
 
     def log_prob(self, action: Tensor) -> Tensor:
-        """[...] of int64 [...]."""
+        """Return log-probabilities [...] of actions [...] int64."""
         return self.log_p.gather(-1, action.unsqueeze(-1)).squeeze(-1)
 
     def entropy(self) -> Tensor:
-        """[...]."""
+        """Return the entropy in nats, [...]."""
         return -(self.log_p.exp() * self.log_p).sum(-1)
 
 
 class MultiCategorical(NamedTuple):
-    """Over K independent choices, each numbered from 0."""
+    """K independent categorical distributions, each over actions numbered from 0."""
 
     parts: tuple[Categorical, ...]  # K
 
     def sample(self, noise: Tensor) -> Tensor:
-        """[..., K] int64 from noise [..., sum of A] uniform in [0, 1)."""
-        chances = noise.split([p.log_p.shape[-1] for p in self.parts], dim=-1)
-        return torch.stack([p.sample(c) for p, c in zip(self.parts, chances, strict=True)], -1)
+        """Sample [..., K] int64; noise [..., sum of A] uniform in [0, 1)."""
+        split = noise.split([p.log_p.shape[-1] for p in self.parts], dim=-1)
+        return torch.stack([p.sample(n) for p, n in zip(self.parts, split, strict=True)], -1)
 
     def mode(self) -> Tensor:
-        """[..., K] int64."""
+        """Return the most likely actions [..., K] int64."""
         return torch.stack([p.mode() for p in self.parts], -1)
 
     def log_prob(self, action: Tensor) -> Tensor:
-        """[...] of int64 [..., K]."""
+        """Return log-probabilities [...] of actions [..., K] int64."""
         each = [p.log_prob(a) for p, a in zip(self.parts, action.unbind(-1), strict=True)]
         return torch.stack(each).sum(0)
 
     def entropy(self) -> Tensor:
-        """[...]."""
+        """Return the entropy in nats, [...]."""
         return torch.stack([p.entropy() for p in self.parts]).sum(0)
 
 
 class Gaussian(NamedTuple):
-    """Over D numbers, each with a normal distribution of its own."""
+    """Normal distribution over D numbers with a diagonal covariance."""
 
     mean: Tensor  # [..., D]
     log_std: Tensor  # [D], the same for every observation
 
     def sample(self, noise: Tensor) -> Tensor:
-        """[..., D] from noise [..., D] standard normal."""
+        """Sample [..., D]; noise [..., D] standard normal."""
         return self.mean + self.log_std.exp() * noise
 
     def mode(self) -> Tensor:
-        """[..., D]."""
+        """Return the means [..., D]."""
         return self.mean
 
     def log_prob(self, action: Tensor) -> Tensor:
-        """Density at [..., D], [...]."""
+        """Return log-densities [...] of actions [..., D]."""
         deviation = (action - self.mean) * (-self.log_std).exp()
         each = -0.5 * deviation.square() - self.log_std - 0.5 * math.log(2 * math.pi)
         return each.sum(-1)
 
     def entropy(self) -> Tensor:
-        """[...]."""
+        """Return the entropy in nats, [...]."""
         total = (self.log_std + 0.5 * math.log(2 * math.pi * math.e)).sum()
         return total.expand(self.mean.shape[:-1])
 
 
 class PolicyOut(NamedTuple):
-    """What an actor-critic says of observations."""
+    """Output of an actor-critic head."""
 
-    logits: Tensor  # [..., P] of all choices; means where actions are continuous
-    log_std: Tensor | None  # [D], of continuous actions
+    logits: Tensor  # [..., P] over all choices; means if actions are continuous
+    log_std: Tensor | None  # [D] of continuous actions
     value: Tensor  # [...], in the units of the return
 
 
 class ActionKind:
-    """How the actions of a space are chosen: the numbers of a head become a distribution.
+    """Conversion between an action space and the outputs of a policy head.
 
     Args:
         space: Discrete, MultiDiscrete or Box.
 
     Raises:
-        ValueError: the space is another, or not of one dimension.
+        ValueError: the space is of another kind, or does not have one dimension.
     """
 
     def __init__(self, space: spaces.Space) -> None:
-        self.start: np.ndarray | int = 0  # what the first action is called
+        self.start: np.ndarray | int = 0  # number of the first action in the env
         self.low: np.ndarray | None = None  # bounds of continuous actions
         self.high: np.ndarray | None = None
         match space:
@@ -146,26 +146,30 @@ class ActionKind:
         self._several = isinstance(space, spaces.MultiDiscrete)
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """What a sample for so many observations is made of, [*shape, P]."""
-        draw = torch.randn if self.continuous else torch.rand
-        return draw(*shape, self.outputs, generator=generator, device=generator.device)
+        """Generate the noise for samples of that shape, [*shape, P]."""
+        size = (*shape, self.outputs)
+        if self.continuous:
+            return torch.randn(size, generator=generator, device=generator.device)
+        return torch.rand(size, generator=generator, device=generator.device)
 
     def distribution(self, out: PolicyOut, legal: Tensor | None = None) -> Distribution:
-        """The distribution that a head's numbers stand for.
+        """Build the distribution from a head's output.
 
         Args:
-            out: of the head.
-            legal: [..., P] bool, what the rules allow; in a choice where nothing is, all is.
+            out: output of the head.
+            legal: [..., P] bool, legal actions; a choice without one is not masked.
         """
         if out.log_std is not None:
             return Gaussian(out.logits, out.log_std)
-        allowed = [None] * len(self.sizes) if legal is None else legal.split(self.sizes, dim=-1)
-        logits = out.logits.split(self.sizes, dim=-1) if self._several else [out.logits]
-        parts = [_categorical(*part) for part in zip(logits, allowed, strict=True)]
-        return MultiCategorical(tuple(parts)) if self._several else parts[0]
+        if not self._several:
+            return _categorical(out.logits, legal)
+        logits = out.logits.split(self.sizes, dim=-1)
+        masks = [None] * len(logits) if legal is None else legal.split(self.sizes, dim=-1)
+        pairs = zip(logits, masks, strict=True)
+        return MultiCategorical(tuple(_categorical(choice, mask) for choice, mask in pairs))
 
     def env_action(self, action: Tensor) -> np.ndarray:
-        """Actions [B, *action] as the env takes them: from its first, and within its bounds."""
+        """Convert actions [B, *action] to the env's: add its first action, clip to its bounds."""
         chosen = action.cpu().numpy()
         if self.low is not None:
             return np.clip(chosen, self.low, self.high)
@@ -179,16 +183,16 @@ def _categorical(logits: Tensor, legal: Tensor | None) -> Categorical:
 
 
 class PolicyHead(nn.Module):
-    """Features to a policy and a value, each a linear layer.
+    """Policy and value, each a linear layer.
 
-    The value is kept in the units of the return, while its layer learns it with mean 0 and
-    deviation 1, where `rescale_value` is used (PopArt, https://arxiv.org/abs/1602.07714).
+    The output value is in the units of the return. With `rescale_value` (PopArt,
+    https://arxiv.org/abs/1602.07714) its layer learns a target of mean 0 and deviation 1.
 
     Args:
-        dim: features in.
-        kind: of the actions.
-        separate: the first half of the features is the policy's, the second the value's.
-        log_std: where the deviation of continuous actions starts, in nats.
+        dim: input features.
+        kind: kind of the actions.
+        separate: use the first half of the features for the policy and the second for the value.
+        log_std: initial logarithm of the standard deviation of continuous actions.
     """
 
     value_mean: Tensor
@@ -205,14 +209,17 @@ class PolicyHead(nn.Module):
         self.register_buffer("value_std", torch.ones(()))
 
     def forward(self, x: Tensor, noise: object = None) -> PolicyOut:
-        """[..., dim] to what is made of it."""
+        """Map [..., dim] to logits [..., P] and values [...]."""
         for_policy, for_value = (x, x) if self._split is None else x.split(self._split, dim=-1)
         value = self.value(for_value).squeeze(-1) * self.value_std + self.value_mean
         return PolicyOut(self.policy(for_policy), self.log_std, value)
 
     @torch.no_grad()
     def rescale_value(self, mean: Tensor, std: Tensor) -> None:
-        """Take another mean and deviation of the return, without a change of any value."""
+        """Set the mean and the standard deviation of the return, and keep every output value.
+
+        With value = (w x + b) * std + mean, new w and b compensate the new mean and std.
+        """
         self.value.weight.mul_(self.value_std / std)
         self.value.bias.mul_(self.value_std).add_(self.value_mean - mean).div_(std)
         self.value_mean.copy_(mean)
@@ -220,12 +227,12 @@ class PolicyHead(nn.Module):
 
 
 class GameHead(nn.Module):
-    """A policy and a value from -1 to 1 for one who plays against another.
+    """Policy and value for a two-player game; the value is in (-1, 1).
 
     Args:
-        dim: features in.
-        actions: A.
-        hidden: units of the value's own layer.
+        dim: input features.
+        actions: number of actions, A.
+        hidden: units of the value's hidden layer.
     """
 
     def __init__(self, dim: int, actions: int, hidden: int = 64) -> None:
@@ -234,5 +241,5 @@ class GameHead(nn.Module):
         self.value = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, 1))
 
     def forward(self, x: Tensor, noise: object = None) -> PolicyOut:
-        """[..., dim] to logits [..., A] and values [...]."""
+        """Map [..., dim] to logits [..., A] and values [...]."""
         return PolicyOut(self.policy(x), None, self.value(x).squeeze(-1).tanh())

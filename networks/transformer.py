@@ -1,9 +1,9 @@
 """GTrXL: a gated transformer over a window of past steps (Parisotto et al. 2019).
 
-https://arxiv.org/abs/1910.06764. Layer normalisation comes first in each block and a GRU-like gate
-takes the place of the residual sum; positions are relative (Transformer-XL,
-https://arxiv.org/abs/1901.02860). A row attends to itself and the `window` rows before it of its
-episode, and to none further back, so acting a row at a time gives what a whole rollout gives.
+https://arxiv.org/abs/1910.06764. Each block begins with layer normalisation, and a GRU-like gate
+replaces the residual sum. Positions are relative (Transformer-XL,
+https://arxiv.org/abs/1901.02860). A row attends to itself and to the `window` rows before it in its
+episode, and to none further back, so acting row by row gives the same result as a whole rollout.
 """
 
 import math
@@ -16,7 +16,7 @@ State = tuple[Tensor, ...]
 
 
 class _Gate(nn.Module):
-    """A GRU's gate between a block's input x and its output y (section 3.2); x wins at first."""
+    """GRU gate between a block's input x and its output y (section 3.2); passes x at first."""
 
     def __init__(self, dim: int, bias: float = 2.0) -> None:
         super().__init__()
@@ -26,21 +26,21 @@ class _Gate(nn.Module):
         self.bias = nn.Parameter(torch.full((dim,), bias))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """[..., dim] each to the same."""
+        """Map x and y [..., dim] to [..., dim]."""
         y_r, y_z, y_h = self.of_y(y).chunk(3, dim=-1)
         x_r, x_z = self.of_x(x).chunk(2, dim=-1)
         reset = torch.sigmoid(y_r + x_r)
-        update = torch.sigmoid(y_z + x_z - self.bias)
+        update = torch.sigmoid(y_z + x_z - self.bias)  # small at first: x passes
         candidate = torch.tanh(y_h + self.of_reset(reset * x))
         return x.lerp(candidate, update)
 
 
 class _Block(nn.Module):
-    """Attention over the window, then two linear layers, each behind its gate.
+    """Attention over the window, then two linear layers, each followed by its gate.
 
     Args:
-        dim: features in and out.
-        heads: H, which divide dim.
+        dim: input and output features.
+        heads: number of attention heads, H, a divisor of dim.
         window: W.
     """
 
@@ -56,13 +56,13 @@ class _Block(nn.Module):
         self.layers = nn.Sequential(nn.Linear(dim, 4 * dim), nn.ReLU(), nn.Linear(4 * dim, dim))
         self.attention_gate, self.layers_gate = _Gate(dim), _Gate(dim)
 
-    def forward(self, rows: Tensor, seen: Tensor, distance: Tensor) -> Tensor:
-        """The last T of W + T rows.
+    def forward(self, rows: Tensor, attends: Tensor, distance: Tensor) -> Tensor:
+        """Return the block's output for the last T of W + T rows, [B, T, dim].
 
         Args:
-            rows: [B, W + T, dim], the W before and the T that are asked for.
-            seen: [B, T, W + T] bool, the row attends to that one.
-            distance: [T, W + T] int64, how far back that one lies, within 0 .. W.
+            rows: [B, W + T, dim], the W past rows and the T new ones.
+            attends: [B, T, W + T] bool, row t attends to row s.
+            distance: [T, W + T] int64, how many rows s lies before t, clamped to 0 .. W.
         """
         x = rows[:, self._window :]  # [B, T, dim]
         normed = self.attention_norm(rows)
@@ -70,25 +70,28 @@ class _Block(nn.Module):
         keys, values = (
             self.key_value(normed).unflatten(-1, (2 * self._heads, self._each)).chunk(2, dim=2)
         )  # [B, W + T, H, each]
+        # score(t, s) = (q_t + u) k_s + (q_t + v) r_{t - s}, as in Transformer-XL, section 3.3, but
+        # with learned embeddings r of the W + 1 distances. The second term is computed once per
+        # distance and gathered, which is cheaper than an embedding per pair (t, s).
         content = torch.einsum("bthe,bshe->bhts", query + self.content_bias, keys)
         position = torch.einsum("bthe,whe->bhtw", query + self.position_bias, self.position)
         index = distance.expand(*position.shape[:2], *distance.shape)
         score = (content + position.gather(-1, index)) / math.sqrt(self._each)  # [B, H, T, W + T]
-        weight = score.masked_fill(~seen.unsqueeze(1), -1e9).softmax(-1)
-        found = torch.einsum("bhts,bshe->bthe", weight, values).flatten(2)
-        x = self.attention_gate(x, F.relu(self.out(found)))
+        weight = score.masked_fill(~attends.unsqueeze(1), -1e9).softmax(-1)
+        attended = torch.einsum("bhts,bshe->bthe", weight, values).flatten(2)
+        x = self.attention_gate(x, F.relu(self.out(attended)))
         return self.layers_gate(x, F.relu(self.layers(self.layers_norm(x))))
 
 
 class Transformer(nn.Module):
-    """A GTrXL of L layers as a core; its state is what each layer was given, W rows back.
+    """GTrXL of L layers as a core; its state holds the inputs of each layer for the last W rows.
 
     Args:
-        dim: features in.
-        units: features out.
-        layers: L.
-        heads: of the attention; they divide units.
-        window: W, rows before its own that a row attends to in each layer.
+        dim: input features.
+        units: output features.
+        layers: number of layers, L.
+        heads: number of attention heads, a divisor of units.
+        window: number of past rows that a row attends to in each layer, W.
     """
 
     def __init__(self, dim: int, units: int, layers: int, heads: int, window: int) -> None:
@@ -98,39 +101,44 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(_Block(units, heads, window) for _ in range(layers))
 
     def initial_state(self, batch: int) -> State:
-        """Nothing seen: rows [B, W, L, units], and how many of them count [B]."""
+        """Return zeros [B, W, L, units] and the number of valid rows among them, 0 [B]."""
         weight = self.embedding.weight
         rows = weight.new_zeros(batch, self._window, self._count, self.dim)
         return rows, torch.zeros(batch, dtype=torch.int64, device=weight.device)
 
     def forward(self, x: Tensor, state: State, first: Tensor) -> tuple[Tensor, State]:
-        """[T, B, dim] to [T, B, units]; env b sees nothing from before a row where first[t, b]."""
+        """Map [T, B, dim] to [T, B, units]; env b attends to no row before one with first[t, b]."""
         past, count = state  # [B, W, L, units], [B]
-        seen, distance = self._seen(count, first)
+        attends, distance = self._attends(count, first)
         rows = F.relu(self.embedding(x)).transpose(0, 1)  # [B, T, units]
-        given = []
+        inputs = []
         for depth, block in enumerate(self.blocks):
             rows = torch.cat([past[:, :, depth], rows], dim=1)  # [B, W + T, units]
-            given.append(rows[:, len(x) :].detach())  # the last W of them
-            rows = block(rows, seen, distance)
-        return rows.transpose(0, 1), (torch.stack(given, dim=2), self._counted(count, first))
+            # Of W + T rows the last W are the next state. As in Transformer-XL, no gradient flows
+            # into rows of an earlier call.
+            inputs.append(rows[:, len(x) :].detach())
+            rows = block(rows, attends, distance)
+        return rows.transpose(0, 1), (torch.stack(inputs, dim=2), self._next_count(count, first))
 
-    def _seen(self, count: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
-        """Which of W + T rows each of T rows attends to [B, T, W + T], and their distance."""
+    def _attends(self, count: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+        """Return which of W + T rows each of T rows attends to [B, T, W + T], and the distances."""
         window, steps = self._window, len(first)
-        at = torch.arange(window + steps, device=first.device)  # the rows asked for begin at W
-        back = at[window:, None] - at[None]  # [T, W + T]
-        near = (back >= 0) & (back <= window)
-        episode = first.to(torch.int64).cumsum(0).t()  # [B, T], 0 is the one that goes on
-        goes_on = at[:window] >= window - count.unsqueeze(-1)  # [B, W]
-        of = torch.cat([torch.where(goes_on, 0, -1), episode], dim=1)  # [B, W + T]
-        same = of.unsqueeze(1) == episode.unsqueeze(2)  # [B, T, W + T]
-        return same & near, back.clamp(0, window)
+        at = torch.arange(window + steps, device=first.device)  # the new rows begin at W
+        distance = at[window:, None] - at[None]  # [T, W + T]
+        near = (distance >= 0) & (distance <= window)
+        # Rows attend only within their episode. Episodes are numbered within the call: 0 is the one
+        # that was running, and the number rises where one begins. Of the W past rows the last
+        # `count` belong to the running episode, the others to none (-1).
+        episode = first.to(torch.int64).cumsum(0).t()  # [B, T]
+        running = at[:window] >= window - count.unsqueeze(-1)  # [B, W]
+        episodes = torch.cat([torch.where(running, 0, -1), episode], dim=1)  # [B, W + T]
+        same = episodes.unsqueeze(1) == episode.unsqueeze(2)  # [B, T, W + T]
+        return same & near, distance.clamp(0, window)
 
-    def _counted(self, count: Tensor, first: Tensor) -> Tensor:
-        """Rows of the running episode after these [B], W at most."""
+    def _next_count(self, count: Tensor, first: Tensor) -> Tensor:
+        """Return the rows of the running episode after these T rows, at most W, [B]."""
         steps = len(first)
         at = torch.arange(1, steps + 1, device=first.device).unsqueeze(-1)  # [T, 1]
-        opened = (first * at).amax(0)  # [B] the last row that opened one, from 1; 0 for none
-        since = torch.where(opened > 0, steps + 1 - opened, count + steps)
+        began = (first * at).amax(0)  # [B] last row that began an episode, from 1; 0 for none
+        since = torch.where(began > 0, steps + 1 - began, count + steps)
         return since.clamp(max=self._window)

@@ -1,1 +1,1 @@
-"""Two-player board games: rules, batched games, the stream of self-play, players."""
+"""Two-player board games: rules, batched games, envs, fixed opponents."""

@@ -1,7 +1,7 @@
-"""Games of two players as one stream: every move is a row, seen by the one who is to move.
+"""Two-player games as one stream: every move is a row, observed by the player to move.
 
-A row's `sign` is -1 where the other player moves, so that a value is always the mover's and a
-return turns its sign with each move: `discount = -gamma`.
+`discount_sign` is -1 where the player to move changes. Values are always those of the player to
+move, so a return changes its sign with each move: `discount = -gamma`.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ from ludus.envs.vector import BackendStep
 
 
 class BoardBackend:
-    """B games side by side, on the CPU; an observation has the `action_mask` in it.
+    """B games in parallel on the CPU; observations include the `action_mask`.
 
     Args:
         game: the rules.
@@ -26,13 +26,13 @@ class BoardBackend:
         self.game, self.num_envs = game, num_envs
         self.observation_space = observation_space(game)
         self.action_space = spaces.Discrete(game.num_actions)
-        self.action_names: tuple[str, ...] = ()  # what a move is called depends on the position
+        self.action_names: tuple[str, ...] = ()  # a move's name depends on the position
         self.board: Board = game.init(num_envs)
-        self._second = np.zeros(num_envs, bool)  # [B] who moves
+        self._second = np.zeros(num_envs, bool)  # [B] the second player is to move
         self._raw: BackendStep | None = None
 
     def reset(self, mask: np.ndarray, seeds: np.ndarray) -> np.ndarray:
-        """Start new games where mask [B] is true; nothing in them is left to chance."""
+        """Start new games where mask [B] is true; return all observations. Seeds have no effect."""
         self.board[mask] = self.game.init(int(mask.sum()))
         self._second[mask] = False
         return observations(self.game, self.observation_space, self.board)
@@ -41,7 +41,9 @@ class BoardBackend:
         """Make the moves [B]."""
         action = torch.from_numpy(actions)
         legal = self.game.legal_actions(self.board)  # [B, A]
-        idle = ~legal.gather(1, action.unsqueeze(1)).squeeze(1)  # a game not in use makes any move
+        # Only a game that is over or replayed as idle gets an illegal move here, and its result is
+        # not used. It makes any legal move instead, because the rules need not accept others.
+        idle = ~legal.gather(1, action.unsqueeze(1)).squeeze(1)
         action = torch.where(idle, legal.to(torch.uint8).argmax(1), action)
         move = self.game.step(self.board, action)
         self.board, sign = move.board, move.discount_sign.numpy()
@@ -51,12 +53,12 @@ class BoardBackend:
         self._raw = BackendStep(obs, move.reward.numpy(), move.terminated.numpy(), none, none, sign)
 
     def recv(self) -> BackendStep:
-        """What the moves led to."""
+        """Return the result of the moves."""
         assert self._raw is not None
         return self._raw
 
     def render(self, index: int) -> np.ndarray:
-        """The picture of one game."""
+        """Return an image of one game."""
         return render_board(self.game, self.board[index : index + 1], bool(self._second[index]))
 
     def close(self) -> None:
@@ -64,11 +66,11 @@ class BoardBackend:
 
 
 def observation_space(game: Game) -> PackedDict:
-    """What is shown of a game: its own parts, and which actions are legal."""
+    """Return the observation space of a game: its own parts and the action mask."""
     return PackedDict({**game.parts, MASK: spaces.Box(0, 1, (game.num_actions,), np.uint8)})
 
 
 def observations(game: Game, space: PackedDict, board: Board) -> np.ndarray:
-    """Observations [B, size] of positions."""
+    """Return observations [B, size] of positions."""
     parts = {key: part.cpu().numpy() for key, part in game.observation(board).items()}
     return space.pack({**parts, MASK: game.legal_actions(board).cpu().numpy()})

@@ -1,7 +1,7 @@
-"""Tic-tac-toe, connect four and othello on bits: a position is two integers of 64 bits.
+"""Tic-tac-toe, connect four and Othello as bitboards: a position is two 64-bit integers.
 
-The first holds the mover's stones, the second the other's, so that a move swaps them. All is
-arithmetic on tensors [B], on a CPU or a GPU; the rules are OpenSpiel's.
+The first holds the stones of the player to move and the second the opponent's, so a move swaps
+them. Everything is arithmetic on tensors [B], on a CPU or a GPU. The rules are OpenSpiel's.
 """
 
 import numpy as np
@@ -18,47 +18,43 @@ def _stone(place: Tensor) -> Tensor:
 
 
 def _signed(bits: int) -> int:
-    """A pattern of 64 bits as torch's signed integer."""
+    """Convert a pattern of 64 bits to a signed integer."""
     return bits - (1 << 64) if bits >= 1 << 63 else bits
 
 
 class _Bits:
-    """What the games on bits have in common.
+    """Common parts of the bitboard games.
 
     Args:
-        name: OpenSpiel's.
-        places: the bit of each cell [H, W], row by row as it is observed.
+        name: name in OpenSpiel.
+        places: bit of each cell [H, W], in the order of the observation.
         num_actions: A.
-        max_moves: of the longest game.
-        device: where boards are made.
+        max_moves: moves of the longest game.
+        device: device of the boards.
     """
 
     def __init__(
         self, name: str, places: Tensor, num_actions: int, max_moves: int, device: torch.device
     ) -> None:
-        self.name, self.num_actions, self.max_moves, self.device = (
-            name,
-            num_actions,
-            max_moves,
-            device,
-        )
+        self.name, self.num_actions = name, num_actions
+        self.max_moves, self.device = max_moves, device
         self.shape = tuple(places.shape)
         self._places = places.flatten().to(device)  # [H * W]
         self.parts = {BOARD: spaces.Box(0, 1, (2, *self.shape), np.uint8)}
 
     def observation(self, board: Tensor) -> dict[str, Tensor]:
-        """The mover's stones and the other's, [B, 2, H, W] uint8."""
+        """Return the stones of the player to move and the opponent's, [B, 2, H, W] uint8."""
         return {BOARD: self._planes(board).to(torch.uint8).unflatten(-1, self.shape)}
 
-    def from_observation(self, seen: dict[str, Tensor]) -> Tensor:
-        """Boards [B, 2] of planes [B, 2, H, W]."""
-        return (seen[BOARD].flatten(2).to(torch.int64) << self._places).sum(-1)
+    def from_observation(self, observation: dict[str, Tensor]) -> Tensor:
+        """Return boards [B, 2] of planes [B, 2, H, W]."""
+        return (observation[BOARD].flatten(2).to(torch.int64) << self._places).sum(-1)
 
     def _planes(self, board: Tensor) -> Tensor:  # [B, 2] to [B, 2, H * W] int64
         return (board.unsqueeze(-1) >> self._places) & 1
 
     def _other_moves(self, board: Tensor, won: Tensor, over: Tensor) -> Move:
-        """The other player moves next; who made this move has won where `won` [B]."""
+        """Build a move after which the opponent moves; its player has won where won [B]."""
         return Move(
             board, won.to(torch.float32), over, torch.full_like(won, -1, dtype=torch.float32)
         )
@@ -74,11 +70,11 @@ class TicTacToe(_Bits):
         self._rows = torch.tensor([sum(1 << int(c) for c in row) for row in rows], device=device)
 
     def init(self, batch: int) -> Tensor:
-        """Empty boards [B, 2]."""
+        """Return empty boards [B, 2]."""
         return torch.zeros(batch, 2, dtype=torch.int64, device=self.device)
 
     def legal_actions(self, board: Tensor) -> Tensor:
-        """Empty cells, [B, 9] bool."""
+        """Return the empty cells, [B, 9] bool."""
         free = ((board.sum(1).unsqueeze(1) >> self._places) & 1) == 0
         return free & ~self._has_row(board[:, 1]).unsqueeze(1)
 
@@ -90,7 +86,7 @@ class TicTacToe(_Bits):
         return self._other_moves(torch.stack([other, own], 1), won, won | full)
 
     def symmetries(self) -> tuple[Tensor, Tensor]:
-        """The square's eight."""
+        """Return the eight symmetries of the square."""
         cells = square_symmetries(3).to(self.device)
         return torch.cat([cells, cells + 9], 1), cells
 
@@ -101,8 +97,8 @@ class TicTacToe(_Bits):
 class ConnectFour(_Bits):
     """Four in a row on 6 rows and 7 columns; action i drops a stone into column i.
 
-    Columns lie 7 bits apart, the lowest row first, so that the seventh bit keeps lines from
-    running on into the next column.
+    Columns are 7 bits apart, lowest row first. The unused seventh bit keeps shifted lines from
+    running into the next column.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -113,11 +109,11 @@ class ConnectFour(_Bits):
         self._full = sum(0b111_111 << 7 * column for column in range(7))
 
     def init(self, batch: int) -> Tensor:
-        """Empty boards [B, 2]."""
+        """Return empty boards [B, 2]."""
         return torch.zeros(batch, 2, dtype=torch.int64, device=self.device)
 
     def legal_actions(self, board: Tensor) -> Tensor:
-        """Columns with room, [B, 7] bool."""
+        """Return the columns that are not full, [B, 7] bool."""
         room = (board.sum(1).unsqueeze(1) & self._top) == 0
         return room & ~_four(board[:, 1]).unsqueeze(1)
 
@@ -125,7 +121,8 @@ class ConnectFour(_Bits):
         """Drop stones into columns `action` [B]."""
         own, other = board.unbind(1)
         lowest = self._bottom[action]
-        stone = ((own | other) + lowest) & (lowest * 0b111_111)  # the carry stops at the first gap
+        # Adding 1 at the bottom of a column carries through its stones to the first empty cell.
+        stone = ((own | other) + lowest) & (lowest * 0b111_111)
         own = own | stone
         won = _four(own)
         return self._other_moves(
@@ -133,7 +130,7 @@ class ConnectFour(_Bits):
         )
 
     def symmetries(self) -> tuple[Tensor, Tensor]:
-        """Left and right."""
+        """Return the identity and the mirror image."""
         columns = torch.arange(7, device=self.device)
         columns = torch.stack([columns, columns.flip(0)])  # [2, 7]
         cells = columns.unsqueeze(1) + 7 * torch.arange(12, device=self.device).unsqueeze(1)
@@ -141,9 +138,9 @@ class ConnectFour(_Bits):
 
 
 def _four(stones: Tensor) -> Tensor:
-    """Four in a row, in any of the four directions: [B] to [B] bool."""
+    """Return whether four stones are in a row, in any direction: [B] to [B] bool."""
     found = torch.zeros_like(stones)
-    for step in (1, 6, 7, 8):
+    for step in (1, 6, 7, 8):  # vertical, diagonals, horizontal
         pairs = stones & (stones >> step)
         found |= pairs & (pairs >> 2 * step)
     return found != 0
@@ -154,32 +151,32 @@ class Othello(_Bits):
 
     def __init__(self, device: torch.device) -> None:
         super().__init__("othello", torch.arange(64).view(8, 8), 65, 128, device)
-        inner = [
-            _signed(sum(0b01111110 << 8 * row for row in range(8)))
-        ]  # no line runs over a side
+        # Four directions and their opposites. Lines with a horizontal part must not wrap around the
+        # sides, so they may pass through the inner columns only.
+        inner = _signed(sum(0b01111110 << 8 * row for row in range(8)))
         shifts = [1, 7, 8, 9]
-        over = [inner[0], inner[0], -1, inner[0]]
+        through = [inner, inner, -1, inner]
         self._shift = torch.tensor(shifts, device=device).unsqueeze(1)  # [4, 1]
-        self._inner = torch.tensor(over, device=device).unsqueeze(1)
-        # `>>` copies the sign; these bits are what may be left after it
+        self._inner = torch.tensor(through, device=device).unsqueeze(1)
+        # `>>` on signed integers copies the sign bit; these are the bits to keep after it.
         kept = [(1 << (64 - shift)) - 1 for shift in shifts]
         self._kept = torch.tensor(kept, device=device).unsqueeze(1)
 
     def init(self, batch: int) -> Tensor:
-        """The four stones in the middle; black moves first. [B, 2]."""
+        """Return boards [B, 2] with four stones in the middle; black moves first."""
         black, white = (1 << 28) | (1 << 35), (1 << 27) | (1 << 36)
         start = torch.tensor([black, white], dtype=torch.int64, device=self.device)
         return start.repeat(batch, 1)
 
     def legal_actions(self, board: Tensor) -> Tensor:
-        """Cells where a stone turns others over, or else passing; [B, 65] bool."""
+        """Return the cells where a stone flips others, or else passing; [B, 65] bool."""
         here, there = self._cells(board), self._cells(board.flip(1))
         cells = ((here.unsqueeze(1) >> self._places) & 1) == 1
         passes = (here == 0) & (there != 0)
         return torch.cat([cells, passes.unsqueeze(1)], 1)
 
     def step(self, board: Tensor, action: Tensor) -> Move:
-        """Put stones in cells `action` [B] and turn over what they enclose; 64 passes."""
+        """Put stones in cells `action` [B] and flip the enclosed ones; 64 passes."""
         own, other = board.unbind(1)
         stone = torch.where(action < 64, _stone(action % 64), 0)
         turned = self._turned(own, other, stone)
@@ -188,11 +185,10 @@ class Othello(_Bits):
         over = (self._cells(after) | self._cells(after.flip(1))) == 0
         lead = self._planes(after).sum(-1)  # [B, 2]
         reward = torch.where(over, (lead[:, 1] - lead[:, 0]).sign(), 0)
-        move = self._other_moves(after, reward, over)
-        return move
+        return self._other_moves(after, reward, over)
 
     def symmetries(self) -> tuple[Tensor, Tensor]:
-        """The square's eight."""
+        """Return the eight symmetries of the square."""
         cells = square_symmetries(8).to(self.device)
         passing = torch.full((len(cells), 1), 64, device=self.device)
         return torch.cat([cells, cells + 64], 1), torch.cat([cells, passing], 1)
@@ -204,7 +200,7 @@ class Othello(_Bits):
         return (stones >> self._shift) & self._kept
 
     def _runs(self, start: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-        """The other's stones in unbroken lines from `start` [B]: [4, B] up and [4, B] down."""
+        """Return the opponent's stones in unbroken lines from `start` [B], [4, B] up and down."""
         through = other & self._inner  # [4, B]
         up, down = self._left(start) & through, self._right(start) & through
         for _ in range(5):  # a line has at most six between two ends
@@ -212,7 +208,7 @@ class Othello(_Bits):
         return up, down
 
     def _cells(self, board: Tensor) -> Tensor:
-        """Cells [B] where the mover may put a stone."""
+        """Return the cells [B] where the player to move may put a stone."""
         own, other = board.unbind(1)
         up, down = self._runs(own, other)
         ends = self._left(up) | self._right(down)  # [4, B]
@@ -220,7 +216,7 @@ class Othello(_Bits):
         return (first | second) & ~(own | other)
 
     def _turned(self, own: Tensor, other: Tensor, stone: Tensor) -> Tensor:
-        """The other's stones [B] that a new stone encloses."""
+        """Return the opponent's stones [B] that a new stone encloses."""
         up, down = self._runs(stone, other)
         up = torch.where((self._left(up) & own) != 0, up, 0)
         down = torch.where((self._right(down) & own) != 0, down, 0)
@@ -229,7 +225,7 @@ class Othello(_Bits):
 
 
 def square_symmetries(side: int) -> Tensor:
-    """Where each cell of a square comes from under its eight symmetries, [8, side * side]."""
+    """Return the source of each cell under the square's eight symmetries, [8, side * side]."""
     cells = torch.arange(side * side).view(side, side)
     turned = [cells.rot90(k) for k in range(4)]
     return torch.stack([t.flatten() for cell in turned for t in (cell, cell.flip(1))])

@@ -1,4 +1,4 @@
-"""The contract of a board game, batched and seen by the one who is to move."""
+"""The interface of a board game, batched, from the view of the player to move."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
@@ -6,65 +6,62 @@ from typing import Any, NamedTuple, Protocol
 from gymnasium import spaces
 from torch import Tensor
 
-# B positions, each as its mover sees it. A tensor [B, *] or an array of B objects: either may be
-# indexed, and assigned to, by an index over B.
+# B positions, each from the view of its player to move: a tensor [B, *] or an array of B objects.
+# Both can be indexed, and assigned to, by an index over B.
 Board = Any
 BOARD = "board"
 
 
 class Move(NamedTuple):
-    """What one move led to, in B games."""
+    """Result of one move in each of B games."""
 
-    board: Board  # the positions after it, as the next mover sees them
-    reward: Tensor  # [B] float32, for the one who moved
+    board: Board  # the positions after it, from the view of the next player
+    reward: Tensor  # [B] float32, of the player who moved
     terminated: Tensor  # [B] bool, the game is over
-    discount_sign: (
-        Tensor  # [B] float32, -1 where the other player moves next, 1 where the same does
-    )
+    discount_sign: Tensor  # [B] float32, -1 where the other player moves next, else 1
 
 
 class Game(Protocol):
     """The rules of a two-player, zero-sum game without chance or hidden information.
 
-    A position whose game is over may be stepped on; what comes out then is of no use, and raises
-    nothing.
+    Stepping a game that is over must not raise; the result is not used.
     """
 
     @property
     def name(self) -> str:
-        """OpenSpiel's name and parameters."""
+        """Name and parameters in OpenSpiel."""
 
     @property
     def num_actions(self) -> int:
-        """A, over all positions."""
+        """Number of actions over all positions, A."""
 
     @property
     def max_moves(self) -> int:
-        """Moves after which a game is over at the latest."""
+        """Largest number of moves of a game."""
 
     @property
     def parts(self) -> Mapping[str, spaces.Box]:
-        """What the mover sees of one position, by name; `BOARD` is what a network is shown."""
+        """Observation space of one position by key; networks receive the key `BOARD`."""
 
     def init(self, batch: int) -> Board:
-        """The first position of B games."""
+        """Return the first positions of B games."""
 
     def legal_actions(self, board: Board) -> Tensor:
-        """Moves that the rules allow, [B, A] bool; none where the game is over."""
+        """Return the legal actions [B, A] bool; none where the game is over."""
 
     def step(self, board: Board, action: Tensor) -> Move:
-        """Make the legal moves `action` [B] int64."""
+        """Make the legal moves `action` [B] int64; the given positions are not changed."""
 
     def observation(self, board: Board) -> dict[str, Tensor]:
-        """What the movers see, [B, *part] by name."""
+        """Return the observations of the players to move by key, each [B, *shape]."""
 
-    def from_observation(self, seen: dict[str, Tensor]) -> Board:
-        """The positions that `observe` showed."""
+    def from_observation(self, observation: dict[str, Tensor]) -> Board:
+        """Return the positions of observations; the inverse of `observation`."""
 
     def symmetries(self) -> tuple[Tensor, Tensor]:
-        """Ways to turn the board that change nothing, the first of them no turn.
+        """Return the symmetries of the board as permutations, the first of them the identity.
 
         Returns:
-            Where each number of a turned `BOARD` comes from [S, size], and where each action of a
-            turned policy does [S, A].
+            Source index of each number of the transformed `BOARD` [S, size], and of each action of
+            the transformed policy [S, A].
         """
