@@ -23,7 +23,7 @@ from ludus.comparison.analysis import (
     mean_return,
     plain,
 )
-from ludus.comparison.report_page import page
+from ludus.comparison.report_page import render_page
 from ludus.training.checkpoint import write_atomically
 
 
@@ -50,7 +50,7 @@ def write(out: Path, trainings: Sequence[Training], about: About) -> list[Path]:
     told = json.dumps(plain(_results(found)), indent=1, allow_nan=False)
     write_atomically(out / "results.json", told)
     # references in place of other characters, so that no encoding can spoil the page
-    html = page(found, pictures).encode("ascii", "xmlcharrefreplace").decode()
+    html = render_page(found, pictures).encode("ascii", "xmlcharrefreplace").decode()
     write_atomically(out / "report.html", html)
     return [out / "report.html", out / "results.json", out / "scores.csv", *pictures.values()]
 
