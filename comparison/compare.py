@@ -16,9 +16,8 @@ from rich.table import Table
 from ludus.agents import presets
 from ludus.agents.sb3 import SB3Config
 from ludus.comparison.aggregates import human_normalised, summarise
-from ludus.comparison.analysis import Group, groups_of
+from ludus.comparison.groups import Group, Training, group_trainings
 from ludus.comparison.jobs import Job, room, run_all
-from ludus.comparison.report import Training
 from ludus.envs.errors import EnvError, RunError
 from ludus.envs.make import EnvOptions, make
 from ludus.evaluation.evaluate import evaluate
@@ -270,7 +269,7 @@ def _random(plan: Plan, env_id: str) -> Iterator[Training]:
 
 def tables(trainings: Sequence[Training]) -> Iterator[Table]:
     """For each env and protocol a table of at most 80 columns."""
-    for group in groups_of([t for t in trainings if t.returns]):
+    for group in group_trainings([t for t in trainings if t.returns]):
         yield _table(group)
 
 

@@ -1,7 +1,7 @@
 """Render the page of a report from `report.html.j2`: one HTML file without external files.
 
-This module computes the values that the template shows and the formats of numbers. The texts stand
-in the template, which escapes every value.
+This module computes the values that the template shows. The template contains the texts and escapes
+every value.
 """
 
 import base64
@@ -21,27 +21,25 @@ from ludus.comparison.aggregates import (
     Score,
     human_reference,
 )
-from ludus.comparison.analysis import (
-    Findings,
-    Group,
-    in_words,
-    is_baseline,
-    joined,
-    learns,
-    mean_return,
-    plain,
-    plural,
-    rounded,
-    spaced,
+from ludus.comparison.analysis import Analysis
+from ludus.comparison.formatting import (
+    format_count,
+    format_key,
+    format_list,
+    format_number,
+    format_percent,
+    format_setting,
+    to_json,
 )
+from ludus.comparison.groups import Group, is_baseline, is_trained, mean_return
 
 
-def render_page(findings: Findings, pictures: Mapping[str, Path]) -> str:
+def render_page(analysis: Analysis, figures: Mapping[str, Path]) -> str:
     """Render the HTML of a report.
 
     Args:
-        findings: what the page shows.
-        pictures: PNG files by figure: `curves-` and a group's slug, `aggregates`, `profiles`,
+        analysis: the results that the page shows.
+        figures: PNG files by name: `curves-` and the slug of a group, `aggregates`, `profiles`,
             `improvement`.
     """
     package = files("ludus.comparison")
@@ -49,66 +47,66 @@ def render_page(findings: Findings, pictures: Mapping[str, Path]) -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.tests["baseline"] = is_baseline
-    environment.filters["estimated"] = _estimated
-    environment.filters["in_words"] = in_words
-    environment.filters["interval"] = _interval
-    environment.filters["joined"] = joined
+    environment.filters["estimate"] = _format_estimate
+    environment.filters["interval"] = _format_interval
     environment.filters["mean_return"] = mean_return
-    environment.filters["percent"] = _percent
-    environment.filters["plural"] = plural
-    environment.filters["rounded"] = rounded
-    environment.filters["spaced"] = spaced
+    environment.filters["number"] = format_number
+    environment.filters["percent"] = format_percent
+    environment.filters["count_of"] = format_count
+    environment.filters["listed"] = format_list
+    environment.filters["key"] = format_key
+    environment.filters["setting"] = format_setting
     template = environment.from_string(package.joinpath("report.html.j2").read_text())
-    images = {name: base64.b64encode(path.read_bytes()).decode() for name, path in pictures.items()}
+    images = {name: base64.b64encode(path.read_bytes()).decode() for name, path in figures.items()}
     style = package.joinpath("report.css").read_text()
-    return template.render(_values(findings), figures=images, style=style)
+    return template.render(_values(analysis), figures=images, style=style)
 
 
-def _values(findings: Findings) -> dict[str, Any]:
+def _values(analysis: Analysis) -> dict[str, Any]:
     """Compute the values of the whole page."""
-    groups, about = findings.groups, findings.about
+    groups, about = analysis.groups, analysis.about
     envs = list(dict.fromkeys(group.env for group in groups))
     trained = {id(t) for g in groups for ts in g.agents.values() for t in ts if t.steps}
     return {
         "about": about,
-        "notes": findings.notes,
+        "notes": analysis.notes,
         "enough_seeds": ENOUGH_SEEDS,
         "aggregates": list(AGGREGATES),
         "agents": list(dict.fromkeys(agent for group in groups for agent in group.agents)),
         "envs": envs,
         "trained_runs": len(trained),
         "sections": _sections(groups, several_envs=len(envs) > 1),
-        "groups": [_group_values(group, findings) for group in groups],
+        "groups": [_group_values(group, analysis) for group in groups],
         "settings": _settings(groups),
         "machine": {"date": about.date, "commit": about.commit or "-"} | about.hardware,
-        **_overall_values(findings),
+        **_overall_values(analysis),
     }
 
 
 def _sections(groups: Sequence[Group], *, several_envs: bool) -> dict[str, str]:
     """Return the titles of the sections by their anchors, in order."""
-    scores = {"scores": "Scores on each env"}
-    overall = {"overall": "All envs together"}
+    scores = {"scores": "Scores by env"}
+    overall = {"overall": "All envs"}
     sections = overall | scores if several_envs else scores | overall
     if any("rom" in group.protocol for group in groups):
-        sections["published"] = "Beside published scores"
-    return sections | {"settings": "Settings of the agents", "made": "How it was made"}
+        sections["published"] = "Published scores"
+    return sections | {"settings": "Agent settings", "made": "Reproduction"}
 
 
-def _group_values(group: Group, findings: Findings) -> dict[str, Any]:
+def _group_values(group: Group, analysis: Analysis) -> dict[str, Any]:
     """Compute the values of one group: its table, the caption of its curves, its trainings."""
-    rows = findings.tables[group.number]
-    curves = {agent: len(ts) for agent, ts in group.agents.items() if learns(ts)}
+    scores = analysis.tables[group.number]
+    curves = {agent: len(ts) for agent, ts in group.agents.items() if is_trained(ts)}
     one, few = _too_few(curves)
     rom = group.protocol.get("rom", "")
-    means = [row.score.mean for row in rows if math.isfinite(row.score.mean)]
+    means = [row.score.mean for row in scores if math.isfinite(row.score.mean)]
     return {
         "group": group,
         "rom": rom,
         "human": human_reference(rom) is not None,
-        "rows": rows,
+        "scores": scores,
         "best_mean": max(means, default=math.nan),
-        "few_trainings": [row.agent for row in rows if 0 < row.trainings < ENOUGH_SEEDS],
+        "few_trainings": [row.agent for row in scores if 0 < row.trainings < ENOUGH_SEEDS],
         "figure": f"curves-{group.slug}",
         "one_curve": one,
         "few_curves": few,
@@ -116,19 +114,19 @@ def _group_values(group: Group, findings: Findings) -> dict[str, Any]:
         "any_untrained": len(curves) < len(group.agents),
         "any_baseline": any(map(is_baseline, curves)),
         "trainings": [t for ts in group.agents.values() for t in ts],
-        "published": findings.beside[group.number],
+        "published": analysis.published[group.number],
     }
 
 
-def _overall_values(findings: Findings) -> dict[str, Any]:
+def _overall_values(analysis: Analysis) -> dict[str, Any]:
     """Compute the values of the section on all envs together."""
-    overall = findings.overall
+    overall = analysis.overall
     if overall is None:
         return {"overall": None}
     scales = {
         group.label: scale
-        for group in findings.groups
-        if group.label in overall.envs and (scale := findings.scales[group.number])
+        for group in analysis.groups
+        if group.label in overall.envs and (scale := analysis.scales[group.number])
     }
     one, few = _too_few({agent: len(overall.matrices[agent]) for agent in overall.trained})
     return {
@@ -153,29 +151,25 @@ def _settings(groups: Sequence[Group]) -> list[tuple[str, dict[str, str]]]:
     labels: dict[tuple[str, str], list[str]] = {}
     for group in groups:
         for training in (t for ts in group.agents.values() for t in ts):
-            key = training.agent, json.dumps(plain(training.settings), sort_keys=True)
+            key = training.agent, json.dumps(to_json(training.settings), sort_keys=True)
             settings.setdefault(key, training.settings)
             if group.label not in labels.setdefault(key, []):
                 labels[key].append(group.label)
     return [
         (
-            f"{key[0]} on {joined(labels[key])}",
-            {name: in_words(value) for name, value in of_agent.items()},
+            f"{key[0]} on {format_list(labels[key])}",
+            {name: format_setting(value) for name, value in of_agent.items()},
         )
         for key, of_agent in settings.items()
     ]
 
 
-def _interval(score: Score) -> str:
+def _format_interval(score: Score) -> str:
     if not (math.isfinite(score.low) and math.isfinite(score.high)):
         return "-"
-    return f"{rounded(score.low)} to {rounded(score.high)}"
+    return f"{format_number(score.low)} to {format_number(score.high)}"
 
 
-def _estimated(estimate: Estimate, certain: bool) -> str:
+def _format_estimate(estimate: Estimate, certain: bool) -> str:
     interval = f"{estimate.low:z.2f} to {estimate.high:z.2f}" if certain else "-"
     return f"{estimate.value:z.2f} ({interval})"
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None or not math.isfinite(share) else f"{100 * share:z.1f}%"
