@@ -12,8 +12,10 @@ from rich.console import Console
 from tyro.conf import OmitArgPrefixes
 
 from ludus.cli.options import parse, print_json, tensorboard
+from ludus.comparison.analysis import About
 from ludus.comparison.compare import Plan, compare, tables
-from ludus.comparison.report import About, Training, write
+from ludus.comparison.groups import Training
+from ludus.comparison.report import write_report
 from ludus.envs.bounds import AT_LEAST_ONE, FRACTION, NON_NEGATIVE, check_bounds
 from ludus.envs.errors import UsageError
 from ludus.envs.make import EnvOptions
@@ -107,7 +109,7 @@ def run(argv: list[str]) -> int:
         commit=commit(),
         date=strftime("%Y-%m-%d"),
     )
-    written = write(out, trainings, about)
+    written = write_report(out, trainings, about)
     if not given.json:
         for table in tables(trainings):
             Console().print(table)

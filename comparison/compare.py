@@ -1,7 +1,7 @@
-"""Train agents for the same steps under the same protocol, several at once, and gather their games.
+"""Train agents for the same env steps under the same protocol, and collect their held-out games.
 
-Each training is a run folder of its own and a process of its own. So a comparison that was
-interrupted goes on where it stood: what has finished is taken as it is, what had begun is resumed.
+Each training has its own run folder and its own process. An interrupted comparison can be continued
+by the same call: finished runs are reused, and unfinished runs are resumed.
 """
 
 import json
@@ -16,9 +16,8 @@ from rich.table import Table
 from ludus.agents import registry
 from ludus.agents.sb3_config import SB3Config
 from ludus.comparison.aggregates import human_normalised, summarise
-from ludus.comparison.analysis import Group, groups_of
-from ludus.comparison.jobs import Job, room, run_all
-from ludus.comparison.report import Training
+from ludus.comparison.groups import Group, Training, group_trainings
+from ludus.comparison.jobs import Job, max_parallel, run_jobs
 from ludus.envs.errors import EnvError, RunError
 from ludus.envs.make import EnvOptions, make
 from ludus.evaluation.evaluate import evaluate
@@ -27,164 +26,204 @@ from ludus.training.logger import Episodes
 from ludus.training.provenance import commit, versions
 from ludus.training.run import Run, RunConfig, TrainOptions, all_runs
 
-_LEARNING = ("num_envs", "init_from", "rivals", "dataset")  # options that change what is learned
+_LEARNING_OPTIONS = ("num_envs", "init_from", "rivals", "dataset")  # they change what is learned
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is compared, and how."""
+    """Agents, envs and protocol of a comparison."""
 
-    envs: Sequence[str]  # env ids
-    agents: Sequence[str]  # presets' names, see `ludus list agents`
-    steps: int  # env steps of each training
-    seeds: int  # trainings of each agent on each env
-    episodes: int  # held-out games after each training, the same for all
-    epsilon: float  # probability of a random action in those games
-    options: EnvOptions  # changes to the protocol
-    runs: Sequence[Path]  # finished runs that are taken in as they are
-    root: Path  # where run folders are made and looked for
-    device: str  # auto, cpu or cuda
-    jobs: int  # trainings at once; 0 for as many as the machine has room for
-    quiet: bool  # no progress
+    envs: Sequence[str]
+    """env ids"""
+    agents: Sequence[str]
+    """names of presets, see `ludus list agents`"""
+    steps: int
+    """env steps of each training"""
+    seeds: int
+    """number of trainings of each agent on each env"""
+    episodes: int
+    """number of held-out games after each training"""
+    epsilon: float
+    """probability of a random action in the held-out games"""
+    options: EnvOptions
+    """changes to the protocol"""
+    runs: Sequence[Path]
+    """folders of finished runs that are added to the comparison"""
+    root: Path
+    """folder in which run folders are created and searched"""
+    device: str
+    """auto, cpu or cuda"""
+    jobs: int
+    """maximum number of trainings in parallel; 0 for one per core, as far as memory allows"""
+    quiet: bool
+    """show no progress"""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One run of a comparison."""
+
+    run: Run
+    reused: bool
+    """whether it had finished before this comparison"""
 
 
 def compare(plan: Plan) -> tuple[list[Training], list[str]]:
-    """Train what is missing and return every training, and a sentence on each that failed.
+    """Run the missing trainings of a comparison.
+
+    Returns:
+        All trainings, and a sentence on each training that failed.
 
     Raises:
-        RunError, EnvError, ConfigError: what is asked for cannot be; before any work.
-        KeyboardInterrupt: with all trainings stopped, and saved where that can be.
+        RunError, EnvError, ConfigError: The plan is invalid. Raised before any training starts.
+        KeyboardInterrupt: After all trainings have stopped and, where possible, saved.
     """
     device = device_of(plan.device).type
-    wanted, found = _configs(plan, device), _finished(plan.root)
-    once = {run.path.resolve(): run for run in map(Run.open, plan.runs)}
-    given = [(run, run.config(), True) for run in once.values()]
-    for other, _, _ in given:
-        if other.status().state != "finished":
-            raise RunError(f"{other.path} is not finished; go on with it or leave it out")
-    jobs, trained = [], list[tuple[Run, RunConfig, bool]]()
-    for config in wanted:
-        run, over = _match(config, found)
-        if run is not None and over:
-            trained.append((run, config, True))
-            continue
+    configs, existing = _training_configs(plan, device), _readable_runs(plan.root)
+    added = _added_runs(plan)
+    jobs, entries = [], list[_Entry]()
+    for config in configs:
+        run, finished = _find_run(config, existing)
         run = run or Run.create(plan.root, config)
-        jobs.append(
-            Job(run, config, ["train", "--resume", str(run.path), "--quiet"], config.train.steps)
-        )
-        trained.append((run, config, False))
-    taken = {run.path.resolve() for run, _, _ in trained}
-    trained += [one for one in given if one[0].path.resolve() not in taken]
-    replayed = {
-        run.path: _games(run, plan)
-        for run, _, reused in trained
-        if reused and not _has_games(run, plan)
+        if not finished:
+            command = ["train", "--resume", str(run.path), "--quiet"]
+            jobs.append(Job(run, config, command, config.train.steps))
+        entries.append(_Entry(run, reused=finished))
+    planned = {entry.run.path.resolve() for entry in entries}
+    entries += [entry for entry in added if entry.run.path.resolve() not in planned]
+    replays = {
+        entry.run.path: _evaluation_job(entry.run, plan)
+        for entry in entries
+        if entry.reused and not _has_games(entry.run, plan)
     }
-    work = [*jobs, *replayed.values()]
-    run_all(work, plan.jobs or room(len(work), device), len(trained), quiet=plan.quiet)
-    # a training that was gone on with has played the games that it was begun with
-    ended = [job.run for job in jobs if not job.failed]
-    late = {run.path: _games(run, plan) for run in ended if not _has_games(run, plan)}
-    others = list(late.values())
-    run_all(others, plan.jobs or room(len(late), device), len(trained), quiet=plan.quiet)
-    replayed |= late
-    failed = {job.run.path: f"{job.name}: {job.failed}" for job in work + others if job.failed}
-    results = [
-        _gather(run, reused, plan, replayed.get(run.path))
-        for run, _, reused in trained
-        if run.path not in failed
+    first = [*jobs, *replays.values()]
+    run_jobs(first, plan.jobs or max_parallel(len(first), device), len(entries), quiet=plan.quiet)
+    # A resumed training plays the games of the options it was created with, which may be others.
+    trained = [job.run for job in jobs if not job.error]
+    late = {run.path: _evaluation_job(run, plan) for run in trained if not _has_games(run, plan)}
+    second = list(late.values())
+    run_jobs(second, plan.jobs or max_parallel(len(second), device), len(entries), quiet=plan.quiet)
+    replays |= late
+    failures = {job.run.path: f"{job.name}: {job.error}" for job in first + second if job.error}
+    trainings = [
+        _read_training(entry, plan, replays.get(entry.run.path))
+        for entry in entries
+        if entry.run.path not in failures
     ]
-    sentences = list(failed.values())
+    sentences = list(failures.values())
     for env_id in plan.envs if "random" in plan.agents else ():
         try:
-            results += list(_random(plan, env_id))
+            trainings += list(_random_trainings(plan, env_id))
         except EnvError as error:
             sentences.append(f"random on {env_id}: {error}")
-    return _told_apart(results), sentences
+    return _distinguish_agents(trainings), sentences
 
 
-def _games(run: Run, plan: Plan) -> Job:
-    """Play held-out games with a finished run."""
-    words = ["evaluate", str(run.path), "--episodes", str(plan.episodes), "--json"]
-    words += ["--epsilon", str(plan.epsilon), "--device", plan.device]
-    return Job(run, run.config(), words)
+def _added_runs(plan: Plan) -> list[_Entry]:
+    """Open the finished runs that the plan adds, each once."""
+    runs = {run.path.resolve(): run for run in map(Run.open, plan.runs)}
+    entries = [_Entry(run, reused=True) for run in runs.values()]
+    for entry in entries:
+        if entry.run.status().state != "finished":
+            raise RunError(f"{entry.run.path} is not finished; resume it or leave it out")
+    return entries
 
 
-def _told_apart(trainings: list[Training]) -> list[Training]:
-    """One agent of two configurations on the same env is two agents, named by what differs."""
-    kinds: dict[tuple[str, str], list[dict[str, Any]]] = {}
+def _evaluation_job(run: Run, plan: Plan) -> Job:
+    """Return a job that plays held-out games with a finished run."""
+    command = ["evaluate", str(run.path), "--episodes", str(plan.episodes), "--json"]
+    command += ["--epsilon", str(plan.epsilon), "--device", plan.device]
+    return Job(run, run.config(), command)
+
+
+def _distinguish_agents(trainings: list[Training]) -> list[Training]:
+    """Rename agents of one name with several configurations on an env by their differences."""
+    variants: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for t in trainings:
-        alike = kinds.setdefault((t.env, t.agent), [])
-        if t.settings not in alike:
-            alike.append(t.settings)
-    named = []
+        settings = variants.setdefault((t.env, t.agent), [])
+        if t.settings not in settings:
+            settings.append(t.settings)
+    renamed = []
     for t in trainings:
-        alike = kinds[t.env, t.agent]
-        differ = [k for k in t.settings if any(s.get(k) != alike[0].get(k) for s in alike)]
-        more = ", ".join(f"{k} {t.settings[k]}" for k in differ)
-        named.append(replace(t, agent=f"{t.agent} ({more})") if more else t)
-    return named
+        settings = variants[t.env, t.agent]
+        keys = [k for k in t.settings if any(s.get(k) != settings[0].get(k) for s in settings)]
+        differences = ", ".join(f"{k} {t.settings[k]}" for k in keys)
+        renamed.append(replace(t, agent=f"{t.agent} ({differences})") if differences else t)
+    return renamed
 
 
-def _configs(plan: Plan, device: str) -> list[RunConfig]:
-    """What each training would be started with; seeds outermost, so that early results are of all.
+def _training_configs(plan: Plan, device: str) -> list[RunConfig]:
+    """Return the config of each training.
 
-    An unknown agent, env or option is refused here.
+    The loop over seeds is the outermost, so that early results include all agents and envs. Unknown
+    agents, envs and options raise an error here.
     """
-    made = []
+    configs = []
     for env_id in plan.envs:
-        probe = make(env_id, 1, 0, plan.options)
+        env = make(env_id, 1, 0, plan.options)
         try:
             for agent in plan.agents:
-                config = registry.preset(agent, probe).config
+                config = registry.preset(agent, env).config
                 if agent == "random":
                     continue
-                t = TrainOptions(
+                options = TrainOptions(
                     steps=plan.steps,
-                    num_envs=registry.preset(agent, probe).num_envs,
+                    num_envs=registry.preset(agent, env).num_envs,
                     device=device,
                     eval_episodes=plan.episodes,
                     eval_epsilon=plan.epsilon,
                 )
-                made.append(RunConfig(agent, env_id, t, plan.options, config, probe.protocol))
+                configs.append(
+                    RunConfig(agent, env_id, options, plan.options, config, env.protocol)
+                )
         finally:
-            probe.close()
+            env.close()
     return [
         replace(config, train=replace(config.train, seed=seed))
         for seed in range(plan.seeds)
-        for config in made
+        for config in configs
     ]
 
 
-def _finished(root: Path) -> list[tuple[Run, RunConfig]]:
-    """All runs under root whose config can be read."""
-    found = []
+def _readable_runs(root: Path) -> list[tuple[Run, RunConfig]]:
+    """Return the runs under root with their configs."""
+    runs = []
     for run in all_runs(root):
         try:
-            found.append((run, run.config()))
-        except RunError:  # of another version
+            runs.append((run, run.config()))
+        except RunError:  # e.g. a run of another version
             continue
-    return found
+    return runs
 
 
-def _match(wanted: RunConfig, found: list[tuple[Run, RunConfig]]) -> tuple[Run | None, bool]:
-    """A run that is what is wanted and has finished; else one that can be gone on with."""
-    alike = [run for run, config in found if _same(config, wanted)]
-    states = {run.path: run.status().state for run in alike}
-    for run in alike:
+def _find_run(wanted: RunConfig, runs: list[tuple[Run, RunConfig]]) -> tuple[Run | None, bool]:
+    """Find a run with the wanted config.
+
+    Returns:
+        A finished run, else one that can be resumed or waited for, else None; and whether it has
+        finished.
+    """
+    matching = [run for run, config in runs if _is_equivalent(config, wanted)]
+    states = {run.path: run.status().state for run in matching}
+    for run in matching:
         if states[run.path] == "finished":
             return run, True
-    own = not isinstance(wanted.config, SB3Config)
-    for run in alike:
-        if states[run.path] in ("waiting", "running") or (own and states[run.path] == "stopped"):
+    resumable = ["waiting", "running"]
+    if not isinstance(wanted.config, SB3Config):  # a stopped SB3 run cannot be resumed
+        resumable.append("stopped")
+    for run in matching:
+        if states[run.path] in resumable:
             return run, False
     return None, False
 
 
-def _same(run: RunConfig, wanted: RunConfig) -> bool:
-    """Whether a run learned as is wanted; how often it logged and was evaluated is no matter."""
+def _is_equivalent(run: RunConfig, wanted: RunConfig) -> bool:
+    """Return whether two configs lead to the same training.
+
+    Options of logging, evaluation and checkpoints do not matter.
+    """
     w = wanted.train
-    learned = replace(
+    train = replace(
         run.train,
         log_every=w.log_every,
         video_every=w.video_every,
@@ -194,26 +233,32 @@ def _same(run: RunConfig, wanted: RunConfig) -> bool:
         checkpoint_seconds=w.checkpoint_seconds,
         keep_checkpoints=w.keep_checkpoints,
     )
-    return replace(run, train=learned) == wanted
+    return replace(run, train=train) == wanted
 
 
 def _has_games(run: Run, plan: Plan) -> bool:
-    """Whether a run's last evaluation is of as many held-out games as are asked for."""
-    played, config = run.evaluations(), run.config()
-    over = bool(played) and played[-1]["env_steps"] >= config.train.steps
+    """Return whether the final evaluation of a run has the games that the plan asks for."""
+    evaluations, config = run.evaluations(), run.config()
+    final = bool(evaluations) and evaluations[-1]["env_steps"] >= config.train.steps
     return (
-        over
-        and len(played[-1]["returns"]) == plan.episodes
+        final
+        and len(evaluations[-1]["returns"]) == plan.episodes
         and config.train.eval_epsilon == plan.epsilon
     )
 
 
-def _gather(run: Run, reused: bool, plan: Plan, replayed: Job | None) -> Training:
-    """All that the report says of a run."""
-    config, status = run.config(), run.status()
-    told = json.loads((run.path / "config.json").read_text())
-    games = run.evaluations()[-1] if replayed is None else json.loads(replayed.said)
-    fixed = {"epsilon": plan.epsilon, "episodes": plan.episodes}
+def _read_training(entry: _Entry, plan: Plan, replay: Job | None) -> Training:
+    """Read the results of a run.
+
+    Args:
+        entry: the run.
+        plan: plan of the comparison.
+        replay: job that played the held-out games; None if the run's own evaluation is used.
+    """
+    run, config, status = entry.run, entry.run.config(), entry.run.status()
+    stored = json.loads((run.path / "config.json").read_text())
+    games = run.evaluations()[-1] if replay is None else json.loads(replay.output)
+    options = {k: stored["train"].get(k) for k in _LEARNING_OPTIONS if k in stored["train"]}
     return Training(
         env=config.env,
         agent=config.agent,
@@ -224,39 +269,37 @@ def _gather(run: Run, reused: bool, plan: Plan, replayed: Job | None) -> Trainin
         lengths=games["lengths"],
         episodes=Episodes.read(run.path / "episodes.csv"),
         seconds=status.seconds,
-        protocol=config.protocol | fixed,
-        settings=told["config"]
-        | {k: told["train"].get(k) for k in _LEARNING if k in told["train"]},
-        versions=told["versions"],
-        commit=told["commit"],
-        reused=reused,
+        protocol=config.protocol | {"epsilon": plan.epsilon, "episodes": plan.episodes},
+        settings=stored["config"] | options,
+        versions=stored["versions"],
+        commit=stored["commit"],
+        reused=entry.reused,
     )
 
 
-def _random(plan: Plan, env_id: str) -> Iterator[Training]:
-    """Held-out games of the player that does not learn, as many sets as there are seeds."""
+def _random_trainings(plan: Plan, env_id: str) -> Iterator[Training]:
+    """Play held-out games with the random agent, one set for each seed."""
     env = make(env_id, 1, 0, plan.options)
     try:
         config, protocol = registry.preset("random", env).config, env.protocol
         for seed in range(plan.seeds):
-            player = registry.build(
+            agent = registry.build(
                 config, env, device=device_of("cpu"), seed=seed, steps=plan.steps, training=False
             )
-            played = evaluate(
-                player, env_id, plan.options, episodes=plan.episodes, epsilon=plan.epsilon
+            games = evaluate(
+                agent, env_id, plan.options, episodes=plan.episodes, epsilon=plan.epsilon
             )
-            fixed = {"epsilon": plan.epsilon, "episodes": plan.episodes}
             yield Training(
                 env=env_id,
                 agent="random",
                 seed=seed,
                 run=None,
                 steps=0,
-                returns=played.returns,
-                lengths=played.lengths,
+                returns=games.returns,
+                lengths=games.lengths,
                 episodes=np.zeros((0, 4)),
                 seconds=None,
-                protocol=protocol | fixed,
+                protocol=protocol | {"epsilon": plan.epsilon, "episodes": plan.episodes},
                 settings={},
                 versions=versions(),
                 commit=commit(),
@@ -266,37 +309,35 @@ def _random(plan: Plan, env_id: str) -> Iterator[Training]:
         env.close()
 
 
-# -- the table in the terminal ------------------------------------------------------------------
-
-
 def tables(trainings: Sequence[Training]) -> Iterator[Table]:
-    """For each env and protocol a table of at most 80 columns."""
-    for group in groups_of([t for t in trainings if t.returns]):
+    """Yield a table for the terminal, at most 80 columns wide, for each group of trainings."""
+    for group in group_trainings([t for t in trainings if t.returns]):
         yield _table(group)
 
 
 def _table(group: Group) -> Table:
     rom = group.protocol.get("rom")
-    rows, over = [], set()
-    for agent, mine in group.agents.items():
-        games = min(len(t.returns) for t in mine)
-        score = summarise(np.array([t.returns[:games] for t in mine]))
-        over.add(score.over)
+    rows, interval_over = [], set()
+    for agent, trainings in group.agents.items():
+        games = min(len(t.returns) for t in trainings)
+        score = summarise(np.array([t.returns[:games] for t in trainings]))
+        interval_over.add(score.over)
         cells = [agent, f"{score.mean:.1f}", f"{score.iqm:.1f}"]
         cells += [f"{score.low:.1f} to {score.high:.1f}"]
         if rom is not None:
             human = human_normalised(rom, score.iqm)
             cells.append("-" if human is None else f"{100 * human:.1f}%")
-        rates = [t.steps / t.seconds for t in mine if t.seconds]
+        rates = [t.steps / t.seconds for t in trainings if t.seconds]
         cells.append(f"{np.mean(rates):.0f}" if rates else "-")
         rows.append(cells)
-    caption = f"95% bootstrap interval of the interquartile mean (IQM), over {', '.join(over)}"
+    caption = "95% bootstrap interval of the interquartile mean (IQM), "
+    caption += f"over {', '.join(interval_over)}"
     if rom is not None:
         caption += "; human: (IQM - random) / (human - random)"
-    shown = Table(title=group.label, title_justify="left", caption=caption, caption_justify="left")
+    table = Table(title=group.label, title_justify="left", caption=caption, caption_justify="left")
     columns = ["agent", "mean", "IQM", "95% interval", *(["human"] if rom else []), "steps/s"]
     for name in columns:
-        shown.add_column(name, justify="left" if name == "agent" else "right", no_wrap=True)
+        table.add_column(name, justify="left" if name == "agent" else "right", no_wrap=True)
     for cells in rows:
-        shown.add_row(*cells)
-    return shown
+        table.add_row(*cells)
+    return table

@@ -1,4 +1,4 @@
-"""Several trainings at once, each in a process of its own, with one view over all of them."""
+"""Run several trainings in parallel, each in its own process, with a common progress display."""
 
 import ctypes
 import os
@@ -28,77 +28,91 @@ from rich.progress import (
 from ludus.training.provenance import cores
 from ludus.training.run import Run, RunConfig
 
-_ROOM = 2 << 30  # bytes of memory that one training may take
+_JOB_MEMORY = 2 << 30  # bytes that one training may need
 _POLL_SECONDS = 0.25
-_PLAIN_SECONDS = 30.0  # between lines where there is no terminal
+_LINE_SECONDS = 30.0  # between progress lines without a terminal
 
 
 @dataclass
 class Job:
-    """One process: a training to its end, or the held-out games of a finished one."""
+    """One process: a training, or the held-out games of a finished run."""
 
     run: Run
     config: RunConfig
-    command: list[str]  # what follows `ludus`
-    steps: int = 0  # env steps that it trains for; 0 where it only plays
-    said: str = ""  # on stdout, when it has ended well
-    failed: str | None = None  # why it failed, one sentence
+    command: list[str]
+    """arguments of `ludus`"""
+    steps: int = 0
+    """env steps of the training; 0 for held-out games"""
+    output: str = ""
+    """standard output of the process, once it has ended"""
+    error: str | None = None
+    """one sentence on why the process failed"""
 
     @property
     def name(self) -> str:
-        """What is shown of it."""
+        """Return the name of the job for progress and error messages."""
         c = self.config
         return f"{c.agent} on {c.env}, seed {c.train.seed}"
 
-    def done(self) -> int:
-        """Env steps done so far."""
+    def steps_done(self) -> int:
+        """Return the env steps done so far."""
         return min(self.run.status().env_steps, self.steps)
 
 
-def room(work: int, device: str) -> int:
-    """Trainings at once: a core and some memory for each; on a GPU four cores for each."""
-    most = cores() // (4 if device == "cuda" else 1)
-    return max(1, min(most, work, int(psutil.virtual_memory().available // _ROOM)))
+def max_parallel(count: int, device: str) -> int:
+    """Choose how many jobs run in parallel.
 
-
-def run_all(work: list[Job], at_once: int, trainings: int, *, quiet: bool) -> None:
-    """Run every job to its end; a training that another process does is waited for.
+    Each job gets a core and 2 GiB of memory; on a GPU it gets four cores.
 
     Args:
-        work: what is left to do; `said` and `failed` are written there.
-        at_once: processes at the same time.
-        trainings: of the whole comparison, those that have finished included.
-        quiet: no progress.
+        count: number of jobs.
+        device: cpu or cuda.
+    """
+    slots = cores() // (4 if device == "cuda" else 1)
+    memory_slots = int(psutil.virtual_memory().available // _JOB_MEMORY)
+    return max(1, min(slots, count, memory_slots))
+
+
+def run_jobs(jobs: list[Job], parallel: int, trainings: int, *, quiet: bool) -> None:
+    """Run all jobs, and wait for runs that another process trains.
+
+    Args:
+        jobs: the jobs; their `output` and `error` are set.
+        parallel: maximum number of processes at the same time.
+        trainings: number of trainings of the whole comparison, for the progress display.
+        quiet: show no progress.
 
     Raises:
-        KeyboardInterrupt: on SIGINT or SIGTERM, after every process has saved and ended.
+        KeyboardInterrupt: On SIGINT or SIGTERM, after every process has saved and ended.
     """
-    waiting, ended = list(work), list[Job]()
+    waiting, ended = list(jobs), list[Job]()
     running: dict[subprocess.Popen[bytes], Job] = {}
     with (
         tempfile.TemporaryDirectory() as folder,
-        _terminated_is_interrupted(),
-        _View(work, trainings, at_once, quiet) as view,
+        _sigterm_as_interrupt(),
+        _ProgressView(jobs, trainings, parallel, quiet) as view,
     ):
         try:
             while waiting or running:
-                free = [job for job in waiting if not (job.steps and job.run.is_locked())]
-                over = [j for j in free if j.steps and j.run.status().state == "finished"]
-                for job in over:  # by the process that was waited for
-                    free.remove(job)
+                # A locked run belongs to another process: wait until that process finishes it, in
+                # which case there is nothing left to do, or leaves it unfinished.
+                ready = [job for job in waiting if not (job.steps and job.run.is_locked())]
+                finished = [j for j in ready if j.steps and j.run.status().state == "finished"]
+                for job in finished:
+                    ready.remove(job)
                     waiting.remove(job)
                     ended.append(job)
-                for job in free[: at_once - len(running)]:
-                    place = Path(folder, str(work.index(job)))
-                    running[_start(job, place, max(1, cores() // at_once))] = job
+                for job in ready[: parallel - len(running)]:
+                    output = Path(folder, str(jobs.index(job)))
+                    running[_start(job, output, max(1, cores() // parallel))] = job
                     waiting.remove(job)
                 time.sleep(_POLL_SECONDS)
                 for process in [p for p in running if p.poll() is not None]:
                     job = running.pop(process)
                     if process.returncode and job.steps and job.run.is_locked():
-                        waiting.append(job)  # another process was faster
+                        waiting.append(job)  # another process locked the run first
                         continue
-                    _end(job, process.returncode, Path(folder, str(work.index(job))))
+                    _read_output(job, process.returncode, Path(folder, str(jobs.index(job))))
                     ended.append(job)
                 view.update(list(running.values()), ended)
         finally:
@@ -108,51 +122,60 @@ def run_all(work: list[Job], at_once: int, trainings: int, *, quiet: bool) -> No
                 process.wait()
 
 
-def _start(job: Job, place: Path, threads: int) -> subprocess.Popen[bytes]:
-    with place.with_suffix(".out").open("wb") as out, place.with_suffix(".err").open("wb") as err:
+def _start(job: Job, output: Path, threads: int) -> subprocess.Popen[bytes]:
+    """Start the process of a job.
+
+    Args:
+        job: the job.
+        output: path, without suffix, of the files for its standard output and standard error.
+        threads: number of threads of torch.
+    """
+    with output.with_suffix(".out").open("wb") as out, output.with_suffix(".err").open("wb") as err:
         return subprocess.Popen(
             [sys.executable, "-m", "ludus.cli", *job.command],
             env=os.environ | {"OMP_NUM_THREADS": str(threads)},
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            preexec_fn=_terminate_with_parent if sys.platform == "linux" else None,
         )
 
 
-def _end_with_parent() -> None:
-    """In a child: a SIGTERM, on which it saves, once whoever started it is gone."""
+def _terminate_with_parent() -> None:
+    """Request a SIGTERM for this child process when its parent ends, so that it saves and ends."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1 is PR_SET_PDEATHSIG
 
 
-def _end(job: Job, code: int, place: Path) -> None:
-    job.said = place.with_suffix(".out").read_text()
-    if code != 0:
-        lines = place.with_suffix(".err").read_text().strip().splitlines()
-        job.failed = lines[-1].removeprefix("ludus: ") if lines else f"it ended with status {code}"
+def _read_output(job: Job, exit_code: int, output: Path) -> None:
+    """Set `output` and `error` of a job whose process has ended."""
+    job.output = output.with_suffix(".out").read_text()
+    if exit_code != 0:
+        lines = output.with_suffix(".err").read_text().strip().splitlines()
+        last = lines[-1].removeprefix("ludus: ") if lines else None
+        job.error = last or f"the process ended with exit code {exit_code}"
 
 
 @contextmanager
-def _terminated_is_interrupted() -> Iterator[None]:
-    """SIGTERM is what Ctrl-C is."""
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Raise KeyboardInterrupt on SIGTERM, as Python does on SIGINT."""
     try:
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    except ValueError:  # not the main thread: the signals are its owner's
+        previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    except ValueError:  # only the main thread may set signal handlers
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)
 
 
-class _View:
-    """A bar over the env steps of all trainings, and one for each that runs; else plain lines."""
+class _ProgressView:
+    """Progress bars of all env steps and of each running job; plain lines without a terminal."""
 
-    def __init__(self, work: list[Job], trainings: int, at_once: int, quiet: bool) -> None:
+    def __init__(self, jobs: list[Job], trainings: int, parallel: int, quiet: bool) -> None:
         self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
-        self._quiet, self._work, self._said_at = quiet, work, time.monotonic()
-        self._total = sum(job.steps for job in work)
+        self._quiet, self._jobs, self._printed_at = quiet, jobs, time.monotonic()
+        self._total = sum(job.steps for job in jobs)
         name = TextColumn("{task.description}", markup=False)
         columns = (name, BarColumn(), MofNCompleteColumn())
         left = TimeRemainingColumn()
@@ -160,47 +183,47 @@ class _View:
         self._each = Progress(*columns, TextColumn("return {task.fields[score]}"))
         self._live = Live(Group(self._all, self._each), console=self._console)
         self._tasks: dict[Path, TaskID] = {}
-        if quiet or not work:
+        if quiet or not jobs:
             return
-        over = trainings - sum(job.steps > 0 for job in work)
+        finished = trainings - sum(job.steps > 0 for job in jobs)
         self._console.print(
-            f"{trainings} trainings, {over} of them finished; {self._total:,} env steps, "
-            f"{at_once} trainings at once"
+            f"{trainings} trainings, {finished} of them finished; {self._total:,} env steps, "
+            f"{parallel} trainings in parallel"
         )
-        done = sum(job.done() for job in work)
+        done = sum(job.steps_done() for job in jobs)
         self._task = self._all.add_task("env steps", total=self._total, completed=done)
 
-    def __enter__(self) -> "_View":
-        if self._shown():
+    def __enter__(self) -> "_ProgressView":
+        if self._uses_bars():
             self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def _shown(self) -> bool:
-        return bool(self._console.is_terminal and not self._quiet and self._work)
+    def _uses_bars(self) -> bool:
+        return bool(self._console.is_terminal and not self._quiet and self._jobs)
 
     def update(self, running: list[Job], ended: list[Job]) -> None:
-        """Show how far everything is."""
+        """Show the progress of all jobs."""
         if self._quiet:
             return
-        steps = sum(job.done() for job in running) + sum(job.steps for job in ended)
-        if self._shown():
+        steps = sum(job.steps_done() for job in running) + sum(job.steps for job in ended)
+        if self._uses_bars():
             self._all.update(self._task, completed=steps)
             self._update_each({job.run.path: job for job in running})
-        elif time.monotonic() - self._said_at > _PLAIN_SECONDS:
-            self._said_at = time.monotonic()
+        elif time.monotonic() - self._printed_at > _LINE_SECONDS:
+            self._printed_at = time.monotonic()
             self._console.print(
-                f"{len(ended)} of {len(self._work)} done, {steps:,} of {self._total:,} env steps; "
-                + self._now(running),
+                f"{len(ended)} of {len(self._jobs)} jobs done, "
+                f"{steps:,} of {self._total:,} env steps; {self._describe(running)}",
                 soft_wrap=True,
             )
 
-    def _now(self, running: list[Job]) -> str:
+    def _describe(self, running: list[Job]) -> str:
         if running:
-            return f"now {'; '.join(job.name for job in running)}"
-        return "waiting for another process, which trains what is left"
+            return f"running: {'; '.join(job.name for job in running)}"
+        return "waiting for the runs that another process trains"
 
     def _update_each(self, running: dict[Path, Job]) -> None:
         for path in [path for path in self._tasks if path not in running]:
@@ -210,4 +233,4 @@ class _View:
                 self._tasks[path] = self._each.add_task(job.name, total=job.steps, score="-")
             status = job.run.status()
             score = "-" if status.mean_return is None else f"{status.mean_return:.1f}"
-            self._each.update(self._tasks[path], completed=job.done(), score=score)
+            self._each.update(self._tasks[path], completed=job.steps_done(), score=score)

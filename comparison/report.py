@@ -1,4 +1,4 @@
-"""The report of a comparison: one HTML page that opens anywhere, and the numbers behind it."""
+"""Write the report of a comparison: one HTML page without external files, and its numbers."""
 
 import csv
 import io
@@ -11,99 +11,104 @@ from typing import Any
 import numpy as np
 
 from ludus.comparison import plots
-from ludus.comparison.analysis import (
-    About,
-    Findings,
-    Group,
-    Overall,
-    Training,
-    find,
-    is_baseline,
-    learns,
-    mean_return,
-    plain,
-)
-from ludus.comparison.report_page import page
+from ludus.comparison.analysis import About, Analysis, Overall, analyse
+from ludus.comparison.formatting import to_json
+from ludus.comparison.groups import Group, Training, is_baseline, is_trained, mean_return
+from ludus.comparison.report_page import render_page
 from ludus.training.checkpoint import write_atomically
 
 
-def write(out: Path, trainings: Sequence[Training], about: About) -> list[Path]:
+def write_report(folder: Path, trainings: Sequence[Training], about: About) -> list[Path]:
     """Write the report of a comparison.
 
-    Each file appears whole. Files of an earlier report that this one does not have stay.
+    Each file is written atomically. Files of an earlier report in the folder stay if this report
+    has no file of that name.
 
     Args:
-        out: folder of report.html, results.json, scores.csv and the pictures; made if absent.
-        trainings: all of them; what cannot be compared is kept apart.
-        about: where it was made.
+        folder: folder of report.html, results.json, scores.csv and the figures; made if absent.
+        trainings: all trainings; those that cannot be compared go into different groups.
+        about: where the comparison was made.
 
     Returns:
         The paths, report.html first.
 
     Raises:
-        ValueError: no training has a held-out game.
+        ValueError: No training has held-out games.
     """
-    found = find(trainings, about)
-    out.mkdir(parents=True, exist_ok=True)
-    pictures = _draw(out, found.groups, found.overall)
-    write_atomically(out / "scores.csv", _scores(found))
-    told = json.dumps(plain(_results(found)), indent=1, allow_nan=False)
-    write_atomically(out / "results.json", told)
-    # references in place of other characters, so that no encoding can spoil the page
-    html = page(found, pictures).encode("ascii", "xmlcharrefreplace").decode()
-    write_atomically(out / "report.html", html)
-    return [out / "report.html", out / "results.json", out / "scores.csv", *pictures.values()]
+    analysis = analyse(trainings, about)
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = _plot(folder, analysis.groups, analysis.overall)
+    write_atomically(folder / "scores.csv", _scores_csv(analysis))
+    results = json.dumps(to_json(_results(analysis)), indent=1, allow_nan=False)
+    write_atomically(folder / "results.json", results)
+    # Character references make the page independent of its encoding. They also replace lone
+    # surrogates in names, which UTF-8 cannot encode.
+    html = render_page(analysis, figures).encode("ascii", "xmlcharrefreplace").decode()
+    write_atomically(folder / "report.html", html)
+    return [
+        folder / "report.html",
+        folder / "results.json",
+        folder / "scores.csv",
+        *figures.values(),
+    ]
 
 
-def _draw(out: Path, groups: Sequence[Group], overall: Overall | None) -> dict[str, Path]:
-    """All pictures by what they show: a group's slug, or the name of the figure."""
+def _plot(folder: Path, groups: Sequence[Group], overall: Overall | None) -> dict[str, Path]:
+    """Plot all figures and return their paths by name."""
     agents = list(dict.fromkeys(agent for group in groups for agent in group.agents))
-    trained = {agent for group in groups for agent, ts in group.agents.items() if learns(ts)}
+    trained = {agent for group in groups for agent, ts in group.agents.items() if is_trained(ts)}
     baselines = [agent for agent in agents if is_baseline(agent)]
-    look = plots.styles(agents, baselines, set(agents) - trained)
-    drawn = {}
+    styles = plots.agent_styles(agents, baselines, set(agents) - trained)
+    paths = {}
     for group in groups:
-        curves = {a: [t.episodes for t in ts] for a, ts in group.agents.items() if learns(ts)}
-        if not any(len(e) for of_agent in curves.values() for e in of_agent):
+        curves = {a: [t.episodes for t in ts] for a, ts in group.agents.items() if is_trained(ts)}
+        if not any(len(episodes) for runs in curves.values() for episodes in runs):
             continue
         levels = {
-            a: float(np.mean([mean_return(t) for t in ts]))
-            for a, ts in group.agents.items()
-            if a not in curves
+            agent: float(np.mean([mean_return(t) for t in trainings]))
+            for agent, trainings in group.agents.items()
+            if agent not in curves
         }
-        drawn[f"curves-{group.slug}"] = out / f"curves-{group.slug}.png"
-        plots.learning_curves(curves, levels, group.label, drawn[f"curves-{group.slug}"], look)
-    if overall is not None:
-        names = ["aggregates", "profiles", *(["improvement"] if overall.improvements else [])]
-        drawn |= {name: out / f"{name}.png" for name in names}
-        certain, label = overall.certain, overall.label
-        plots.intervals(overall.aggregates, certain, label, drawn["aggregates"], look)
-        plots.profiles(overall.taus, overall.profiles, certain, label, drawn["profiles"], look)
-        if overall.improvements:
-            plots.improvement(overall.improvements, certain, drawn["improvement"])
-    return drawn
+        name = f"curves-{group.slug}"
+        paths[name] = folder / f"{name}.png"
+        plots.learning_curves(curves, levels, group.label, paths[name], styles)
+    if overall is None:
+        return paths
+    known, label = overall.with_intervals, overall.label
+    paths["aggregates"] = folder / "aggregates.png"
+    plots.intervals(overall.aggregates, known, label, paths["aggregates"], styles)
+    paths["profiles"] = folder / "profiles.png"
+    plots.profiles(overall.taus, overall.profiles, known, label, paths["profiles"], styles)
+    if overall.improvements:
+        paths["improvement"] = folder / "improvement.png"
+        plots.improvement(overall.improvements, known, paths["improvement"])
+    return paths
 
 
-def _scores(found: Findings) -> str:
-    """One line a held-out game; `group` is the first group of results.json the game is in."""
+def _scores_csv(analysis: Analysis) -> str:
+    """Write one line for each held-out game.
+
+    `group` is the first group of results.json that the game is in.
+    """
     numbers: dict[int, int] = {}
-    for group in found.groups:
+    for group in analysis.groups:
         for training in (t for ts in group.agents.values() for t in ts):
             numbers.setdefault(id(training), group.number)
-    told = io.StringIO()
-    writer = csv.writer(told, lineterminator="\n")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["env", "agent", "seed", "game", "return", "length", "group"])
-    for t in found.played:
+    for t in analysis.scored:
         for game, (score, length) in enumerate(zip(t.returns, t.lengths, strict=True)):
             writer.writerow([t.env, t.agent, t.seed, game, score, length, numbers[id(t)]])
-    return told.getvalue().encode("utf-8", "replace").decode()  # a name may be no text
+    return text.getvalue().encode("utf-8", "replace").decode()  # a name may hold lone surrogates
 
 
-def _results(found: Findings) -> dict[str, Any]:
+def _results(analysis: Analysis) -> dict[str, Any]:
+    """Return the content of results.json."""
     names = [field.name for field in fields(Training) if field.name != "episodes"]
-    told: dict[str, Any] = {
-        "about": asdict(found.about),
-        "notes": found.notes,
+    return {
+        "about": asdict(analysis.about),
+        "notes": analysis.notes,
         "groups": [
             {
                 "number": group.number,
@@ -111,30 +116,30 @@ def _results(found: Findings) -> dict[str, Any]:
                 "label": group.label,
                 "steps": group.steps,
                 "protocol": group.protocol,
-                "normalised": found.scales[group.number],
-                "agents": found.tables[group.number],
-                "published": found.beside[group.number],
+                "normalised": analysis.scales[group.number],
+                "agents": analysis.tables[group.number],
+                "published": analysis.published[group.number],
             }
-            for group in found.groups
+            for group in analysis.groups
         ],
-        "overall": None,
-        "trainings": [{name: getattr(t, name) for name in names} for t in found.trainings],
+        "overall": _overall_results(analysis.overall) if analysis.overall else None,
+        "trainings": [{name: getattr(t, name) for name in names} for t in analysis.trainings],
     }
-    overall = found.overall
-    if overall is not None:
-        told["overall"] = {
-            "envs": overall.envs,
-            "score": overall.label,
-            "normalised": overall.matrices,  # [runs, envs]
-            "trainings": {agent: len(matrix) for agent, matrix in overall.matrices.items()},
-            "aggregates": overall.aggregates,
-            "taus": overall.taus,
-            "profiles": {
-                agent: dict(zip(("value", "low", "high"), lines, strict=True))
-                for agent, lines in overall.profiles.items()
-            },
-            "improvement": [
-                {"x": x, "y": y, **asdict(better)} for x, y, better in overall.improvements
-            ],
-        }
-    return told
+
+
+def _overall_results(overall: Overall) -> dict[str, Any]:
+    return {
+        "envs": overall.envs,
+        "score": overall.label,
+        "normalised": overall.matrices,  # [runs, envs]
+        "trainings": {agent: len(matrix) for agent, matrix in overall.matrices.items()},
+        "aggregates": overall.aggregates,
+        "taus": overall.taus,
+        "profiles": {
+            agent: dict(zip(("value", "low", "high"), lines, strict=True))
+            for agent, lines in overall.profiles.items()
+        },
+        "improvement": [
+            {"x": x, "y": y, **asdict(probability)} for x, y, probability in overall.improvements
+        ],
+    }

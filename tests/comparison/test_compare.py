@@ -1,7 +1,8 @@
-"""Comparisons that are repeated, widened, interrupted, shared between processes, and that fail.
+"""Comparisons that are repeated, extended, interrupted, shared between processes, and that fail.
 
-What a comparison starts is forked here from a process that has imported everything, because a
-process of its own imports for seconds. Where signals matter all processes are real ones.
+The processes of a comparison are forked here from one that has imported everything, because imports
+take seconds. Tests of signals use real processes. No test measures time: tests wait for events, and
+a file holds the carts of a training at a chosen step for as long as a test needs them there.
 """
 
 import json
@@ -11,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -42,8 +44,10 @@ _FORKS = multiprocessing.get_context("forkserver")
 _PRELOAD = ("pytest", "tyro", "torch._dynamo", "torch.utils.tensorboard")
 _FORKS.set_forkserver_preload([*_PRELOAD, "ludus.cli.train", "ludus.cli.evaluate"])
 
-# Slow while a file `slow` lies beside it, broken while one called `broken` does.
+# Each cart takes at most as many steps as the file `limit` beside the module says, and waits while
+# there is such a file. Carts are broken while there is a file `broken`.
 _CART = """
+import math
 import time
 from pathlib import Path
 import gymnasium
@@ -51,10 +55,19 @@ from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
 HERE = Path(__file__).parent
 
+def limit():
+    try:
+        return int((HERE / "limit").read_text())
+    except FileNotFoundError:
+        return math.inf
+
 class Cart(CartPoleEnv):
+    steps = 0
+
     def step(self, action):
-        if (HERE / "slow").exists():
-            time.sleep(0.04)
+        self.steps += 1
+        while self.steps > limit():
+            time.sleep(0.02)
         if (HERE / "broken").exists() and abs(self.state[2]) > 0.1:
             raise RuntimeError("a wheel came off")
         return super().step(action)
@@ -64,11 +77,30 @@ gymnasium.register("Cart-v0", entry_point=Cart, max_episode_steps=100)
 _CARTS = "carts_of_the_test:Cart-v0"
 
 
-class _Forked:
-    """What `subprocess.Popen` gives, of a forked process."""
+# `ludus compare` that creates a file in the folder of the first argument for each SIGTERM that it
+# has sent.
+_COMPARE = """
+import subprocess, sys
+from pathlib import Path
+from ludus.cli.main import main
 
-    def __init__(self, words: list[str], place: Path, threads: int = 1) -> None:
-        paths = [str(place.with_suffix(end)) for end in (".out", ".err")]
+terminate = subprocess.Popen.terminate
+
+def recorded(process):
+    terminate(process)
+    Path(sys.argv[1], f"terminated-{process.pid}").touch()
+
+subprocess.Popen.terminate = recorded
+main(["compare", *sys.argv[2:]])
+"""
+_LIMIT_SECONDS = 600.0  # for every event that a test waits for
+
+
+class _Forked:
+    """The interface of `subprocess.Popen` for a forked process."""
+
+    def __init__(self, words: list[str], output: Path, threads: int = 1) -> None:
+        paths = [str(output.with_suffix(end)) for end in (".out", ".err")]
         given = {"words": words, "paths": paths, "threads": threads}
         self.process = _FORKS.Process(target=exec, args=(_CHILD, given))
         self.process.start()
@@ -83,23 +115,14 @@ class _Forked:
 
 
 class _Starts:
-    """What comparisons have started."""
+    """Commands that comparisons have started."""
 
     def __init__(self) -> None:
-        self.clear()
-
-    def clear(self) -> None:
         self.commands: list[list[str]] = []
-        self.alive: list[_Forked] = []
-        self.most = 0
 
-    def start(self, job, place, threads) -> _Forked:
+    def start(self, job, output, threads) -> _Forked:
         self.commands.append(job.command)
-        self.alive = [p for p in self.alive if p.poll() is None] + [
-            _Forked(job.command, place, threads)
-        ]
-        self.most = max(self.most, len(self.alive))
-        return self.alive[-1]
+        return _Forked(job.command, output, threads)
 
     @property
     def trained(self) -> set[Path]:
@@ -132,7 +155,7 @@ def all_starts(home):
 
 @pytest.fixture
 def starts(all_starts):
-    all_starts.clear()
+    all_starts.commands.clear()
     return all_starts
 
 
@@ -189,10 +212,10 @@ def _games(run) -> list[list[str]]:
     return [[row[0], *row[2:]] for row in rows]
 
 
-def _until(true, seconds=60.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it took too long"
+def _until(condition) -> None:
+    end = time.monotonic() + _LIMIT_SECONDS
+    while not condition():
+        assert time.monotonic() < end, "the event did not happen"
         time.sleep(0.02)
 
 
@@ -202,7 +225,7 @@ _BOTH = {"envs": ["CartPole-v1", "ludus/Identity-v0"], "agents": ["dqn", "sb3:dq
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, all_starts):
     """A comparison on two envs: its plan, its trainings, and what was started."""
-    all_starts.clear()
+    all_starts.commands.clear()
     plan = _plan(tmp_path_factory.mktemp("whole"), **_BOTH)
     trainings, failed = compare(plan)
     assert failed == []
@@ -266,11 +289,40 @@ def test_other_games_are_played_with_the_weights_there_are(whole, starts, tmp_pa
     assert training.reused
 
 
-@pytest.mark.parametrize("at_once", [1, 3])
-def test_no_more_trainings_at_once_than_asked_for(starts, tmp_path, at_once):
-    trainings, _ = compare(_plan(tmp_path, seeds=4, steps=300, jobs=at_once))
-    assert (len(starts.commands), starts.most) == (4, at_once)
-    assert len({tuple(t.returns + t.lengths + t.episodes[:, 2].tolist()) for t in trainings}) == 4
+class _Process:
+    """A process that ends at its third poll."""
+
+    def __init__(self) -> None:
+        self.polls, self.returncode = 0, None
+
+    def poll(self) -> int | None:
+        self.polls += 1
+        self.returncode = 0 if self.polls == 3 else None
+        return self.returncode
+
+
+def test_no_more_jobs_run_in_parallel_than_asked_for(whole, monkeypatch, tmp_path):
+    config = _copy(whole, tmp_path / "old").config()
+    monkeypatch.setattr(jobs, "_POLL_SECONDS", 0)
+    for parallel in (1, 3):
+        started, most = [], 0
+
+        def start(job, output, threads, started=started):
+            nonlocal most
+            for suffix in (".out", ".err"):
+                output.with_suffix(suffix).write_text(job.command[0])
+            started.append(_Process())
+            most = max(most, sum(process.returncode is None for process in started))
+            return started[-1]
+
+        monkeypatch.setattr(jobs, "_start", start)
+        work = [
+            jobs.Job(Run.create(tmp_path / f"new{parallel}", config), config, [str(i)], steps=600)
+            for i in range(7)
+        ]
+        jobs.run_jobs(work, parallel, len(work), quiet=True)
+        assert (len(started), most) == (7, parallel)
+        assert [job.output for job in work] == list("0123456")
 
 
 # -- runs of other settings ---------------------------------------------------------------------
@@ -317,7 +369,7 @@ def test_an_unfinished_run_is_refused_before_any_work(ludus, whole, tmp_path, ca
     given = ("--runs", run.path, "--run-dir", tmp_path / "new")
     assert ludus("compare", "--env", "CartPole-v1", "--agents", "dqn", *given) == 2
     assert capsys.readouterr().err == f"ludus: {run.path} is not finished; " + (
-        "go on with it or leave it out\n"
+        "resume it or leave it out\n"
     )
     assert list(tmp_path.iterdir()) == [tmp_path / "other"]
 
@@ -400,8 +452,22 @@ def test_quiet_says_nothing_and_json_is_one_object(ludus, whole, tmp_path, capsy
 # -- several processes in one folder ------------------------------------------------------------
 
 
+@pytest.fixture
+def polls(monkeypatch) -> list[Run]:
+    """The runs that comparisons in other threads have found locked or free, in order."""
+    found, is_locked = [], Run.is_locked
+
+    def recorded(run):
+        if threading.current_thread() is not threading.main_thread():
+            found.append(run)
+        return is_locked(run)
+
+    monkeypatch.setattr(Run, "is_locked", recorded)
+    return found
+
+
 @pytest.mark.parametrize("agent", ["dqn", "sb3-dqn"])
-def test_a_run_that_another_process_ends_is_taken_from_it(whole, starts, tmp_path, agent):
+def test_a_run_that_another_process_ends_is_taken_from_it(whole, starts, polls, tmp_path, agent):
     run = _copy(whole, tmp_path, agent)
     before, status = _files(tmp_path), run.status()
     plan = _plan(tmp_path, agents=[agent.replace("-", ":")])
@@ -409,16 +475,16 @@ def test_a_run_that_another_process_ends_is_taken_from_it(whole, starts, tmp_pat
         with run.lock():
             run.write_status(replace(status, state="running"))
             waits = pool.submit(compare, plan)
-            time.sleep(1.0)
+            _until(lambda: len(polls) > 5 or waits.done())
             assert not waits.done()
             run.write_status(status)
-        (training,), failed = waits.result(timeout=60)
+        (training,), failed = waits.result(timeout=_LIMIT_SECONDS)
     assert (starts.commands, failed) == ([], [])
     assert training.returns == run.evaluations()[-1]["returns"]
     assert _files(tmp_path) == before
 
 
-def test_a_run_that_another_process_leaves_unfinished_is_gone_on_with(whole, starts, tmp_path):
+def test_a_run_that_another_process_leaves_unfinished_is_resumed(whole, starts, polls, tmp_path):
     config = _copy(whole, tmp_path / "old").config()
     run = Run.create(tmp_path / "new", config)
     with ThreadPoolExecutor() as pool:
@@ -428,10 +494,9 @@ def test_a_run_that_another_process_leaves_unfinished_is_gone_on_with(whole, sta
             with pytest.raises(RunError, match="being trained by another process"):
                 run.lock()
             waits = pool.submit(compare, _plan(tmp_path / "new"))
-            time.sleep(1.0)
-            assert starts.commands == []
-        assert not run.is_locked()
-        (training,), failed = waits.result(timeout=60)
+            _until(lambda: len(polls) > 5 or waits.done())
+            assert (starts.commands, waits.done()) == ([], False)
+        (training,), failed = waits.result(timeout=_LIMIT_SECONDS)
     assert (starts.trained, failed) == ({run.path}, [])
     assert training.returns == whole[1][0].returns
     assert [r.path for r in all_runs(tmp_path / "new")] == [run.path]
@@ -439,39 +504,47 @@ def test_a_run_that_another_process_leaves_unfinished_is_gone_on_with(whole, sta
 
 # -- interrupted --------------------------------------------------------------------------------
 
-_STEPS = 1_000
+_STEPS = 1_000  # of a training, by 16 carts
+_HELD_AT = 40  # steps of each cart, of 62 or 63: after its first game, before its last step
 _AGENTS = ["ppo", "sb3:ppo"]
 
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory, all_starts):
-    """A comparison on carts that nothing interrupted."""
+    """The trainings of a comparison on carts that was not interrupted."""
     root = tmp_path_factory.mktemp("reference")
     plan = _plan(root, envs=[_CARTS], agents=_AGENTS, steps=_STEPS, seeds=2)
     trainings, failed = compare(plan)
     assert failed == []
+    assert len({(*t.returns, *t.lengths, *t.episodes[:, 2]) for t in trainings}) == 4
     return {(t.agent, t.seed): t for t in trainings}
 
 
+def _set_limit(path: Path, steps: int) -> None:
+    path.with_suffix(".new").write_text(str(steps))
+    path.with_suffix(".new").replace(path)
+
+
 @pytest.fixture
-def slow(home):
-    (home / "slow").touch()
-    yield home / "slow"
-    (home / "slow").unlink(missing_ok=True)
+def limit(home):
+    """The file that holds each cart at a step."""
+    _set_limit(home / "limit", _HELD_AT)
+    yield home / "limit"
+    (home / "limit").unlink(missing_ok=True)
 
 
-def _play(run) -> bool:
-    """Whether a run that trains has ended a game."""
+def _has_episodes(run) -> bool:
+    """Return whether a game of a training has ended."""
     file = run.path / "episodes.csv"
     return file.exists() and file.read_text().count("\n") > 1
 
 
-def _interrupted(root, agents, seeds, number, slow) -> list[Run]:
-    """Signal a comparison when two trainings, or its only one, run; return those."""
+def _interrupted(root, agents, seeds, number, limit) -> list[Run]:
+    """Signal a comparison while two trainings, or its only one, run; return their runs."""
     words = ["--env", _CARTS, "--agents", *agents, "--steps", str(_STEPS), "--seeds", str(seeds)]
     words += ["--episodes", "2", "--jobs", "2", "--device", "cpu", "--run-dir", str(root)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "ludus.cli", "compare", *words],
+        [sys.executable, "-c", _COMPARE, str(limit.parent), *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -482,7 +555,9 @@ def _interrupted(root, agents, seeds, number, slow) -> list[Run]:
     def running() -> list[Run]:
         nonlocal children
         assert process.poll() is None, process.communicate()
-        found = [run for run in all_runs(root) if run.status().state == "running" and _play(run)]
+        found = [
+            run for run in all_runs(root) if run.status().state == "running" and _has_episodes(run)
+        ]
         children = psutil.Process(process.pid).children()
         assert len(children) <= 2, "more trainings at once than --jobs"
         return found
@@ -491,14 +566,20 @@ def _interrupted(root, agents, seeds, number, slow) -> list[Run]:
         _until(lambda: len(running()) == wanted)
         runs = running()
         family = psutil.Process(process.pid).children(recursive=True)
-        if number == signal.SIGINT:  # as a terminal does it, to all of them
+        # The carts may go on once every training has received its signal.
+        if number == signal.SIGINT:  # as a terminal sends it: to all processes
             os.killpg(process.pid, number)
         else:
             process.send_signal(number)
-        out, err = process.communicate(timeout=60)
-        _, alive = psutil.wait_procs(family, timeout=60)
+        if number == signal.SIGTERM:
+            _until(lambda: len(list(limit.parent.glob("terminated-*"))) == wanted)
+        if number == signal.SIGKILL:
+            _until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE)
+        limit.unlink()
+        out, err = process.communicate(timeout=_LIMIT_SECONDS)
+        _, alive = psutil.wait_procs(family, timeout=_LIMIT_SECONDS)
     finally:
-        slow.unlink()
+        limit.unlink(missing_ok=True)
         process.kill()
     assert alive == []
     assert len(children) == wanted
@@ -509,17 +590,17 @@ def _interrupted(root, agents, seeds, number, slow) -> list[Run]:
     return runs
 
 
-def test_an_interrupted_comparison_goes_on_where_it_stood(reference, slow, starts, tmp_path):
-    for agent in _AGENTS:  # the first seed's have finished
+def test_an_interrupted_comparison_goes_on_where_it_stood(reference, limit, starts, tmp_path):
+    for agent in _AGENTS:  # those of the first seed have finished
         folder = Path(reference[agent, 0].run)
         shutil.copytree(folder, tmp_path.joinpath(*folder.parts[-3:]))
     finished = _files(tmp_path)
-    runs = _interrupted(tmp_path, _AGENTS, 3, signal.SIGTERM, slow)
+    runs = _interrupted(tmp_path, _AGENTS, 3, signal.SIGTERM, limit)
     ours, theirs = sorted(runs, key=lambda run: run.config().agent)
     assert [run.config().train.seed for run in runs] == [1, 1]
     assert len(list(ours.checkpoints.iterdir())) == 1
     waiting = {run.path for run in all_runs(tmp_path) if run.status().state == "waiting"}
-    assert len(waiting) == 2  # of the third seed; none is trained beyond --jobs
+    assert len(waiting) == 2  # of the third seed: no more run in parallel than --jobs
     for path in waiting:
         shutil.rmtree(path)
     plan = _plan(tmp_path, envs=[_CARTS], agents=_AGENTS, steps=_STEPS, seeds=2)
@@ -549,9 +630,9 @@ def test_an_interrupted_comparison_goes_on_where_it_stood(reference, slow, start
     ],
 )
 def test_no_training_outlives_its_comparison_and_it_goes_on(
-    reference, slow, starts, tmp_path, number
+    reference, limit, starts, tmp_path, number
 ):
-    (run,) = _interrupted(tmp_path, ["ppo"], 1, number, slow)
+    (run,) = _interrupted(tmp_path, ["ppo"], 1, number, limit)
     plan = _plan(tmp_path, envs=[_CARTS], agents=["ppo"], steps=_STEPS)
     (training,), _ = compare(plan)
     assert (training.run, training.reused) == (str(run.path), False)
@@ -574,23 +655,35 @@ def test_a_resumed_training_plays_the_games_that_are_asked_for_now(
 
 
 def test_a_training_killed_before_its_first_checkpoint_starts_from_its_beginning(
-    reference, slow, tmp_path
+    reference, limit, tmp_path
 ):
     whole = Path(reference["ppo", 0].run)
-    run = Run.create(tmp_path / "runs", Run(whole).config())
+    config = Run(whole).config()
+    config = replace(config, train=replace(config.train, checkpoint_seconds=1e9))
+    run = Run.create(tmp_path / "runs", config)
     assert (run.status().state, run.is_locked()) == ("waiting", False)
     words = ["train", "--resume", str(run.path), "--quiet"]
+    _set_limit(limit, 1)
     first = _Forked(words, tmp_path / "first")
     _until(lambda: run.status().state == "running")
     assert run.is_locked()
-    _until(lambda: run.status().env_steps > 0)  # told between checkpoints too
-    told = run.status()
-    assert (told.state, told.seconds > 0, told.env_steps < _STEPS) == ("running", True, True)
+    # The status is renewed between checkpoints too: at the first step a few seconds after the last
+    # renewal. The last of these steps is allowed 9 seconds after that, and it is not a training's
+    # last one.
+    for steps in range(2, _HELD_AT + 1):
+        if run.status().env_steps > 0:
+            break
+        _set_limit(limit, steps)
+        time.sleep(0.25)
+    _until(lambda: run.status().env_steps > 0)
+    status = run.status()
+    assert (status.state, status.seconds > 0) == ("running", True)
+    assert 0 < status.env_steps < _STEPS
     first.process.kill()
     first.wait()
-    slow.unlink()
+    limit.unlink()
     _until(lambda: not run.is_locked())
-    assert (run.status().state, run.status().env_steps) == ("stopped", told.env_steps)
+    assert (run.status().state, run.status().env_steps) == ("stopped", status.env_steps)
     assert not run.checkpoints.exists()
     second = _Forked(words, tmp_path / "second")
     second.wait()

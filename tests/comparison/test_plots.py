@@ -26,7 +26,7 @@ def _picture(path):
 
 
 def test_ten_agents_can_be_told_apart():
-    look = plots.styles([*_NAMES, "random"], ["sb3:dqn", "sb3:ppo"], ["random"])
+    look = plots.agent_styles([*_NAMES, "random"], ["sb3:dqn", "sb3:ppo"], ["random"])
     assert len({(style.colour, str(style.line)) for style in look.values()}) == 11
     trained = [look[name] for name in _NAMES]
     assert len({style.marker for style in trained}) == 10
@@ -36,8 +36,8 @@ def test_ten_agents_can_be_told_apart():
 
 
 def test_an_agent_looks_the_same_with_and_without_one_that_does_not_train():
-    with_random = plots.styles(["random", "dqn", "ppo"], [], ["random"])
-    assert with_random["ppo"] == plots.styles(["dqn", "ppo"])["ppo"]
+    with_random = plots.agent_styles(["random", "dqn", "ppo"], [], ["random"])
+    assert with_random["ppo"] == plots.agent_styles(["dqn", "ppo"])["ppo"]
 
 
 def test_several_runs_have_a_band_and_one_has_none(tmp_path):

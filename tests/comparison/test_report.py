@@ -7,9 +7,11 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from ludus.comparison import analysis as findings
 from ludus.comparison.aggregates import AGGREGATES, estimate
-from ludus.comparison.report import About, Training, write
+from ludus.comparison.analysis import About
+from ludus.comparison.groups import Training
+from ludus.comparison.published_scores import PUBLISHED_NAMES, published_table
+from ludus.comparison.report import write_report
 
 _ABOUT = About(
     title="A comparison",
@@ -85,7 +87,7 @@ class _Page(HTMLParser):
 
 
 def _write(tmp_path, trainings, about=_ABOUT):
-    write(tmp_path, trainings, about)
+    write_report(tmp_path, trainings, about)
     page = _Page((tmp_path / "report.html").read_text())
     return page, json.loads((tmp_path / "results.json").read_text())
 
@@ -131,7 +133,7 @@ def test_the_page_can_be_read_by_a_machine(several):
 
 def test_files_are_whole_and_listed(several, tmp_path):
     folder, _, _, trainings = several
-    listed = write(tmp_path, trainings, _ABOUT)
+    listed = write_report(tmp_path, trainings, _ABOUT)
     assert listed[0].name == "report.html"
     assert sorted(listed) == sorted(tmp_path.iterdir())
     assert {p.name for p in folder.iterdir()} == {p.name for p in listed}
@@ -183,9 +185,12 @@ def test_each_env_is_normalised_as_it_says(several):
     mine = np.array(at("MinAtar/Breakout-v1", "dqn"))
     assert minatar == pytest.approx((mine - low) / (best - low))
     assert pong == pytest.approx((np.array(at("ALE/Pong-v5", "dqn")) + 20.7) / (14.6 + 20.7))
-    assert "0 is 0 and 500 is 1" in page.text
-    assert f"the random agent's mean {low:.2f} is 0 and ppo's mean {best:.2f}" in page.text
-    assert "a random player's -20.7 is 0 and a human player's 14.6 is 1" in page.text
+    assert "the env's range of returns: 0 maps to 0 and 500 to 1" in page.text
+    assert (
+        f"the random agent's mean {low:.2f} maps to 0 and the best mean, ppo's {best:.2f}, to 1"
+        in page.text
+    )
+    assert "a random player's -20.7 maps to 0 and a human player's 14.6 to 1" in page.text
     assert "cannot be compared with those of other reports" in page.text
 
 
@@ -195,7 +200,7 @@ def test_without_a_random_agent_the_lowest_mean_is_0(tmp_path):
     ]
     page, results = _write(tmp_path, trainings)
     assert results["overall"]["normalised"] == {"dqn": [[1.0]], "ppo": [[0.0]]}
-    assert "for want of a random agent" in page.text
+    assert "without a random agent, the lowest mean of any training" in page.text
 
 
 def test_only_a_scale_of_its_own_forbids_a_comparison(tmp_path):
@@ -207,14 +212,14 @@ def test_where_all_score_alike_there_is_nothing_to_normalise(tmp_path):
     same = [_training("X-v0", a, returns=[1.0, 1.0], lengths=[1, 1]) for a in ("dqn", "ppo")]
     page, results = _write(tmp_path, same)
     assert results["overall"] is None
-    assert "no agent beats the lowest" in page.text
+    assert "no agent has a mean above the score that maps to 0" in page.text
 
 
 def test_the_best_and_the_baseline_are_marked(several):
     html = (several[0] / "report.html").read_text()
     best = re.findall(r'<tr class="best">\s*<th scope="row">(\w+)<span class="tag">best', html)
     assert best == ["ppo"] * 3
-    assert 'class="baseline"><th scope="row">sb3:dqn<span class="tag">baseline' in html
+    assert re.search(r'class="baseline">\s*<th scope="row">sb3:dqn<span class="tag">baseline', html)
 
 
 def test_names_are_escaped(tmp_path):
@@ -276,7 +281,7 @@ def test_published_scores_stand_beside_ours_with_what_differs(tmp_path):
     dopamine = found["dqn", "dopamine", "DQN"]
     assert dopamine["score"] == -9.11  # of 10M, 40M and 200M frames
     assert dopamine["differences"] == [
-        "returns in training against held-out games",
+        "training returns against held-out games",
         "mean over the last 5 iterations",
     ]
     zoo = found["sb3:dqn", "sb3-zoo", "dqn"]
@@ -292,12 +297,12 @@ def test_published_scores_stand_beside_ours_with_what_differs(tmp_path):
 
 def test_too_few_seeds_are_told_in_words(tmp_path):
     one, _ = _write(tmp_path / "1", [_training(), _training(agent="ppo")])
-    assert "One training on each env of dqn and ppo: no interval over trainings" in one.text
+    assert "One training of dqn and ppo on each env: no interval over trainings" in one.text
     assert "too few for an interval over trainings" in one.text
     assert "One training of dqn and ppo: no band" in one.text
     assert "(-)" in one.text
     three, _ = _write(tmp_path / "3", [_training(seed=seed) for seed in range(3)])
-    assert "Fewer than 5 trainings on each env of dqn" in three.text
+    assert "Fewer than 5 trainings of dqn on each env" in three.text
     assert "the band is narrower than it should be" in three.text
     five, _ = _write(tmp_path / "5", [_training(seed=seed) for seed in range(5)])
     assert "too few" not in five.text
@@ -308,7 +313,10 @@ def test_an_agent_without_a_score_on_an_env_is_left_out_and_named(tmp_path):
     trainings = [_training(), _training("ALE/Pong-v5", level=0), _training(agent="ppo")]
     page, results = _write(tmp_path, trainings)
     assert list(results["overall"]["normalised"]) == ["dqn"]
-    assert "ppo is left out over all envs: it has no score on ALE/Pong-v5" in page.text
+    assert (
+        "ppo is excluded from the results over all envs: it has no score on ALE/Pong-v5"
+        in page.text
+    )
 
 
 def test_trainings_beyond_the_fewest_are_left_out_over_all_envs(tmp_path):
@@ -316,7 +324,7 @@ def test_trainings_beyond_the_fewest_are_left_out_over_all_envs(tmp_path):
     trainings += [_training("ALE/Pong-v5", seed=seed, level=0) for seed in range(2)]
     page, results = _write(tmp_path, trainings)
     assert np.shape(results["overall"]["normalised"]["dqn"]) == (2, 2)
-    assert "dqn: over all envs, its first 2 trainings on each count" in page.text
+    assert "use the first 2 trainings of dqn on each env" in page.text
 
 
 def test_what_is_absent_or_no_number_is_a_dash(tmp_path):
@@ -326,8 +334,8 @@ def test_what_is_absent_or_no_number_is_a_dash(tmp_path):
     row = next(row for row in results["groups"][0]["agents"] if row["agent"] == "ppo")
     assert row["score"]["mean"] is None
     assert list(results["overall"]["normalised"]) == ["dqn"]
-    assert "ppo is left out over all envs: a return is not finite" in page.text
-    assert "1 training without a held-out game" in page.text
+    assert "ppo is excluded from the results over all envs: a return is not finite" in page.text
+    assert "1 training without held-out games" in page.text
 
 
 def test_a_comparison_not_made_in_one_go_says_so(tmp_path):
@@ -340,7 +348,7 @@ def test_a_comparison_not_made_in_one_go_says_so(tmp_path):
 
 def test_without_a_game_there_is_no_report(tmp_path):
     with pytest.raises(ValueError, match="nothing to compare"):
-        write(tmp_path, [replace(_training(), returns=[])], _ABOUT)
+        write_report(tmp_path, [replace(_training(), returns=[])], _ABOUT)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -353,9 +361,9 @@ def test_an_agent_that_only_plays_can_stand_alone(tmp_path):
 
 def test_published_scores_are_all_of_known_agents():
     """A new agent in the table must be given to one of ours, or left out on purpose."""
-    table = findings._published_table()
+    table = published_table()
     assert len(table) == 55
     theirs = {row["agent"] for rows in table.values() for row in rows}
-    named = {name for names in findings._NAMESAKES.values() for name in names}
+    named = {name for names in PUBLISHED_NAMES.values() for name in names}
     assert named - theirs == set()
     assert theirs - named == {"pqn_lstm"}

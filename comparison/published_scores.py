@@ -1,0 +1,137 @@
+"""Compare scores on Atari with published scores of the same algorithms.
+
+`published_scores.csv` holds the published scores. Its sources: rl-baselines3-zoo's `benchmark.md`
+(one training each, evaluated in separate games), Dopamine's `baselines/atari/data/*.json` (training
+returns, mean over the last 5 iterations up to a frame count) and CleanRL's
+`docs/rl-algorithms/*.md` (training returns).
+"""
+
+import csv
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+from ludus.comparison.aggregates import human_normalised
+from ludus.comparison.groups import Group, mean_return
+
+PUBLISHED_NAMES: Mapping[str, tuple[str, ...]] = {
+    "dqn": ("DQN", "DQN (Adam + MSE in JAX)", "dqn"),
+    "c51": ("C51", "c51"),
+    "qrdqn": ("Quantile (JAX)", "qrdqn"),
+    "iqn": ("IQN",),
+    "rainbow": ("Rainbow", "rainbow"),
+    "ppo": ("ppo",),
+    "recurrent_ppo": ("ppo_lstm",),
+    "a2c": ("a2c",),
+    "pqn": ("pqn",),
+}
+"""Names in the table of the algorithms that our agents implement, by our agent's name."""
+
+
+@dataclass(frozen=True)
+class PublishedScore:
+    """A published score beside one of ours."""
+
+    agent: str
+    """our agent"""
+    mean: float
+    """our mean return"""
+    source: str
+    name: str
+    """of the agent in the source"""
+    score: float
+    """published mean return"""
+    std: float | None
+    """published standard deviation"""
+    human: float | None
+    """human-normalised published score"""
+    differences: list[str]
+    """known differences of the protocols, in words"""
+
+
+@cache
+def published_table() -> dict[str, list[dict[str, str]]]:
+    """Read the rows of published_scores.csv by game."""
+    text = files("ludus.comparison").joinpath("published_scores.csv").read_text()
+    by_game: dict[str, list[dict[str, str]]] = {}
+    for row in csv.DictReader(text.splitlines()):
+        by_game.setdefault(row["game"], []).append(row)
+    return by_game
+
+
+def published_scores(group: Group) -> list[PublishedScore]:
+    """Find the published scores of the agents of a group on its game.
+
+    Of several scores of one algorithm in one source, the one with the frame count nearest to ours
+    is taken.
+    """
+    rom = group.protocol.get("rom", "")
+    frames = group.steps * int(group.protocol.get("frameskip", 4))
+    scores = []
+    for agent, trainings in group.agents.items():
+        for row in _nearest_rows(rom, agent, frames):
+            score = float(row["score"])
+            scores.append(
+                PublishedScore(
+                    agent=agent,
+                    mean=float(np.mean([mean_return(t) for t in trainings])),
+                    source=row["source"],
+                    name=row["agent"],
+                    score=score,
+                    std=float(row["std"]) if row["std"] else None,
+                    human=human_normalised(rom, score),
+                    differences=_differences(row, frames, group.protocol, len(trainings)),
+                )
+            )
+    return scores
+
+
+def _nearest_rows(rom: str, agent: str, frames: int) -> list[dict[str, str]]:
+    """Return one row of each source and published agent, the nearest in frames."""
+    names = PUBLISHED_NAMES.get(agent.removeprefix("sb3:"), ())
+    nearest: dict[tuple[str, str], dict[str, str]] = {}
+    for row in published_table().get(rom, []):
+        key = (row["source"], row["agent"])
+        if row["agent"] in names and (
+            key not in nearest or _log_ratio(row, frames) < _log_ratio(nearest[key], frames)
+        ):
+            nearest[key] = row
+    return list(nearest.values())
+
+
+def _log_ratio(row: dict[str, str], frames: int) -> float:
+    return abs(math.log(float(row["frames"]) / max(frames, 1)))
+
+
+def _differences(
+    row: dict[str, str], frames: int, protocol: dict[str, Any], trainings: int
+) -> list[str]:
+    """Describe how the protocol of a published score differs: theirs against ours."""
+    differences = []
+    if int(row["frames"]) != frames:
+        differences.append(f"{_millions(int(row['frames']))} frames against {_millions(frames)}")
+    theirs, ours = float(row["sticky_probability"]), protocol.get("sticky")
+    if ours is None or theirs != ours:
+        differences.append(f"{_sticky(theirs)} against {_sticky(ours)}")
+    if row["protocol"] == "train":
+        differences.append("training returns against held-out games")
+    if row["source"] == "sb3-zoo" and trainings != 1:
+        differences.append(f"one training against {trainings}")
+    if row["source"] == "dopamine":
+        differences.append("mean over the last 5 iterations")
+    return differences
+
+
+def _sticky(probability: float | None) -> str:
+    if probability is None:
+        return "an unknown sticky probability"
+    return f"sticky actions {probability:g}" if probability else "no sticky actions"
+
+
+def _millions(frames: int) -> str:
+    return f"{frames / 1e6:.3g}M"
