@@ -20,8 +20,8 @@ from ludus.evaluation.interactive_game import InteractiveGame
 from ludus.evaluation.playback import Playback
 from ludus.training.run import Run, RunConfig
 from ludus.training.train import load
+from ludus.viewer.boards.read import read_position
 from ludus.viewer.messages import error, grey, mosaic, number, numbers, pack, png
-from ludus.viewer.scene import scene
 from ludus.viewer.worker import Worker
 
 FASTEST = 60  # pictures a second that are sent at most
@@ -265,7 +265,7 @@ class BoardShow:
 def standing(duel: InteractiveGame, *, opinion: bool) -> dict[str, Any]:
     """How a game of a board stands, for the page; `opinion`: with what the agent thinks."""
     told: dict[str, Any] = {
-        **{"scene": asdict(scene(duel.state)), "step": len(duel.moves), "over": duel.over},
+        **{"scene": asdict(read_position(duel.state)), "step": len(duel.moves), "over": duel.over},
         **{"result": duel.result(0) if duel.over else None, "value": None, "opinion": None},
     }
     if opinion and not duel.over:
