@@ -110,16 +110,16 @@ def test_every_position_of_random_games_is_whole(name):
             assert len({cell.label for cell in seen.cells}) == len(seen.cells)
             assert "\x1b" not in seen.text
         for seen in scenes[::40]:
-            told = json.loads(json.dumps(dataclasses.asdict(seen)))
-            assert [Cell(**cell) for cell in told["cells"]] == [*seen.cells]
-            assert [Piece(**piece) for piece in told["pieces"]] == [*seen.pieces]
-            assert [move["cells"] for move in told["moves"]] == [[*m.cells] for m in seen.moves]
+            data = json.loads(json.dumps(dataclasses.asdict(seen)))
+            assert [Cell(**cell) for cell in data["cells"]] == [*seen.cells]
+            assert [Piece(**piece) for piece in data["pieces"]] == [*seen.pieces]
+            assert [move["cells"] for move in data["moves"]] == [[*m.cells] for m in seen.moves]
 
 
 @pytest.mark.parametrize("name", [*spiel.names(), *SIZES])
 def test_a_move_is_the_last_one_of_the_next_position(name):
     if _short(name) in ("nim", "cursor_go", "hive"):  # hive's cells are counted anew each time
-        pytest.skip("its last move is not told by its cells")
+        pytest.skip("its last move does not have the cells of the move")
     for _, scenes, moves in _games(name, 1):
         assert scenes[0].last == ()
         for seen, move in zip(scenes[1:], moves, strict=True):
