@@ -1,8 +1,8 @@
-"""Who may speak to the viewer: only pages that hold the token, at the address it is bound to.
+"""Access control of the viewer: only its own pages, which hold the token, get answers.
 
-A page of another site could reach a local server through the browser, by a link, a form, or a name
-that it makes point here. So `Host` and `Origin` must be ours, and every request must bring the
-token, as `?token=` once and as a cookie from then on.
+A page of another site could reach a local server through the browser: by a link, by a form, or by a
+host name that resolves to this machine (DNS rebinding). Therefore `Host` and `Origin` must be the
+viewer's own, and every request must contain the token: once as `?token=`, and then as a cookie.
 """
 
 import ipaddress
@@ -14,55 +14,57 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_TRICKS = (b"..", b"%2e", b"%2f", b"%5c", b"%00", b"\\", b"//")
+_FORBIDDEN_IN_PATHS = (b"..", b"%2e", b"%2f", b"%5c", b"%00", b"\\", b"//")
 _NO_TOKEN = "The token is missing or wrong: open the link that ludus watch printed.\n"
 
 
 class Guard:
-    """Refuses what is not ours before anything else sees it.
+    """ASGI middleware that refuses requests from anywhere but the viewer's own pages.
 
     Args:
-        app: what is guarded.
-        token: that every request must bring.
-        host: what the server is bound to; a name or an address.
-        port: what it listens on.
+        app: receives the requests that are not refused.
+        token: that every request must contain.
+        host: name or address that the server is bound to.
+        port: that it listens on.
     """
 
     def __init__(self, app: ASGIApp, token: str, host: str, port: int) -> None:
         self._app, self._token, self._host, self._port = app, token, host, port
-        self._cookie = f"ludus_{port}"  # cookies do not tell ports apart
+        self._cookie = f"ludus_{port}"  # a browser sends cookies to all ports of a host
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or pass it on."""
+        """Answer a request, or pass it to the app."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         refusal = self._refusal(scope)
         if refusal is None:
-            await self._app(scope, receive, self._protected(scope, send))
+            await self._app(scope, receive, self._with_headers(scope, send))
         elif scope["type"] == "http":
-            await refusal(scope, receive, self._protected(scope, send))
+            await refusal(scope, receive, self._with_headers(scope, send))
         else:
             await send({"type": "websocket.close", "code": 1008})  # before accept: HTTP 403
 
     def _refusal(self, scope: Scope) -> Response | None:
-        """The answer to what is not passed on; None where it is."""
+        """Return the answer to a request that is not passed to the app; None if it is passed."""
         headers = Headers(scope=scope)
-        if not self._is_ours(headers.get("host", "")):
-            return PlainTextResponse("This host name is not the viewer's.\n", 403)
+        if not self._is_own_host(headers.get("host", "")):
+            return PlainTextResponse("The host name in the request is not the viewer's.\n", 403)
         origin = headers.get("origin")
         if origin is not None and origin != f"http://{headers['host']}":
-            return PlainTextResponse("Other sites may not ask the viewer.\n", 403)
+            return PlainTextResponse("Requests from other sites are refused.\n", 403)
         if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD"):
-            return PlainTextResponse("Only GET.\n", 405, {"allow": "GET, HEAD"})
-        if any(trick in scope.get("raw_path", b"").lower() for trick in _TRICKS):
+            return PlainTextResponse(
+                "Only GET and HEAD are supported.\n", 405, {"allow": "GET, HEAD"}
+            )
+        if any(part in scope.get("raw_path", b"").lower() for part in _FORBIDDEN_IN_PATHS):
             return PlainTextResponse("There is no such page.\n", 404)
-        asked = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
-        if asked and self._matches(asked):
+        token = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
+        if token and self._matches(token):
             if scope["type"] == "http" and scope["path"] == "/":
-                return self._remember()
+                return self._redirect_with_cookie()
             return None
-        for part in headers.get("cookie", "").split(";"):  # other ports' cookies come along
+        for part in headers.get("cookie", "").split(";"):  # includes cookies of other ports
             name, _, value = part.strip().partition("=")
             if name == self._cookie and self._matches(value):
                 return None
@@ -71,13 +73,13 @@ class Guard:
     def _matches(self, given: str) -> bool:
         return secrets.compare_digest(given.encode(), self._token.encode())
 
-    def _remember(self) -> Response:
-        """Keep the token in a cookie and out of the address bar."""
+    def _redirect_with_cookie(self) -> Response:
+        """Move the token from the address bar to a cookie."""
         answer = RedirectResponse("/", 303)
         answer.set_cookie(self._cookie, self._token, httponly=True, samesite="strict")
         return answer
 
-    def _is_ours(self, host: str) -> bool:
+    def _is_own_host(self, host: str) -> bool:
         name, colon, port = host.rpartition(":")
         if not colon or port != str(self._port):
             return False
@@ -86,13 +88,14 @@ class Guard:
             return True
         if self._host not in ("0.0.0.0", "::"):
             return False
-        try:  # bound to every address: any number, which no foreign name can stand for
+        # Bound to every address: accept any IP address, since DNS rebinding needs a name.
+        try:
             ipaddress.ip_address(name)
         except ValueError:
             return name == socket.gethostname().lower()
         return True
 
-    def _protected(self, scope: Scope, send: Send) -> Send:
+    def _with_headers(self, scope: Scope, send: Send) -> Send:
         host = Headers(scope=scope).get("host", "")
         policy = (
             "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
@@ -100,7 +103,7 @@ class Guard:
             "frame-ancestors 'none'"
         )
 
-        async def send_protected(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [
                     *message.get("headers", []),
@@ -112,4 +115,4 @@ class Guard:
                 ]
             await send(message)
 
-        return send_protected
+        return send_with_headers

@@ -1,4 +1,4 @@
-"""The runs that a page may show: found by listing a folder, never by a path that a page names."""
+"""The runs that pages may show: found by listing a folder, never by a path from a page."""
 
 import contextlib
 import json
@@ -15,12 +15,12 @@ from ludus.envs.errors import RunError
 from ludus.training.logger import Episodes
 from ludus.training.run import Run, all_runs
 
-_SMALL, _LARGE = 40, 300  # points of a curve, in the list and on a run's own page
-_LIST_SECONDS = 1.0  # a listing is good for so long: many pages ask at once
+_LIST_POINTS, _PAGE_POINTS = 40, 300  # points of a learning curve in the list, and on a run's page
+_LIST_SECONDS = 1.0  # for which a listing is reused, because many pages request it
 
 
 class Library:
-    """The runs below one folder.
+    """The runs under one folder.
 
     Args:
         root: the folder.
@@ -32,83 +32,105 @@ class Library:
         self._curves: dict[tuple[str, int], tuple[tuple[int, int], list[list[float]]]] = {}
 
     def runs(self) -> dict[str, Run]:
-        """Every run by its name, which is its path below the root; links out of it are left out."""
-        at, found = self._listed
-        if time.monotonic() - at < _LIST_SECONDS:
-            return found
-        home = self.root.resolve()
-        found = {}
+        """Return all runs by name, which is the path below the root.
+
+        Runs that symbolic links place outside the root are left out.
+        """
+        listed_at, runs = self._listed
+        if time.monotonic() - listed_at < _LIST_SECONDS:
+            return runs
+        root = self.root.resolve()
+        runs = {}
         for run in all_runs(self.root):
-            if run.path.resolve().is_relative_to(home):
-                found[run.path.relative_to(self.root).as_posix()] = run
-        self._listed = (time.monotonic(), found)
-        return found
+            if run.path.resolve().is_relative_to(root):
+                runs[run.path.relative_to(self.root).as_posix()] = run
+        self._listed = (time.monotonic(), runs)
+        return runs
 
     def find(self, name: str) -> Run:
-        """One of them.
+        """Return the run of a name.
 
         Raises:
-            RunError: there is none of that name.
+            RunError: there is none.
         """
         run = self.runs().get(name)
         if run is None:
-            raise RunError(f"there is no run {name!r} here")
+            raise RunError(f"there is no run {name!r} under {self.root}")
         return run
 
-    def listing(self) -> list[dict[str, Any]]:
-        """What the list of runs shows, those that were written to last first."""
-        told = [self._line(name, run) for name, run in self.runs().items()]
-        return sorted(told, key=lambda line: -line["touched"])
+    def summaries(self) -> list[dict[str, Any]]:
+        """Return what the list shows of each run, the most recently written first."""
+        summaries = [self._summary(name, run) for name, run in self.runs().items()]
+        return sorted(summaries, key=lambda summary: -summary["touched"])
 
-    def _line(self, name: str, run: Run) -> dict[str, Any]:
-        status = run.status()
-        line: dict[str, Any] = {"name": name, **asdict(status), "env": None, "agent": None}
-        line |= {"steps": 0, "touched": 0.0, "seed": None, "board": False, "broken": None}
+    def _summary(self, name: str, run: Run) -> dict[str, Any]:
+        summary: dict[str, Any] = {
+            "name": name,
+            **asdict(run.status()),
+            "env": None,
+            "agent": None,
+            "steps": 0,
+            "seed": None,
+            "board": False,
+            "touched": 0.0,
+            "broken": None,
+            "curve": self._curve(name, run, _LIST_POINTS),
+        }
         with contextlib.suppress(OSError):
-            line["touched"] = (run.path / "status.json").stat().st_mtime
+            summary["touched"] = (run.path / "status.json").stat().st_mtime
         try:
-            told = json.loads((run.path / "config.json").read_text())
-            line |= {"env": str(told["env"]), "agent": str(told["agent"])}
-            line |= {"steps": int(told["train"]["steps"]), "seed": int(told["train"]["seed"])}
-            line["board"] = spiel.is_game(line["env"])
+            config = _read_config(run)
+            summary |= {"env": str(config["env"]), "agent": str(config["agent"])}
+            train = config["train"]
+            summary |= {"steps": int(train["steps"]), "seed": int(train["seed"])}
+            summary["board"] = spiel.is_game(summary["env"])
         except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-            line["broken"] = f"its config.json cannot be read: {error}"
-        line["curve"] = self._curve(name, run, _SMALL)
-        return line
+            summary["broken"] = f"cannot read config.json: {error}"
+        return summary
 
     def details(self, name: str) -> dict[str, Any]:
-        """What a run's own page shows."""
+        """Return what the page of one run shows.
+
+        Raises:
+            RunError: there is no run of that name.
+        """
         run = self.find(name)
-        told: dict[str, Any] = self._line(name, run)
-        if told["broken"] is None:
-            config = json.loads((run.path / "config.json").read_text())
-            for key in ("config", "protocol", "train", "options", "versions", "commit"):
-                told[f"its_{key}"] = config.get(key)
-        told["curve"] = self._curve(name, run, _LARGE)
-        told["evaluations"] = []
+        details = self._summary(name, run)
+        if details["broken"] is None:
+            config = _read_config(run)
+            details["agent_config"] = config.get("config")
+            details["train_options"] = config.get("train")
+            for key in ("protocol", "options", "versions", "commit"):
+                details[key] = config.get(key)
+        details["curve"] = self._curve(name, run, _PAGE_POINTS)
+        details["evaluations"] = []
         with contextlib.suppress(TypeError, KeyError, ValueError):
-            told["evaluations"] = [
-                [e["env_steps"], float(np.mean(e["returns"]))]
-                for e in run.evaluations()
-                if e["returns"]
+            details["evaluations"] = [
+                [evaluation["env_steps"], float(np.mean(evaluation["returns"]))]
+                for evaluation in run.evaluations()
+                if evaluation["returns"]
             ]
-        return told
+        return details
 
     def _curve(self, name: str, run: Run, points: int) -> list[list[float]]:
-        """Mean returns of 20 games over env steps, [points, 2]; read again where the file grew."""
+        """Return mean returns of 20 games over env steps, [points, 2]; cached until they change."""
         path = run.path / "episodes.csv"
         try:
             stat = path.stat()
-            stamp = (stat.st_size, stat.st_mtime_ns)
-            kept = self._curves.get((name, points))
-            if kept is not None and kept[0] == stamp:
-                return kept[1]
+            version = (stat.st_size, stat.st_mtime_ns)
+            cached = self._curves.get((name, points))
+            if cached is not None and cached[0] == version:
+                return cached[1]
             episodes = Episodes.read(path)
-        except (OSError, ValueError):  # none yet, or damaged
+        except (OSError, ValueError):  # not written yet, or damaged
             return []
         if not len(episodes):
             return []
         grid = np.linspace(episodes[0, 0], episodes[-1, 0], min(points, len(episodes)))
         curve = np.column_stack([grid, smooth(episodes, grid)]).round(3).tolist()
-        self._curves[name, points] = (stamp, curve)
+        self._curves[name, points] = (version, curve)
         return curve
+
+
+def _read_config(run: Run) -> Any:
+    return json.loads((run.path / "config.json").read_text())

@@ -1,4 +1,4 @@
-"""The viewer's server: a page, the runs as JSON, and web sockets on which agents play."""
+"""The viewer's server: the page, the runs as JSON, and web sockets for sessions."""
 
 import asyncio
 import json
@@ -22,121 +22,123 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from ludus.envs.board import spiel
 from ludus.envs.errors import RunError
 from ludus.training.run import Run, RunConfig
-from ludus.viewer.board import BoardGame
+from ludus.viewer import priority
+from ludus.viewer.game_session import GameSession
 from ludus.viewer.guard import Guard
 from ludus.viewer.library import Library
-from ludus.viewer.messages import error
-from ludus.viewer.stage import Stage, step_back, step_back_further
+from ludus.viewer.messages import error_message
+from ludus.viewer.playback_session import PlaybackSession, Publish
 from ludus.viewer.worker import Worker
 
-LARGEST = 4096  # bytes of a message from a page; more ends the connection
-STAGES = 12  # agents that play at once
-CLIENTS = 256  # connections at once
-MANY = 8  # pages of one run; serving more takes only the time that nobody else wants
-_SLOW_SECONDS = 10.0  # a page that has not taken a message for so long is dropped
+MAX_MESSAGE_BYTES = 4096  # of a message from a page; a longer one ends the connection
+MAX_SESSIONS = 12
+MAX_CONNECTIONS = 256
+BUSY_PAGES = 8  # pages of one run; with more, the server only uses idle cores
+_SEND_SECONDS = 10.0  # in which a page must take a message; otherwise it is disconnected
+_SCRIPTS = ("app", "board", "charts", "connection", "elements", "list", "page", "play", "watch")
 _PAGES = {
     "/": ("index.html", "text/html; charset=utf-8"),
-    "/app.js": ("app.js", "text/javascript; charset=utf-8"),
-    "/board.js": ("board.js", "text/javascript; charset=utf-8"),
     "/style.css": ("style.css", "text/css; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
+    **{f"/{name}.js": (f"{name}.js", "text/javascript; charset=utf-8") for name in _SCRIPTS},
 }
 
 
-class _Answer(JSONResponse):
-    """JSON of what a run may hold: what JSON does not know is null, half letters are escaped."""
+class _SafeJSONResponse(JSONResponse):
+    """JSON of values from run files: numbers that are not finite become null."""
 
     def render(self, content: Any) -> bytes:
-        return json.dumps(_known(content)).encode()
+        # ASCII escapes, because half a surrogate pair has no UTF-8 encoding
+        return json.dumps(_without_non_finite(content)).encode()
 
 
-def _known(told: Any) -> Any:
-    if isinstance(told, dict):
-        return {key: _known(value) for key, value in told.items()}
-    if isinstance(told, list | tuple):
-        return [_known(value) for value in told]
-    return None if isinstance(told, float) and not math.isfinite(told) else told
+def _without_non_finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_non_finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_non_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Outbox:
-    """What one page has yet to be sent: all that it must know, and the newest picture only."""
+    """Messages that one page has yet to receive: all lasting ones, but only the newest frame."""
 
     def __init__(self) -> None:
         self._lasting, self._newest = deque[bytes](maxlen=100), deque[bytes](maxlen=1)
         self._filled = asyncio.Event()
 
     def put(self, message: bytes, lasting: bool) -> None:
-        """Take a message; one that does not last gives way to the next of its kind."""
+        """Add a message; one that is not lasting is replaced by the next of its kind."""
         (self._lasting if lasting else self._newest).append(message)
         self._filled.set()
 
     async def get(self) -> bytes:
-        """The next message."""
+        """Wait for the next message and return it."""
         while not self._lasting and not self._newest:
             self._filled.clear()
             await self._filled.wait()
         return (self._lasting or self._newest).popleft()
 
 
-def _from_thread(put: Callable[[bytes, bool], None]) -> Callable[[bytes, bool], None]:
-    """The same for another thread to call; nothing happens once the loop has ended."""
+def _thread_safe(put: Publish) -> Publish:
+    """Return a function that calls `put` in the event loop; it may be called from any thread."""
     loop = asyncio.get_running_loop()
 
     def publish(message: bytes, lasting: bool) -> None:
-        with suppress(RuntimeError):
+        with suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(put, message, lasting)
 
     return publish
 
 
-class Hub:
-    """A stage and the pages that watch it; a page that is slow misses pictures."""
+class SharedSession:
+    """A playback session and the pages that watch it; a slow page misses frames."""
 
     def __init__(self, run: Run, config: RunConfig, *, hold: bool) -> None:
         self._outboxes = set[Outbox]()
-        self.stage = Stage(run, _from_thread(self._put), hold=hold, config=config)
+        self.session = PlaybackSession(run, config, _thread_safe(self._put), hold=hold)
 
     def _put(self, message: bytes, lasting: bool) -> None:
         for outbox in self._outboxes:
             outbox.put(message, lasting)
 
-    def join(self) -> Outbox:
-        """What happens from now on."""
-        outbox = Outbox()
-        self._outboxes.add(outbox)
-        self.stage.worker.command({"do": "hello"})
-        return outbox
-
     @property
     def pages(self) -> int:
-        """How many watch."""
+        """Return the number of pages that watch."""
         return len(self._outboxes)
 
-    def leave(self, outbox: Outbox) -> bool:
-        """Say whether nobody watches any more."""
+    def join(self) -> Outbox:
+        """Add a page; return the outbox that receives the session's messages from now on."""
+        outbox = Outbox()
+        self._outboxes.add(outbox)
+        self.session.worker.submit({"do": "hello"})
+        return outbox
+
+    def leave(self, outbox: Outbox) -> None:
+        """Remove a page."""
         self._outboxes.discard(outbox)
-        return not self._outboxes
 
 
 class Viewer:
-    """All that is shown.
+    """The viewer's routes and its running sessions.
 
     Args:
-        library: the runs.
-        modules: whose envs may be loaded; a run cannot name others.
+        library: the runs to show.
+        modules: whose envs may be loaded; runs on envs of other modules are refused.
     """
 
     def __init__(self, library: Library, modules: Iterable[str]) -> None:
         self._library, self._modules = library, frozenset(modules)
-        self._hubs: dict[str, Hub] = {}
+        self._shared: dict[tuple[str, str], SharedSession] = {}
         self._workers = set[Worker]()
-        page = files("ludus.viewer").joinpath("page")
+        folder = files("ludus.viewer").joinpath("page")
         self._files = {
-            path: (page.joinpath(name).read_bytes(), kind) for path, (name, kind) in _PAGES.items()
+            path: (folder.joinpath(name).read_bytes(), media_type)
+            for path, (name, media_type) in _PAGES.items()
         }
 
     def app(self) -> Starlette:
-        """The routes; each is an exact path, and no part of an address names a file."""
+        """Return the application. Its routes are exact paths: no part of a path names a file."""
         routes: list[Any] = [Route(path, self._file) for path in self._files]
         routes += [
             Route("/api/runs", self._runs),
@@ -155,110 +157,113 @@ class Viewer:
             await asyncio.to_thread(worker.close)
 
     async def _file(self, request: Request) -> Response:
-        data, kind = self._files[request.url.path]
-        return Response(data, media_type=kind)
+        data, media_type = self._files[request.url.path]
+        return Response(data, media_type=media_type)
 
     async def _runs(self, _: Request) -> Response:
-        told = await asyncio.to_thread(self._library.listing)
-        return _Answer({"root": str(self._library.root), "runs": told})
+        summaries = await asyncio.to_thread(self._library.summaries)
+        return _SafeJSONResponse({"root": str(self._library.root), "runs": summaries})
 
     async def _run(self, request: Request) -> Response:
+        name = request.query_params.get("name", "")
         try:
-            name = request.query_params.get("name", "")
-            return _Answer(await asyncio.to_thread(self._library.details, name))
-        except RunError as problem:
-            return _Answer({"error": str(problem)}, 404)
+            return _SafeJSONResponse(await asyncio.to_thread(self._library.details, name))
+        except RunError as error:
+            return _SafeJSONResponse({"error": str(error)}, 404)
 
-    def _find(self, socket: WebSocket) -> tuple[Run, RunConfig]:
-        """The run that a page asks for, and its config, which is not read again.
+    def _find(self, name: str) -> tuple[Run, RunConfig]:
+        """Return a run and its config.
 
         Raises:
-            RunError: there is none, it is broken, or its env is in a module that was not named.
+            RunError: there is no such run, it is damaged, or its env is in a module that was not
+                allowed.
         """
-        run = self._library.find(socket.query_params.get("run", ""))
+        run = self._library.find(name)
         config = run.config()
         module, colon, _ = config.env.rpartition(":")
         if colon and not spiel.is_game(config.env) and module not in self._modules:
             raise RunError(
-                f"the env {config.env} is code of the module {module}; start ludus watch "
+                f"the env {config.env} is code of the module {module}; restart ludus watch "
                 f"with --modules {module} if you trust it"
             )
         return run, config
 
     async def _watch(self, socket: WebSocket) -> None:
-        """One page watches one run."""
+        """Serve a page that watches a run."""
         await socket.accept()
         name = socket.query_params.get("run", "")
-        twin = socket.query_params.get("twin", "")  # beside another run: a stage of its own
-        key = f"{name}\n{twin}"
+        # Two runs side by side need sessions of their own, whose game no other page controls.
+        twin = socket.query_params.get("twin", "")
+        key = (name, twin)
         try:
-            run, config = await asyncio.to_thread(self._find, socket)
-            if key not in self._hubs or not self._hubs[key].stage.worker.alive:
-                self._refuse_more()
-                self._hubs[key] = Hub(run, config, hold=bool(twin))
-                self._workers.add(self._hubs[key].stage.worker)
-        except Exception as problem:  # whatever a config may hold
-            await _say_and_close(socket, problem)
+            run, config = await asyncio.to_thread(self._find, name)
+            shared = self._shared.get(key)
+            if shared is None or not shared.session.worker.alive:
+                self._require_capacity()
+                shared = self._shared[key] = SharedSession(run, config, hold=bool(twin))
+                self._workers.add(shared.session.worker)
+        except Exception as error:  # a damaged config may raise anything
+            await _send_error(socket, error)
             return
-        hub = self._hubs[key]
-        outbox = hub.join()
-        if hub.pages > MANY:
-            step_back_further()
+        outbox = shared.join()
+        if shared.pages > BUSY_PAGES:
+            priority.lower_to_idle()
         try:
-            await _both(socket, outbox, hub.stage.worker.command)
+            await _exchange(socket, outbox, shared.session.worker.submit)
         finally:
-            if hub.leave(outbox) and self._hubs.get(key) is hub:
-                del self._hubs[key]
-                hub.stage.worker.close(0)
+            shared.leave(outbox)
+            if not shared.pages and self._shared.get(key) is shared:
+                del self._shared[key]
+                shared.session.worker.close(0)
 
-    def _refuse_more(self) -> None:
+    def _require_capacity(self) -> None:
         self._workers = {worker for worker in self._workers if worker.alive}
-        if len(self._workers) >= STAGES:
-            raise RunError(f"{STAGES} agents play already; close a page first")
+        if len(self._workers) >= MAX_SESSIONS:
+            raise RunError(f"{MAX_SESSIONS} agents are playing already; close a page first")
 
     async def _play(self, socket: WebSocket) -> None:
-        """One page plays against, or beside, one run's agent."""
+        """Serve a page on which a person plays against an agent, or beside it."""
         await socket.accept()
         try:
-            run, config = await asyncio.to_thread(self._find, socket)
-            self._refuse_more()
-        except Exception as problem:  # whatever a config may hold
-            await _say_and_close(socket, problem)
+            run, config = await asyncio.to_thread(self._find, socket.query_params.get("run", ""))
+            self._require_capacity()
+        except Exception as error:  # a damaged config may raise anything
+            await _send_error(socket, error)
             return
         outbox = Outbox()
-        publish = _from_thread(outbox.put)
-        game: BoardGame | Stage
+        publish = _thread_safe(outbox.put)
+        session: GameSession | PlaybackSession
         if spiel.is_game(config.env):
-            game = BoardGame(run, publish, config)
+            session = GameSession(run, config, publish)
         else:
-            game = Stage(run, publish, person=True, config=config)
-            game.worker.command({"do": "hello"})
-        self._workers.add(game.worker)
+            session = PlaybackSession(run, config, publish, person=True)
+            session.worker.submit({"do": "hello"})
+        self._workers.add(session.worker)
         try:
-            await _both(socket, outbox, game.worker.command)
+            await _exchange(socket, outbox, session.worker.submit)
         finally:
-            game.worker.close(0)
+            session.worker.close(0)
 
 
-async def _both(
-    socket: WebSocket, outbox: Outbox, command: Callable[[dict[str, Any]], None]
+async def _exchange(
+    socket: WebSocket, outbox: Outbox, submit: Callable[[dict[str, Any]], None]
 ) -> None:
-    """Send what is in the outbox and obey what the page says, until either ends."""
+    """Send the outbox's messages and submit the page's commands, until either side ends."""
 
     async def send() -> None:
         while True:
             message = await outbox.get()
-            await asyncio.wait_for(socket.send_bytes(message), _SLOW_SECONDS)
+            await asyncio.wait_for(socket.send_bytes(message), _SEND_SECONDS)
 
     async def receive() -> None:
         while True:
             try:
-                told = json.loads(await socket.receive_text())
-            except (ValueError, KeyError, RecursionError):  # no JSON, or bytes
+                command = json.loads(await socket.receive_text())
+            except (ValueError, KeyError, RecursionError):  # not JSON, or a message of bytes
                 await socket.close(1003)
                 return
-            if isinstance(told, dict):
-                command(told)
+            if isinstance(command, dict):
+                submit(command)
 
     tasks = [asyncio.create_task(send()), asyncio.create_task(receive())]
     try:
@@ -266,23 +271,25 @@ async def _both(
     finally:
         for task in tasks:
             task.cancel()
+        disconnected = (WebSocketDisconnect, TimeoutError, asyncio.CancelledError, RuntimeError)
         for result in await asyncio.gather(*tasks, return_exceptions=True):
-            gone = (WebSocketDisconnect, TimeoutError, asyncio.CancelledError, RuntimeError)
-            if isinstance(result, BaseException) and not isinstance(result, gone):
+            if isinstance(result, BaseException) and not isinstance(result, disconnected):
                 raise result
         with suppress(RuntimeError, WebSocketDisconnect, TimeoutError):
-            await asyncio.wait_for(socket.close(), 1)  # a slow page does not take this either
+            # A page that takes no messages does not take the end of the connection either.
+            await asyncio.wait_for(socket.close(), 1)
 
 
-async def _say_and_close(socket: WebSocket, problem: Exception) -> None:
+async def _send_error(socket: WebSocket, error: Exception) -> None:
+    """Send an error and close the connection."""
     with suppress(WebSocketDisconnect, RuntimeError):
-        await socket.send_bytes(error(problem))
+        await socket.send_bytes(error_message(error))
         await socket.close()
 
 
 def serve(
     library: Library,
-    say: Callable[[str], None],
+    announce: Callable[[str], None],
     *,
     host: str = "127.0.0.1",
     port: int = 0,
@@ -292,44 +299,53 @@ def serve(
     """Serve until a signal.
 
     Args:
-        library: the runs.
-        say: called with the link once the port is bound.
+        library: the runs to show.
+        announce: called with the link once the port is bound.
         host: the address to bind to.
-        port: 0 for any that is free.
+        port: 0 for any free port.
         modules: whose envs may be loaded.
-        fragment: of the link: which page opens first.
+        fragment: appended to the link; it selects the page that opens first.
 
     Raises:
-        RunError: the address or port cannot be had.
+        RunError: the address or the port is not available.
     """
     torch.set_num_threads(1)
-    step_back()
+    priority.lower()
+    bound = _bind(host, port)
+    port = bound.getsockname()[1]
+    token = secrets.token_urlsafe(24)
+    config = uvicorn.Config(
+        Guard(Viewer(library, modules).app(), token, host, port),
+        log_level="warning",
+        access_log=False,
+        ws="websockets-sansio",
+        ws_max_size=MAX_MESSAGE_BYTES,
+        ws_max_queue=8,
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_keep_alive=5,
+        timeout_graceful_shutdown=1,
+        server_header=False,
+    )
+    host_in_link = f"[{host}]" if ":" in host else host
+    announce(f"http://{host_in_link}:{port}/?token={token}{fragment}")
+    with suppress(KeyboardInterrupt):  # Ctrl-C is the normal way to stop
+        uvicorn.Server(config).run(sockets=[bound])
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """Return a listening socket.
+
+    Raises:
+        RunError: the address or the port is not available.
+    """
     bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, port))
         bound.listen()
-    except (OSError, OverflowError) as problem:
+    except (OSError, OverflowError) as error:
         bound.close()
-        why = getattr(problem, "strerror", None) or problem
-        sentence = f"cannot listen on {host} port {port}: {why}; try another --port"
-        raise RunError(sentence) from problem
-    port = bound.getsockname()[1]
-    token = secrets.token_urlsafe(24)
-    shown = f"[{host}]" if ":" in host else host
-    guarded = Guard(Viewer(library, modules).app(), token, host, port)
-    config = uvicorn.Config(
-        guarded,
-        log_level="warning",
-        access_log=False,
-        ws="websockets-sansio",
-        ws_max_size=LARGEST,
-        ws_max_queue=8,
-        limit_concurrency=CLIENTS,
-        timeout_keep_alive=5,
-        timeout_graceful_shutdown=1,
-        server_header=False,
-    )
-    say(f"http://{shown}:{port}/?token={token}{fragment}")
-    with suppress(KeyboardInterrupt):  # how a person ends it
-        uvicorn.Server(config).run(sockets=[bound])
+        reason = getattr(error, "strerror", None) or error
+        sentence = f"cannot listen on {host} port {port}: {reason}; try another --port"
+        raise RunError(sentence) from error
+    return bound

@@ -1,52 +1,56 @@
-"""A thread that plays, and what pages ask of it."""
+"""A thread with a queue of commands from pages."""
 
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-_WAITING = 100  # commands at most; older ones are forgotten
+_QUEUE_SIZE = 100  # commands; when the queue is full, the oldest are dropped
 
 
 class Worker:
     """A thread with a queue of commands.
 
     Args:
-        work: what the thread does, given this; it ends soon after `closed` is true.
+        target: runs in the thread with this worker as its argument, and must return soon after
+            `closed` becomes true.
         name: of the thread.
     """
 
-    def __init__(self, work: Callable[["Worker"], None], name: str) -> None:
-        self._commands, self._wake = deque[dict[str, Any]](maxlen=_WAITING), threading.Condition()
+    def __init__(self, target: Callable[["Worker"], None], name: str) -> None:
+        self._commands, self._wake = (
+            deque[dict[str, Any]](maxlen=_QUEUE_SIZE),
+            threading.Condition(),
+        )
         self.closed = False
-        self._thread = threading.Thread(target=work, args=(self,), daemon=True, name=name)
+        self._thread = threading.Thread(target=target, args=(self,), daemon=True, name=name)
         self._thread.start()
 
     @property
     def alive(self) -> bool:
-        """Whether it works still."""
+        """Whether the thread is running."""
         return self._thread.is_alive()
 
-    def command(self, told: dict[str, Any]) -> None:
-        """Ask for something; called by other threads."""
+    def submit(self, command: dict[str, Any]) -> None:
+        """Add a command to the queue; call it from other threads."""
         with self._wake:
-            self._commands.append(told)
+            self._commands.append(command)
             self._wake.notify()
 
-    def close(self, seconds: float = 10.0) -> None:
-        """End the thread, and wait for it for so long at most."""
+    def close(self, timeout: float = 10.0) -> None:
+        """End the thread, and wait for its end up to `timeout` seconds."""
         with self._wake:
             self.closed = True
             self._wake.notify()
-        self._thread.join(timeout=seconds)
+        self._thread.join(timeout=timeout)
 
-    def commands(self) -> Iterator[dict[str, Any]]:
-        """What has been asked for since; called by the thread."""
+    def take_commands(self) -> Iterator[dict[str, Any]]:
+        """Yield and remove the queued commands; call it from the worker's thread."""
         while self._commands:
             yield self._commands.popleft()
 
-    def wait(self, seconds: float) -> None:
-        """Until something is asked for, but not longer; called by the thread."""
+    def wait(self, timeout: float) -> None:
+        """Wait up to `timeout` seconds for a command; call it from the worker's thread."""
         with self._wake:
-            if not self._commands and not self.closed and seconds > 0:
-                self._wake.wait(seconds)
+            if not self._commands and not self.closed and timeout > 0:
+                self._wake.wait(timeout)

@@ -1,10 +1,15 @@
-"""Runs that were trained for a moment, and viewers that show them."""
+"""Runs that were trained for a moment, and viewers that show them.
+
+No test depends on the speed of the machine: each waits for an event, and fails only after `LIMIT`.
+"""
 
 import http.client
 import json
+import logging
 import queue
 import re
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -17,22 +22,62 @@ import uvicorn
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from ludus.training.run import TrainOptions
+from ludus.training.run import Run, TrainOptions
 from ludus.training.train import train
+from ludus.viewer import priority
 from ludus.viewer.library import Library
-from ludus.viewer.messages import unpack
 from ludus.viewer.server import serve
 
-PATIENCE = 120.0  # seconds for what takes a moment on a machine that has nothing else to do
+LIMIT = 600.0  # seconds that any event may take
+
+# `ludus` with the viewer's threads at the usual priority: on a busy machine, threads that only use
+# idle cores would take minutes
+UNHURRIED = """
+import sys
+from ludus.cli.main import main
+from ludus.viewer import priority
+priority.lower = priority.lower_to_idle = lambda: None
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def wait_until(condition, what="the condition"):
+    """Wait until a function returns something true, and return it."""
+    end = time.monotonic() + LIMIT
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.01)
+    raise AssertionError(f"did not happen: {what}")
+
+
+def unpack(message):
+    """Split a message into its head and images; the inverse of `messages.pack`."""
+    (length,) = struct.unpack_from(">I", message)
+    head = json.loads(message[4 : 4 + length])
+    images, offset = {}, 4 + length
+    for name, size in head.pop("parts").items():
+        images[name], offset = message[offset : offset + size], offset + size
+    assert offset == len(message)
+    return head, images
 
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
-    """Small networks: a second thread only waits."""
+    """Small networks are no faster with a second thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def usual_priority():
+    """Keep the threads of this process at the usual priority."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(priority, "lower", lambda: None)
+        patch.setattr(priority, "lower_to_idle", lambda: None)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -45,56 +90,90 @@ def runs(tmp_path_factory):
         ("pong", "ppo_small", "PongNoFrameskip-v4", 256, 2),
         ("tic_tac_toe", "alphazero", "tic_tac_toe", 200, 8),
     ):
-        more = TrainOptions(num_envs=envs, eval_episodes=0, device="cpu")
-        train(agent, env, steps=steps, train_options=more, root=root, quiet=True)
+        options = TrainOptions(num_envs=envs, eval_episodes=0, device="cpu")
+        train(agent, env, steps=steps, train_options=options, root=root, quiet=True)
         (path,) = root.glob(f"{env}/{agent}/*")
         names[short] = path.relative_to(root).as_posix()
     return root, names
 
 
-class Stream:
+def open_run(runs, name):
+    """Return a run by its short name, and its config."""
+    run = Run.open(runs[0] / runs[1][name])
+    return run, run.config()
+
+
+class Messages:
+    """Messages in the order in which they arrive.
+
+    Args:
+        receive: returns the next message, given a limit in seconds.
+    """
+
+    def __init__(self, receive):
+        self._receive = receive
+
+    def next(self):
+        """Return the head and images of the next message."""
+        return unpack(self._receive(LIMIT))
+
+    def until(self, wanted):
+        """Return the head of the first message from here on that is wanted."""
+        return self.until_with_images(wanted)[0]
+
+    def until_with_images(self, wanted):
+        """Return the first message from here on that is wanted, with its images."""
+        end, seen = time.monotonic() + LIMIT, []
+        while time.monotonic() < end:
+            head, images = self.next()
+            seen = [*seen[-2:], {k: v for k, v in head.items() if k not in ("position", "history")}]
+            if wanted(head):
+                return head, images
+            if head["kind"] == "error":
+                break
+        raise AssertionError(f"the message did not come; the last were {seen}")
+
+
+class Stream(Messages):
     """A page's web socket.
 
     Args:
-        socket: connected, or None for one that `told` is fed by another thread.
+        socket: connected.
     """
 
     def __init__(self, socket):
+        super().__init__(lambda limit: socket.recv(timeout=limit))
         self.socket = socket
 
     def do(self, what, value=None):
-        """Give a command, as the page does."""
+        """Send a command, as the page does."""
         self.socket.send(json.dumps({"do": what, "value": value}))
 
-    def next(self, timeout=PATIENCE):
-        """Head and pictures of the next message."""
-        return unpack(self.socket.recv(timeout=timeout))
-
-    def until(self, wanted):
-        """The head of the first message that is wanted."""
-        return self.until_with_pictures(wanted)[0]
-
-    def until_with_pictures(self, wanted):
-        """The first message that is wanted, and its pictures."""
-        end, seen = time.monotonic() + PATIENCE, []
-        while time.monotonic() < end:
-            head, pictures = self.next(max(0.1, end - time.monotonic()))
-            seen.append({k: v for k, v in head.items() if k not in ("scene", "history")})
-            if wanted(head):
-                return head, pictures
-            if head["kind"] == "error":
-                break
-        raise AssertionError(f"never came; the last were {seen[-3:]}")
-
-    def ends(self):
-        """Read until the server ends the connection; the code that it gives."""
-        end = time.monotonic() + PATIENCE
+    def close_code(self):
+        """Read until the server ends the connection; return its code."""
+        end = time.monotonic() + LIMIT
         while time.monotonic() < end:
             try:
-                self.socket.recv(timeout=PATIENCE)
+                self.socket.recv(timeout=LIMIT)
             except ConnectionClosed as closed:
                 return closed.rcvd.code if closed.rcvd else None
         raise AssertionError("the connection was not ended")
+
+
+class Published(Messages):
+    """Messages that a session publishes from its thread."""
+
+    def __init__(self):
+        self._messages = queue.Queue()
+        super().__init__(lambda limit: self._messages.get(timeout=limit))
+
+    def __call__(self, message, lasting):
+        self._messages.put(message)
+
+
+@pytest.fixture
+def published():
+    return Published()
 
 
 class Address:
@@ -113,13 +192,13 @@ class Address:
         self.cookie = f"ludus_{port}={self.token}"
 
     def get(self, path, *, method="GET", cookie=True, **headers):
-        """Status, headers and body of an answer; a header of None is left out."""
-        told = {"Host": self.at, "Cookie": self.cookie if cookie else None}
-        told |= {name.replace("_", "-"): value for name, value in headers.items()}
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=PATIENCE)
+        """Return the status, headers and body of an answer; a header of None is left out."""
+        sent = {"Host": self.at, "Cookie": self.cookie if cookie else None}
+        sent |= {name.replace("_", "-"): value for name, value in headers.items()}
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=LIMIT)
         try:
             connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
-            for name, value in told.items():
+            for name, value in sent.items():
                 if value is not None:
                     connection.putheader(name, value)
             connection.endheaders()
@@ -129,14 +208,14 @@ class Address:
             connection.close()
 
     def json(self, path):
-        """What the API says."""
+        """Return the JSON of an answer."""
         status, _, body = self.get(path)
         assert status == 200, body
         return json.loads(body)
 
     def raw(self, text):
-        """The answer to bytes that no client would send, up to its end."""
-        with socket.create_connection((self.host, self.port), timeout=PATIENCE) as plain:
+        """Return the whole answer to bytes that no client would send."""
+        with socket.create_connection((self.host, self.port), timeout=LIMIT) as plain:
             plain.sendall(text)
             answer = b""
             while data := plain.recv(1 << 16):
@@ -144,19 +223,23 @@ class Address:
         return answer
 
     def connect(self, path, *, cookie=True, **headers):
-        """A web socket; it must be closed."""
-        told = {name.replace("_", "-"): value for name, value in headers.items()}
+        """Return a web socket; it must be closed."""
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
         if cookie:
-            told["Cookie"] = self.cookie
-        url = f"ws://{self.at}{path}"
+            sent["Cookie"] = self.cookie
         return connect(
-            url, additional_headers=told, proxy=None, open_timeout=PATIENCE, max_size=None
+            f"ws://{self.at}{path}",
+            additional_headers=sent,
+            proxy=None,
+            open_timeout=LIMIT,
+            ping_interval=None,
+            max_size=None,
         )
 
     def stream(self, page, run, **query):
-        """A page's web socket: `watch` or `play`, to be used in a with."""
-        asked = "".join(f"&{name}={quote(value, safe='')}" for name, value in query.items())
-        return _Closing(self.connect(f"/{page}?run={quote(run, safe='')}{asked}"))
+        """Return a page's web socket, `watch` or `play`, for a with statement."""
+        more = "".join(f"&{name}={quote(value, safe='')}" for name, value in query.items())
+        return _Closing(self.connect(f"/{page}?run={quote(run, safe='')}{more}"))
 
 
 class _Closing:
@@ -172,67 +255,58 @@ class _Closing:
         self._socket.close()
 
 
-def _wait_until_it_listens(address):
-    end = time.monotonic() + PATIENCE
-    while True:
-        try:
-            socket.create_connection((address.host, address.port), timeout=PATIENCE).close()
-            return
-        except ConnectionRefusedError:
-            assert time.monotonic() < end, "the viewer never listened"
-            time.sleep(0.02)
-
-
 class Process:
     """`ludus watch` as a program.
 
     Args:
-        arguments: of the verb.
+        arguments: of the command.
         cwd: where it is called.
+        program: arguments of Python that stand for `ludus`.
     """
 
-    def __init__(self, arguments, cwd):
-        command = [sys.executable, "-m", "ludus.cli", "watch", "--port", "0", *arguments]
+    def __init__(self, arguments, cwd, program=("-c", UNHURRIED)):
+        command = [sys.executable, *program, "watch", "--port", "0", *arguments]
         self.program = subprocess.Popen(
             command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        self._said = []
+        self._error_lines = []
         self._reader = threading.Thread(target=self._read_errors, daemon=True)
         self._reader.start()
-        self.first_lines = [self.program.stdout.readline() for _ in range(2)]
-        assert self.first_lines[1].startswith("open http"), self.errors()
-        self.address = Address(self.first_lines[1].split()[1])
-        _wait_until_it_listens(self.address)
+        self.first_lines = []
+        while not self.first_lines or "http://" not in self.first_lines[-1]:
+            self.first_lines.append(self.program.stdout.readline())
+            assert self.first_lines[-1], self.errors()
+        self.address = Address(re.search(r"http://\S+", self.first_lines[-1])[0])
 
     def _read_errors(self):
-        self._said.extend(iter(self.program.stderr.readline, ""))
+        self._error_lines.extend(iter(self.program.stderr.readline, ""))
 
     def errors(self):
-        """All that it wrote to stderr; of a program that has ended."""
-        self._reader.join(PATIENCE)
-        return "".join(self._said)
+        """Return all that it wrote to stderr, once it has ended."""
+        self._reader.join(LIMIT)
+        return "".join(self._error_lines)
 
     def end(self, number):
-        """Send a signal and wait; its exit code."""
+        """Send a signal and wait; return the exit code."""
         self.program.send_signal(number)
-        return self.program.wait(PATIENCE)
+        return self.program.wait(LIMIT)
 
     def kill(self):
-        """End it at once."""
+        """Kill it."""
         self.program.kill()
-        self.program.wait(PATIENCE)
+        self.program.wait(LIMIT)
         self.program.stdout.close()
-        self._reader.join(PATIENCE)
+        self._reader.join(LIMIT)
         self.program.stderr.close()
 
 
 @pytest.fixture(scope="module")
 def watch():
-    """Starts `ludus watch` with arguments in a folder; ended after the module."""
+    """Starts `ludus watch` with arguments in a folder; killed after the module."""
     started = []
 
-    def start(*arguments, cwd):
-        started.append(Process([str(a) for a in arguments], cwd))
+    def start(*arguments, cwd, **options):
+        started.append(Process([str(a) for a in arguments], cwd, **options))
         return started[-1]
 
     yield start
@@ -242,16 +316,25 @@ def watch():
 
 @pytest.fixture(scope="module")
 def served():
-    """Serves a folder from a thread of this process, which costs nothing to start."""
-    patch, threads, started = pytest.MonkeyPatch(), [], []
+    """Serves a folder from a thread of this process, which starts faster than a program.
+
+    An exception that the server logs fails the module.
+    """
+    patch, threads, started, logged = pytest.MonkeyPatch(), [], [], []
 
     class Stoppable(uvicorn.Server):
         def __init__(self, config):
             super().__init__(config)
             started.append(self)
 
+    class Collect(logging.Handler):
+        def emit(self, record):
+            if record.exc_info or record.levelno >= logging.ERROR:
+                logged.append(record.getMessage())
+
     patch.setattr("ludus.viewer.server.uvicorn.Server", Stoppable)
-    patch.setattr("ludus.viewer.server.step_back", lambda: None)  # the tests go first, too
+    collect = Collect()
+    logging.getLogger("uvicorn.error").addHandler(collect)
 
     def start(root, **options):
         links = queue.Queue()
@@ -260,50 +343,14 @@ def served():
         )
         thread.start()
         threads.append(thread)
-        address = Address(links.get(timeout=PATIENCE))
-        _wait_until_it_listens(address)
-        return address
+        return Address(links.get(timeout=LIMIT))  # its port is bound already
 
     yield start
+    assert not logged
     for server in started:
         server.should_exit = True
     for thread in threads:
-        thread.join(PATIENCE)
+        thread.join(LIMIT)
     patch.undo()
+    logging.getLogger("uvicorn.error").removeHandler(collect)
     assert not any(thread.is_alive() for thread in threads), "a viewer did not end"
-
-
-class Told:
-    """What a stage or a game publishes from its thread, kept in order."""
-
-    def __init__(self):
-        self._messages = queue.Queue()
-
-    def __call__(self, message, lasting):
-        self._messages.put((message, lasting))
-
-    def until(self, wanted):
-        """The first head from here on that is wanted."""
-        return self.until_with_pictures(wanted)[0]
-
-    def until_with_pictures(self, wanted):
-        """The first message from here on that is wanted, and its pictures."""
-        end, seen = time.monotonic() + PATIENCE, []
-        while time.monotonic() < end:
-            try:
-                message, _ = self._messages.get(timeout=max(0.1, end - time.monotonic()))
-            except queue.Empty:
-                break
-            head, pictures = unpack(message)
-            seen.append({k: v for k, v in head.items() if k not in ("scene", "history")})
-            if wanted(head):
-                return head, pictures
-            if head["kind"] == "error":
-                break
-        raise AssertionError(f"never came; the last were {seen[-3:]}")
-
-
-@pytest.fixture
-def told():
-    """Takes what is published."""
-    return Told()

@@ -5,17 +5,18 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from urllib.parse import quote
 
 import pytest
+
+from .conftest import LIMIT, wait_until
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium")
 if CHROMIUM is None:
     pytest.skip("chromium is not installed", allow_module_level=True)
 
-MILLISECONDS = 120_000  # patience on a busy machine
+MILLISECONDS = 1000 * LIMIT
 HOSTILE = "<img src=x onerror=alert(1)>"
 SCRIPT = "<script>alert(2)</script>"
 expect = playwright.expect
@@ -51,9 +52,9 @@ def place(runs, tmp_path_factory):
     root = shutil.copytree(trained, tmp_path_factory.mktemp("browser") / "runs")
     hostile = root / "Html" / HOSTILE / "0"
     shutil.copytree(root / names["cartpole"], hostile)
-    told = json.loads((hostile / "config.json").read_text())
-    told |= {"agent": SCRIPT, "env": f"{HOSTILE}-v0", "protocol": {HOSTILE: SCRIPT}}
-    (hostile / "config.json").write_text(json.dumps(told))
+    config = json.loads((hostile / "config.json").read_text())
+    config |= {"agent": SCRIPT, "env": f"{HOSTILE}-v0", "protocol": {HOSTILE: SCRIPT}}
+    (hostile / "config.json").write_text(json.dumps(config))
     return root
 
 
@@ -106,67 +107,61 @@ def _number(locator):
     return float(locator.inner_text().replace(",", ""))
 
 
-def _until(ask, what):
-    """The first answer that is true; the browser works meanwhile."""
-    end = time.monotonic() + MILLISECONDS / 1000
-    while time.monotonic() < end:
-        if told := ask():
-            return told
-        time.sleep(0.02)
-    raise AssertionError(f"never: {what}")
-
-
-# -- watching -----------------------------------------------------------------------------------
-
-
 def test_an_atari_run_is_watched(at, runs, new_page):
     page = new_page(_to(at, "watch", runs[1]["pong"]))
     assert "token" not in page.url
     canvas = page.locator(".screen canvas").first
-    expect(page.locator("figcaption")).to_contain_text("It takes")
+    expect(page.locator("figcaption")).to_contain_text("Action:")
     expect(page.locator(".bars li")).to_have_count(6)
     names = page.locator(".bars li span:first-child").all_inner_texts()
     assert names == ["noop", "fire", "right", "left", "rightfire", "leftfire"]
     first, colours = canvas.evaluate(PICTURE)
     assert colours >= 3
-    _until(lambda: canvas.evaluate(PICTURE)[0] != first, "another picture")
+    wait_until(lambda: canvas.evaluate(PICTURE)[0] != first, "another picture")
     percents = page.locator(".bars .number").all_inner_texts()
     assert all(re.fullmatch(r"\d+%", text) for text in percents)
     expect(page.locator(".bars li.chosen")).to_have_count(1)
 
     page.get_by_role("button", name="Pause").click()
     expect(page.get_by_role("button", name="Play", exact=True)).to_be_visible()
+    page.get_by_label("seed").fill("11")
+    page.get_by_role("button", name="Restart").click()
+    expect(_fact(page, "seed")).to_have_text("11")
     step = _fact(page, "step")
-    at_pause = _number(step)
+    expect(step).to_have_text("0")
     page.get_by_role("button", name="Step", exact=True).click()
-    expect(step).to_have_text(f"{at_pause + 1:,.0f}")  # it had stood still since
+    expect(step).to_have_text("1")
 
-    page.get_by_label("Looks at").select_option("gradient")
+    page.get_by_label("Saliency").select_option("gradient")
     heat = page.locator("canvas.over")
-    _until(lambda: heat.evaluate("canvas => canvas.width > 1 && !canvas.hidden"), "saliency")
+    wait_until(lambda: heat.evaluate("canvas => canvas.width > 1 && !canvas.hidden"), "saliency")
     page.locator("label", has_text="Feature maps").locator("select").select_option(index=1)
     expect(page.locator(".maps")).to_be_visible()
     maps = page.locator(".maps canvas")
-    _until(lambda: maps.evaluate(PICTURE)[1] > 5, "feature maps of several greys")
-    expect(step).to_have_text(f"{at_pause + 1:,.0f}")
+    wait_until(lambda: maps.evaluate(PICTURE)[1] > 5, "feature maps of several greys")
+    expect(step).to_have_text("1")
 
     points = page.locator('svg[aria-label^="Value over time"] polyline').get_attribute("points")
     assert len(points.split()) >= 2
     page.get_by_label("seed").fill("12")
-    page.get_by_role("button", name="Start over").click()
-    expect(_fact(page, "game of seed")).to_have_text("12")
+    page.get_by_role("button", name="Restart").click()
+    expect(_fact(page, "seed")).to_have_text("12")
     expect(step).to_have_text("0")
 
 
 def test_keys_pause_and_step(at, runs, new_page):
     page = new_page(_to(at, "watch", runs[1]["cartpole"]))
-    expect(page.locator("figcaption")).to_contain_text("It takes")
+    expect(page.locator("figcaption")).to_contain_text("Action:")
     page.locator("main").focus()
     page.keyboard.press("Space")
     expect(page.get_by_role("button", name="Play", exact=True)).to_be_visible()
-    step = _number(_fact(page, "step"))
+    page.get_by_label("seed").fill("5")
+    page.get_by_role("button", name="Restart").click()
+    expect(_fact(page, "seed")).to_have_text("5")
+    expect(_fact(page, "step")).to_have_text("0")
+    page.locator("main").focus()
     page.keyboard.press("ArrowRight")
-    expect(_fact(page, "step")).to_have_text(f"{step + 1:.0f}")
+    expect(_fact(page, "step")).to_have_text("1")
     page.keyboard.press("Space")
     expect(page.get_by_role("button", name="Pause")).to_be_visible()
 
@@ -174,28 +169,33 @@ def test_keys_pause_and_step(at, runs, new_page):
 def test_a_board_game_is_watched(at, runs, new_page):
     page = new_page(_to(at, "watch", runs[1]["tic_tac_toe"]))
     expect(page.locator("svg.board")).to_be_visible()
-    page.get_by_label("Speed").select_option("4")
+    page.get_by_role("button", name="Pause").click()
+    page.get_by_label("seed").fill("0")
+    page.get_by_role("button", name="Restart").click()
+    for number in (1, 2):
+        page.get_by_role("button", name="Step", exact=True).click()
+        expect(_fact(page, "step")).to_have_text(str(number))
     crosses, rings = page.locator("svg.board > path"), page.locator("svg.board > circle[r='0.29']")
     expect(rings.first).to_be_attached()
     expect(crosses.first).to_be_attached()
     expect(page.locator("svg.board .visit-text").first).to_have_text(re.compile(r"\d+"))
     expect(page.get_by_role("columnheader", name="visits")).to_be_visible()
-    page.get_by_role("button", name="Pause").click()
 
 
 def test_two_runs_side_by_side_have_one_seed(at, runs, new_page):
     page = new_page(at.link)
     for name in ("cartpole", "pong"):
-        page.get_by_label(f"choose {runs[1][name]} for two side by side").check()
-    page.get_by_role("button", name="Watch two side by side").click()
-    expect(page.locator(".stage")).to_have_count(2)
-    seeds = [_fact(page, "game of seed", at=i) for i in (0, 1)]
+        page.get_by_label(f"select {runs[1][name]} to watch side by side").check()
+    page.get_by_role("button", name="Watch side by side").click()
+    expect(page.locator(".player")).to_have_count(2)
+    seeds = [_fact(page, "seed", at=i) for i in (0, 1)]
     for i in (0, 1):
-        expect(page.locator(".stage").nth(i).locator("figcaption")).to_contain_text("It takes")
+        caption = page.locator(".player").nth(i).locator("figcaption")
+        expect(caption).to_have_text(re.compile("^(Action:|Game over)"))
     page.get_by_role("button", name="Pause").nth(1).click()
     expect(page.get_by_role("button", name="Play", exact=True)).to_have_count(2)
     page.get_by_label("seed").first.fill("31")
-    page.get_by_role("button", name="Start over").first.click()
+    page.get_by_role("button", name="Restart").first.click()
     for i in (0, 1):
         expect(seeds[i]).to_have_text("31")
         expect(_fact(page, "step", at=i)).to_have_text("0")
@@ -206,31 +206,52 @@ def test_two_runs_side_by_side_have_one_seed(at, runs, new_page):
         expect(_fact(page, "step", at=i)).to_have_text(f"{before[i] + 1:.0f}")
 
 
+# `ludus train` that waits, once it has written weights, until a file exists
+GATED = """
+import sys, time
+from pathlib import Path
+from gymnasium.envs.classic_control import CartPoleEnv
+from ludus.cli.main import main
+gate, root, step = Path(sys.argv[1]), Path(sys.argv[2]), CartPoleEnv.step
+steps = 0
+def gated(env, action):
+    global steps
+    steps += 1
+    while steps >= 2000 and list(root.glob("*/*/*/weights/0*")) and not gate.exists():
+        time.sleep(0.02)
+    return step(env, action)
+CartPoleEnv.step = gated
+sys.exit(main(sys.argv[3:]))
+"""
+
+
 @pytest.fixture
 def training(tmp_path):
-    """A training that goes on until a file says that it may end; its folder."""
-    command = [sys.executable, "-m", "ludus.cli", "train", "dqn", "CartPole-v1", "--quiet",
-               "--run-dir", str(tmp_path / "runs"), "--checkpoint-seconds", "1", "--steps",
-               "6000", "--eval-episodes", "0", "--num-envs", "1", "--device", "cpu"]  # fmt: skip
+    """A training that waits in its middle for a file: its folder, its program and the file."""
+    root, gate = tmp_path / "runs", tmp_path / "gate"
+    command = [sys.executable, "-c", GATED, str(gate), str(root), "train", "dqn", "CartPole-v1"]
+    command += ["--quiet", "--run-dir", str(root), "--checkpoint-seconds", "0.05", "--device"]
+    command += ["cpu", "--steps", "6000", "--eval-episodes", "0", "--num-envs", "1"]
     program = subprocess.Popen(command, cwd=tmp_path)
-    yield tmp_path / "runs", program
+    yield root, program, gate
     program.kill()
     program.wait()
 
 
 def test_a_training_is_followed_to_its_end(training, served, new_page):
     """From an empty list to the finished run, in one page that is never loaded again."""
-    root, program = training
+    root, program, gate = training
     page = new_page(served(root).link)
     link = page.get_by_role("link", name="Watch")
     link.wait_for()
-    _until(lambda: list(root.glob("*/*/*/weights/0*")), "weights")
+    wait_until(lambda: list(root.glob("*/*/*/weights/0*")), "weights")
     link.click()
     state = page.locator("main .state")
     expect(state).to_have_text("running")
-    shown = _fact(page, "weights of step")
+    shown = _fact(page, "weights at step")
     expect(shown).to_have_text(re.compile(r"\d"))
     first = _number(shown)
+    assert first < 6000
     curve = page.locator('svg[aria-label^="Learning curve"] polyline')
     expect(curve).to_be_attached()
 
@@ -239,18 +260,17 @@ def test_a_training_is_followed_to_its_end(training, served, new_page):
         return _as_number(texts[-1]) if len(texts) > 1 else 0.0
 
     early = last_step()
-    _until(lambda: _number(shown) > first, "newer weights")
-    _until(lambda: last_step() > early, "a longer curve")
-    assert program.wait(120) == 0
+    assert early < 5000
+    gate.touch()
+    wait_until(lambda: _number(shown) > first, "newer weights")
+    wait_until(lambda: last_step() > early, "a longer curve")
+    assert program.wait(LIMIT) == 0
     expect(state).to_have_text("finished")
     expect(shown).to_have_text("6,000")
 
 
 def _as_number(text):
     return float(text.replace(",", ""))
-
-
-# -- playing ------------------------------------------------------------------------------------
 
 
 RESULT = re.compile(r"^(You won\.|You lost\.|A draw\.)$")
@@ -276,9 +296,9 @@ def test_a_game_is_played_to_its_end_by_clicking(at, runs, new_page):
 
     page.get_by_role("button", name="Hint").click()
     expect(page.locator("svg.board .visit-text").first).to_be_attached()
-    page.get_by_role("button", name="Show what it thinks").click()
+    page.get_by_role("button", name="Show evaluation").click()
     expect(page.get_by_role("table")).to_be_visible()
-    page.get_by_role("button", name="Hide what it thinks").click()
+    page.get_by_role("button", name="Hide evaluation").click()
     expect(page.get_by_role("table")).to_have_count(0)
 
     left = 9
@@ -286,8 +306,8 @@ def test_a_game_is_played_to_its_end_by_clicking(at, runs, new_page):
         expect(cells).to_have_count(left)
         cells.nth(0).click()
         left -= 2
-        expect(page.locator("figcaption")).not_to_have_text("The agent thinks.")
-        _until(lambda left=left: cells.count() in (left, 0), "the agent's answer")
+        expect(page.locator("figcaption")).not_to_have_text("The agent is thinking.")
+        wait_until(lambda left=left: cells.count() in (left, 0), "the agent's answer")
     expect(page.locator("figcaption")).to_have_text(RESULT)
     expect(cells).to_have_count(0)
     page.get_by_role("button", name="New game").click()
@@ -312,23 +332,20 @@ def test_a_game_is_played_with_the_keyboard_alone(at, runs, new_page):
         if page.evaluate("document.activeElement.dataset.cell"):
             break
     page.keyboard.press("Space")
-    _until(lambda: cells.count() in (5, 0), "the answer to the second move")
+    wait_until(lambda: cells.count() in (5, 0), "the answer to the second move")
 
 
 def test_an_atari_game_is_played_with_the_keyboard(at, runs, new_page):
     page = new_page(_to(at, "play", runs[1]["pong"]))
     expect(page.get_by_role("button", name="rightfire")).to_be_visible()
     screens = page.locator(".screen canvas:not(.over)")
-    _until(lambda: screens.first.evaluate(PICTURE)[1] > 2, "a picture")
+    wait_until(lambda: screens.first.evaluate(PICTURE)[1] > 2, "a picture")
     assert screens.nth(0).evaluate(PICTURE) == screens.nth(1).evaluate(PICTURE)
     page.get_by_role("button", name="Play", exact=True).click()
     page.keyboard.down("ArrowUp")
     expect(screens.first).to_have_attribute("aria-label", re.compile(r"your game, step \d\d"))
     page.keyboard.up("ArrowUp")
     assert page.evaluate("document.activeElement.id") == "main"
-
-
-# -- the list, and pages of nothing ---------------------------------------------------------------
 
 
 def test_an_empty_folder_says_what_to_do(served, new_page, tmp_path):
@@ -359,7 +376,7 @@ def test_names_that_are_html_are_text(at, new_page):
     assert page.locator("main img, main script").count() == 0
     line.get_by_role("link", name="Watch").click()
     expect(page.locator("h1")).to_have_text(f"Html/{HOSTILE}/0")
-    expect(page.locator("#crumbs")).to_have_text(f"Html/{HOSTILE}/0")
+    expect(page.locator("#breadcrumb")).to_have_text(f"Html/{HOSTILE}/0")
     expect(page.locator("details").first).to_contain_text(SCRIPT)
     expect(page.locator("figcaption .error")).to_be_visible()  # there is no such env
     assert page.locator("main img, main script, nav img").count() == 0
@@ -385,7 +402,7 @@ def test_a_link_that_leads_nowhere_says_so(at, browser, hash):
     wrong = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.goto(at.link + hash)
-    text = re.compile("there is no run|Watch two side by side|Runs")
+    text = re.compile("there is no run|Two runs on the same seed|Runs")
     expect(page.locator("main")).to_contain_text(text)
     context.close()
     assert not wrong
@@ -408,7 +425,7 @@ def test_every_page_fits_a_phone(at, runs, new_page, scheme):
         (_to(at, "watch", names["tic_tac_toe"]), "svg.board .visit-text"),
         (_to(at, "play", names["tic_tac_toe"]), "svg.board [role=button]"),
         (_to(at, "play", names["pong"]), ".row button >> text=rightfire"),
-        (_to(at, "two", names["pong"], names["cartpole"]), ".stage:nth-child(2) .bars li.chosen"),
+        (_to(at, "two", names["pong"], names["cartpole"]), ".player:nth-child(2) .bars li.chosen"),
         (_to(at, "watch", f"Html/{HOSTILE}/0"), "figcaption .error"),
     ):
         page.goto("about:blank")

@@ -1,4 +1,4 @@
-"""The viewer's parts by themselves: messages, outboxes, and the folder of runs."""
+"""Parts of the viewer by themselves: messages, outboxes, and the folder of runs."""
 
 import asyncio
 import io
@@ -14,10 +14,17 @@ from starlette.websockets import WebSocketDisconnect
 from ludus.envs.errors import RunError
 from ludus.viewer import library, server
 from ludus.viewer.library import Library
-from ludus.viewer.messages import grey, mosaic, number, numbers, pack, png, unpack
+from ludus.viewer.messages import (
+    encode_grey_png,
+    encode_png,
+    finite_list,
+    finite_or_none,
+    pack,
+    tile_maps,
+)
 from ludus.viewer.server import Outbox
 
-# -- messages -----------------------------------------------------------------------------------
+from .conftest import LIMIT, unpack
 
 
 @pytest.mark.parametrize(
@@ -35,23 +42,23 @@ def test_what_is_packed_comes_back(head, pictures):
 def test_a_number_that_json_does_not_know_is_refused_or_left_out():
     with pytest.raises(ValueError, match="JSON compliant"):
         pack({"value": float("nan")}, {})
-    assert number(float("inf")) is None
-    assert numbers(np.array([1.5, np.nan, -np.inf])) == [1.5, None, None]
-    assert numbers(None) is None
+    assert finite_or_none(float("inf")) is None
+    assert finite_list(np.array([1.5, np.nan, -np.inf])) == [1.5, None, None]
+    assert finite_list(None) is None
 
 
 def test_a_png_is_the_picture():
     picture = np.random.default_rng(0).integers(0, 256, (7, 5, 3), np.uint8)
-    assert np.array_equal(np.array(Image.open(io.BytesIO(png(picture)))), picture)
+    assert np.array_equal(np.array(Image.open(io.BytesIO(encode_png(picture)))), picture)
     shades = np.array([[0.0, 0.5, 1.0]])
-    assert np.array(Image.open(io.BytesIO(grey(shades)))).tolist() == [[0, 127, 255]]
+    assert np.array(Image.open(io.BytesIO(encode_grey_png(shades)))).tolist() == [[0, 127, 255]]
 
 
 def test_the_maps_lie_in_rows_with_a_grey_line_between():
     """Three maps of 2x2 in two columns: the fourth place stays grey."""
     maps = np.stack([np.full((2, 2), value) for value in (0.0, 0.5, 1.0)])
     g = 0.25
-    assert mosaic(maps).tolist() == [
+    assert tile_maps(maps).tolist() == [
         [0.0, 0.0, g, 0.5, 0.5],
         [0.0, 0.0, g, 0.5, 0.5],
         [g, g, g, g, g],
@@ -64,13 +71,10 @@ def test_the_maps_lie_in_rows_with_a_grey_line_between():
 def test_every_map_is_in_the_mosaic(shape):
     count, height, width = shape
     maps = np.arange(1, count + 1, dtype=np.float32)[:, None, None] * np.ones(shape, np.float32)
-    sheet = mosaic(maps)
+    sheet = tile_maps(maps)
     found, counts = np.unique(sheet[sheet >= 1], return_counts=True)
     assert found.tolist() == list(range(1, count + 1))
     assert set(counts) == {height * width}
-
-
-# -- outboxes -----------------------------------------------------------------------------------
 
 
 def test_the_newest_picture_wins_and_all_that_lasts_arrives_in_order():
@@ -105,19 +109,23 @@ def test_an_outbox_waits_until_there_is_something():
 
 
 def test_an_outbox_that_nobody_empties_does_not_grow():
+    """It keeps the last hundred messages that must arrive, and one frame."""
+
     async def story():
         outbox = Outbox()
         for i in range(10_000):
             outbox.put(b"%d" % i, i % 2 == 0)
-        taken = 0
-        while True:
-            try:
-                await asyncio.wait_for(outbox.get(), 0.01)
-            except TimeoutError:
-                return taken
-            taken += 1
+        taken = [await outbox.get() for _ in range(101)]
+        more = asyncio.create_task(outbox.get())
+        for _ in range(3):
+            await asyncio.sleep(0)
+        empty = not more.done()
+        more.cancel()
+        return taken, empty
 
-    assert asyncio.run(story()) <= 101
+    taken, empty = asyncio.run(story())
+    assert taken == [b"%d" % i for i in range(9_800, 10_000, 2)] + [b"9999"]
+    assert empty
 
 
 class _Page:
@@ -140,13 +148,13 @@ class _Page:
 
 def test_a_page_that_takes_nothing_is_left(monkeypatch):
     """Even where it does not take the end of the connection either."""
-    monkeypatch.setattr(server, "_SLOW_SECONDS", 0.05)
+    monkeypatch.setattr(server, "_SEND_SECONDS", 0.05)
     page = _Page()
 
     async def story():
         outbox = Outbox()
         outbox.put(b"picture", False)
-        await asyncio.wait_for(server._both(page, outbox, lambda told: None), 10)
+        await asyncio.wait_for(server._exchange(page, outbox, lambda command: None), LIMIT)
 
     asyncio.run(story())
     assert page.tried[0] == b"picture"
@@ -167,11 +175,8 @@ def test_what_a_page_says_is_obeyed_until_it_goes():
         async def close(self, code=1000):
             pass
 
-    asyncio.run(server._both(Page(), Outbox(), obeyed.append))
+    asyncio.run(server._exchange(Page(), Outbox(), obeyed.append))
     assert obeyed == [{"do": "pause"}, {"do": "play"}]
-
-
-# -- the folder ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -185,20 +190,20 @@ NAME = "CartPole-v1/dqn/a"
 
 
 def test_a_run_is_described(root):
-    (line,) = Library(root).listing()
+    (line,) = Library(root).summaries()
     expected = {"name": NAME, "env": "CartPole-v1", "agent": "dqn", "steps": 300, "seed": 0}
     assert {key: line[key] for key in expected} == expected
     assert (line["state"], line["env_steps"], line["board"]) == ("finished", 300, False)
     assert line["broken"] is None
     details = Library(root).details(NAME)
-    assert details["its_config"]["batch_size"] > 0
-    assert details["its_protocol"]["kind"]
+    assert details["agent_config"]["batch_size"] > 0
+    assert details["protocol"]["kind"]
     assert details["evaluations"] == []
 
 
 def test_a_board_game_is_known_as_one(runs):
-    told = {line["env"]: line["board"] for line in Library(runs[0]).listing()}
-    assert told == {"tic_tac_toe": True, "CartPole-v1": False, "PongNoFrameskip-v4": False}
+    boards = {line["env"]: line["board"] for line in Library(runs[0]).summaries()}
+    assert boards == {"tic_tac_toe": True, "CartPole-v1": False, "PongNoFrameskip-v4": False}
 
 
 def test_evaluations_are_points(root):
@@ -229,29 +234,30 @@ def test_a_line_that_is_half_written_is_left_out(root):
     assert len(whole.details(NAME)["curve"]) == 3
 
 
-@pytest.mark.parametrize("text", ["", "10,0.1\n", "a,b,c,d\n", "\x00\n", "10,0.1,1,10\n20\n"])
-def test_no_curve_of_what_is_none(root, text):
-    _episodes(root, text)
-    assert Library(root).details(NAME)["curve"] == []
+def test_a_damaged_file_has_no_curve(root):
+    for text in ("", "10,0.1\n", "a,b,c,d\n", "\x00\n", "10,0.1,1,10\n20\n"):
+        _episodes(root, text)
+        assert Library(root).details(NAME)["curve"] == [], text
 
 
 def test_the_curve_is_read_again_only_where_the_file_has_grown(root, monkeypatch):
+    monkeypatch.setattr(library, "_LIST_SECONDS", 0.0)
     read, reads = library.Episodes.read, []
     monkeypatch.setattr(library.Episodes, "read", lambda path: (reads.append(path), read(path))[1])
     shown = Library(root)
-    first = shown.listing()[0]["curve"]
-    assert shown.listing()[0]["curve"] == first
+    first = shown.summaries()[0]["curve"]
+    assert shown.summaries()[0]["curve"] == first
     assert len(reads) == 1
     with (root / NAME / "episodes.csv").open("a") as file:
         file.write("100000,99.0,500,500\n")
-    assert shown.listing()[0]["curve"][-1][0] == 100000
+    assert shown.summaries()[0]["curve"][-1][0] == 100000
     assert len(reads) == 2
 
 
 def test_a_long_curve_is_short_in_the_list_and_longer_on_its_page(root):
     _episodes(root, "".join(f"{10 * i},{i},{i % 7},10\n" for i in range(1, 1001)))
     shown = Library(root)
-    assert len(shown.listing()[0]["curve"]) == 40
+    assert len(shown.summaries()[0]["curve"]) == 40
     assert len(shown.details(NAME)["curve"]) == 300
 
 
@@ -265,6 +271,7 @@ def test_a_new_run_is_found_and_a_removed_one_forgotten(root, monkeypatch):
 
 
 def test_many_pages_list_the_folder_once(root, monkeypatch):
+    monkeypatch.setattr(library, "_LIST_SECONDS", LIMIT)
     listed = []
     monkeypatch.setattr(
         library, "all_runs", lambda where: (listed.append(where), library.Run(root / NAME))[1:]
@@ -279,16 +286,16 @@ def test_the_run_that_was_written_to_last_comes_first(root):
     for name, at in (("b", 2e9), ("c", 1e9)):
         shutil.copytree(root / NAME, root / "CartPole-v1" / "dqn" / name)
         os.utime(root / "CartPole-v1" / "dqn" / name / "status.json", (at, at))
-    names = [line["name"][-1] for line in Library(root).listing()]
+    names = [line["name"][-1] for line in Library(root).summaries()]
     assert names[0] == "b"
     assert names[-1] == "c"
 
 
-@pytest.mark.parametrize("name", ["", "..", "CartPole-v1/dqn", "CartPole-v1/dqn/a/", "./" + NAME])
-def test_a_run_is_found_by_its_exact_name_only(root, name):
+def test_a_run_is_found_by_its_exact_name_only(root):
     assert Library(root).find(NAME).path == root / NAME
-    with pytest.raises(RunError, match="there is no run"):
-        Library(root).find(name)
+    for name in ("", "..", "CartPole-v1/dqn", "CartPole-v1/dqn/a/", "./" + NAME):
+        with pytest.raises(RunError, match="there is no run"):
+            Library(root).find(name)
 
 
 def test_links_are_followed_inside_the_folder_and_not_out_of_it(root, tmp_path_factory):
@@ -302,7 +309,7 @@ def test_links_are_followed_inside_the_folder_and_not_out_of_it(root, tmp_path_f
 
 
 def test_a_folder_that_is_not_there_has_no_runs(tmp_path):
-    assert Library(tmp_path / "none").listing() == []
+    assert Library(tmp_path / "none").summaries() == []
 
 
 def test_pages_may_ask_at_the_same_time(root):
@@ -312,7 +319,7 @@ def test_pages_may_ask_at_the_same_time(root):
     def ask():
         try:
             for _ in range(10):
-                assert len(shown.listing()) == 1
+                assert len(shown.summaries()) == 1
                 assert shown.details(NAME)["name"] == NAME
         except Exception as error:
             wrong.append(error)

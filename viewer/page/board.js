@@ -1,71 +1,74 @@
-// A board position as SVG; what it draws is described in envs/board/scene.py.
+// A board position as SVG, from the data that viewer/boards/position.py describes.
 
 const SVG = "http://www.w3.org/2000/svg";
 
 export function svg(name, attributes = {}, ...children) {
-  const made = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  made.append(...children);
-  return made;
+  const element = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  element.append(...children);
+  return element;
 }
 
-const GROUNDS = {
+const BOARD_COLOURS = {
   wood: { light: "#dec58f", dark: "#cbae72", line: "#6b5430" },
   chess: { light: "#eed9b6", dark: "#b58863", line: "#8a6544" },
   columns: { light: "#2b6cb0", dark: "#2b6cb0", line: "#1e4e80" },
   plain: { light: "#e9ecef", dark: "#d5dade", line: "#7d8790" },
 };
-const STONES = {
+const PIECE_COLOURS = {
   wood: ["#1d1d22", "#f7f6f1"], chess: ["#fbfaf6", "#26242a"],
   columns: ["#d7263d", "#f6c945"], plain: ["#0072b2", "#d55e00"],
 };
-const NAMES = {
+const SIDE_NAMES = {
   wood: ["black", "white"], chess: ["white", "black"], columns: ["red", "yellow"], plain: ["blue", "orange"],
 };
 
-export function sideName(scene, game, player) {
+export function sideName(position, game, player) {
   if (game?.startsWith("tic_tac_toe")) return ["X", "O"][player];
-  return NAMES[scene.style][player] ?? "neither";
+  return SIDE_NAMES[position.style][player] ?? "neither";
 }
 
-// Draws into `host`. `onMove(actions)` is called with the actions that the clicked cells stand for,
-// more than one where they share their cells; without it nothing can be clicked.
-export function drawBoard(host, scene, { game = "", opinion = null, onMove = null, picked = null, onPick = null } = {}) {
-  if (!scene.cells.length) {
+// Draws a position into `host`.
+//   advice: the agent's estimates to draw
+//   onMove: is called with the actions of the clicked cells, several if they share their cells;
+//     without it, the board cannot be clicked
+//   picked: the cell of the piece that is to be moved; onPick: is called with another
+export function drawBoard(host, position, { game = "", advice = null, onMove = null, picked = null, onPick = null } = {}) {
+  if (!position.cells.length) {
     const text = document.createElement("pre");
-    text.textContent = scene.text;
+    text.textContent = position.text;
     host.replaceChildren(text);
     return;
   }
-  const ground = GROUNDS[scene.style];
+  const colours = BOARD_COLOURS[position.style];
   const board = svg("svg", {
-    class: "board", viewBox: `-0.1 -0.1 ${scene.width + 0.2} ${scene.height + 0.2}`,
-    role: onMove ? "group" : "img", "aria-label": `Board of ${game}. ${scene.note}`,
+    class: "board", viewBox: `-0.1 -0.1 ${position.width + 0.2} ${position.height + 0.2}`,
+    role: onMove ? "group" : "img", "aria-label": `Board of ${game}. ${position.note}`,
   });
-  board.append(svg("rect", { x: -0.1, y: -0.1, width: scene.width + 0.2, height: scene.height + 0.2, rx: 0.15, fill: ground.light }));
-  const groups = scene.cells.map((cell) => svg("g"));
-  scene.cells.forEach((cell, at) => { groups[at].append(cellShape(cell, scene, ground)); board.append(groups[at]); });
-  for (const line of scene.lines) {
-    const [a, b] = [scene.cells[line.start], scene.cells[line.end]];
-    const colour = line.player < 0 ? ground.line : STONES[scene.style][line.player];
+  board.append(svg("rect", { x: -0.1, y: -0.1, width: position.width + 0.2, height: position.height + 0.2, rx: 0.15, fill: colours.light }));
+  const groups = position.cells.map((cell) => svg("g"));
+  position.cells.forEach((cell, at) => { groups[at].append(cellShape(cell, position, colours)); board.append(groups[at]); });
+  for (const line of position.lines) {
+    const [a, b] = [position.cells[line.start], position.cells[line.end]];
+    const colour = line.player < 0 ? colours.line : PIECE_COLOURS[position.style][line.player];
     board.append(svg("line", { x1: a.x, y1: a.y, x2: b.x, y2: b.y, stroke: colour, "stroke-width": line.player < 0 ? 0.035 : 0.09 }));
   }
   const on = new Map();
-  for (const piece of scene.pieces) { on.set(piece.cell, piece); board.append(pieceShape(piece, scene, game)); }
-  for (const at of scene.last) {
-    const { x, y } = scene.cells[at];
+  for (const piece of position.pieces) { on.set(piece.cell, piece); board.append(pieceShape(piece, position, game)); }
+  for (const at of position.last) {
+    const { x, y } = position.cells[at];
     board.append(svg("circle", { cx: x, cy: y, r: 0.1, fill: "#e69f00", stroke: "#000", "stroke-width": 0.02 }));
   }
-  if (onMove) makeClickable(board, scene, game, on, { onMove, picked, onPick, marked: !opinion });
-  if (opinion) drawOpinion(board, scene, opinion);
+  if (onMove) makeClickable(board, position, game, on, { onMove, picked, onPick, marked: !advice });
+  if (advice) drawAdvice(board, position, advice);
   host.replaceChildren(board);
 }
 
-function cellShape(cell, scene, ground) {
-  if (cell.shape === "point") return svg("circle", { cx: cell.x, cy: cell.y, r: 0.02, fill: ground.line });
-  if (cell.shape === "hex") return svg("polygon", { points: hexagon(cell), fill: cell.dark ? ground.dark : ground.light, stroke: ground.line, "stroke-width": 0.03 });
-  const square = svg("rect", { x: cell.x - 0.5, y: cell.y - 0.5, width: 1, height: 1, fill: cell.dark ? ground.dark : ground.light, stroke: ground.line, "stroke-width": scene.style === "columns" ? 0 : 0.02 });
-  if (scene.style !== "columns") return square;
+function cellShape(cell, position, colours) {
+  if (cell.shape === "point") return svg("circle", { cx: cell.x, cy: cell.y, r: 0.02, fill: colours.line });
+  if (cell.shape === "hex") return svg("polygon", { points: hexagon(cell), fill: cell.dark ? colours.dark : colours.light, stroke: colours.line, "stroke-width": 0.03 });
+  const square = svg("rect", { x: cell.x - 0.5, y: cell.y - 0.5, width: 1, height: 1, fill: cell.dark ? colours.dark : colours.light, stroke: colours.line, "stroke-width": position.style === "columns" ? 0 : 0.02 });
+  if (position.style !== "columns") return square;
   return svg("g", {}, square, svg("circle", { cx: cell.x, cy: cell.y, r: 0.41, fill: "#123a63" }));
 }
 
@@ -77,10 +80,10 @@ function hexagon({ x, y }) {
   }).join(" ");
 }
 
-function pieceShape(piece, scene, game) {
-  const { x, y } = scene.cells[piece.cell];
-  const colour = piece.player < 0 ? "#777" : STONES[scene.style][piece.player];
-  const other = piece.player < 0 ? "#eee" : STONES[scene.style][1 - piece.player];
+function pieceShape(piece, position, game) {
+  const { x, y } = position.cells[piece.cell];
+  const colour = piece.player < 0 ? "#777" : PIECE_COLOURS[position.style][piece.player];
+  const other = piece.player < 0 ? "#eee" : PIECE_COLOURS[position.style][1 - piece.player];
   if (game.startsWith("tic_tac_toe") && !piece.glyph) {
     const stroke = { stroke: colour, "stroke-width": 0.13, "stroke-linecap": "round", fill: "none" };
     if (piece.player === 1) return svg("circle", { cx: x, cy: y, r: 0.29, ...stroke });
@@ -95,51 +98,52 @@ function pieceShape(piece, scene, game) {
   };
   if (/[\u265a-\u265f]/.test(piece.glyph)) return text(0.8, colour, other);
   if (piece.player < 0) return piece.glyph ? text(0.45, "#222") : svg("rect", { x: x - 0.3, y: y - 0.3, width: 0.6, height: 0.6, rx: 0.08, fill: colour });
-  const stone = svg("circle", { cx: x, cy: y, r: scene.style === "columns" ? 0.41 : 0.38, fill: colour, stroke: "#0008", "stroke-width": 0.025 });
+  const stone = svg("circle", { cx: x, cy: y, r: position.style === "columns" ? 0.41 : 0.38, fill: colour, stroke: "#0008", "stroke-width": 0.025 });
   return piece.glyph ? svg("g", {}, stone, text(0.42, other)) : stone;
 }
 
-// How often the search, or how surely the policy, chose each move: a disc, or an arrow.
-function drawOpinion(board, scene, opinion) {
-  const weights = opinion.visits ?? opinion.probability;
+// Draws the visits of the search, or the probabilities of the policy: a disc on the target of each
+// move, with an arrow from its start.
+function drawAdvice(board, position, advice) {
+  const weights = advice.visits ?? advice.probability;
   if (!weights) return;
   const total = Object.values(weights).reduce((sum, w) => sum + (w ?? 0), 0) || 1;
   const best = Math.max(...Object.values(weights).map((w) => w ?? 0), 1e-9);
-  for (const move of scene.moves) {
+  for (const move of position.moves) {
     const weight = weights[move.action] ?? 0;
     if (weight / total < 0.01 || !move.cells.length) continue;
-    const to = scene.cells[move.cells.at(-1)];
+    const to = position.cells[move.cells.at(-1)];
     if (move.cells.length > 1) {
-      const from = scene.cells[move.cells[0]];
+      const from = position.cells[move.cells[0]];
       board.append(svg("line", { x1: from.x, y1: from.y, x2: to.x, y2: to.y, stroke: "#0072b2", "stroke-width": 0.05 + (0.12 * weight) / best, opacity: 0.25 + (0.6 * weight) / best, "stroke-linecap": "round", "pointer-events": "none" }));
     }
     if (move.cells.length === 1 || weight === best) {
       const label = svg("text", { x: to.x, y: to.y, "font-size": 0.24, class: "visit-text", "pointer-events": "none" });
-      label.textContent = opinion.visits ? Math.round(weight) : `${Math.round((100 * weight) / total)}%`;
+      label.textContent = advice.visits ? Math.round(weight) : `${Math.round((100 * weight) / total)}%`;
       board.append(svg("circle", { cx: to.x, cy: to.y, r: 0.2 + (0.14 * weight) / best, class: "visit", "pointer-events": "none" }), label);
     }
   }
 }
 
-function makeClickable(board, scene, game, on, { onMove, picked, onPick, marked }) {
-  const targets = new Map(); // cell -> what a click there does
+function makeClickable(board, position, game, on, { onMove, picked, onPick, marked }) {
+  const targets = new Map(); // cell -> what a click on it does
   const add = (cell, action, words) => {
     if (!targets.has(cell)) targets.set(cell, { actions: [], pick: false, words });
     if (action !== null) targets.get(cell).actions.push(action);
   };
-  for (const move of scene.moves) {
+  for (const move of position.moves) {
     if (move.area.length) for (const cell of move.area) add(cell, move.action, "play here");
     else if (move.cells.length > 1) {
       const [from, to] = [move.cells[0], move.cells.at(-1)];
-      if (picked === from) add(to, move.action, `move here from ${scene.cells[from].label}`);
+      if (picked === from) add(to, move.action, `move here from ${position.cells[from].label}`);
       add(from, null, "choose this piece");
       targets.get(from).pick = true;
     }
   }
   for (const [at, target] of targets) {
-    const cell = scene.cells[at];
+    const cell = position.cells[at];
     const piece = on.get(at);
-    const there = piece ? `, ${piece.player < 0 ? "" : sideName(scene, game, piece.player)} ${piece.glyph}` : "";
+    const there = piece ? `, ${piece.player < 0 ? "" : sideName(position, game, piece.player)} ${piece.glyph}` : "";
     const spot = svg("g", { role: "button", tabindex: 0, "aria-label": `${cell.label}${there}: ${target.words}`, "data-cell": at });
     if (picked === at) spot.classList.add("picked");
     spot.append(

@@ -8,7 +8,8 @@ import pyspiel
 import pytest
 
 from ludus.envs.board import spiel
-from ludus.viewer.scene import Cell, Piece, scene
+from ludus.viewer.boards.position import Cell, Piece
+from ludus.viewer.boards.read import read_position
 
 SIZES = [
     "go(board_size=9)",
@@ -56,11 +57,11 @@ def _games(name, games=1, most=120):
         generator, state = np.random.default_rng(seed), game.new_initial_state()
         states, moves = [state.clone()], []
         while not state.is_terminal() and len(moves) < most:
-            made = scene(state).moves
+            made = read_position(state).moves
             moves.append(made[generator.integers(len(made))])
             state.apply_action(moves[-1].action)
             states.append(state.clone())
-        yield states, [scene(state) for state in states], moves
+        yield states, [read_position(state) for state in states], moves
 
 
 def _stones(seen):
@@ -109,16 +110,16 @@ def test_every_position_of_random_games_is_whole(name):
             assert len({cell.label for cell in seen.cells}) == len(seen.cells)
             assert "\x1b" not in seen.text
         for seen in scenes[::40]:
-            told = json.loads(json.dumps(dataclasses.asdict(seen)))
-            assert [Cell(**cell) for cell in told["cells"]] == [*seen.cells]
-            assert [Piece(**piece) for piece in told["pieces"]] == [*seen.pieces]
-            assert [move["cells"] for move in told["moves"]] == [[*m.cells] for m in seen.moves]
+            data = json.loads(json.dumps(dataclasses.asdict(seen)))
+            assert [Cell(**cell) for cell in data["cells"]] == [*seen.cells]
+            assert [Piece(**piece) for piece in data["pieces"]] == [*seen.pieces]
+            assert [move["cells"] for move in data["moves"]] == [[*m.cells] for m in seen.moves]
 
 
 @pytest.mark.parametrize("name", [*spiel.names(), *SIZES])
 def test_a_move_is_the_last_one_of_the_next_position(name):
     if _short(name) in ("nim", "cursor_go", "hive"):  # hive's cells are counted anew each time
-        pytest.skip("its last move is not told by its cells")
+        pytest.skip("its last move does not have the cells of the move")
     for _, scenes, moves in _games(name, 1):
         assert scenes[0].last == ()
         for seen, move in zip(scenes[1:], moves, strict=True):
@@ -229,7 +230,7 @@ def test_chess_cells_are_those_of_openspiel_s_own_notation():
     fens.append(fens[1].replace(" w ", " b "))
     for fen in fens:
         state = _play("chess", [], fen)
-        seen = scene(state)
+        seen = read_position(state)
         for move in seen.moves:
             lan = pyspiel.chess.action_to_move(move.action, state.board()).to_lan()
             assert move.cells == _named(seen, lan[:2], lan[2:4])
@@ -246,14 +247,14 @@ def test_cells_of_its_relatives_are_where_the_notation_goes(name):
 
 
 def test_castling_is_a_move_of_the_king():
-    seen = scene(_play("chess", [], "r3k2r/8/8/8/8/8/8/R3K2R b KQkq - 0 1"))
+    seen = read_position(_play("chess", [], "r3k2r/8/8/8/8/8/8/R3K2R b KQkq - 0 1"))
     cells = {move.label: move.cells for move in seen.moves}
     assert cells["O-O"] == _named(seen, "e8", "g8")
     assert cells["O-O-O"] == _named(seen, "e8", "c8")
     assert seen.mover == 1
     state = _play("chess", [], "r3k2r/8/8/8/8/8/8/R3K2R w KQkq - 0 1")
-    state.apply_action(next(m.action for m in scene(state).moves if m.label == "O-O-O"))
-    after = scene(state)
+    state.apply_action(next(m.action for m in read_position(state).moves if m.label == "O-O-O"))
+    after = read_position(state)
     assert after.last == _named(after, "e1", "c1")
     assert _pictures(after)["c1"] == (0, "♚")
     assert _pictures(after)["d1"] == (0, "♜")
@@ -262,16 +263,16 @@ def test_castling_is_a_move_of_the_king():
 
 def test_four_promotions_share_their_cells():
     state = _play("chess", [], "4k3/1P6/8/8/8/8/8/4K3 w - - 0 1")
-    seen = scene(state)
+    seen = read_position(state)
     both = _named(seen, "b7", "b8")
     same = {move.label.rstrip("+"): move.action for move in seen.moves if move.cells == both}
     assert sorted(same) == ["b8=B", "b8=N", "b8=Q", "b8=R"]
     state.apply_action(same["b8=N"])
-    assert _pictures(scene(state)) == {"e8": (1, "♚"), "e1": (0, "♚"), "b8": (0, "♞")}
+    assert _pictures(read_position(state)) == {"e8": (1, "♚"), "e1": (0, "♚"), "b8": (0, "♞")}
 
 
 def test_tic_tac_toe_by_hand():
-    seen = scene(_play("tic_tac_toe", [4, 2]))  # the centre, then the right upper corner
+    seen = read_position(_play("tic_tac_toe", [4, 2]))  # the centre, then the right upper corner
     assert _pictures(seen) == {"column 2, row 2": (0, ""), "column 3, row 1": (1, "")}
     assert (seen.cells[2].x, seen.cells[2].y, seen.width, seen.height) == (2.5, 0.5, 3, 3)
     assert (seen.mover, seen.last) == (0, (2,))
@@ -279,7 +280,7 @@ def test_tic_tac_toe_by_hand():
 
 
 def test_a_click_anywhere_in_a_column_drops_a_stone():
-    seen = scene(_play("connect_four", [3, 3]))
+    seen = read_position(_play("connect_four", [3, 3]))
     assert _pictures(seen) == {"column 4, row 6": (0, ""), "column 4, row 5": (1, "")}
     assert seen.last == _named(seen, "column 4, row 5")
     move = next(move for move in seen.moves if move.action == 3)
@@ -324,7 +325,7 @@ def test_all_seeds_are_on_the_board_and_a_house_played_is_empty(name):
 
 
 def test_a_click_in_nim_takes_that_and_all_above():
-    seen = scene(_play("nim", []))
+    seen = read_position(_play("nim", []))
     for move in seen.moves:
         pile, take = (int(part.split(":")[1]) for part in move.label.rstrip(";").split(","))
         left = seen.cells[move.cells[0]].label
@@ -367,7 +368,7 @@ def test_a_click_changes_what_lies_on_the_cell(name):
 
 
 def test_a_game_without_a_reader_has_its_text_and_its_moves():
-    seen = scene(_play("gomoku(size=3,connect=3,dims=3)", [0]))
+    seen = read_position(_play("gomoku(size=3,connect=3,dims=3)", [0]))
     assert (seen.cells, seen.pieces, seen.last, seen.width) == ((), (), (), 0)
     assert len(seen.moves) == 26
     assert seen.moves[0].label == "0,0,1"

@@ -1,0 +1,49 @@
+// Requests and messages between a page and the server.
+
+import { onLeave } from "./page.js";
+
+export async function fetchJson(path) {
+  const response = await fetch(path);
+  const body = await response.json().catch(() => ({ error: response.statusText }));
+  if (!response.ok) throw new Error(body.error ?? response.statusText);
+  return body;
+}
+
+// Opens a web socket, and opens it again after the connection is lost. It ends with the page.
+export function connect(path, onMessage, onState) {
+  let socket;
+  let ended = false;
+  let delay = 500; // milliseconds before the next attempt
+  const open = () => {
+    socket = new WebSocket(`ws://${location.host}${path}`);
+    socket.binaryType = "arraybuffer";
+    socket.onopen = () => { delay = 500; onState("Connected. Loading the agent…"); };
+    socket.onmessage = (event) => onMessage(...unpack(event.data));
+    socket.onclose = () => {
+      if (ended) return;
+      onState("Connection lost. Reconnecting…");
+      setTimeout(() => { if (!ended) open(); }, delay);
+      delay = Math.min(delay * 2, 8000);
+    };
+  };
+  open();
+  const end = () => { ended = true; socket.close(); };
+  onLeave(end);
+  const send = (command, value) => {
+    if (socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify({ do: command, value }));
+  };
+  return { end, send };
+}
+
+// Splits a message into its head and its pictures, see viewer/messages.py.
+function unpack(data) {
+  const length = new DataView(data).getUint32(0);
+  const head = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, length)));
+  const pictures = {};
+  let offset = 4 + length;
+  for (const [name, size] of Object.entries(head.parts)) {
+    pictures[name] = new Blob([new Uint8Array(data, offset, size)], { type: "image/png" });
+    offset += size;
+  }
+  return [head, pictures];
+}

@@ -1,0 +1,84 @@
+// The list of runs.
+
+import { sparkline } from "./charts.js";
+import { fetchJson } from "./connection.js";
+import { el, formatNumber, link } from "./elements.js";
+import { breadcrumb, main, repeat, showError, stillOpen } from "./page.js";
+
+const MAX_SHOWN = 200;
+
+export function listPage() {
+  breadcrumb.replaceChildren();
+  const list = el("ul", { class: "runs" });
+  const filter = el("input", { type: "search", id: "filter", placeholder: "env, agent or state", oninput: () => update() });
+  const sideBySide = el("button", { class: "main", disabled: true, onclick: () => { location.hash = link("two", ...selected); } }, "Watch side by side");
+  const count = el("p", { class: "soft small" });
+  const isOpen = stillOpen();
+  let selected = []; // at most two names
+  let runs = [];
+
+  const select = (name, on) => {
+    selected = on ? [...selected, name].slice(-2) : selected.filter((other) => other !== name);
+    sideBySide.disabled = selected.length !== 2;
+    update();
+  };
+
+  const update = () => {
+    const wanted = filter.value.toLowerCase();
+    const shown = runs.filter((run) => `${run.name} ${run.state}`.toLowerCase().includes(wanted)).slice(0, MAX_SHOWN);
+    const focused = document.activeElement?.dataset?.key;
+    list.replaceChildren(...shown.map((run) => runItem(run, selected.includes(run.name), select)));
+    if (focused) list.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
+    count.textContent = shown.length < runs.length ? `${shown.length} of ${runs.length} runs` : "";
+  };
+
+  const load = async () => {
+    try {
+      const answer = await fetchJson("/api/runs");
+      if (!isOpen()) return;
+      runs = answer.runs;
+      if (!runs.length) { main.replaceChildren(el("h1", {}, "Runs"), noRuns(answer.root)); return; }
+      if (!list.isConnected) {
+        main.replaceChildren(el("h1", {}, "Runs"),
+          el("div", { class: "row" }, el("label", { for: "filter" }, "Filter"), filter, sideBySide), count, list);
+      }
+      update();
+    } catch (error) { if (isOpen()) showError(error); }
+  };
+  load();
+  repeat(3, load);
+}
+
+function noRuns(root) {
+  return el("div", { class: "card notice" },
+    el("p", {}, "There are no runs under ", el("code", {}, root), " yet."),
+    el("p", {}, "Train an agent. Its run appears here during training:"),
+    el("pre", {}, el("code", {}, "ludus train dqn CartPole-v1\nludus train ppo_small PongNoFrameskip-v4\nludus train alphazero tic_tac_toe --steps 30000")));
+}
+
+function runItem(run, isSelected, select) {
+  const key = (kind) => `${kind} ${run.name}`; // keeps the focus when the list is updated
+  const box = el("input", {
+    type: "checkbox", "data-key": key("select"), "aria-label": `select ${run.name} to watch side by side`,
+    onchange: (event) => select(run.name, event.target.checked),
+  });
+  box.checked = isSelected;
+  const evaluated = run.score !== null;
+  const score = run.score ?? run.mean_return;
+  const actions = run.broken
+    ? el("p", { class: "error small" }, run.broken)
+    : el("div", { class: "row" },
+      el("a", { href: link("watch", run.name), "data-key": key("watch") }, "Watch"),
+      el("a", { href: link("play", run.name), "data-key": key("play") }, "Play"),
+      el("label", {}, box, "select"));
+  return el("li", { class: "card run", "data-run": run.name },
+    el("div", {},
+      el("h2", {}, `${run.agent ?? "?"} on ${run.env ?? "?"}`, " ", el("span", { class: `state ${run.state}` }, run.state)),
+      el("div", { class: "soft small where" }, run.name)),
+    sparkline(run.curve),
+    el("div", { class: "small" },
+      el("div", {}, el("strong", {}, formatNumber(score)), score === null ? "" : evaluated ? " in evaluation" : " in training"),
+      el("progress", { max: Math.max(1, run.steps), value: run.env_steps, "aria-label": `${formatNumber(run.env_steps)} of ${formatNumber(run.steps)} steps` }),
+      el("div", { class: "soft" }, `${formatNumber(run.env_steps)} of ${formatNumber(run.steps)} steps`)),
+    actions);
+}

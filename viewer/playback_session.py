@@ -1,0 +1,242 @@
+"""An agent that plays for one or more pages: a thread plays, and every page sees the same game."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeGuard
+
+from ludus.agents.agent import AnyAgent
+from ludus.envs.board import spiel
+from ludus.envs.errors import CheckpointError, RunError
+from ludus.training.run import Run, RunConfig
+from ludus.training.train import load
+from ludus.viewer import priority
+from ludus.viewer.messages import error_message, pack
+from ludus.viewer.views import BoardView, EnvView, View
+from ludus.viewer.worker import Worker
+
+FRAMES_PER_SECOND = 60  # sent at most
+MAX_SPEED, MAX_SEED = 1000, 1 << 40
+_CHECK_WEIGHTS_SECONDS = 2.0  # between two checks for newer weights
+_HISTORY = 2_000  # values over time that a new page receives
+_IDLE_SECONDS = 0.2  # the longest wait between two checks for commands and weights
+_GAME_OVER_SECONDS = 1.5  # between the end of a game and the start of the next
+
+Publish = Callable[[bytes, bool], None]
+"""takes a message, and whether it must not be dropped"""
+
+
+def load_agent(run: Run, config: RunConfig, worker: Worker) -> AnyAgent:
+    """Load the agent of a run in the thread that loads agents one at a time.
+
+    Raises:
+        RunError: the worker was closed meanwhile, or as `load` does.
+    """
+
+    def load_unless_closed() -> AnyAgent:
+        if worker.closed:
+            raise RunError("the page was closed before the agent was loaded")
+        return load(run.path, config=config)
+
+    return priority.loader.submit(load_unless_closed).result()
+
+
+def newest_weights(run: Run) -> int:
+    """Return the env steps of a run's newest weights; 0 if there are none."""
+    names = (path.name for path in run.weights.glob("[0-9]*"))
+    return max((int(name) for name in names if name.isdecimal()), default=0)
+
+
+class Pace:
+    """Times at which the steps of a game are due, in seconds.
+
+    Args:
+        now: the first step is due at once.
+    """
+
+    def __init__(self, now: float) -> None:
+        self.due = now
+
+    def step_taken(self, now: float, steps_per_second: float) -> None:
+        """Schedule the next step; 0 steps per second means without a pause."""
+        pause = 1 / steps_per_second if steps_per_second else 0.0
+        # A late step delays those after it: steps are not taken faster to catch up.
+        self.due = max(self.due + pause, now)
+
+    def hold(self, now: float, seconds: float) -> None:
+        """Schedule the next step after a pause."""
+        self.due = now + seconds
+
+
+class PlaybackSession:
+    """A thread that plays an agent's games and publishes them.
+
+    Pages control it by commands {"do": ..., "value": ...} to `worker`: pause, play, step, speed,
+    seed, saliency, layer, press (a person's action), and hello (describe the session again).
+
+    Args:
+        run: whose agent plays.
+        config: of the run.
+        publish: called from the thread with each message.
+        person: a person plays as well, see `EnvView`.
+        hold: stay at the end of a game until a command starts another.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        config: RunConfig,
+        publish: Publish,
+        *,
+        person: bool = False,
+        hold: bool = False,
+    ) -> None:
+        self._run, self._config, self._publish = run, config, publish
+        self._person, self._hold = person, hold
+        self._saliency, self._layer = "", ""
+        self._paused, self._speed, self._seed = False, 1.0, 0
+        self._step_once = False
+        self._step_now = False  # the next step does not wait for the pace
+        self._history: deque[tuple[int, float | None, float]] = deque(maxlen=_HISTORY)
+        self._sent_at, self._frame_rate = 0.0, 0.0
+        self.worker = Worker(self._serve, "ludus-playback")
+
+    def _serve(self, worker: Worker) -> None:
+        try:
+            self._weights = newest_weights(self._run)
+            self._agent = load_agent(self._run, self._config, worker)
+            self._view = self._make_view()
+        except Exception as error:  # a run or its env may raise anything
+            self._publish(error_message(error), True)
+            return
+        try:
+            priority.lower_to_idle()
+            self._play(worker)
+        except Exception as error:
+            self._publish(error_message(error), True)
+        finally:
+            self._view.close()
+
+    def _make_view(self) -> View:
+        if spiel.is_game(self._config.env):
+            return BoardView(self._config, self._agent)
+        return EnvView(self._config, self._agent, self._person)
+
+    def _play(self, worker: Worker) -> None:
+        checked_weights_at = time.monotonic()
+        pace = Pace(checked_weights_at)
+        changed = True  # since the last frame that was sent
+        self._publish_description()
+        while not worker.closed:
+            for command in worker.take_commands():
+                changed |= self._apply(command)
+            now = time.monotonic()
+            if self._step_now:
+                pace.hold(now, 0)
+                self._step_now = False
+            if now - checked_weights_at > _CHECK_WEIGHTS_SECONDS:
+                checked_weights_at = now
+                changed |= self._take_newer_weights()
+            # The end of a game is sent before the next game starts, however late the thread runs.
+            if now >= pace.due and self._running and not (self._view.over and changed):
+                self._advance(pace, now)
+                changed = True
+            send_at = now if self._paused else self._sent_at + 1 / FRAMES_PER_SECOND
+            if changed and now >= send_at:
+                self._publish_frame(now)
+                changed = False
+            wait = pace.due - time.monotonic() if self._running else _IDLE_SECONDS
+            if changed:
+                wait = min(wait, send_at - time.monotonic())
+            worker.wait(min(wait, _IDLE_SECONDS))
+
+    @property
+    def _running(self) -> bool:
+        """Whether another step, or another game, follows without a further command."""
+        if self._view.over and self._hold:
+            return False
+        return self._step_once or not self._paused
+
+    def _advance(self, pace: Pace, now: float) -> None:
+        """Take a step, or start the next game if this one is over."""
+        self._step_once = False
+        if self._view.over:
+            self._start(self._seed + 1)
+            pace.hold(now, 0)
+            return
+        self._view.step()
+        pace.step_taken(now, self._view.speed * self._speed)
+        if self._view.over:
+            pace.hold(now, _GAME_OVER_SECONDS)
+
+    def _start(self, seed: int) -> None:
+        self._seed, self._step_once = seed, False
+        self._history.clear()
+        self._view.restart(seed)
+
+    def _take_newer_weights(self) -> bool:
+        """Load newer weights; return whether there were any."""
+        newest = newest_weights(self._run)
+        if newest <= self._weights:
+            return False
+        try:
+            self._agent.load_weights(self._run.newest_weights())
+        except (RunError, CheckpointError, OSError):  # they are being replaced at this moment
+            return False
+        self._weights = newest
+        self._view.refresh()
+        return True
+
+    def _apply(self, command: dict[str, Any]) -> bool:
+        """Apply a command, or ignore an invalid one; return whether a new frame is needed."""
+        value = command.get("value")
+        match command.get("do"):
+            case "pause":
+                self._paused = True
+            case "play":
+                self._paused, self._step_now = False, True
+            case "step":
+                self._paused, self._step_once, self._step_now = True, True, True
+            case "speed" if _is_number(value) and 0 <= value <= MAX_SPEED:
+                self._speed, self._step_now = float(value), True
+            case "seed" if type(value) is int and 0 <= value < MAX_SEED:
+                self._start(value)
+                self._step_now = True
+            case "saliency" if isinstance(value, str):
+                self._saliency = value
+            case "layer" if isinstance(value, str):
+                self._layer = value
+            case "press" if type(value) is int and isinstance(self._view, EnvView):
+                self._view.pressed = value if 0 <= value < len(self._view.actions) else 0
+                return False
+            case "hello":
+                self._publish_description()
+            case _:
+                return False
+        return True
+
+    def _publish_description(self) -> None:
+        head = {"kind": "hello", **self._view.description(), "history": list(self._history)}
+        self._publish(pack(head | self._controls(), {}), True)
+
+    def _controls(self) -> dict[str, Any]:
+        return {
+            "paused": self._paused,
+            "speed": self._speed,
+            "seed": self._seed,
+            "saliency": self._saliency,
+            "layer": self._layer,
+        }
+
+    def _publish_frame(self, now: float) -> None:
+        if self._sent_at:  # a moving average of the last frames
+            self._frame_rate += 0.1 * (1 / max(now - self._sent_at, 1e-3) - self._frame_rate)
+        self._sent_at = now
+        head, images = self._view.frame(self._saliency, self._layer)
+        self._history.append((head["step"], head.get("value"), head.get("return") or 0.0))
+        head |= {"weights": self._weights, "fps": round(self._frame_rate, 1)}
+        self._publish(pack(head | self._controls(), images), False)
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)

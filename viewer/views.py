@@ -1,0 +1,278 @@
+"""What a playback session displays: an env or a board game that an agent plays, as messages."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, Protocol
+
+import numpy as np
+
+from ludus.agents.agent import Advisor, AnyAgent, Searching
+from ludus.envs.errors import RunError
+from ludus.evaluation.interactive_game import InteractiveGame
+from ludus.evaluation.playback import Playback
+from ludus.evaluation.saliency import Saliency
+from ludus.training.run import RunConfig
+from ludus.viewer.boards.read import read_position
+from ludus.viewer.messages import (
+    encode_grey_png,
+    encode_png,
+    finite_list,
+    finite_or_none,
+    tile_maps,
+)
+
+_PERTURBATION_SECONDS = 0.4  # between two maps of perturbation saliency, which is slow
+_RANDOM_OPENING = 2  # random moves at the start of a board game with a seed other than 0
+
+
+class View(Protocol):
+    """An agent in a game, as a page shows it."""
+
+    @property
+    def speed(self) -> float:
+        """Return the steps per second at which a person would play."""
+
+    @property
+    def over(self) -> bool:
+        """Return whether the game has ended."""
+
+    def description(self) -> dict[str, Any]:
+        """Return what a page needs before the first frame."""
+
+    def restart(self, seed: int) -> None:
+        """Start the game of this seed."""
+
+    def refresh(self) -> None:
+        """Discard what was computed with the agent's previous weights."""
+
+    def step(self) -> None:
+        """Take one step."""
+
+    def frame(self, saliency: str, layer: str) -> tuple[dict[str, Any], dict[str, bytes]]:
+        """Return the head and the images of the current state.
+
+        Args:
+            saliency: kind of saliency map to include; "" for none.
+            layer: layer whose feature maps to include; "" for none.
+        """
+
+    def close(self) -> None:
+        """Release resources."""
+
+
+class EnvView:
+    """An agent in any env but a board game, or a person and the agent in two copies of it.
+
+    Args:
+        config: of the run.
+        agent: plays.
+        person: whether a person plays a second env of the same seed, with the action of `pressed`
+            in each step.
+    """
+
+    def __init__(self, config: RunConfig, agent: AnyAgent, person: bool) -> None:
+        self._config, self._agent, self._person = config, agent, person
+        self.pressed = 0
+        """the person's current action, counted from 0"""
+        self._open(0)
+
+    def _open(self, seed: int) -> None:
+        c = self._config
+        self._playback = Playback(self._agent, c.env, c.options, seed)
+        self._person_playback: Playback | None = None
+        if self._person:
+            self._person_playback = Playback(self._agent, c.env, c.options, seed)
+        self._perturbation: tuple[float, bytes] = (-np.inf, b"")  # time and PNG of the last map
+        self.speed: float = self._playback.speed
+
+    @property
+    def actions(self) -> tuple[str, ...]:
+        """Names of the actions; () if they are not discrete."""
+        return self._playback.action_names
+
+    def description(self) -> dict[str, Any]:
+        """Return the actions, and the saliency maps and layers that can be shown."""
+        inspector = self._playback.inspector
+        return {
+            "board": False,
+            "actions": self.actions,
+            "saliencies": inspector.kinds,
+            "layers": inspector.layers,
+            "person": self._person,
+        }
+
+    def restart(self, seed: int) -> None:
+        """Start the game of this seed."""
+        self.close()
+        self._open(seed)
+
+    def refresh(self) -> None:
+        """Discard the decision that was made with the previous weights."""
+        self._playback.discard_decision()
+
+    @property
+    def over(self) -> bool:
+        """Return whether the game has ended: the person's, if a person plays."""
+        return bool((self._person_playback or self._playback).row.game_over[0])
+
+    def step(self) -> None:
+        """Take one step in each game that has not ended."""
+        if self._person_playback is not None:
+            self._person_playback.step(self.pressed + self._person_playback.first_action)
+            if self._playback.row.game_over[0]:
+                return
+        self._playback.step()
+
+    def frame(self, saliency: str, layer: str) -> tuple[dict[str, Any], dict[str, bytes]]:
+        """Return the image, the agent's decision, and the requested maps."""
+        playback, row = self._playback, self._playback.row
+        over = bool(row.game_over[0])
+        head: dict[str, Any] = {
+            "kind": "frame",
+            "step": int(row.episode_length[0]),
+            "over": over,
+            "reward": finite_or_none(row.reward[0]),
+            "return": finite_or_none(row.episode_return[0]),
+        }
+        images = {"picture": encode_png(playback.picture())}
+        if self._person_playback is not None:
+            person = self._person_playback.row
+            head["person"] = {
+                "return": finite_or_none(person.episode_return[0]),
+                "step": int(person.episode_length[0]),
+                "over": bool(person.game_over[0]),
+            }
+            images["person"] = encode_png(self._person_playback.picture())
+        if not over:
+            head |= self._decision()
+            for kind in playback.inspector.kinds:
+                if kind == saliency:
+                    images["heat"] = self._saliency_png(kind)
+            if layer in playback.inspector.layers:
+                images["maps"] = encode_grey_png(tile_maps(playback.features(layer)))
+        return head, images
+
+    def _decision(self) -> dict[str, Any]:
+        """Return the action that the agent is about to take, and its estimates."""
+        thought = self._playback.decision()
+        advice, action = thought.advice, thought.action
+        if advice is None:
+            return {"action": np.atleast_1d(action).ravel().tolist(), "bars": None, "value": None}
+        bars = advice.q if advice.probability is None else advice.probability
+        discrete = bool(self.actions)
+        return {
+            "action": int(action) - self._playback.first_action if discrete else action.tolist(),
+            "bars": None if bars is None else finite_list(bars[0]),
+            "bars_are": "values" if advice.probability is None else "probabilities",
+            "value": finite_or_none(advice.value[0]),
+        }
+
+    def _saliency_png(self, kind: Saliency) -> bytes:
+        """Return the saliency map as PNG; perturbation is recomputed only a few times a second."""
+        if kind != "perturbation":
+            return encode_grey_png(self._playback.saliency(kind))
+        computed_at, data = self._perturbation
+        if time.monotonic() - computed_at >= _PERTURBATION_SECONDS:
+            data = encode_grey_png(self._playback.saliency(kind))
+            self._perturbation = (time.monotonic(), data)
+        return data
+
+    def close(self) -> None:
+        """Close the envs."""
+        self._playback.close()
+        if self._person_playback is not None:
+            self._person_playback.close()
+
+
+class BoardView:
+    """An agent that plays both sides of a board game.
+
+    Raises:
+        RunError: the agent cannot evaluate moves.
+    """
+
+    speed = 1.0
+
+    def __init__(self, config: RunConfig, agent: AnyAgent) -> None:
+        self._game = InteractiveGame(require_advisor(agent, config.agent), config.env)
+        self._simulations = agent.simulations if isinstance(agent, Searching) else 0
+
+    def description(self) -> dict[str, Any]:
+        """Return that this is a board game, and its name."""
+        return {
+            "board": True,
+            "game": self._game.name,
+            "actions": (),
+            "saliencies": (),
+            "layers": (),
+            "simulations": self._simulations,
+        }
+
+    def restart(self, seed: int) -> None:
+        """Start a game: seed 0 from the initial position, other seeds with a random opening."""
+        self._game.replay([])
+        generator = np.random.default_rng(seed)
+        for _ in range(_RANDOM_OPENING if seed else 0):
+            if not self._game.over:
+                self._game.play(int(generator.choice(self._game.legal_moves())))
+
+    def refresh(self) -> None:
+        """Replay the game with the agent's new weights."""
+        self._game.replay(list(self._game.moves))
+
+    @property
+    def over(self) -> bool:
+        """Return whether the game has ended."""
+        return self._game.over
+
+    def step(self) -> None:
+        """Make the agent's move."""
+        self._game.play(int(self._game.advice.action[0]))
+
+    def frame(self, saliency: str, layer: str) -> tuple[dict[str, Any], dict[str, bytes]]:
+        """Return the position and the agent's estimates."""
+        return {"kind": "board", **describe_game(self._game, with_advice=True)}, {}
+
+    def close(self) -> None:
+        """Do nothing: a board game holds no resources."""
+
+
+def require_advisor(agent: AnyAgent, name: str) -> Any:
+    """Return an agent that can evaluate moves.
+
+    Raises:
+        RunError: it cannot.
+    """
+    if not isinstance(agent, Advisor):
+        raise RunError(f"the agent {name} cannot evaluate moves; choose another run")
+    return agent
+
+
+def describe_game(game: InteractiveGame, *, with_advice: bool) -> dict[str, Any]:
+    """Return the state of a board game for the page, with the agent's estimates if requested."""
+    head: dict[str, Any] = {
+        "position": asdict(read_position(game.state)),
+        "step": len(game.moves),
+        "over": game.over,
+        "result": game.result(0) if game.over else None,
+        "value": None,
+        "advice": None,
+    }
+    if with_advice and not game.over:
+        advice = game.advice
+        value = finite_or_none(advice.value[0])
+        # The agent's value is for the player to move; the page shows the first player's.
+        head["value"] = None if value is None else value * (1 if game.current_player == 0 else -1)
+        head["best"] = int(advice.action[0])
+        estimates: Mapping[str, np.ndarray | None] = {
+            "probability": advice.probability,
+            "q": advice.q,
+            "visits": advice.visits,
+        }
+        legal = game.legal_moves()
+        head["advice"] = {
+            name: None if values is None else {a: finite_or_none(values[0, a]) for a in legal}
+            for name, values in estimates.items()
+        }
+    return head
