@@ -14,9 +14,8 @@ from torch import Tensor
 
 from ludus.agents.agent import Advice, EnvLike, Extras, Step
 from ludus.agents.alphazero_config import AlphaZeroConfig
-from ludus.agents.learner import Learner
+from ludus.agents.learner import Learner, UpdateSchedule, linear
 from ludus.agents.memory.games import Games, Position
-from ludus.agents.schedules import UpdateSchedule, linear
 from ludus.agents.search import Chooser, Gumbel, Puct, SearchResult, Tree, search, subtree
 from ludus.agents.seeding import generator, seed_of, seeded_weights
 from ludus.envs.board.backend import observation_space, observations
@@ -25,14 +24,13 @@ from ludus.envs.board.spiel import make_game
 from ludus.envs.errors import ConfigError
 from ludus.networks.cores import NoCore, State
 from ludus.networks.encoders import MLP, Tower
-from ludus.networks.flat import flatten_parameters
 from ludus.networks.heads import ILLEGAL
-from ludus.networks.network import Network
+from ludus.networks.network import Network, flatten_parameters
 from ludus.networks.policies import GameHead, PolicyOut, gumbel
 
 
-class UpdateRandomness(NamedTuple):
-    """Everything random in one update of a batch of N."""
+class BatchRandomness(NamedTuple):
+    """Everything random in one update of a batch of N positions."""
 
     indices: Tensor  # [N] int64, of the positions in memory
     symmetry: Tensor  # [N] int64, of the symmetry applied to each
@@ -272,24 +270,24 @@ class AlphaZero:
             self.learner.update(*self.randomness())
         return due
 
-    def randomness(self) -> UpdateRandomness:
+    def randomness(self) -> BatchRandomness:
         """Sample the randomness of the next update."""
         count = len(self._board_symmetries) if self.config.symmetries else 1
         symmetry = torch.randint(
             count, (self.config.batch_size,), generator=self._symmetry, device=self.device
         )
-        return UpdateRandomness(self.memory.sample_indices(self.config.batch_size), symmetry)
+        return BatchRandomness(self.memory.sample_indices(self.config.batch_size), symmetry)
 
-    def example(self) -> UpdateRandomness:
+    def example(self) -> BatchRandomness:
         """Return fixed randomness, of the shapes of all other."""
         zeros = torch.zeros(self.config.batch_size, dtype=torch.int64, device=self.device)
-        return UpdateRandomness(zeros, zeros.clone())
+        return BatchRandomness(zeros, zeros.clone())
 
     def gradients(self, indices: Tensor, symmetry: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the gradients of one batch. Pure, and never synchronises with the device.
 
         Args:
-            indices: see `UpdateRandomness`, as `symmetry`.
+            indices: see `BatchRandomness`, as `symmetry`.
 
         Returns:
             Metrics [5]; the clipped gradient [size].

@@ -17,20 +17,17 @@ from torch import Tensor
 from ludus.agents import losses
 from ludus.agents.agent import Advice, Batch, EnvLike, Extras, Step
 from ludus.agents.dqn_config import DQNConfig
-from ludus.agents.learner import Learner
+from ludus.agents.learner import Learner, TargetNetwork, UpdateSchedule, linear
 from ludus.agents.memory.priority import importance_weights
 from ludus.agents.memory.replay import Replay
-from ludus.agents.schedules import UpdateSchedule, linear
 from ludus.agents.seeding import generator, seed_of, seeded_weights
-from ludus.agents.target_network import TargetNetwork
 from ludus.agents.value_heads import HeadKind, head_kind
 from ludus.agents.value_policy import ValuePolicy, discrete
 from ludus.envs.errors import ConfigError
 from ludus.networks.cores import State, make_core
 from ludus.networks.encoders import make_encoder
-from ludus.networks.flat import flatten_parameters
 from ludus.networks.heads import NO_NOISE, HeadNoise, Streams, ValueOut
-from ludus.networks.network import Network
+from ludus.networks.network import Network, flatten_parameters
 
 
 class UpdateRandomness(NamedTuple):
@@ -177,18 +174,23 @@ class DQN:
     def randomness(self) -> UpdateRandomness:
         """Sample the randomness of the next update."""
         uniforms = self.memory.uniforms(self.config.batch_size)
-        unused = torch.zeros(0, device=self.device)
         noise = self._sample_noise(self._update_noise, 3)
-        taus = self._head.sample_taus(len(uniforms), self._update_noise, unused)
-        return UpdateRandomness(uniforms, unused if noise is None else noise, *taus)
+        return self._randomness(uniforms, noise, self._update_noise)
 
     def example(self) -> UpdateRandomness:
         """Return fixed randomness, of the shapes of all other."""
-        batch_size, unused = self.config.batch_size, torch.zeros(0, device=self.device)
-        uniforms = torch.zeros(batch_size, dtype=torch.float64, device=self.device)
-        noise = torch.zeros(3, self._noise_size, device=self.device)
-        taus = self._head.sample_taus(batch_size, None, unused)
-        return UpdateRandomness(uniforms, noise if self._noise_size else unused, *taus)
+        uniforms = torch.zeros(self.config.batch_size, dtype=torch.float64, device=self.device)
+        shape = (3, self._noise_size)
+        noise = torch.zeros(shape, device=self.device) if self._noise_size else None
+        return self._randomness(uniforms, noise, None)
+
+    def _randomness(
+        self, uniforms: Tensor, noise: Tensor | None, source: torch.Generator | None
+    ) -> UpdateRandomness:
+        taus = next_taus = unused = torch.zeros(0, device=self.device)
+        if self._head.taus:
+            taus, next_taus = self._head.sample_taus(len(uniforms), source, self.device)
+        return UpdateRandomness(uniforms, unused if noise is None else noise, taus, next_taus)
 
     def gradients(
         self, uniforms: Tensor, noise: Tensor, taus: Tensor, next_taus: Tensor

@@ -14,12 +14,11 @@ from gymnasium import spaces
 from torch import Tensor
 
 from ludus.agents.agent import Advice, EnvLike, Extras, Step
-from ludus.agents.learner import Learner
+from ludus.agents.learner import Learner, linear
 from ludus.agents.losses import clipped_surrogate, clipped_value
 from ludus.agents.memory.rollout import Rollout
 from ludus.agents.ppo_config import PPOConfig
 from ludus.agents.returns import gae
-from ludus.agents.schedules import linear
 from ludus.agents.seeding import generator, seed_of, seeded_weights
 from ludus.envs.dict_observation import MASK, PackedDict, legal_actions
 from ludus.envs.errors import ConfigError, TrainingError
@@ -32,9 +31,8 @@ from ludus.networks.encoders import (
     make_encoder,
     update_statistics,
 )
-from ludus.networks.flat import flatten_parameters
 from ludus.networks.layers import start_orthogonal
-from ludus.networks.network import Network
+from ludus.networks.network import Network, flatten_parameters
 from ludus.networks.policies import ActionKind, Categorical, PolicyHead, PolicyOut
 from ludus.networks.running_stats import RewardScale, RunningMeanStd
 

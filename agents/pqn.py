@@ -14,20 +14,18 @@ from gymnasium import spaces
 from torch import Tensor
 
 from ludus.agents.agent import Advice, EnvLike, Extras, Step
-from ludus.agents.learner import Learner
+from ludus.agents.learner import Learner, linear
 from ludus.agents.losses import chosen
 from ludus.agents.memory.rollout import Rollout
 from ludus.agents.pqn_config import PQNConfig
 from ludus.agents.returns import lambda_return
-from ludus.agents.schedules import linear
 from ludus.agents.seeding import seed_of, seeded_weights
 from ludus.agents.value_policy import ValuePolicy, discrete
 from ludus.envs.errors import ConfigError
 from ludus.networks.cores import State, make_core
 from ludus.networks.encoders import make_encoder
-from ludus.networks.flat import flatten_parameters
 from ludus.networks.heads import QHead, QOut, Streams
-from ludus.networks.network import Network
+from ludus.networks.network import Network, flatten_parameters
 
 _CHUNK = 256  # observations in one forward pass of the targets: they fit a CPU's cache
 

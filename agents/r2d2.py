@@ -17,22 +17,19 @@ from torch import Tensor
 
 from ludus.agents import losses
 from ludus.agents.agent import Advice, EnvLike, Extras, Step
-from ludus.agents.learner import Learner
+from ludus.agents.learner import Learner, TargetNetwork, UpdateSchedule, linear
 from ludus.agents.memory.priority import importance_weights
 from ludus.agents.memory.replay import Replay
 from ludus.agents.memory.sequences import SequenceBatch, Sequences
 from ludus.agents.r2d2_config import R2D2Config
 from ludus.agents.returns import NStep, n_step_return
-from ludus.agents.schedules import UpdateSchedule, linear
 from ludus.agents.seeding import seed_of, seeded_weights
-from ludus.agents.target_network import TargetNetwork
 from ludus.agents.value_policy import ValuePolicy, discrete
 from ludus.envs.errors import ConfigError
 from ludus.networks.cores import State, make_core
 from ludus.networks.encoders import make_encoder
-from ludus.networks.flat import flatten_parameters
 from ludus.networks.heads import QHead, QOut, Streams
-from ludus.networks.network import Network
+from ludus.networks.network import Network, flatten_parameters
 
 
 class R2D2:

@@ -140,7 +140,7 @@ class _Encoder(BaseFeaturesExtractor):
         return self.layers(observations.to(torch.uint8) if self._bytes else observations)
 
 
-class _Writer(KVWriter):
+class _LogWriter(KVWriter):
     """Passes SB3's log to a function."""
 
     def __init__(self, write: Callable[[dict[str, float], int], None]) -> None:
@@ -252,7 +252,7 @@ class SB3Agent:
             write: called with SB3's log values and the env step.
         """
         model = self.model_on(env, steps, on_row)
-        model.set_logger(Logger(None, [_Writer(write)]))
+        model.set_logger(Logger(None, [_LogWriter(write)]))
         self._model = model
 
         def count(done: int) -> bool:

@@ -29,16 +29,14 @@ class HeadKind(NamedTuple):
     target_taus: int = 0  # sampled quantiles of the target network, K'
 
     def sample_taus(
-        self, batch_size: int, generator: torch.Generator | None, unused: Tensor
+        self, batch_size: int, generator: torch.Generator | None, device: torch.device
     ) -> tuple[Tensor, Tensor]:
-        """Return taus [K, 1, N] and [K', 1, N], zeros without a generator, or `unused` twice."""
-        if not self.taus:
-            return unused, unused
+        """Return taus [K, 1, N] and [K', 1, N] in [0, 1); zeros without a generator."""
         shape = (self.taus + self.target_taus, 1, batch_size)
         if generator is None:
-            taus = torch.zeros(shape, device=unused.device)
+            taus = torch.zeros(shape, device=device)
         else:
-            taus = torch.rand(shape, generator=generator, device=unused.device)
+            taus = torch.rand(shape, generator=generator, device=device)
         online, target = taus.split([self.taus, self.target_taus])
         return online, target
 

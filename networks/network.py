@@ -1,12 +1,14 @@
 """A network is encoder, core and head; observations are [T, B, *obs], with T = 1 for acting."""
 
+from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
+import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from ludus.envs.dict_observation import legal_actions
-from ludus.networks.cores import Core, State
+from ludus.envs.dict_observation import MASK, PackedDict, legal_actions
+from ludus.networks.cores import Core, NoCore, State
 from ludus.networks.heads import NO_NOISE, HeadNoise, mask_illegal
 from ludus.networks.layers import SpectralConv2d
 
@@ -28,13 +30,15 @@ class Network(nn.Module, Generic[Out]):
         self, encoder: nn.Module, core: Core, head: nn.Module, mask_space: spaces.Box | None = None
     ) -> None:
         super().__init__()
-        self.mask_space = mask_space
+        has_mask = isinstance(mask_space, PackedDict) and MASK in mask_space.parts
+        self.mask_space = mask_space if has_mask else None
         self.encoder, self.core, self.head = encoder, core, head
+        self._recurrent = not isinstance(core, NoCore)
         self._spectral = [m for m in encoder.modules() if isinstance(m, SpectralConv2d)]
 
     def initial_state(self, batch: int) -> State:
         """Return the core's state before an episode."""
-        return self.core.initial_state(batch)
+        return self.core.initial_state(batch) if self._recurrent else ()
 
     def power_iteration(self) -> None:
         """Update the singular vectors of spectrally normalised layers to the current weights."""
@@ -54,9 +58,42 @@ class Network(nn.Module, Generic[Out]):
         """
         steps, batch = obs.shape[:2]
         x = self.encoder(obs.flatten(0, 1)).unflatten(0, (steps, batch))  # [T, B, dim]
-        x, state = self.core(x, state, first)  # [T, B, units]
+        if self._recurrent:
+            x, state = self.core(x, state, first)  # [T, B, units]
         out: Any = self.head(x, noise)
         if self.mask_space is not None:
             allowed = legal_actions(self.mask_space, obs)
             out = out if allowed is None else out._replace(q=mask_illegal(out.q, allowed))
         return out, state
+
+
+def _flat_view(x: Tensor, like: Tensor) -> Tensor:
+    """Flatten x, of the shape of `like`, in the memory order of `like`."""
+    return (x if like.is_contiguous() else x.permute(0, 2, 3, 1)).reshape(-1)
+
+
+def flatten_parameters(network: nn.Module) -> Tensor:
+    """Move the parameters into one tensor [size] and make each a view of it; return that tensor.
+
+    The cost of an optimizer step on a small network is mostly the overhead per tensor, so one
+    tensor of a million numbers is cheaper than ten that hold as many.
+
+    Parameters must be contiguous or, with four dimensions, channels last; they keep their layout.
+    """
+    parameters = list(network.parameters())
+    flat = torch.cat([_flat_view(p.detach(), p) for p in parameters])
+    start = 0
+    for p in parameters:
+        part = flat[start : start + p.numel()]
+        if p.is_contiguous():
+            p.data = part.view(p.shape)
+        else:
+            out, channels, height, width = p.shape
+            p.data = part.view(out, height, width, channels).permute(0, 3, 1, 2)
+        start += p.numel()
+    return flat
+
+
+def flat_gradient(gradients: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
+    """Return the gradients as one tensor [size], in the order of `flatten_parameters`."""
+    return torch.cat([_flat_view(g, p) for g, p in zip(gradients, parameters, strict=True)])

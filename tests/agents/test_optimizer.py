@@ -5,7 +5,8 @@ from typing import get_args
 import pytest
 import torch
 
-from ludus.agents.optimizer import OptimizerName, clip_norm, make_optimizer, take_step
+from ludus.agents.learner import clip_norm, make_optimizer, take_step
+from ludus.agents.preset import OptimizerName
 
 
 @pytest.mark.parametrize("name", get_args(OptimizerName))

@@ -1,6 +1,6 @@
 import pytest
 
-from ludus.agents.schedules import linear
+from ludus.agents.learner import linear
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,11 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from ludus.agents.learner import Learner
-from ludus.agents.target_network import TargetNetwork
+from ludus.agents.learner import Learner, TargetNetwork
 from ludus.networks.cores import make_core
 from ludus.networks.encoders import make_encoder
-from ludus.networks.flat import flatten_parameters
 from ludus.networks.heads import HeadNoise, ImplicitQuantileHead, Streams
-from ludus.networks.network import Network
+from ludus.networks.network import Network, flatten_parameters
 
 SPACE = spaces.Box(0, 255, (2, 12, 10), np.uint8)
 

@@ -4,7 +4,7 @@ import torch
 from gymnasium import spaces
 
 from ludus.networks.encoders import make_encoder
-from ludus.networks.flat import flat_gradient, flatten_parameters
+from ludus.networks.network import flat_gradient, flatten_parameters
 
 SHAPES = {"mlp": (5,), "nature": (2, 40, 36), "impala": (2, 12, 10), "minatar": (3, 6, 7)}
 

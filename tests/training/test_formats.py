@@ -11,7 +11,6 @@ from safetensors.torch import save_file
 from ludus.envs.errors import CheckpointError, ConfigError, FormatError, RunError
 from ludus.envs.make import EnvOptions
 from ludus.evaluation.evaluate import evaluate
-from ludus.training import load
 from ludus.training.checkpoint import (
     check_resumable,
     newest_checkpoint,
@@ -22,7 +21,7 @@ from ludus.training.collect import collect
 from ludus.training.dataset import Dataset
 from ludus.training.formats import FORMAT
 from ludus.training.run import Run, TrainOptions
-from ludus.training.train import resume_session, start_session
+from ludus.training.train import load, resume_session, start_session
 
 VERSION_1_CONFIG = {
     "agent": "dqn",

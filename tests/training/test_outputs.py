@@ -19,10 +19,9 @@ from ludus.envs.errors import RunError
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import Row
 from ludus.evaluation.video import record
-from ludus.training import load, train
 from ludus.training.logger import Episodes, Logger
 from ludus.training.run import Run, TrainOptions
-from ludus.training.train import resume_session
+from ludus.training.train import load, resume_session, train
 
 
 def _episodes(*games):
