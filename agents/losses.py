@@ -1,10 +1,10 @@
-"""Temporal-difference losses, all of one signature; importance weights stay outside.
+"""Temporal-difference losses of one signature, and policy losses.
 
 delta = backup(reward, discount, q'(next_obs, next_action)) - q(obs, action)
 
-`discount` is gamma^k, and 0 where the episode terminated, so n-step returns and episode ends are
-data and not cases. The next action is an action, or a policy whose mean is taken; leading
-dimensions `...` may be any, [N] or [T, B].
+`discount` is gamma^k, and 0 where the episode terminated, so n-step returns and episode ends need
+no special case. The next action is an action, or a policy whose mean is used. Leading dimensions
+`...` may be [N] or [T, B]. Importance weights are applied by the caller.
 """
 
 from collections.abc import Callable
@@ -18,10 +18,10 @@ from ludus.networks.heads import CategoricalOut, QOut, QuantileOut, ValueOut
 
 
 class TD(NamedTuple):
-    """What a loss says of each element."""
+    """Loss and priority of each element."""
 
     loss: Tensor  # [...]
-    priority: Tensor  # [...] >= 0, how much there is to learn; without gradient
+    priority: Tensor  # [...] >= 0, without gradient
 
 
 # (out, action, reward, discount, next_out, next_action) -> TD
@@ -31,7 +31,7 @@ Backup = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def bellman(reward: Tensor, discount: Tensor, value: Tensor) -> Tensor:
-    """Reward + discount * value, of one shape."""
+    """Return reward + discount * value."""
     return torch.addcmul(reward, discount, value)
 
 
@@ -39,24 +39,25 @@ _SLOPE = 1e-3
 
 
 def squash(x: Tensor) -> Tensor:
-    """h(x) = sign(x) (sqrt(|x| + 1) - 1) + x / 1000, Pohlen et al. 2018 (arXiv 1805.11593)."""
-    return x / ((x.abs() + 1).sqrt() + 1) + _SLOPE * x  # sqrt(|x| + 1) - 1, not rounded away
+    """Return h(x) = sign(x) (sqrt(|x| + 1) - 1) + x / 1000 (arXiv 1805.11593)."""
+    # x / (sqrt(|x| + 1) + 1) equals the first term without cancellation near 0.
+    return x / ((x.abs() + 1).sqrt() + 1) + _SLOPE * x
 
 
 def unsquash(x: Tensor) -> Tensor:
-    """The inverse of `squash`: sign(x) (((sqrt(1 + 4 e (|x| + 1 + e)) - 1) / (2 e))^2 - 1)."""
+    """Return h^-1(x) = sign(x) (((sqrt(1 + 4 e (|x| + 1 + e)) - 1) / (2 e))^2 - 1)."""
     root = (1 + 4 * _SLOPE * (x.abs() + 1 + _SLOPE)).sqrt()
-    y = 2 * x / (root + 1 + 2 * _SLOPE)  # what is squared, less 1: float32 rounds nothing away
+    y = 2 * x / (root + 1 + 2 * _SLOPE)  # the squared term minus 1, without cancellation
     return y * (y.abs() + 2)
 
 
 def rescaled(reward: Tensor, discount: Tensor, value: Tensor) -> Tensor:
-    """h(reward + discount * h^-1(value)): values are learned under `squash`, rewards unclipped."""
+    """Return h(reward + discount * h^-1(value)): values on the scale of `squash`."""
     return squash(bellman(reward, discount, unsquash(value)))
 
 
 def chosen(values: Tensor, choice: Tensor, rest: int = 0) -> Tensor:
-    """Values [..., A, *rest] at the actions [...], or their mean under a policy [..., A].
+    """Return values [..., A, *rest] at actions [...], or their mean under a policy [..., A].
 
     Args:
         values: of all actions.
@@ -84,7 +85,7 @@ def _scalar(
     next_action: Tensor,
     backup: Backup,
 ) -> tuple[Tensor, Tensor]:
-    """q of the taken action and its target, both [...]; no gradient through the target."""
+    """Return q of the taken action and its target without gradient, [...] each."""
     assert action.shape == reward.shape == discount.shape == out.q.shape[:-1]
     target = backup(reward, discount, chosen(next_out.q, next_action))
     return chosen(out.q, action), target.detach()
@@ -100,7 +101,7 @@ def huber_td(
     *,
     backup: Backup = bellman,
 ) -> TD:
-    """delta^2 / 2 where |delta| <= 1, else |delta| - 1/2: the 2015 DQN's error clipping."""
+    """Return the Huber loss, delta^2 / 2 if |delta| <= 1, else |delta| - 1/2: error clipping."""
     value, target = _scalar(out, action, reward, discount, next_out, next_action, backup)
     loss = F.smooth_l1_loss(value, target, reduction="none")
     return TD(loss, (target - value.detach()).abs())
@@ -116,17 +117,17 @@ def mse_td(
     *,
     backup: Backup = bellman,
 ) -> TD:
-    """delta^2."""
+    """Return delta^2."""
     value, target = _scalar(out, action, reward, discount, next_out, next_action, backup)
     loss = F.mse_loss(value, target, reduction="none")
     return TD(loss, (target - value.detach()).abs())
 
 
 def project(returns: Tensor, p: Tensor, atoms: Tensor) -> Tensor:
-    """A distribution p [..., K] over returns [..., K] as one over the atoms [K]; [..., K].
+    """Project a distribution p [..., K] over returns [..., K] onto the atoms [K]; [..., K].
 
-    Each return gives its mass to the two atoms beside it, the nearer the more; beyond the ends to
-    the last (https://arxiv.org/abs/1707.06887, equation 7, as one sum of triangular kernels).
+    Each return splits its mass between its two neighbouring atoms; returns beyond the ends go to
+    the last atom (https://arxiv.org/abs/1707.06887, equation 7, as a sum of triangular kernels).
     """
     low, high = atoms[0], atoms[-1]
     inside = torch.minimum(torch.maximum(returns, low), high)
@@ -145,7 +146,7 @@ def categorical_td(
     *,
     backup: Backup = bellman,
 ) -> TD:
-    """C51's cross-entropy with the projected target; the priority is the KL divergence.
+    """Return C51's cross-entropy with the projected target; the priority is the KL divergence.
 
     Bellemare et al. 2017, https://arxiv.org/abs/1707.06887, algorithm 1.
     """
@@ -169,9 +170,11 @@ def quantile_td(
     *,
     backup: Backup = bellman,
 ) -> TD:
-    """Quantile Huber loss: summed over the quantiles, mean over the target's; QR-DQN and IQN.
+    """Return the quantile Huber loss of QR-DQN and IQN.
 
-    |tau - (delta < 0)| * huber(delta), with delta for each pair of a quantile and a target's.
+    It is summed over the quantiles and averaged over the target's:
+
+    |tau - (delta < 0)| * huber(delta), for each pair of a quantile and a target quantile.
     https://arxiv.org/abs/1710.10044 equation 10, https://arxiv.org/abs/1806.06923 equation 3; the
     Huber threshold is 1. The priority is the loss.
     """
@@ -189,7 +192,7 @@ def quantile_td(
 
 
 class Munchausen(NamedTuple):
-    """A reward and a next policy that together make any loss here a Munchausen loss."""
+    """A reward and a next policy that turn any loss here into a Munchausen loss."""
 
     reward: Tensor  # [...]
     policy: Tensor  # [..., A]
@@ -206,12 +209,14 @@ def munchausen(
     temperature: float,
     floor: float,
 ) -> Munchausen:
-    """Munchausen Q-learning (https://arxiv.org/abs/2007.14430, equation 3), with pi = softmax(q/t).
+    """Return reward and policy of Munchausen Q-learning (arXiv 2007.14430, equation 3).
+
+    With pi = softmax(q / t), the reward is
 
     reward + scale * clip(t log pi(action), floor, 0) - discount * sum_a pi'(a) t log pi'(a)
 
-    is the reward; the rest of the target, discount * sum_a pi'(a) q'(a), is the loss's own with
-    the policy pi' in place of the next action.
+    The rest of the target, discount * sum_a pi'(a) q'(a), is what a loss computes with the policy
+    pi' as next action.
 
     Args:
         q: [..., A], the target network's, of the observation.
@@ -232,28 +237,30 @@ def munchausen(
 
 
 def conservative(q: Tensor, action: Tensor) -> Tensor:
-    """CQL's penalty, logsumexp_a q(a) - q(action), [...] (arXiv 2006.04779, equation 4)."""
+    """Return CQL's penalty, logsumexp_a q(a) - q(action), [...] (arXiv 2006.04779, equation 4)."""
     return q.logsumexp(-1) - chosen(q, action)
 
 
 def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip: Tensor) -> Tensor:
-    """-min(r A, clip(r, 1 - clip, 1 + clip) A), elementwise.
+    """Return -min(r A, clip(r, 1 - clip, 1 + clip) A), elementwise.
 
     PPO, https://arxiv.org/abs/1707.06347, equation 7.
 
     Args:
-        ratio: probability of the action now over that when it was taken.
+        ratio: probability of the action now, divided by that when it was taken.
         advantage: of the action, without gradient.
-        clip: how far the ratio may move from 1, a scalar.
+        clip: largest distance of the ratio from 1, a scalar.
     """
     assert ratio.shape == advantage.shape
     free = ratio * advantage
     within = torch.maximum(torch.minimum(ratio.detach(), 1 + clip), 1 - clip) * advantage
-    return -torch.where(free <= within, free, within)  # where they are equal it moves as r A does
+    return -torch.where(
+        free <= within, free, within
+    )  # where they are equal, the gradient is that of r A
 
 
 def clipped_value(value: Tensor, before: Tensor, target: Tensor, clip: float) -> Tensor:
-    """Half the squared error, or that of the value kept within `clip` of what it was: the larger.
+    """Return half the squared error of the value or of the clipped value, whichever is larger.
 
     The value loss of the authors' PPO code (https://arxiv.org/abs/2006.05990, appendix B.1).
     """

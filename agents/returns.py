@@ -1,4 +1,4 @@
-"""Returns over a window of steps, with episode ends as data."""
+"""n-step, lambda and GAE returns; the ends of episodes are part of the data."""
 
 from typing import NamedTuple
 
@@ -7,24 +7,25 @@ from torch import Tensor
 
 
 class NStep(NamedTuple):
-    """A return of up to n steps."""
+    """n-step returns."""
 
-    reward: Tensor  # [N] discounted sum of the rewards that count
-    discount: Tensor  # [N] product over the steps that count: 0 where one terminated
-    steps: Tensor  # [N] int64, how far ahead the bootstrap observation lies, 1 to n
+    reward: Tensor  # [N] discounted sum of the rewards up to the end
+    discount: Tensor  # [N] product over those steps, 0 if one terminated
+    steps: Tensor  # [N] int64, distance to the bootstrap observation, 1 to n
 
 
 def n_step_return(reward: Tensor, discount: Tensor, stops: Tensor) -> NStep:
-    """Sum the rewards of a window up to its first end (Sutton and Barto, equation 7.1).
+    """Sum the rewards of each window up to its first end (Sutton and Barto, equation 7.1).
 
     Args:
         reward: [n, N], reward of step j.
         discount: [n, N], gamma, or 0 where step j led to a terminal state.
-        stops: [n, N] bool, step j was the episode's last, cut off by a limit: bootstrap there.
+        stops: [n, N] bool, step j was truncated by a limit: the return bootstraps there.
     """
     ends = stops | (discount == 0)  # [n, N]
     ended = ends.cumsum(0) > 0
-    alive = torch.cat([torch.ones_like(ended[:1]), ~ended[:-1]])  # up to and with the end
+    # A step counts up to and including the first end: shift `ended` by one step.
+    alive = torch.cat([torch.ones_like(ended[:1]), ~ended[:-1]])
     factors = torch.where(alive, discount, 1.0).cumprod(0)  # [n, N] discount after step j
     before = torch.cat([torch.ones_like(factors[:1]), factors[:-1]])
     return NStep((reward * alive * before).sum(0), factors[-1], alive.sum(0))
@@ -33,16 +34,16 @@ def n_step_return(reward: Tensor, discount: Tensor, stops: Tensor) -> NStep:
 def lambda_return(
     reward: Tensor, discount: Tensor, next_value: Tensor, next_goes_on: Tensor, lam: float
 ) -> Tensor:
-    """G_t = r_t + discount_t ((1 - lambda) v_{t+1} + lambda G_{t+1}), [T, B].
+    """Return G_t = r_t + discount_t ((1 - lambda) v_{t+1} + lambda G_{t+1}), [T, B].
 
     Sutton and Barto, equation 12.20, with v = max_a q for Q(lambda) (arXiv 2407.04811).
 
     Args:
         reward: [T, B].
         discount: [T, B], gamma, or 0 where step t led to a terminal state.
-        next_value: [T, B], value of the row after each.
-        next_goes_on: [T, B] bool, the row after is a step of the same episode; where it is not,
-            or the rows end, the return takes next_value alone.
+        next_value: [T, B], value of the next row.
+        next_goes_on: [T, B] bool, the next row is a step of the same episode; elsewhere, and at the
+            last row, the return bootstraps from next_value alone.
         lam: lambda, 0 to 1.
     """
     returns = torch.empty_like(reward)
@@ -62,17 +63,17 @@ def gae(
     next_goes_on: Tensor,
     lam: float,
 ) -> Tensor:
-    """Generalised advantage estimation, [T, B] (https://arxiv.org/abs/1506.02438, equation 16).
+    """Return generalised advantage estimates [T, B] (arXiv 1506.02438, equation 16).
 
     A_t = delta_t + discount_t lambda A_{t+1}, with delta_t = r_t + discount_t v_{t+1} - v_t: the
-    lambda-return less the value.
+    lambda-return minus the value.
 
     Args:
         reward: [T, B].
         discount: [T, B], gamma, or 0 where step t led to a terminal state.
         value: [T, B], of each row.
-        next_value: [T, B], of the row after each.
-        next_goes_on: [T, B] bool, the row after is a step of the same episode.
+        next_value: [T, B], of the next row.
+        next_goes_on: [T, B] bool, the next row is a step of the same episode.
         lam: lambda, 0 to 1.
     """
     return lambda_return(reward, discount, next_value, next_goes_on, lam) - value

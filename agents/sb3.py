@@ -152,7 +152,7 @@ class _LogWriter(KVWriter):
         self._write({k: v for k, v in numbers.items() if k.startswith(wanted)}, step)
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing: there is nothing to close."""
 
 
 class _OnStep(BaseCallback):
