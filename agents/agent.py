@@ -210,7 +210,7 @@ class Algorithm(Protocol):
         """Return fixed arguments for `gradients`, of the shapes that it always gets."""
 
     def schedules(self) -> dict[str, float]:
-        """Return the current value of each schedule, for the log."""
+        """Return the current value of each schedule but the learning rate, for the log."""
 
     def parts(self) -> dict[str, Any]:
         """Return the parts of the state besides network and optimizer, by name.

@@ -313,7 +313,7 @@ class AlphaZero:
 
     def schedules(self) -> dict[str, float]:
         """Return the current value of each schedule."""
-        return {"learning_rate": float(self._rate), "positions": float(len(self.memory))}
+        return {"positions": float(len(self.memory))}
 
     def parts(self) -> dict[str, Any]:
         """Return the parts of the state besides network and optimizer."""

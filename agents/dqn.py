@@ -15,7 +15,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from ludus.agents import losses
-from ludus.agents.agent import Advice, Batch, EnvLike, Extras, Step
+from ludus.agents.agent import Batch, EnvLike, Extras, Step
 from ludus.agents.dqn_config import DQNConfig
 from ludus.agents.learner import Learner, TargetNetwork, UpdateSchedule, linear
 from ludus.agents.memory.priority import importance_weights
@@ -90,6 +90,8 @@ class DQN:
         self.state_dict = self.learner.state_dict
         self.load_state_dict = self.learner.load_state_dict
         self._policy = ValuePolicy(network, action_space, device, seed, config.evaluation_epsilon)
+        self.initial_state = network.initial_state
+        self.choose, self.advice = self._policy.choose, self._policy.advice
         self._head = head
         streams = network.head.streams
         assert isinstance(streams, Streams)
@@ -113,10 +115,6 @@ class DQN:
             return 1.0
         return linear(c.epsilon_start, c.epsilon_end, c.epsilon_steps, self.env_steps)
 
-    def initial_state(self, num_envs: int) -> State:
-        """Return the empty state of a feed-forward network."""
-        return self.network.initial_state(num_envs)
-
     def act(
         self, obs: np.ndarray, state: State, first: np.ndarray, *, explore: bool
     ) -> tuple[np.ndarray, State, Extras]:
@@ -126,16 +124,6 @@ class DQN:
         if explore:
             actions = self._policy.explore(actions, obs, self.epsilon)
         return actions, state, {}
-
-    def choose(
-        self, obs: np.ndarray, state: State, first: np.ndarray, *, deterministic: bool
-    ) -> tuple[np.ndarray, State]:
-        """Return actions [B] for evaluation."""
-        return self._policy.choose(obs, state, first, deterministic=deterministic)
-
-    def advice(self, obs: np.ndarray, state: State, first: np.ndarray) -> tuple[Advice, State]:
-        """Return the action values."""
-        return self._policy.advice(obs, state, first)
 
     def _sample_noise(self, source: torch.Generator, rows: int) -> Tensor | None:
         """Return standard normal [rows, noise_size]; None without noisy layers."""
@@ -272,7 +260,6 @@ class DQN:
         """Return the current value of each schedule."""
         values = {
             "exploration_rate": self.epsilon,
-            "learning_rate": self.config.learning_rate,
             "replay_fill": len(self.memory) / self.memory.capacity,
         }
         if self.config.prioritised:

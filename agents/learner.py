@@ -54,12 +54,12 @@ class Learner:
         network: the online network.
         flat: its parameters [size], see `flatten_parameters`.
         space: of one observation.
-        optimizer: name of the optimizer.
+        metrics: names of the first output of `agent.gradients`.
         learning_rate: a number, or a scalar tensor that the agent changes over the training.
+        optimizer: name of the optimizer.
         eps: of the optimizer.
         momentum: of the optimizer.
         max_grad_norm: gradients are scaled down to this L2 norm; 0 for no limit.
-        metrics: names of the first output of `agent.gradients`.
         target: follows the online network; None without one.
         priorities: updated after each optimizer step; None for uniform replay.
         frozen_encoder: keep the encoder's weights as they are.
@@ -72,12 +72,12 @@ class Learner:
         flat: Tensor,
         space: spaces.Box,
         *,
-        optimizer: OptimizerName,
-        learning_rate: float | Tensor,
-        eps: float,
-        max_grad_norm: float,
         metrics: Sequence[str],
+        learning_rate: float | Tensor,
+        optimizer: OptimizerName = "adam",
+        eps: float = 1e-8,
         momentum: float = 0.0,
+        max_grad_norm: float = 0.0,
         target: TargetNetwork[Any] | None = None,
         priorities: Priorities | None = None,
         frozen_encoder: bool = False,
@@ -167,7 +167,8 @@ class Learner:
 
     def metrics(self) -> dict[str, float]:
         """Return the schedules, and the means of the metrics since the last call."""
-        values = self.agent.schedules()
+        rate = float(self.optimizer.param_groups[0]["lr"])
+        values = {"learning_rate": rate} | self.agent.schedules()
         if self.summed:
             means = (self.sums / self.summed).tolist()
             values |= dict(zip(self._metrics, means, strict=True))

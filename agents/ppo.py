@@ -13,16 +13,17 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from ludus.agents.agent import Advice, EnvLike, Extras, Step
+from ludus.agents.agent import EnvLike, Step
 from ludus.agents.learner import Learner, linear
 from ludus.agents.losses import clipped_surrogate, clipped_value
 from ludus.agents.memory.rollout import Rollout
 from ludus.agents.ppo_config import PPOConfig
 from ludus.agents.returns import gae
-from ludus.agents.seeding import generator, seed_of, seeded_weights
+from ludus.agents.sampling_policy import SamplingPolicy
+from ludus.agents.seeding import seed_of, seeded_weights
 from ludus.envs.dict_observation import MASK, PackedDict, legal_actions
 from ludus.envs.errors import ConfigError, TrainingError
-from ludus.networks.cores import Core, State, TwoCores, make_core
+from ludus.networks.cores import Core, TwoCores, make_core
 from ludus.networks.encoders import (
     Encoder,
     ProjectedEncoder,
@@ -33,7 +34,7 @@ from ludus.networks.encoders import (
 )
 from ludus.networks.layers import start_orthogonal
 from ludus.networks.network import Network, flatten_parameters
-from ludus.networks.policies import ActionKind, Categorical, PolicyHead, PolicyOut
+from ludus.networks.policies import ActionKind, PolicyHead, PolicyOut
 from ludus.networks.running_stats import RewardScale, RunningMeanStd
 
 _METRICS = (  # SB3's names
@@ -94,8 +95,9 @@ class PPO:
         self.start_from, self.metrics = self.learner.start_from, self.learner.metrics
         self.state_dict = self.learner.state_dict
         self.load_state_dict = self.learner.load_state_dict
-        self._exploration = generator(device, seed, 1)
-        self._evaluation = generator(device, seed, 2)
+        self._policy = SamplingPolicy(network, kind, space, device, seed)
+        self.initial_state, self.act = network.initial_state, self._policy.act
+        self.choose, self.advice = self._policy.choose, self._policy.advice
         # The ends of episodes split a recurrent core's rows where the data says.
         self.capturable = config.core not in ("lstm", "gru")
         self._advantage = rollout.extras["advantage"][:-1]  # [T, B]
@@ -105,63 +107,6 @@ class PPO:
         self._explained = torch.zeros((), device=device)
         self._steps = steps
         self.env_steps, self.updates = 0, 0
-
-    # -- acting -------------------------------------------------------------------------------
-
-    def initial_state(self, num_envs: int) -> State:
-        """Return the core's state before an episode."""
-        return self.network.initial_state(num_envs)
-
-    @torch.no_grad()
-    def act(
-        self, obs: np.ndarray, state: State, first: np.ndarray, *, explore: bool
-    ) -> tuple[np.ndarray, State, Extras]:
-        """Return actions [B, *action] for obs [B, *obs], sampled with `explore`, else the mode."""
-        out, next_state, mask = self._forward(obs, state, first)
-        policy = self.kind.distribution(out, mask)
-        if explore:
-            action = policy.sample(self.kind.noise((len(obs),), self._exploration))
-        else:
-            action = policy.mode()
-        extras = {
-            "action": action,
-            "log_prob": policy.log_prob(action),
-            "value": out.value,
-            "state": state,
-        }
-        return self.kind.env_action(action), next_state, extras
-
-    @torch.no_grad()
-    def choose(
-        self, obs: np.ndarray, state: State, first: np.ndarray, *, deterministic: bool
-    ) -> tuple[np.ndarray, State]:
-        """Return actions [B, *action] for evaluation: the mode, or sampled."""
-        out, state, mask = self._forward(obs, state, first)
-        policy = self.kind.distribution(out, mask)
-        if deterministic:
-            action = policy.mode()
-        else:
-            action = policy.sample(self.kind.noise((len(obs),), self._evaluation))
-        return self.kind.env_action(action), state
-
-    @torch.no_grad()
-    def advice(self, obs: np.ndarray, state: State, first: np.ndarray) -> tuple[Advice, State]:
-        """Return the value, and the policy of a single discrete action."""
-        out, state, mask = self._forward(obs, state, first)
-        policy = self.kind.distribution(out, mask)
-        probability = policy.log_p.exp().cpu().numpy() if isinstance(policy, Categorical) else None
-        action = self.kind.env_action(policy.mode())
-        return Advice(action, out.value.cpu().numpy(), None, probability), state
-
-    def _forward(
-        self, obs: np.ndarray, state: State, first: np.ndarray
-    ) -> tuple[PolicyOut, State, Tensor | None]:
-        """Return the output for one row [B, ...], the next state, and the legal actions."""
-        batch = torch.from_numpy(obs).to(self.device, non_blocking=True).unsqueeze(0)
-        resets = torch.from_numpy(first).to(self.device, non_blocking=True).unsqueeze(0)
-        out, state = self.network(batch, state, resets)  # [1, B, ...]
-        row = PolicyOut(out.logits[0], out.log_std, out.value[0])
-        return row, state, legal_actions(self._space, batch[0])
 
     # -- learning -----------------------------------------------------------------------------
 
@@ -307,7 +252,7 @@ class PPO:
 
     def schedules(self) -> dict[str, float]:
         """Return the current value of each schedule, and the value's explained variance."""
-        values = {"learning_rate": float(self._rate)}
+        values = {}
         if self.config.clip_range < float("inf"):
             values["clip_range"] = self.clip_range
         if self.learner.summed:
@@ -319,8 +264,8 @@ class PPO:
         return {
             "rollout": self.rollout,
             "rate": self._rate,
-            "exploration": self._exploration,
-            "evaluation": self._evaluation,
+            "exploration": self._policy.exploration,
+            "evaluation": self._policy.evaluation,
             "reward_scale": self._reward_scale,
             "returns": self._returns,
         }
@@ -346,9 +291,7 @@ def build(
             raise ConfigError(str(error)) from error
     rollout = Rollout(
         c.rollout_length if training else 1,
-        env.num_envs,
-        space,
-        env.action_space,
+        env,
         minibatches=c.minibatches if training else 1,
         gamma=c.gamma,
         state=network.initial_state(env.num_envs),

@@ -13,7 +13,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from ludus.agents.agent import Advice, EnvLike, Extras, Step
+from ludus.agents.agent import EnvLike, Extras, Step
 from ludus.agents.learner import Learner, linear
 from ludus.agents.losses import chosen
 from ludus.agents.memory.rollout import Rollout
@@ -74,6 +74,8 @@ class PQN:
         self.state_dict = self.learner.state_dict
         self.load_state_dict = self.learner.load_state_dict
         self._policy = ValuePolicy(network, action_space, device, seed, config.evaluation_epsilon)
+        self.initial_state = network.initial_state
+        self.choose, self.advice = self._policy.choose, self._policy.advice
         # The ends of episodes split a recurrent core's rows where the data says.
         self.capturable = config.core == "none"
         self._target = rollout.extras["target"][:-1]  # [T, B]
@@ -96,10 +98,6 @@ class PQN:
         end = 0.0 if c.anneal_learning_rate else c.learning_rate
         return linear(c.learning_rate, end, self._steps, self.env_steps)
 
-    def initial_state(self, num_envs: int) -> State:
-        """Return the core's state before an episode."""
-        return self.network.initial_state(num_envs)
-
     def act(
         self, obs: np.ndarray, state: State, first: np.ndarray, *, explore: bool
     ) -> tuple[np.ndarray, State, Extras]:
@@ -108,16 +106,6 @@ class PQN:
         if explore:
             actions = self._policy.explore(actions, obs, self.epsilon)
         return actions, next_state, {"state": state}
-
-    def choose(
-        self, obs: np.ndarray, state: State, first: np.ndarray, *, deterministic: bool
-    ) -> tuple[np.ndarray, State]:
-        """Return actions [B] for evaluation."""
-        return self._policy.choose(obs, state, first, deterministic=deterministic)
-
-    def advice(self, obs: np.ndarray, state: State, first: np.ndarray) -> tuple[Advice, State]:
-        """Return the action values."""
-        return self._policy.advice(obs, state, first)
 
     # -- learning -----------------------------------------------------------------------------
 
@@ -184,7 +172,7 @@ class PQN:
 
     def schedules(self) -> dict[str, float]:
         """Return the current value of each schedule."""
-        return {"exploration_rate": self.epsilon, "learning_rate": self.learning_rate}
+        return {"exploration_rate": self.epsilon}
 
     def parts(self) -> dict[str, Any]:
         """Return the parts of the state besides network and optimizer."""
@@ -210,9 +198,7 @@ def build(
         network = _make_network(c, space, int(action_space.n)).to(device)
     rollout = Rollout(
         c.rollout_length if training else 1,
-        env.num_envs,
-        space,
-        action_space,
+        env,
         minibatches=c.minibatches if training else 1,
         gamma=c.gamma,
         state=network.initial_state(env.num_envs),

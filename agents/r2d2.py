@@ -16,7 +16,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from ludus.agents import losses
-from ludus.agents.agent import Advice, EnvLike, Extras, Step
+from ludus.agents.agent import EnvLike, Extras, Step
 from ludus.agents.learner import Learner, TargetNetwork, UpdateSchedule, linear
 from ludus.agents.memory.priority import importance_weights
 from ludus.agents.memory.replay import Replay
@@ -77,6 +77,8 @@ class R2D2:
         self.state_dict = self.learner.state_dict
         self.load_state_dict = self.learner.load_state_dict
         self._policy = ValuePolicy(network, action_space, device, seed, config.evaluation_epsilon)
+        self.initial_state = network.initial_state
+        self.choose, self.advice = self._policy.choose, self._policy.advice
         backup = losses.rescaled if config.value_rescaling else losses.bellman
         loss = losses.huber_td if config.loss == "huber" else losses.mse_td
         self._td_loss = partial(loss, backup=backup)
@@ -93,10 +95,6 @@ class R2D2:
         ladder = np.arange(num_envs) / max(1, num_envs - 1)
         return base ** (1 + c.epsilon_alpha * ladder)
 
-    def initial_state(self, num_envs: int) -> State:
-        """Return the core's state before an episode."""
-        return self.network.initial_state(num_envs)
-
     def act(
         self, obs: np.ndarray, state: State, first: np.ndarray, *, explore: bool
     ) -> tuple[np.ndarray, State, Extras]:
@@ -105,16 +103,6 @@ class R2D2:
         if explore:
             actions = self._policy.explore(actions, obs, self.epsilons(len(obs)))
         return actions, next_state, {"state": state}
-
-    def choose(
-        self, obs: np.ndarray, state: State, first: np.ndarray, *, deterministic: bool
-    ) -> tuple[np.ndarray, State]:
-        """Return actions [B] for evaluation."""
-        return self._policy.choose(obs, state, first, deterministic=deterministic)
-
-    def advice(self, obs: np.ndarray, state: State, first: np.ndarray) -> tuple[Advice, State]:
-        """Return the action values."""
-        return self._policy.advice(obs, state, first)
 
     # -- learning -----------------------------------------------------------------------------
 
@@ -209,7 +197,6 @@ class R2D2:
         """Return the current value of each schedule."""
         return {
             "exploration_rate": float(self.epsilons(self.memory.ring.num_envs).mean()),
-            "learning_rate": self.config.learning_rate,
             "replay_fill": min(1.0, self.memory.ring.written / self.memory.ring.rows),
         }
 

@@ -12,7 +12,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from ludus.agents.agent import Step
+from ludus.agents.agent import EnvLike, Step
 from ludus.agents.memory.replay import free_bytes
 from ludus.envs.errors import ConfigError
 from ludus.networks.cores import State
@@ -39,9 +39,7 @@ class Rollout:
 
     Args:
         length: T.
-        num_envs: B.
-        observation_space: of one env.
-        action_space: of one env; Discrete actions are numbered from 0 here.
+        env: B envs; Discrete actions are numbered from 0 here.
         minibatches: number of equal parts of an epoch.
         gamma: discount per step.
         state: of the core for all envs, [B, units] each; not empty: minibatches are whole envs.
@@ -57,9 +55,7 @@ class Rollout:
     def __init__(
         self,
         length: int,
-        num_envs: int,
-        observation_space: spaces.Box,
-        action_space: spaces.Space[Any],
+        env: EnvLike,
         *,
         minibatches: int,
         gamma: float,
@@ -69,6 +65,11 @@ class Rollout:
         extras: Sequence[str] = (),
         targets: Sequence[str] = (),
     ) -> None:
+        num_envs, observation_space, action_space = (
+            env.num_envs,
+            env.observation_space,
+            env.action_space,
+        )
         self.length, self.num_envs, self._gamma = length, num_envs, np.float32(gamma)
         self.obs_shape = observation_space.shape
         self._sequences, self._minibatches, self._device = bool(state), minibatches, device

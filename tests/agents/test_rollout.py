@@ -5,6 +5,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from ludus.agents.agent import EnvSpec
 from ludus.agents.memory import rollout as module
 from ludus.agents.memory.rollout import Rollout
 from ludus.envs.errors import ConfigError
@@ -20,7 +21,7 @@ def _frame(generator, t, b):
 
 def _rollout(state=(), space=None, **more) -> Rollout:
     more = {"minibatches": 3, "gamma": 0.9, "state": state, "device": CPU, "seed": 0, **more}
-    return Rollout(LENGTH, ENVS, PIXELS, space or spaces.Discrete(3), **more)
+    return Rollout(LENGTH, EnvSpec(PIXELS, space or spaces.Discrete(3), ENVS), **more)
 
 
 def _state(t):
@@ -186,8 +187,8 @@ def test_what_does_not_fit_is_refused_with_the_figure(monkeypatch):
     picture = spaces.Box(0, 255, (4, 84, 84), np.uint8)
     more = {"minibatches": 1, "gamma": 0.9, "state": (), "device": CPU, "seed": 0}
     with pytest.raises(ConfigError, match=r"131,072 rows needs 3\.7 GB, and only 2\.0 GB are free"):
-        Rollout(1023, 128, picture, spaces.Discrete(3), **more)
-    Rollout(31, 128, picture, spaces.Discrete(3), **more)
+        Rollout(1023, EnvSpec(picture, spaces.Discrete(3), 128), **more)
+    Rollout(31, EnvSpec(picture, spaces.Discrete(3), 128), **more)
 
 
 def test_minibatches_that_do_not_divide_are_refused():
