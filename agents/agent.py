@@ -209,9 +209,6 @@ class Algorithm(Protocol):
     def example(self) -> Sequence[Tensor]:
         """Return fixed arguments for `gradients`, of the shapes that it always gets."""
 
-    def schedules(self) -> dict[str, float]:
-        """Return the current value of each schedule but the learning rate, for the log."""
-
     def parts(self) -> dict[str, Any]:
         """Return the parts of the state besides network and optimizer, by name.
 

@@ -76,6 +76,7 @@ class AlphaZero:
             eps=config.optimizer_eps,
             max_grad_norm=config.max_grad_norm,
             metrics=("loss", "policy_loss", "value_loss", "policy_kl", "grad_norm"),
+            schedules=self._schedules,
         )
         self.predict, self.advise = self.learner.predict, self.learner.advise
         self.weights, self.load_weights = self.learner.weights, self.learner.load_weights
@@ -311,7 +312,7 @@ class AlphaZero:
         metrics = [loss, policy_loss.detach(), value_loss.detach(), kl, norm]
         return torch.stack(metrics), gradient
 
-    def schedules(self) -> dict[str, float]:
+    def _schedules(self) -> dict[str, float]:
         """Return the current value of each schedule."""
         return {"positions": float(len(self.memory))}
 

@@ -80,6 +80,7 @@ class DQN:
             momentum=config.momentum,
             max_grad_norm=config.max_grad_norm,
             metrics=("loss", "q_values", "grad_norm"),
+            schedules=self._schedules,
             target=self.target,
             priorities=memory.priorities,
             frozen_encoder=config.freeze == "encoder",
@@ -256,7 +257,7 @@ class DQN:
         state = network.initial_state(len(obs))
         return network(obs.unsqueeze(0), state, self._no_resets, noise)[0]
 
-    def schedules(self) -> dict[str, float]:
+    def _schedules(self) -> dict[str, float]:
         """Return the current value of each schedule."""
         values = {
             "exploration_rate": self.epsilon,
@@ -287,18 +288,15 @@ def make_network(
         ConfigError: the encoder does not fit the observations.
     """
     c = config
-    try:
-        encoder = make_encoder(
-            c.encoder,
-            space,
-            c.hidden,
-            c.width,
-            pool=c.pool,
-            spectral_norm=c.spectral_norm,
-            layer_norm=c.layer_norm,
-        )
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    encoder = make_encoder(
+        c.encoder,
+        space,
+        c.hidden,
+        c.width,
+        pool=c.pool,
+        spectral_norm=c.spectral_norm,
+        layer_norm=c.layer_norm,
+    )
     core = make_core("none", encoder.dim)
     streams = Streams(
         core.dim,

@@ -63,6 +63,7 @@ class Learner:
         target: follows the online network; None without one.
         priorities: updated after each optimizer step; None for uniform replay.
         frozen_encoder: keep the encoder's weights as they are.
+        schedules: returns the current value of each schedule but the learning rate, for the log.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Learner:
         target: TargetNetwork[Any] | None = None,
         priorities: Priorities | None = None,
         frozen_encoder: bool = False,
+        schedules: Callable[[], dict[str, float]] = dict,
     ) -> None:
         self.agent, self.network, self._space = agent, network, space
         self._target, self._priorities = target, priorities
@@ -93,7 +95,7 @@ class Learner:
         )
         if isinstance(learning_rate, Tensor):  # a captured update reads the tensor
             self.optimizer.param_groups[0]["lr"] = learning_rate
-        self._max_grad_norm = max_grad_norm
+        self._max_grad_norm, self._schedules = max_grad_norm, schedules
         self._metrics = tuple(metrics)
         self.sums = torch.zeros(len(self._metrics), device=self.flat.device)
         self.summed = 0  # updates in `sums`
@@ -168,7 +170,7 @@ class Learner:
     def metrics(self) -> dict[str, float]:
         """Return the schedules, and the means of the metrics since the last call."""
         rate = float(self.optimizer.param_groups[0]["lr"])
-        values = {"learning_rate": rate} | self.agent.schedules()
+        values = {"learning_rate": rate} | self._schedules()
         if self.summed:
             means = (self.sums / self.summed).tolist()
             values |= dict(zip(self._metrics, means, strict=True))

@@ -89,6 +89,7 @@ class PPO:
             eps=config.optimizer_eps,
             max_grad_norm=config.max_grad_norm,
             metrics=_METRICS,
+            schedules=self._schedules,
         )
         self.predict, self.advise = self.learner.predict, self.learner.advise
         self.weights, self.load_weights = self.learner.weights, self.learner.load_weights
@@ -106,6 +107,7 @@ class PPO:
         self._returns = RunningMeanStd()
         self._explained = torch.zeros((), device=device)
         self._steps = steps
+        self.example = rollout.example
         self.env_steps, self.updates = 0, 0
 
     # -- learning -----------------------------------------------------------------------------
@@ -237,10 +239,6 @@ class PPO:
             return clipped_value(value, old_value, target, self.config.value_clip)
         return 0.5 * (value - target).square()
 
-    def example(self) -> tuple[Tensor]:
-        """Return fixed minibatch indices."""
-        return (self.rollout.example(),)
-
     def _check_finite(self) -> None:
         for name, value in zip(_METRICS, self.learner.sums.tolist(), strict=True):
             if not np.isfinite(value):
@@ -250,7 +248,7 @@ class PPO:
                     "normalize_reward where rewards are large"
                 )
 
-    def schedules(self) -> dict[str, float]:
+    def _schedules(self) -> dict[str, float]:
         """Return the current value of each schedule, and the value's explained variance."""
         values = {}
         if self.config.clip_range < float("inf"):
@@ -283,12 +281,9 @@ def build(
     """Build a fresh PPO, see `registry.build`."""
     c, space = config, env.observation_space
     with seeded_weights(seed, device):
-        try:
-            kind = ActionKind(env.action_space)
-            _check_mask(space, kind)
-            network = make_network(c, space, kind).to(device)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+        kind = ActionKind(env.action_space)
+        _check_mask(space, kind)
+        network = make_network(c, space, kind).to(device)
     rollout = Rollout(
         c.rollout_length if training else 1,
         env,
@@ -307,7 +302,7 @@ def make_network(config: PPOConfig, space: spaces.Box, kind: ActionKind) -> Netw
     """Build policy and value as one network, with a shared trunk or two.
 
     Raises:
-        ValueError: the encoder does not fit the observations.
+        ConfigError: the encoder does not fit the observations.
     """
     c = config
     encoders = [_make_encoder(c, space) for _ in range(1 if c.shared else 2)]
@@ -330,7 +325,7 @@ def _check_mask(space: spaces.Box, kind: ActionKind) -> None:
         size = space.parts[MASK].space.shape[0]
         if kind.continuous or size != kind.outputs:
             needed = "none, for they are continuous" if kind.continuous else str(kind.outputs)
-            raise ValueError(f"{MASK} has {size} numbers; these actions need {needed}")
+            raise ConfigError(f"{MASK} has {size} numbers; these actions need {needed}")
 
 
 def _make_encoder(config: PPOConfig, space: spaces.Box) -> Encoder | ProjectedEncoder:

@@ -21,7 +21,6 @@ from ludus.agents.pqn_config import PQNConfig
 from ludus.agents.returns import lambda_return
 from ludus.agents.seeding import seed_of, seeded_weights
 from ludus.agents.value_policy import ValuePolicy, discrete
-from ludus.envs.errors import ConfigError
 from ludus.networks.cores import State, make_core
 from ludus.networks.encoders import make_encoder
 from ludus.networks.heads import QHead, QOut, Streams
@@ -67,6 +66,7 @@ class PQN:
             eps=config.optimizer_eps,
             max_grad_norm=config.max_grad_norm,
             metrics=("loss", "q_values", "grad_norm"),
+            schedules=self._schedules,
         )
         self.predict, self.advise = self.learner.predict, self.learner.advise
         self.weights, self.load_weights = self.learner.weights, self.learner.load_weights
@@ -80,6 +80,7 @@ class PQN:
         self.capturable = config.core == "none"
         self._target = rollout.extras["target"][:-1]  # [T, B]
         self._steps = steps
+        self.example = rollout.example
         self.env_steps, self.updates = 0, 0
 
     # -- acting -------------------------------------------------------------------------------
@@ -166,11 +167,7 @@ class PQN:
         gradient, norm = self.learner.gradient(loss)
         return torch.stack([loss.detach(), batch.mean(value.detach()), norm]), gradient
 
-    def example(self) -> tuple[Tensor]:
-        """Return fixed minibatch indices."""
-        return (self.rollout.example(),)
-
-    def schedules(self) -> dict[str, float]:
+    def _schedules(self) -> dict[str, float]:
         """Return the current value of each schedule."""
         return {"exploration_rate": self.epsilon}
 
@@ -211,10 +208,7 @@ def build(
 
 def _make_network(config: PQNConfig, space: spaces.Box, actions: int) -> Network[QOut]:
     c = config
-    try:
-        encoder = make_encoder(c.encoder, space, c.hidden, c.width, layer_norm=c.layer_norm)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    encoder = make_encoder(c.encoder, space, c.hidden, c.width, layer_norm=c.layer_norm)
     core = make_core(c.core, encoder.dim, c.core_units)
     streams = Streams(
         core.dim, actions, hidden=c.head_hidden, dueling=c.dueling, layer_norm=c.layer_norm

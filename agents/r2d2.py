@@ -68,6 +68,7 @@ class R2D2:
             eps=config.optimizer_eps,
             max_grad_norm=config.max_grad_norm,
             metrics=("loss", "q_values", "grad_norm"),
+            schedules=self._schedules,
             target=self.target,
             priorities=memory.priorities if config.prioritised else None,
         )
@@ -193,7 +194,7 @@ class R2D2:
         shape = (c.sequence_length, batch.valid.shape[1])
         return NStep(flat.reward.view(shape), flat.discount.view(shape), flat.steps.view(shape))
 
-    def schedules(self) -> dict[str, float]:
+    def _schedules(self) -> dict[str, float]:
         """Return the current value of each schedule."""
         return {
             "exploration_rate": float(self.epsilons(self.memory.ring.num_envs).mean()),
@@ -251,10 +252,7 @@ def build(
 
 def _make_network(config: R2D2Config, space: spaces.Box, actions: int) -> Network[QOut]:
     c = config
-    try:
-        encoder = make_encoder(c.encoder, space, c.hidden, c.width)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    encoder = make_encoder(c.encoder, space, c.hidden, c.width)
     core = make_core(c.core, encoder.dim, c.core_units)
     streams = Streams(core.dim, actions, hidden=c.head_hidden, dueling=c.dueling)
     return Network(encoder, core, QHead(streams), space)

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ludus.envs.errors import ConfigError
 from ludus.networks.names import CoreName
 from ludus.networks.transformer import State, Transformer
 
@@ -132,14 +133,14 @@ def make_core(
         window: past rows that each layer of a transformer attends to.
 
     Raises:
-        ValueError: the heads do not divide the units.
+        ConfigError: the heads do not divide the units.
     """
     match name:
         case "none":
             return NoCore(dim)
         case "gtrxl":
             if heads < 1 or units % heads:
-                raise ValueError(f"{heads} heads do not divide {units} units; choose others")
+                raise ConfigError(f"{heads} heads do not divide {units} units; choose others")
             return Transformer(dim, units, layers, heads, window)
         case _:
             return RecurrentCore(name, dim, units)

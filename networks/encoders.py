@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ludus.envs.dict_observation import MASK, MOVES, PackedDict
+from ludus.envs.errors import ConfigError
 from ludus.networks.layers import SpectralConv2d
 from ludus.networks.names import Activation, EncoderName
 from ludus.networks.running_stats import Normalise
@@ -363,13 +364,13 @@ def make_encoder(
         normalise: normalise observations with running statistics if they are floats or images.
 
     Raises:
-        ValueError: the observation does not fit the encoder, or a choice is not for it.
+        ConfigError: the observation does not fit the encoder, or a choice is not for it.
     """
     if name != "impala" and (spectral_norm or pool):
         field = "spectral_norm" if spectral_norm else "pool"
-        raise ValueError(f"{field} is for the impala encoder; the encoder is {name}")
+        raise ConfigError(f"{field} is for the impala encoder; the encoder is {name}")
     if name == "impala" and layer_norm:
-        raise ValueError("layer_norm is not for the impala encoder; choose another encoder")
+        raise ConfigError("layer_norm is not for the impala encoder; choose another encoder")
     if isinstance(space, PackedDict):
         encoders: dict[str, Encoder] = {}
         for key, (_, _, inner) in space.parts.items():
@@ -392,7 +393,7 @@ def make_encoder(
         floats = normalise and space.dtype.kind == "f"
         return NormalisedEncoder(mlp, space.shape, picture=False) if floats else mlp
     if not _fits(name, space):
-        raise ValueError(
+        raise ConfigError(
             f"the {name} encoder takes pictures [channels, height, width] of at least "
             f"{_SMALLEST[name]} pixels a side; the observations have shape {list(space.shape)}"
         )

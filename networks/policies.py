@@ -11,6 +11,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from ludus.envs.errors import ConfigError
+
 _ILLEGAL = -1e9  # as a logit: its probability is 0 in float32, and so is its gradient
 
 
@@ -122,7 +124,7 @@ class ActionKind:
         space: Discrete, MultiDiscrete or Box.
 
     Raises:
-        ValueError: the space is of another kind, or does not have one dimension.
+        ConfigError: the space is of another kind, or does not have one dimension.
     """
 
     def __init__(self, space: spaces.Space) -> None:
@@ -137,7 +139,7 @@ class ActionKind:
             case spaces.Box() if len(space.shape) == 1 and space.dtype.kind == "f":
                 self.sizes, self.low, self.high = [], space.low, space.high
             case _:
-                raise ValueError(
+                raise ConfigError(
                     f"the action space is {space}; this agent takes Discrete, and MultiDiscrete "
                     "or a Box of floats with one dimension"
                 )

@@ -40,11 +40,11 @@ class Rollout:
     Args:
         length: T.
         env: B envs; Discrete actions are numbered from 0 here.
-        minibatches: number of equal parts of an epoch.
         gamma: discount per step.
-        state: of the core for all envs, [B, units] each; not empty: minibatches are whole envs.
         device: where the rows live.
         seed: of the order of the minibatches.
+        minibatches: number of equal parts of an epoch.
+        state: of the core for all envs, [B, units] each; not empty: minibatches are whole envs.
         extras: names of values that `act` returns for each row.
         targets: names of values that the agent computes for each row.
 
@@ -57,11 +57,11 @@ class Rollout:
         length: int,
         env: EnvLike,
         *,
-        minibatches: int,
         gamma: float,
-        state: State,
         device: torch.device,
         seed: int,
+        minibatches: int = 1,
+        state: State = (),
         extras: Sequence[str] = (),
         targets: Sequence[str] = (),
     ) -> None:
@@ -157,9 +157,9 @@ class Rollout:
         order = torch.randperm(self._size, generator=self._generator, device=self._device)
         return order.split(self._size // self._minibatches)
 
-    def example(self) -> Tensor:
+    def example(self) -> tuple[Tensor]:
         """Return fixed indices, of the shape of all others."""
-        return torch.arange(self._size // self._minibatches, device=self._device)
+        return (torch.arange(self._size // self._minibatches, device=self._device),)
 
     def select(self, x: Tensor, index: Tensor) -> Tensor:
         """Return the rows of x [T or T + 1, B, *] at minibatch indices [N]: [L, N, *]."""

@@ -79,7 +79,7 @@ def test_the_ratio_is_1_in_the_first_update_also_across_resets(
     stream = random_stream(4, 1, 2, _frame)
     _fill(agent, stream)
     assert agent.rollout.first[1:20].any()
-    batch = agent.rollout.minibatch(agent.rollout.example())
+    batch = agent.rollout.minibatch(*agent.rollout.example())
     with torch.no_grad():
         out, _ = agent.network(batch.obs, batch.state, batch.first)
         log_prob = agent.kind.distribution(out).log_prob(batch.action)

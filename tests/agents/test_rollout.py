@@ -103,7 +103,7 @@ def test_a_minibatch_is_what_its_index_says(random_stream, state):
         assert rollout.select(target, index).tolist() == [
             [ENVS * t + b for t, b in row] for row in at
         ]
-    assert rollout.example().shape == index.shape
+    assert rollout.example()[0].shape == index.shape
 
 
 @pytest.mark.parametrize("state", [(), _state(0)], ids=["rows", "envs"])
