@@ -39,8 +39,20 @@ def _alike(*names: str) -> dict[str, str]:
 TABLES = {
     "family": Table(
         _alike(
-            *("dqn", "ddqn", "dueling", "c51", "qrdqn", "iqn", "munchausen", "rainbow", "btr"),
-            *("pqn", "r2d2", "drqn", "sb3:dqn", "sb3:qrdqn"),
+            "dqn",
+            "ddqn",
+            "dueling",
+            "c51",
+            "qrdqn",
+            "iqn",
+            "munchausen",
+            "rainbow",
+            "btr",
+            "pqn",
+            "r2d2",
+            "drqn",
+            "sb3:dqn",
+            "sb3:qrdqn",
         ),
         {"CartPole-v1": 30_000, "MinAtar/Breakout-v1": 50_000, "MinAtar/SpaceInvaders-v1": 50_000},
     ),
@@ -147,8 +159,13 @@ def main() -> None:
     for cells in rows(table, found, given.seeds):
         print(f"| {' | '.join(cells)} |")
     returns = [{**job._asdict(), "returns": found[job]} for job in every if job in found]
-    told = {"steps": table.steps, "games": table.games, "versions": versions(), "returns": returns}
-    Path(__file__).with_name(f"{given.table}.json").write_text(json.dumps(told))
+    record = {
+        "steps": table.steps,
+        "games": table.games,
+        "versions": versions(),
+        "returns": returns,
+    }
+    Path(__file__).with_name(f"{given.table}.json").write_text(json.dumps(record))
 
 
 if __name__ == "__main__":

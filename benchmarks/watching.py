@@ -108,7 +108,7 @@ def main() -> None:
         try:
             viewer = psutil.Process(processes[1].pid)
             os.nice(19)
-            told = _memory(given, viewer, url) if given.minutes else _ratio(given, run, url)
+            results = _memory(given, viewer, url) if given.minutes else _ratio(given, run, url)
         finally:
             for process in processes:
                 process.terminate()
@@ -116,7 +116,7 @@ def main() -> None:
                 process.wait()
     import torch
 
-    print(json.dumps({**vars(given), **told, "hardware": hardware(torch.device("cpu"))}))
+    print(json.dumps({**vars(given), **results, "hardware": hardware(torch.device("cpu"))}))
 
 
 def _ratio(given: argparse.Namespace, run: Path, url: str) -> dict[str, object]:

@@ -203,9 +203,9 @@ def measure_search(
         contenders += [_Theirs(game, simulations, network) for network in (True, False)]
     found: list[list[SearchRate]] = [[] for _ in contenders]
     for turn in range(rounds):
-        for told, who in zip(found, contenders, strict=True):
-            told.append(who.turn(_ROWS if isinstance(who, _SelfPlay) else 2 * _ROWS))
-            rate = told[-1]
+        for measured, who in zip(found, contenders, strict=True):
+            measured.append(who.turn(_ROWS if isinstance(who, _SelfPlay) else 2 * _ROWS))
+            rate = measured[-1]
             say(
                 f"round {turn + 1} of {rounds}, {rate.name}: "
                 f"{rate.simulations_per_second:.0f} simulations/s"
@@ -229,8 +229,10 @@ def search_as_dict(
     game: str, simulations: int, rates: list[SearchRate], device: torch.device
 ) -> dict[str, Any]:
     """All of it, for JSON."""
-    told = [asdict(rate) for rate in rates]
+    measured = [asdict(rate) for rate in rates]
     return {
-        **{"game": game, "simulations": simulations},
-        **{"hardware": measured_on(device), "rates": told},
+        "game": game,
+        "simulations": simulations,
+        "hardware": measured_on(device),
+        "rates": measured,
     }

@@ -141,12 +141,12 @@ def measure(
     turns, products = _take_turns(
         env_id, contenders, rounds, [steps] * len(contenders), device, say
     )
-    told = _rates(turns)
+    rates = _rates(turns)
     if env_id != PONG or device.type != "cpu":  # one small product says nothing of a GPU
-        return Speed(env_id, told)
+        return Speed(env_id, rates)
     updates = [speed * _config(env_id).replay_ratio for speed in next(iter(turns.values()))]
     shares = [u * NATURE_UPDATE_GFLOP / rate for u, rate in zip(updates, products, strict=True)]
-    return Speed(env_id, told, statistics.median(products), statistics.median(shares))
+    return Speed(env_id, rates, statistics.median(products), statistics.median(shares))
 
 
 def _take_turns(

@@ -1,7 +1,7 @@
 """Any Gymnasium env as a backend: in this process, or with one worker process per env.
 
 The workers are those of Gymnasium's `AsyncVectorEnv`: the trainer and each worker exchange one
-message per call over a pipe. Three kinds of failure are told apart:
+message per call over a pipe. Three kinds of failure are distinguished:
 
 - The env raises or returns something invalid: the worker goes on and sends the error as text in
   `info` (see `guarded_env`).

@@ -167,20 +167,21 @@ class SpielGame:
 
     def step(self, board: np.ndarray, action: Tensor) -> Move:
         """Make moves [B]; positions given are left as they are."""
-        after, told = [], np.zeros((len(board), 3), np.float32)
+        after, outcome = [], np.zeros((len(board), 3), np.float32)
         for i, (state, chosen) in enumerate(zip(board, action.tolist(), strict=True)):
             if self._over(state):
                 after.append(state)
-                told[i] = 0, 1, -1
+                outcome[i] = 0, 1, -1
                 continue
             mover, state = state.current_player(), state.clone()
             state.apply_action(chosen)
             over = self._over(state)
             same = not over and state.current_player() == mover
-            told[i] = state.rewards()[mover] if state.is_terminal() else 0, over, 1 if same else -1
+            reward = state.rewards()[mover] if state.is_terminal() else 0
+            outcome[i] = reward, over, 1 if same else -1
             after.append(state)
-        reward, over_, sign = torch.from_numpy(told).unbind(1)
-        return Move(_objects(after), reward, over_ > 0, sign)
+        rewards, ends, signs = torch.from_numpy(outcome).unbind(1)
+        return Move(_objects(after), rewards, ends > 0, signs)
 
     def observation(self, board: np.ndarray) -> dict[str, Tensor]:
         """What the movers see [B, *shape], and the moves so far [B, max_moves], -1 after them."""

@@ -20,10 +20,10 @@ def test_advice_is_what_predict_does(name, env_id):
     env = make(env_id, 3, 0)
     agent = _agent(name, env)
     assert isinstance(agent, Advisor)
-    row, state, told = env.reset(), None, None
+    row, state, advised_state = env.reset(), None, None
     for _ in range(6):
         first = row.first
-        advice, told = agent.advise(row.obs, told, first)
+        advice, advised_state = agent.advise(row.obs, advised_state, first)
         actions, state = agent.predict(row.obs, state, first, deterministic=True)
         assert (advice.action == actions).all()
         assert advice.value.shape == (3,)

@@ -48,8 +48,14 @@ def _train(agent, rows, game="connect_four"):
         after = env.recv()
         agent.observe(
             Step(
-                *(row.obs, row.first, ~row.game_over, action, after.reward, after.terminated),
-                *(extras, after.discount_sign),
+                row.obs,
+                row.first,
+                ~row.game_over,
+                action,
+                after.reward,
+                after.terminated,
+                extras,
+                after.discount_sign,
             )
         )
         actions.append(action)
@@ -269,7 +275,7 @@ def test_a_tree_that_is_used_again_is_the_one_below_the_move():
     for most in (200, 3):
         part = subtree(game, tree, chosen, board, most)
 
-        def told(tree, root):
+        def recorded(tree, root):
             """Positions below a row, with what is known there."""
             found, stack = {}, [int(root)]
             while stack:
@@ -280,7 +286,7 @@ def test_a_tree_that_is_used_again_is_the_one_below_the_move():
             return found
 
         for i in range(4):
-            before, after = told(tree, chosen[i]), told(part, part.root[i])
+            before, after = recorded(tree, chosen[i]), recorded(part, part.root[i])
             assert len(after) == min(most, len(before)) == int(part.used[i])
             assert all(before[key] == value for key, value in after.items())
 
@@ -316,13 +322,13 @@ def test_predict_searches_without_chance_and_takes_one_position_or_many():
 
 def test_a_search_in_play_has_its_own_number_of_simulations_and_trust_in_values():
     agent = _agent(play_simulations=11, play_c_scale=0.7, c_scale=0.3)
-    obs, told = make("connect_four", 4).reset().obs, []
+    obs, recorded = make("connect_four", 4).reset().obs, []
     searched = agent._search
-    agent._search = lambda *given: told.append((given[3], given[5])) or searched(*given)
+    agent._search = lambda *given: recorded.append((given[3], given[5])) or searched(*given)
     agent.predict(obs)
     agent.advise(obs)
     agent.act(obs, (), np.ones(4, bool), explore=False)
-    assert told == [(11, 0.7), (11, 0.7), (4, 0.3)]
+    assert recorded == [(11, 0.7), (11, 0.7), (4, 0.3)]
     assert agent._chooser(torch.ones(1, 7, dtype=torch.bool), None, 0.7).c_scale == 0.7
 
 

@@ -326,7 +326,9 @@ def test_the_loss_is_the_papers(random_stream, loss, dueling, double, n_step):
     expected = _loss_by_hand(agent, chance).item()
     other = copy.copy(agent)
     other.config = replace(agent.config, double=not double)
-    assert abs(_loss_by_hand(other, chance).item() - expected) > 1e-3  # so double can be told
+    assert (
+        abs(_loss_by_hand(other, chance).item() - expected) > 1e-3
+    )  # so that double makes a difference
     agent.memory.uniforms = lambda size: chance
     _learn(agent, 1)
     assert agent.metrics()["loss"] == pytest.approx(expected, rel=1e-5)
@@ -528,7 +530,7 @@ def test_an_update_of_any_member_of_the_family_by_hand(random_stream, changes):
         others = [draw._replace(noise=draw.noise.roll(1, 0))] if agent.config.noisy else []
         if agent.config.head == "iqn":
             others.append(draw._replace(next_taus=draw.taus[:3], taus=1 - draw.taus))
-        for other in others:  # so that whose chance it is can be told
+        for other in others:  # so that each random input makes a difference
             assert abs(_family_by_hand(agent, other)[0] - loss) > 1e-3 * loss
 
 
@@ -547,7 +549,7 @@ def test_every_draw_is_new_and_of_the_shapes_of_the_example(head):
 
 
 @torch.no_grad()
-def test_the_error_that_is_told_has_no_chance_in_it(random_stream):
+def test_the_td_error_has_no_noise(random_stream):
     agent = _filled(random_stream, noisy=True, double=True)
     before = copy.deepcopy(agent.state_dict())
     chance, rows = torch.linspace(0, 0.99, 30, dtype=torch.float64), torch.arange(30)

@@ -35,7 +35,7 @@ def played(games, rows, seed=0, again=0.3):
     running = [[] for _ in range(count)]  # of each env: (row, name, mover, value, learned)
     mover = np.ones(count)
     ended = np.zeros(count, bool)
-    told = []
+    rows_of_games = []
     for row in range(rows):
         names = generator.integers(0, 256, (count, 2)).astype(np.uint8)
         policy = generator.dirichlet(np.ones(3), count).astype(np.float32)
@@ -61,23 +61,23 @@ def played(games, rows, seed=0, again=0.3):
             running[i].append((row, names[i], mover[i], value[i], learned[i], policy[i], kept[i]))
             if over[i]:
                 first = reward[i] * mover[i]  # for who began
-                told += [(*e[:-1], first * e[2]) for e in running[i] if e[-1]]
+                rows_of_games += [(*e[:-1], first * e[2]) for e in running[i] if e[-1]]
                 running[i], mover[i] = [], 1
             else:
                 mover[i] *= sign[i]
         ended = over
-    return told
+    return rows_of_games
 
 
 @pytest.mark.parametrize("share", [1.0, 0.0, 0.25])
 @pytest.mark.parametrize("rows", [5, 17, 60])
 def test_what_is_kept_is_what_was_played(rows, share):
     games = memory(20 * 4, 4, share)
-    told = [t for t in played(games, rows) if t[0] >= rows - 20]
-    assert len(games) == len(told)
+    rows_of_games = [t for t in played(games, rows) if t[0] >= rows - 20]
+    assert len(games) == len(rows_of_games)
     found = games.gather(games._indices())
     key = [tuple(board.tolist()) for board in found.board]
-    for row, name, _, value, learned, policy, outcome in told:
+    for row, name, _, value, learned, policy, outcome in rows_of_games:
         at = key.index(tuple(name.tolist()))
         expected = share * outcome + (1 - share) * value
         assert float(found.value[at]) == pytest.approx(expected, abs=1e-6), row

@@ -396,8 +396,8 @@ def test_the_slope_of_the_quantile_loss_is_that_of_finite_differences(kind):
     reward, discount = batch[1].double(), batch[2].double()
 
     def loss(quantiles):
-        told = doubles[0]._replace(quantiles=quantiles)
-        return quantile_td(told, batch[0], reward, discount, doubles[1], choice).loss
+        out = doubles[0]._replace(quantiles=quantiles)
+        return quantile_td(out, batch[0], reward, discount, doubles[1], choice).loss
 
     assert torch.autograd.gradcheck(loss, doubles[0].quantiles.requires_grad_())
 

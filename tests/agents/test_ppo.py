@@ -134,8 +134,8 @@ def _by_rows(agent, stream, index):
     loss = policy + 0.7 * value - 0.03 * entropy
     parts = torch.autograd.grad(loss, list(agent.network.parameters()))
     gradient = torch.cat([part.flatten() for part in parts])
-    told = [float(x.detach()) for x in (loss, policy, value, -entropy)]
-    return [*told, kl, clipped, float(gradient.norm())], gradient
+    values = [float(x.detach()) for x in (loss, policy, value, -entropy)]
+    return [*values, kl, clipped, float(gradient.norm())], gradient
 
 
 def test_the_loss_and_gradient_of_a_minibatch_by_hand(random_stream):
@@ -327,9 +327,9 @@ def test_schedules_fall_to_0_over_the_training(random_stream):
     agent.env_steps = 100
     agent.rollout.filled = 7
     agent.learn()
-    told = agent.metrics()
-    assert told["learning_rate"] == pytest.approx(0.0075)
-    assert told["clip_range"] == pytest.approx(0.15)
+    values = agent.metrics()
+    assert values["learning_rate"] == pytest.approx(0.0075)
+    assert values["clip_range"] == pytest.approx(0.15)
     assert float(agent._clip) == pytest.approx(0.15)
 
 

@@ -306,20 +306,20 @@ def test_actions_that_do_not_count_from_0_are_learned_as_if_they_did(random_stre
 
 
 def test_metrics_are_means_since_the_last_call(random_stream):
-    agent, told = _agent(), []
+    agent, recorded = _agent(), []
     update = agent.gradients
 
     def spy(index):
         metrics, gradient = update(index)
-        told.append(metrics)
+        recorded.append(metrics)
         return metrics, gradient
 
     agent.learner.gradients = spy
     _train(agent, random_stream(4, 1, 2, _frame, actions=4), 14)
     metrics = agent.metrics()
-    assert len(told) == agent.updates == 16
+    assert len(recorded) == agent.updates == 16
     got = [metrics[name] for name in ("loss", "q_values", "grad_norm")]
-    assert got == pytest.approx(torch.stack(told).mean(0).tolist(), rel=1e-5)
+    assert got == pytest.approx(torch.stack(recorded).mean(0).tolist(), rel=1e-5)
     assert set(agent.metrics()) == {"exploration_rate", "learning_rate"}
 
 

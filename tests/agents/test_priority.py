@@ -77,7 +77,7 @@ def test_a_pick_equals_a_search_in_one_running_sum(size, batch, alpha, seed):
         assert (probability == 1 / len(there)).all()
 
 
-def test_the_probability_that_is_told_is_the_share_of_the_sum():
+def test_the_probability_that_is_given_is_the_share_of_the_sum():
     priorities = Priorities(10, 0.5, CPU)
     priorities.admit(_places(2, 3, 7))
     priorities.update(_places(2, 3, 7), torch.tensor([4.0, 9.0, 25.0]))

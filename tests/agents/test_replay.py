@@ -233,13 +233,13 @@ def test_what_can_be_sampled_has_a_priority_and_nothing_else(
         given_last = {place: leaves[place] for place in sample.indices.tolist()}
 
 
-def test_without_priorities_no_likelihood_is_told(random_stream):
-    for alpha, told in ((None, False), (0.0, True)):
+def test_without_priorities_no_likelihood_is_given(random_stream):
+    for alpha, expected in ((None, False), (0.0, True)):
         memory, stream = _replay(20, 2, 1, 1, alpha=alpha), random_stream(2, 1, 0, _frame)
         for _ in range(30):
             memory.add(stream.step())
         scaled_probability = memory.sample(memory.uniforms(8)).scaled_probability
-        assert (scaled_probability is not None) == told
+        assert (scaled_probability is not None) == expected
     torch.testing.assert_close(
         scaled_probability, torch.ones(8, dtype=torch.float64)
     )  # all are alike

@@ -268,7 +268,7 @@ def test_fit_reports_rows_steps_and_metrics():
     assert all(name.startswith("train/") for name in names - {"rollout/exploration_rate"})
 
 
-def test_fit_ends_when_it_is_told_to():
+def test_fit_ends_when_it_is_asked_to():
     agent = _fit(_sb3_agent("dqn"), on_step=lambda done: done < 60)
     assert agent.env_steps == 60
 

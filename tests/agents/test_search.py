@@ -273,9 +273,9 @@ def test_trees_of_fixed_seeds_do_not_change(name, rule):
     tree = Tree(game, boards, 25, torch.device("cpu"))
     found = search(game, boards, oracle(game), chooser, 24, tree=tree)
     inner = tree.visits[:-1].view(2, 25, -1).sum(-1).int()  # [B, N]
-    told = [found.visits.int().tolist(), inner.tolist(), found.action.tolist()]
-    visits = [{a: v for a, v in enumerate(row) if v} for row in told[0]]
-    assert [visits, *told[1:]] == GOLDEN[name, rule]
+    results = [found.visits.int().tolist(), inner.tolist(), found.action.tolist()]
+    visits = [{a: v for a, v in enumerate(row) if v} for row in results[0]]
+    assert [visits, *results[1:]] == GOLDEN[name, rule]
 
 
 def _forced_wins():

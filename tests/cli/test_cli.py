@@ -39,8 +39,18 @@ def run(tmp_path_factory) -> Path:
     """A short training of a DQN on CartPole."""
     root = tmp_path_factory.mktemp("runs")
     done = _ludus(
-        *("train", "dqn", "CartPole-v1", "--steps", 1500, "--run-dir", root, "--json"),
-        *("--eval-episodes", 2, "--eval-every", 1000),
+        "train",
+        "dqn",
+        "CartPole-v1",
+        "--steps",
+        1500,
+        "--run-dir",
+        root,
+        "--json",
+        "--eval-episodes",
+        2,
+        "--eval-every",
+        1000,
     )
     assert done.returncode == 0, done.stderr
     output = json.loads(done.stdout)
@@ -71,7 +81,7 @@ def run(tmp_path_factory) -> Path:
         ("train dqn ALE/Pong-v5 --sticky 5", "sticky is 5.0"),
         ("train dqn ALE/Pong-v5 --replay-size 1000000000 --steps 1000000000", "GB are free"),
         ("train dqn Pendulum-v1", "Discrete action space"),
-        ("train dqn2013 CartPole-v1", "dqn2013 is for pictures"),
+        ("train dqn2013 CartPole-v1", "dqn2013 needs images of 36 pixels"),
         ("train sb3:pppo CartPole-v1", "did you mean sb3:ppo?"),
         ("train --resume nowhere", "is not a run"),
         ("evaluate nowhere", "is not a run"),
@@ -150,9 +160,24 @@ def test_an_empty_list_says_what_to_do(tmp_path):
 
 def test_compare_end_to_end(tmp_path):
     done = _ludus(
-        *("compare", "--env", "CartPole-v1", "--agents", "dqn", "sb3:dqn", "random"),
-        *("--steps", 600, "--seeds", 2, "--episodes", 4, "--out", tmp_path / "out"),
-        *("--run-dir", tmp_path / "runs", "--json"),
+        "compare",
+        "--env",
+        "CartPole-v1",
+        "--agents",
+        "dqn",
+        "sb3:dqn",
+        "random",
+        "--steps",
+        600,
+        "--seeds",
+        2,
+        "--episodes",
+        4,
+        "--out",
+        tmp_path / "out",
+        "--run-dir",
+        tmp_path / "runs",
+        "--json",
     )
     assert done.returncode == 0, done.stderr
     output = json.loads(done.stdout)

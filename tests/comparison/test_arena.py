@@ -44,12 +44,16 @@ def test_who_won_every_game_is_finite_and_first():
 
 
 def test_a_round_robin_counts_every_game_once():
-    names, told = ("random", "greedy", "minimax"), []
+    names, reported = ("random", "greedy", "minimax"), []
     everyone = [contender(name, "tic_tac_toe", epsilon=0.0) for name in names]
     standings, points = round_robin(
-        everyone, "tic_tac_toe", 20, 0, lambda a, b, m: told.append((a, b, len(m.returns)))
+        everyone, "tic_tac_toe", 20, 0, lambda a, b, m: reported.append((a, b, len(m.returns)))
     )
-    assert told == [("random", "greedy", 20), ("random", "minimax", 20), ("greedy", "minimax", 20)]
+    assert reported == [
+        ("random", "greedy", 20),
+        ("random", "minimax", 20),
+        ("greedy", "minimax", 20),
+    ]
     assert [s.wins + s.draws + s.losses for s in standings] == [40, 40, 40]
     assert (points + points.T).tolist() == [[0, 20, 20], [20, 0, 20], [20, 20, 0]]
     by_name = {s.name: s for s in standings}

@@ -405,9 +405,29 @@ def test_a_training_that_fails_is_one_sentence_and_the_others_are_reported(
     (home / "broken").touch()
     try:
         code = ludus(
-            *("compare", "--env", "CartPole-v1", _CARTS, "--agents", "dqn", "random", "--quiet"),
-            *("--steps", 300, "--seeds", 1, "--episodes", 2, "--run-dir", tmp_path, "--json"),
-            *("--out", tmp_path / "out", "--device", "cpu", "--jobs", 2),
+            "compare",
+            "--env",
+            "CartPole-v1",
+            _CARTS,
+            "--agents",
+            "dqn",
+            "random",
+            "--quiet",
+            "--steps",
+            300,
+            "--seeds",
+            1,
+            "--episodes",
+            2,
+            "--run-dir",
+            tmp_path,
+            "--json",
+            "--out",
+            tmp_path / "out",
+            "--device",
+            "cpu",
+            "--jobs",
+            2,
         )
     finally:
         (home / "broken").unlink()
@@ -418,8 +438,9 @@ def test_a_training_that_fails_is_one_sentence_and_the_others_are_reported(
     assert second.startswith(f"ludus: random on {_CARTS}: ")
     assert "a wheel came off" in first
     assert "a wheel came off" in second
-    told = json.loads(out)["trainings"]
-    assert [(t["env"], t["agent"]) for t in told] == [("CartPole-v1", a) for a in ("dqn", "random")]
+    printed = json.loads(out)["trainings"]
+    found = [(t["env"], t["agent"]) for t in printed]
+    assert found == [("CartPole-v1", "dqn"), ("CartPole-v1", "random")]
     states = {run.config().env: run.status().state for run in all_runs(tmp_path)}
     assert states == {"CartPole-v1": "finished", _CARTS: "failed"}
 
@@ -442,11 +463,11 @@ def test_quiet_says_nothing_and_json_is_one_object(ludus, whole, tmp_path, capsy
     assert ludus(*words, "--out", tmp_path, "--quiet", "--json") == 0
     out, err = capsys.readouterr()
     assert err == ""
-    told = json.loads(out)
-    assert {(t["env"], t["agent"], t["seed"]): t["returns"] for t in told["trainings"]} == (
+    printed = json.loads(out)
+    assert {(t["env"], t["agent"], t["seed"]): t["returns"] for t in printed["trainings"]} == (
         _returns(trainings)
     )
-    assert told["out"] == str(tmp_path)
+    assert printed["out"] == str(tmp_path)
 
 
 # -- several processes in one folder ------------------------------------------------------------

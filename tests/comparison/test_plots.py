@@ -25,7 +25,7 @@ def _picture(path):
     return plt.imread(path)[..., :3]
 
 
-def test_ten_agents_can_be_told_apart():
+def test_ten_agents_can_be_given_apart():
     look = plots.agent_styles([*_NAMES, "random"], ["sb3:dqn", "sb3:ppo"], ["random"])
     assert len({(style.colour, str(style.line)) for style in look.values()}) == 11
     trained = [look[name] for name in _NAMES]

@@ -151,9 +151,9 @@ def test_scores_hold_every_game(several):
         rows = list(csv.DictReader(file))
     assert list(rows[0])[:6] == ["env", "agent", "seed", "game", "return", "length"]
     assert len(rows) == sum(len(t.returns) for t in trainings)
-    told = [float(r["return"]) for r in rows if (r["agent"], r["env"]) == ("ppo", "ALE/Pong-v5")]
+    returns = [float(r["return"]) for r in rows if (r["agent"], r["env"]) == ("ppo", "ALE/Pong-v5")]
     mine = [t.returns for t in trainings if (t.agent, t.env) == ("ppo", "ALE/Pong-v5")]
-    assert told == [score for returns in mine for score in returns]
+    assert returns == [score for returns in mine for score in returns]
 
 
 def test_results_hold_the_inputs_and_the_aggregates(several):
@@ -295,7 +295,7 @@ def test_published_scores_stand_beside_ours_with_what_differs(tmp_path):
     assert "; ".join(zoo["differences"]) in page.text
 
 
-def test_too_few_seeds_are_told_in_words(tmp_path):
+def test_too_few_seeds_are_given_in_words(tmp_path):
     one, _ = _write(tmp_path / "1", [_training(), _training(agent="ppo")])
     assert "One training of dqn and ppo on each env: no interval over trainings" in one.text
     assert "too few for an interval over trainings" in one.text

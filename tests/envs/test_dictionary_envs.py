@@ -75,7 +75,7 @@ def test_a_copy_of_the_space_knows_its_parts(copied):
 
 
 class Shown(gymnasium.Env[Any, Any]):
-    """Shows what it is told to."""
+    """Shows the observations that it is given."""
 
     def __init__(self, parts: dict[Any, Any], show: Callable[[int], Any], actions: Any) -> None:
         self.observation_space, self.action_space = spaces.Dict(parts), actions

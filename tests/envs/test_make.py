@@ -195,8 +195,8 @@ def test_cartpole_is_gymnasium_s_own() -> None:
                 assert (row.reward[i], row.first[i]) == (0, True)
                 continue
             expected[i], reward, terminated, truncated, _ = one.step(int(actions[i]))
-            told = (row.reward[i], row.terminated[i], row.truncated[i])
-            assert told == (reward, terminated, truncated)
+            flags = (row.reward[i], row.terminated[i], row.truncated[i])
+            assert flags == (reward, terminated, truncated)
             ends += terminated
     assert ends > 15
 

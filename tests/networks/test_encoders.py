@@ -178,7 +178,7 @@ def test_layer_norm_comes_before_each_relu(name):
     assert encoder.dim == make_encoder(name, space, hidden=(9, 7)).dim
     weights = list(encoder.parameters())
     for weight in (*weights[2::4], *weights[3::4]):
-        torch.nn.init.uniform_(weight, 0.5, 1.5)  # as if learned, so that its place can be told
+        torch.nn.init.uniform_(weight, 0.5, 1.5)  # as if learned, so that its place can be seen
     obs = _sample(space, 3)
     x = obs.float() / 255 if space.high.max() == 255 else obs.float()
     strides = {"dqn2013": (4, 2), "nature": (4, 2, 1), "minatar": (1,), "mlp": (0, 0)}[name]

@@ -55,7 +55,7 @@ def test_the_mean_over_actions_is_the_value(shape, outputs):
     torch.testing.assert_close(y.mean(len(shape) - 1), v, rtol=0, atol=1e-6)
 
 
-def test_advantages_are_told_apart_by_differences_only():
+def test_advantages_are_given_apart_by_differences_only():
     head = _head(5, 4, 0, dueling=True)
     x = torch.randn(6, 5)
     before = head(x).q

@@ -84,9 +84,9 @@ def test_what_the_env_gets_is_clipped_and_what_is_learned_from_is_not():
     torch.testing.assert_close(sent[:, 0], drawn[:, 0].clamp(-0.5, 0.5))
     torch.testing.assert_close(sent[:, 1], drawn[:, 1].clamp(min=0))
     torch.testing.assert_close(sent[:, 2], drawn[:, 2].clamp(max=9))
-    told = policy.log_prob(action)
-    torch.testing.assert_close(told, Normal(0.0, torch.e).log_prob(drawn).sum(-1))
-    assert (told - policy.log_prob(sent)).abs().max() > 0.1
+    found = policy.log_prob(action)
+    torch.testing.assert_close(found, Normal(0.0, torch.e).log_prob(drawn).sum(-1))
+    assert (found - policy.log_prob(sent)).abs().max() > 0.1
 
 
 @pytest.mark.parametrize(
