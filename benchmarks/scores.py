@@ -115,7 +115,7 @@ def train(table: Table, job: Job, root: Path) -> str | None:
 
 
 def rows(table: Table, found: dict[Job, list[float]], seeds: int) -> Iterator[list[str]]:
-    """Lines of the table: an agent, and for each env its IQM with a 95% interval, or its points."""
+    """Return the rows of the table: the IQM with a 95% interval, or the points, per env."""
     for agent in table.agents:
         cells = [agent]
         for env in table.steps:

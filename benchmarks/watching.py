@@ -138,7 +138,7 @@ def _ratio(given: argparse.Namespace, run: Path, url: str) -> dict[str, object]:
 
 
 def _memory(given: argparse.Namespace, viewer: psutil.Process, url: str) -> dict[str, object]:
-    """Megabytes of the viewer each half minute."""
+    """Measure the megabytes of the viewer each half minute."""
     seconds = given.minutes * 60
     pages = subprocess.Popen(
         [sys.executable, __file__, "--pages", url, str(given.clients), str(seconds)],

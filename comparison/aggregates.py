@@ -66,7 +66,7 @@ class Estimate:
 
 
 def mean(scores: np.ndarray) -> np.ndarray:
-    """Mean over tasks of the tasks' means, [..., runs, tasks] to [...]."""
+    """Return the mean over tasks of the tasks' means, [..., runs, tasks] to [...]."""
     return scores.mean(axis=-2).mean(axis=-1)
 
 
@@ -85,7 +85,7 @@ def pooled_iqm(scores: np.ndarray) -> np.ndarray:
 
 
 def optimality_gap(scores: np.ndarray, gamma: float = 1.0) -> np.ndarray:
-    """What is missing to gamma on average, more than gamma counting as gamma; lower is better."""
+    """Return the mean shortfall from gamma; scores above gamma count as gamma. Lower is better."""
     return gamma - np.minimum(scores, gamma).mean(axis=(-2, -1))
 
 
@@ -120,7 +120,7 @@ def performance_profile(scores: np.ndarray, taus: np.ndarray) -> np.ndarray:
 
 
 def resample(scores: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
-    """Stratified bootstrap: runs drawn with replacement, for each task by itself.
+    """Resample runs with replacement, separately for each task (stratified bootstrap).
 
     Args:
         scores: [runs, tasks].
@@ -151,7 +151,7 @@ def estimate(
     resamples: int = _RESAMPLES,
     seed: int = 0,
 ) -> Estimate:
-    """An aggregate of scores [runs, tasks] with its percentile interval.
+    """Return an aggregate of scores [runs, tasks] with its percentile interval.
 
     Of one run the interval is the number itself, which says nothing: tell it in words.
     """
@@ -183,7 +183,7 @@ def profile(
 
 
 def mean_band(curves: np.ndarray, *, resamples: int = 2_000, seed: int = 0) -> np.ndarray:
-    """Mean over runs of curves [runs, points], and its 95% band over runs, [3, points]."""
+    """Return the mean of curves [runs, points] and its 95% band over runs, [3, points]."""
     runs = len(curves)
     # how often each run is drawn: [resamples, runs]
     counts = np.random.default_rng(seed).multinomial(runs, np.full(runs, 1 / runs), resamples)
@@ -197,7 +197,7 @@ def _percentile(value: np.ndarray, drawn: np.ndarray) -> Estimate:
 
 
 def human_reference(rom: str) -> tuple[float, float] | None:
-    """Mean returns of a random and of a human player of an Atari game, or None without them.
+    """Return the mean returns of a random and a human player of an Atari game; None if unknown.
 
     They are dqn_zoo's: no-op starts, no sticky actions, 108,000 frames.
     """
@@ -218,7 +218,7 @@ def human_normalised(rom: str, score: float) -> float | None:
 
 
 def smooth(episodes: np.ndarray, grid: np.ndarray, window: int = 20) -> np.ndarray:
-    """Mean return of the last `window` games at each step of grid; NaN before the first game.
+    """Return the mean of the last `window` games at each step of grid; NaN before the first.
 
     Args:
         episodes: [games, 4] as in episodes.csv.

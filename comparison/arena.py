@@ -1,6 +1,6 @@
 """A round robin between agents and fixed players, with ratings on Elo's scale.
 
-Ratings are the maximum-scaled_probability ones of Bradley and Terry's model (https://doi.org/10.2307/2334029),
+Ratings are the maximum-likelihood ones of Bradley and Terry's model (https://doi.org/10.2307/2334029),
 in which a difference of 400 points means 10 to 1; a draw is half a win.
 """
 
@@ -22,7 +22,7 @@ _RESAMPLES = 200
 
 @dataclass(frozen=True)
 class Contender:
-    """Who takes part, and how to seat it for a match."""
+    """A participant, and how it joins a match."""
 
     name: str
     seat: Callable[[int, int], Side]  # of so many games, with a seed
@@ -30,7 +30,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Standing:
-    """What one contender came to against all others."""
+    """Result of one contender against all others."""
 
     name: str
     wins: int
@@ -43,7 +43,7 @@ class Standing:
 
 
 def contender(name: str, game: str, *, epsilon: float, simulations: int = 0) -> Contender:
-    """A run's agent by its folder, or a fixed player by its name.
+    """Return a run's agent by its folder, or a fixed player by its name.
 
     Args:
         name: a run's folder, with `@ENV_STEPS` for an earlier checkpoint; or one of
@@ -79,7 +79,7 @@ def round_robin(
     seed: int,
     after: Callable[[str, str, Match], None],
 ) -> tuple[list[Standing], np.ndarray]:
-    """Let each play each, colours swapped.
+    """Let each contender play each other one, from both sides.
 
     Args:
         contenders: two or more.
@@ -134,7 +134,7 @@ def _points(results: dict[tuple[int, int], np.ndarray], count: int) -> np.ndarra
 
 
 def elo(points: np.ndarray, rounds: int = 2_000) -> np.ndarray:
-    """Ratings [N] from points [N, N] of each against each; their mean is 0.
+    """Return ratings [N] with mean 0 from the points [N, N] of each against each.
 
     One draw more of each pair keeps who won every game at a finite distance. The steps are those of
     Hunter 2004 (https://doi.org/10.1214/aos/1079120141), which always climb.

@@ -1,4 +1,4 @@
-"""How fast AlphaZero plays itself: simulations and games per second, and where the time goes."""
+"""Speed of AlphaZero's self-play: simulations and games per second, and shares of the time."""
 
 import statistics
 import time
@@ -31,13 +31,13 @@ class SearchRate:
     name: str
     simulations_per_second: float
     games_per_second: float
-    network_share: float | None = None  # of the time; None where it was not taken apart
+    network_share: float | None = None  # of the time; None if it was not measured
     game_share: float | None = None
     tree_share: float | None = None
 
 
 class _Clock:
-    """Seconds spent in some calls."""
+    """Accumulates the seconds spent in calls."""
 
     def __init__(self, device: torch.device) -> None:
         self.network = self.game = 0.0
@@ -56,7 +56,7 @@ class _Clock:
 
 
 class _SelfPlay:
-    """Our search, B games side by side."""
+    """Our search in B games at once."""
 
     def __init__(self, game: str, batch: int, simulations: int, device: torch.device) -> None:
         self._env = make(game, batch, seed=1)
@@ -71,7 +71,6 @@ class _SelfPlay:
             steps=1,
             training=False,
         )
-        made = self._agent.game
         made = self._agent.game
         for name in ("step", "legal_actions", "observation", "from_observation"):
             setattr(made, name, self._clock.timed("game", getattr(made, name)))
@@ -122,7 +121,7 @@ class _Evaluator(mcts.Evaluator):
         return self._said
 
     def evaluate(self, state: Any) -> np.ndarray:
-        """Values of both players."""
+        """Return the values of both players."""
         value = float(self._ask(state)[1])
         return np.array([value, -value] if state.current_player() == 0 else [-value, value])
 
@@ -228,7 +227,7 @@ def _median(rates: list[SearchRate]) -> SearchRate:
 def search_as_dict(
     game: str, simulations: int, rates: list[SearchRate], device: torch.device
 ) -> dict[str, Any]:
-    """All of it, for JSON."""
+    """Return the measurement for JSON."""
     measured = [asdict(rate) for rate in rates]
     return {
         "game": game,

@@ -1,4 +1,4 @@
-"""Env steps per second of agents that take turns in one run; figures are ratios."""
+"""Training speed of agents measured alternately in one run; the results are ratios."""
 
 import statistics
 import time
@@ -40,7 +40,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Speed:
-    """What one env's measurement found."""
+    """Measured speeds on one env."""
 
     env: str
     rates: list[Rate]
@@ -52,7 +52,7 @@ Contender = Callable[[int], float]  # env steps to take -> seconds they took
 
 
 def _config(env_id: str) -> DQNConfig:
-    """The same network, batch and cadence on both sides: SB3's defaults for that kind of env."""
+    """Return the settings of both sides: SB3's defaults for that kind of env."""
     common = DQNConfig(replay_size=_REPLAY, learning_starts=_STARTS, batch_size=32)
     common = replace(common, replay_ratio=0.25, epsilon_steps=10_000, target_interval=250)
     if env_id == PONG:
@@ -100,7 +100,7 @@ def _learning(model: sb3.BaseAlgorithm) -> Contender:
 
 
 def matrix_gflops(device: torch.device, size: int = 1024) -> float:
-    """The float32 rate of a matrix product, GFLOP/s, best of ten."""
+    """Return the float32 rate of a matrix product in GFLOP/s, best of ten."""
     a, b = torch.randn(2, size, size, device=device)
     times = []
     for _ in range(10):
@@ -122,16 +122,16 @@ def measure(
     peers: bool = True,
     say: Callable[[str], None],
 ) -> Speed:
-    """Let all contenders take `steps` env steps in turn, `rounds` times.
+    """Measure DQN against SB3's: all contenders run alternately for `rounds` rounds.
 
     Args:
         env_id: Pong or CartPole.
-        rounds: how often each has its turn; medians are over these.
-        steps: env steps of a turn.
-        num_envs: our envs; SB3's DQN has one, as its users run it.
-        device: for all.
-        peers: measure SB3 too.
-        say: called with a line on each turn.
+        rounds: number of rounds; medians are over these.
+        steps: env steps of a contender in one round.
+        num_envs: number of our envs; SB3's DQN has one, as its users run it.
+        device: of all contenders.
+        peers: also measure SB3.
+        say: called with a line on each measurement.
     """
     ours = _ours(env_id, num_envs, device, _config(env_id))
     contenders: dict[str, Contender] = {f"ludus dqn, {num_envs} envs": ours}
@@ -142,7 +142,7 @@ def measure(
         env_id, contenders, rounds, [steps] * len(contenders), device, say
     )
     rates = _rates(turns)
-    if env_id != PONG or device.type != "cpu":  # one small product says nothing of a GPU
+    if env_id != PONG or device.type != "cpu":  # one small product is no measure of a GPU
         return Speed(env_id, rates)
     updates = [speed * _config(env_id).replay_ratio for speed in next(iter(turns.values()))]
     shares = [u * NATURE_UPDATE_GFLOP / rate for u, rate in zip(updates, products, strict=True)]
@@ -157,7 +157,7 @@ def _take_turns(
     device: torch.device,
     say: Callable[[str], None],
 ) -> tuple[dict[str, list[float]], list[float]]:
-    """Steps per second of each contender in each round, and of a matrix product, GFLOP/s."""
+    """Return the steps per second of each contender in each round, and the GFLOP/s of a product."""
     for (name, run), count in zip(contenders.items(), steps, strict=True):
         say(f"{env_id}: warming up {name}")
         run(max(_WARM_UP, count // 4))
@@ -262,7 +262,7 @@ def measure_pqn(*, rounds: int, device: torch.device, say: Callable[[str], None]
 
 
 def prioritised_sample_ms(size: int = 1_000_000, batch: int = 32, times: int = 200) -> float:
-    """Milliseconds to pick a batch by priority, its probabilities included: the median on a CPU."""
+    """Return the median milliseconds of sampling a batch by priority, on a CPU."""
     device = torch.device("cpu")
     priorities = Priorities(size, 0.5, device)
     everyone = torch.arange(size)
@@ -278,7 +278,7 @@ def prioritised_sample_ms(size: int = 1_000_000, batch: int = 32, times: int = 2
 
 
 def measured_on(device: torch.device) -> dict[str, Any]:
-    """The machine, torch's threads and the versions."""
+    """Return the machine, torch's threads and the versions."""
     return {
         **hardware(device),
         "torch_threads": torch.get_num_threads(),
@@ -287,5 +287,5 @@ def measured_on(device: torch.device) -> dict[str, Any]:
 
 
 def as_dict(speeds: list[Speed], device: torch.device) -> dict[str, Any]:
-    """All of it, for JSON."""
+    """Return the measurement for JSON."""
     return {"hardware": measured_on(device), "speeds": [asdict(speed) for speed in speeds]}

@@ -294,7 +294,7 @@ class MinAtarBackend:
         return BackendStep(self._observe(), reward, over, truncated, never)
 
     def render(self, index: int) -> np.ndarray:
-        """The picture of one game, [320, 320, 3] uint8, a colour to each channel."""
+        """Return an image of one game, [320, 320, 3] uint8, with one colour per channel."""
         board = self._observe()[index].astype(bool)  # [C, 10, 10]
         picture = np.full((10, 10, 3), BACKGROUND, np.uint8)
         for channel in map(int, self.game.layers):
@@ -304,4 +304,4 @@ class MinAtarBackend:
         return picture
 
     def close(self) -> None:
-        """Nothing to free."""
+        """Do nothing: there is nothing to free."""

@@ -54,7 +54,7 @@ class Draws:
         self._counters[envs] = 0
 
     def uniform(self, envs: np.ndarray, count: int) -> np.ndarray:
-        """The next `count` numbers of envs [n], [n, count] float64 in [0, 1)."""
+        """Return the next `count` random numbers of envs [n]: [n, count] float64 in [0, 1)."""
         number = self._counters[envs, None] + np.arange(1, count + 1, dtype=np.uint64)
         self._counters[envs] += np.uint64(count)
         bits = _mix(self._keys[envs, None] + number * GOLDEN)  # [n, count]
@@ -68,7 +68,7 @@ def _mix(z: np.ndarray) -> np.ndarray:
 
 
 def full(shape: int | tuple[int, ...], *values: int) -> Iterator[np.ndarray]:
-    """An int64 array of that shape for each value."""
+    """Return an int64 array of that shape for each value."""
     return (np.full(shape, value, np.int64) for value in values)
 
 
@@ -78,5 +78,5 @@ def clip(x: np.ndarray, low: int, high: int) -> np.ndarray:
 
 
 def inside(x: np.ndarray) -> np.ndarray:
-    """Where a column or row `x` is on the board."""
+    """Return where a column or row x lies on the board."""
     return (x >= 0) & (x <= 9)

@@ -24,7 +24,7 @@ class Swarm:
         self.alive[envs, -1] = True
 
     def at(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """The living [B, slots] in the cells (x, y) [B]."""
+        """Return which living ones [B, slots] are in the cells (x, y) [B]."""
         x, y = x.astype(np.int8), y.astype(np.int8)
         return self.alive & (self.x == x[:, None]) & (self.y == y[:, None])
 
@@ -235,7 +235,7 @@ class SpaceInvaders:
         self.aliens[:, 0:4, 2:8] = True
 
     def deal(self, envs: np.ndarray) -> None:
-        """Nothing is random."""
+        """Return nothing: nothing is random."""
 
     def step(self, actions: np.ndarray) -> np.ndarray:
         """Play actions [B] and return the rewards [B]."""
@@ -284,7 +284,7 @@ class SpaceInvaders:
         self.aliens[envs] = self.aliens[envs[:, None, None], rows[:, :, None], columns[:, None]]
 
     def _shoot(self, envs: np.ndarray) -> None:
-        """In envs [n], the lowest alien of the column nearest to the player fires."""
+        """Let the lowest alien of the column nearest to the player fire, in envs [n]."""
         if not envs.size:
             return
         self.alien_shot_timer[envs] = 10

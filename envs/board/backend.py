@@ -62,7 +62,7 @@ class BoardBackend:
         return render_board(self.game, self.board[index : index + 1], bool(self._second[index]))
 
     def close(self) -> None:
-        """Nothing to free."""
+        """Do nothing: there is nothing to free."""
 
 
 def observation_space(game: Game) -> PackedDict:

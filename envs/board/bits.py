@@ -13,7 +13,7 @@ from ludus.envs.board.game import BOARD, Move
 
 
 def _stone(place: Tensor) -> Tensor:
-    """The bit at `place` [B] of int64."""
+    """Return the bit at `place` [B] as int64."""
     return torch.ones_like(place) << place
 
 

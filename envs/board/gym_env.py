@@ -1,4 +1,4 @@
-"""A board game as a Gymnasium env for one player: the other is a fixed player.
+"""A board game as a single-player Gymnasium env against a fixed opponent.
 
 `gym.make("ludus/connect_four-v0", opponent="mcts:100")`. Who begins is drawn at each reset. The
 legal moves are in `info["action_mask"]`; a move against the rules loses the game at once.
@@ -50,7 +50,7 @@ class BoardEnv(gymnasium.Env[np.ndarray, np.int64]):
     def reset(
         self, *, seed: int | None = None, options: Any = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """A new game, in which the opponent may have moved first."""
+        """Start a new game, in which the opponent may move first."""
         super().reset(seed=seed)
         self._state, self._side = self._spiel.new_initial_state(), int(self.np_random.integers(2))
         self._board = self._game.init(1)
@@ -73,14 +73,14 @@ class BoardEnv(gymnasium.Env[np.ndarray, np.int64]):
         return self._shown(), won, over, False, self._info()
 
     def render(self) -> Any:
-        """OpenSpiel's text, or a picture [height, width, 3] uint8."""
+        """Return OpenSpiel's text, or an image [height, width, 3] uint8."""
         if self.render_mode == "ansi":
             return str(self._state)
         return render_board(self._game, self._board, self._second)
 
     @property
     def _second(self) -> bool:
-        """Who sees the board is the one who did not begin."""
+        """Whether the second player is to move."""
         player = self._state.current_player()
         return player == 1 if player >= 0 else self._state.move_number() % 2 == 1
 

@@ -20,11 +20,11 @@ class Opponent(Protocol):
     """Whoever chooses a move."""
 
     def choose(self, state: Any) -> int:
-        """A legal move in an OpenSpiel state that is not terminal."""
+        """Return a legal move in a non-terminal OpenSpiel state."""
 
 
 def make_opponent(name: str, game: pyspiel.Game, seed: int) -> Opponent:
-    """The player of that name.
+    """Return the opponent of that name.
 
     Args:
         name: one of `OPPONENTS`, with a number in place of N.
@@ -54,7 +54,7 @@ class RandomOpponent:
         self._generator = np.random.default_rng(seed)
 
     def choose(self, state: Any) -> int:
-        """A legal move."""
+        """Return a legal move."""
         return int(self._generator.choice(state.legal_actions()))
 
 
@@ -69,7 +69,7 @@ class GreedyOpponent:
         self._generator = np.random.default_rng(seed)
 
     def choose(self, state: Any) -> int:
-        """A legal move of the highest rank; chance decides between equals."""
+        """Return a legal move of the highest rank; ties are broken at random."""
         moves = state.legal_actions()
         ranks = [self._rank(state, move) for move in moves]
         best = max(ranks)
@@ -103,7 +103,7 @@ class MCTSOpponent:
         self._bot = pyspiel.MCTSBot(game, evaluator, 2.0, simulations, 1000, True, seed, False)
 
     def choose(self, state: Any) -> int:
-        """The move that was visited most."""
+        """Return the most visited move."""
         return int(self._bot.step(state))
 
 
@@ -117,7 +117,7 @@ class MinimaxOpponent:
         self._table: dict[str, float] = {}
 
     def choose(self, state: Any) -> int:
-        """A move that no reply can refute.
+        """Return a move that is optimal against perfect play.
 
         Raises:
             EnvError: the rest of the game has too many positions.
@@ -131,7 +131,7 @@ class MinimaxOpponent:
         return chosen
 
     def value(self, state: Any, player: int) -> float:
-        """The return of `player` when both play perfectly from here."""
+        """Return the return of `player` under perfect play of both from here."""
         if state.is_terminal():
             return float(state.player_return(player))
         key = f"{state.current_player()}{state}"

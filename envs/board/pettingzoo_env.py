@@ -46,15 +46,15 @@ class BoardAEC(AECEnv[str, dict[str, np.ndarray], int]):
         self.action_spaces = {a: spaces.Discrete(num_actions) for a in self.possible_agents}
 
     def observation_space(self, agent: str) -> spaces.Space[Any]:
-        """The same for both."""
+        """Return the space, the same for both players."""
         return self.observation_spaces[agent]
 
     def action_space(self, agent: str) -> spaces.Space[Any]:
-        """The same for both."""
+        """Return the space, the same for both players."""
         return self.action_spaces[agent]
 
     def reset(self, seed: int | None = None, options: Any = None) -> None:
-        """A new game."""
+        """Start a new game."""
         self.agents = self.possible_agents[:]
         self._state, self._board = self._spiel.new_initial_state(), self._game.init(1)
         self.rewards = dict.fromkeys(self.agents, 0.0)
@@ -65,7 +65,10 @@ class BoardAEC(AECEnv[str, dict[str, np.ndarray], int]):
         self.agent_selection = self.agents[self._state.current_player()]
 
     def observe(self, agent: str) -> dict[str, np.ndarray]:
-        """The board as its mover sees it; the mask is empty for who does not move."""
+        """Return the position from the view of the player to move, and the action mask.
+
+        The mask is zero for the other player.
+        """
         shown = self._game.observation(self._board)[BOARD][0].numpy()
         mask = self._game.legal_actions(self._board)[0].numpy().astype(np.int8)
         if agent != self.agent_selection:
@@ -97,10 +100,10 @@ class BoardAEC(AECEnv[str, dict[str, np.ndarray], int]):
         self._accumulate_rewards()
 
     def render(self) -> Any:
-        """OpenSpiel's text, or a picture [height, width, 3] uint8."""
+        """Return OpenSpiel's text, or an image [height, width, 3] uint8."""
         if self.render_mode == "ansi":
             return str(self._state)
         return render_board(self._game, self._board, self.agent_selection == "player_1")
 
     def close(self) -> None:
-        """Nothing to free."""
+        """Do nothing: there is nothing to free."""

@@ -1,22 +1,22 @@
-"""A position as a picture: stones on a board for the games on bits, else OpenSpiel's text."""
+"""Images of positions: stones on a board for bit boards, else OpenSpiel's text."""
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ludus.envs.board.game import BOARD, Board, Game
 
-_CELL, _SMOOTH = 48, 4  # pixels a cell; drawn larger by this and scaled down
+_CELL, _SMOOTH = 48, 4  # pixels per cell; factor of the supersampling
 _GROUND, _LINE = (222, 205, 170), (120, 95, 60)
-_STONES = ((30, 30, 36), (245, 245, 240))  # who began, and the other
+_STONES = ((30, 30, 36), (245, 245, 240))  # first and second player
 
 
 def render_board(game: Game, board: Board, second: bool) -> np.ndarray:
-    """The picture of one position [1], [height, width, 3] uint8.
+    """Render one position [1] as an image [height, width, 3] uint8.
 
     Args:
         game: the rules.
-        board: the position, as its mover sees it.
-        second: the mover is who did not begin.
+        board: the position, from the view of the player to move.
+        second: the second player is to move.
     """
     if not isinstance(board, np.ndarray):
         planes = game.observation(board)[BOARD][0].numpy()
@@ -25,7 +25,7 @@ def render_board(game: Game, board: Board, second: bool) -> np.ndarray:
 
 
 def _stones(planes: np.ndarray, flipped: bool) -> np.ndarray:
-    """Planes [2, H, W] of who began and the other; `flipped`: the first row lies at the bottom."""
+    """Render planes [2, H, W] of first and second player; `flipped` puts row 0 at the bottom."""
     planes = planes[:, ::-1] if flipped else planes
     side = _CELL * _SMOOTH
     height, width = (n * side for n in planes.shape[1:])
@@ -48,7 +48,7 @@ def _text(text: str) -> np.ndarray:
     font = ImageFont.load_default(20)
     try:
         font = ImageFont.truetype("DejaVuSansMono.ttf", 20)
-    except OSError:  # the default's letters differ in width
+    except OSError:  # the default font is proportional
         text = text.replace(" ", "  ")
     measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     _, _, right, bottom = measure.multiline_textbbox((16, 16), text, font)

@@ -1,6 +1,6 @@
-"""Any fitting game of OpenSpiel: by name and parameters, one at a time or batched.
+"""Supported games of OpenSpiel, by name and parameters, one at a time or batched.
 
-OpenSpiel (https://arxiv.org/abs/1908.09453) has the rules; a batch is an array of its states.
+OpenSpiel (https://arxiv.org/abs/1908.09453) implements the rules. A batch is an array of states.
 """
 
 import difflib
@@ -22,7 +22,7 @@ from ludus.envs.board.game import BOARD, Game, Move
 from ludus.envs.dict_observation import MOVES
 from ludus.envs.errors import EnvError
 
-MOST_MOVES = 1000  # a longer game is a draw there: chess may last 17,695 moves
+MOST_MOVES = 1000  # a longer game is a draw: chess may last 17,695 moves
 _FAST: dict[str, Callable[[torch.device], Game]] = {
     "tic_tac_toe": TicTacToe,
     "connect_four": ConnectFour,
@@ -31,20 +31,20 @@ _FAST: dict[str, Callable[[torch.device], Game]] = {
 
 
 def names() -> list[str]:
-    """Every game that fits, with its default parameters."""
+    """Return the names of all supported games."""
     return [t.short_name for t in pyspiel.registered_games() if _misfit(t) is None]
 
 
 def is_game(name: str) -> bool:
-    """Whether OpenSpiel has a game of that name, parameters aside."""
+    """Return whether OpenSpiel has a game of that name, whatever its parameters."""
     return name.partition("(")[0] in pyspiel.registered_names()
 
 
 def load(name: str) -> pyspiel.Game:
-    """OpenSpiel's game of that name and parameters.
+    """Load OpenSpiel's game of that name and parameters.
 
     Raises:
-        EnvError: there is none, a parameter is wrong, or it is no game for Ludus.
+        EnvError: the game does not exist or is not supported, or a parameter is wrong.
     """
     short = name.partition("(")[0]
     known = {t.short_name: t for t in pyspiel.registered_games()}
@@ -54,7 +54,7 @@ def load(name: str) -> pyspiel.Game:
         raise EnvError(f"there is no game {short}{hint}")
     why = _misfit(known[short])
     if why is not None:
-        raise EnvError(f"{short} does not fit: {why}")
+        raise EnvError(f"{short} is not supported: {why}")
     try:
         with _silent():
             game = pyspiel.load_game(name)
@@ -74,12 +74,12 @@ def load(name: str) -> pyspiel.Game:
     if not playable:
         raise EnvError(f"{name} has no first move; choose other parameters")
     if game.num_players() != 2:
-        raise EnvError(f"{name} does not fit: it has {game.num_players()} players, not two")
+        raise EnvError(f"{name} is not supported: it has {game.num_players()} players, not two")
     return game
 
 
 def _refuse_sizes(name: str, game: pyspiel.Game, usual: pyspiel.Game) -> None:
-    """Refuse a size below 1, which would crash OpenSpiel and Python with it."""
+    """Refuse a size below 1, which would crash OpenSpiel and the process."""
     for key, default in usual.get_parameters().items():
         given = game.get_parameters()[key]
         if isinstance(default, int) and given < min(default, 1):
@@ -88,7 +88,7 @@ def _refuse_sizes(name: str, game: pyspiel.Game, usual: pyspiel.Game) -> None:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Nothing on stderr: OpenSpiel prints there what it raises as well."""
+    """Suppress stderr: OpenSpiel also prints the errors that it raises."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
@@ -101,11 +101,11 @@ def _silent() -> Iterator[None]:
 
 
 def _misfit(game: pyspiel.GameType) -> str | None:
-    """Why a kind of game is none for Ludus; None where it is one."""
+    """Return why a kind of game is not supported; None if it is."""
     kind = pyspiel.GameType
     for wrong, why in (
         (game.dynamics != kind.Dynamics.SEQUENTIAL, "players do not take turns"),
-        (game.chance_mode != kind.ChanceMode.DETERMINISTIC, "chance plays a part"),
+        (game.chance_mode != kind.ChanceMode.DETERMINISTIC, "it has chance events"),
         (game.information != kind.Information.PERFECT_INFORMATION, "information is hidden"),
         (
             not game.min_num_players <= 2 <= game.max_num_players,
@@ -113,7 +113,7 @@ def _misfit(game: pyspiel.GameType) -> str | None:
         ),
         (game.utility != kind.Utility.ZERO_SUM, "one player's gain is not the other's loss"),
         (not game.default_loadable, "OpenSpiel cannot load it by its name"),
-        (not game.provides_observation_tensor, "OpenSpiel shows no tensor of its positions"),
+        (not game.provides_observation_tensor, "OpenSpiel has no observation tensor for it"),
     ):
         if wrong:
             return why
@@ -121,10 +121,10 @@ def _misfit(game: pyspiel.GameType) -> str | None:
 
 
 def make_game(name: str, device: torch.device | None = None) -> Game:
-    """The batched game: our own code where there is some, else OpenSpiel's states.
+    """Return the batched game: a bit board if there is one, else OpenSpiel's states.
 
     Raises:
-        EnvError: as `load` does.
+        EnvError: see `load`.
     """
     game = load(name)
     short = name.partition("(")[0]
@@ -135,10 +135,10 @@ def make_game(name: str, device: torch.device | None = None) -> Game:
 
 
 class SpielGame:
-    """A batch of OpenSpiel's states behind the contract of `Game`; on the CPU.
+    """Implements `Game` by a batch of OpenSpiel's states, on the CPU.
 
-    An observation has OpenSpiel's tensor for the mover, one number or plane that says which player
-    that is, and the moves so far, from which the position is known again.
+    An observation holds OpenSpiel's tensor for the player to move, one number or plane with that
+    player's index, and the moves so far, from which the position can be rebuilt.
     """
 
     def __init__(self, game: pyspiel.Game) -> None:
@@ -154,11 +154,11 @@ class SpielGame:
         }
 
     def init(self, batch: int) -> np.ndarray:
-        """First positions [B]."""
+        """Return initial positions [B]."""
         return _objects([self.spiel.new_initial_state() for _ in range(batch)])
 
     def legal_actions(self, board: np.ndarray) -> Tensor:
-        """[B, A] bool."""
+        """Return the legal actions [B, A] bool."""
         mask = np.zeros((len(board), self.num_actions), bool)
         for row, state in zip(mask, board, strict=True):
             if not self._over(state):
@@ -166,7 +166,7 @@ class SpielGame:
         return torch.from_numpy(mask)
 
     def step(self, board: np.ndarray, action: Tensor) -> Move:
-        """Make moves [B]; positions given are left as they are."""
+        """Make moves [B] without changing the given positions."""
         after, outcome = [], np.zeros((len(board), 3), np.float32)
         for i, (state, chosen) in enumerate(zip(board, action.tolist(), strict=True)):
             if self._over(state):
@@ -184,21 +184,21 @@ class SpielGame:
         return Move(_objects(after), rewards, ends > 0, signs)
 
     def observation(self, board: np.ndarray) -> dict[str, Tensor]:
-        """What the movers see [B, *shape], and the moves so far [B, max_moves], -1 after them."""
+        """Return tensors [B, *shape], and the moves so far [B, max_moves] padded with -1."""
         shown = np.zeros((len(board), self._shape[0] + 1, *self._shape[1:]), np.float32)
         moves = np.full((len(board), self.max_moves), -1, np.float32)
         for i, state in enumerate(board):
             history = state.history()
             moves[i, : len(history)] = history
             player = state.current_player()
-            if player < 0:  # the game is over: as who would be next sees it
+            if player < 0:  # the game is over: the player who would be next
                 player = (state.move_number()) % 2
             tensor = np.asarray(state.observation_tensor(player), np.float32)
             shown[i, :-1], shown[i, -1] = tensor.reshape(self._shape), player
         return {BOARD: torch.from_numpy(shown), MOVES: torch.from_numpy(moves)}
 
     def from_observation(self, seen: dict[str, Tensor]) -> np.ndarray:
-        """Positions [B] from the moves that led to them."""
+        """Rebuild positions [B] from the moves that led to them."""
         board = self.init(len(seen[MOVES]))
         for state, moves in zip(board, seen[MOVES].tolist(), strict=True):
             for move in moves:
@@ -208,7 +208,7 @@ class SpielGame:
         return board
 
     def symmetries(self) -> tuple[Tensor, Tensor]:
-        """None is known of a game in general."""
+        """Return the identity only."""
         size = int(np.prod(self.parts[BOARD].shape))
         return torch.arange(size).unsqueeze(0), torch.arange(self.num_actions).unsqueeze(0)
 

@@ -90,7 +90,7 @@ def run(tmp_path_factory) -> Path:
         ("compare --env CartPole-v1 --agents dqn dqm", "did you mean dqn?"),
         ("compare --env CartPole-v1 --seeds 0", "must be 1 or more"),
         ("bench --rounds 0", "rounds is 0"),
-        ("bench --only search --game bridge", "bridge does not fit"),
+        ("bench --only search --game bridge", "bridge is not supported"),
         ("train alphazero CartPole-v1", "alphazero is for board games"),
         ("train alphazero conect_four", "did you mean connect_four?"),
         ("train alphazero go(size=9)", "go has the parameters"),

@@ -126,7 +126,10 @@ def test_a_run_of_another_game_is_refused(tmp_path):
         (["random"], "an arena needs two contenders or more"),
         (["random", "random"], "a contender was named twice"),
         (["random", "nobody"], "there is no opponent nobody"),
-        (["random", "greedy", "--game", "backgammon"], "backgammon does not fit: chance"),
+        (
+            ["random", "greedy", "--game", "backgammon"],
+            "backgammon is not supported: it has chance",
+        ),
         (["random", "greedy", "--games", "0"], "games is 0, which is out of range"),
     ],
 )

@@ -162,7 +162,7 @@ def test_a_move_against_the_rules_loses():
 @pytest.mark.parametrize(("made", "said"), [
     (lambda: BoardEnv("tic_tac_toe", "nobody"), "there is no opponent nobody; there are random"),
     (lambda: BoardEnv("tic_tac_toe", "mcts:0"), "there is no opponent mcts:0"),
-    (lambda: BoardEnv("backgammon"), "backgammon does not fit: chance"),
+    (lambda: BoardEnv("backgammon"), "backgammon is not supported: it has chance"),
     (lambda: BoardEnv("go", render_mode="human"), "render_mode is human; use ansi or rgb_array"),
 ])  # fmt: skip
 def test_what_cannot_be_made_is_refused(made, said):

@@ -164,9 +164,9 @@ def test_a_game_that_never_ends_is_a_draw(monkeypatch):
     [
         ("conect_four", "there is no game conect_four; did you mean connect_four?"),
         ("", "there is no game ; `ludus list games`"),
-        ("leduc_poker", "leduc_poker does not fit: chance plays a part"),
-        ("matrix_rps", "matrix_rps does not fit: players do not take turns"),
-        ("dark_hex", "dark_hex does not fit: information is hidden"),
+        ("leduc_poker", "leduc_poker is not supported: it has chance events"),
+        ("matrix_rps", "matrix_rps is not supported: players do not take turns"),
+        ("dark_hex", "dark_hex is not supported: information is hidden"),
         ("quoridor(players=4)", "it has 4 players, not two"),
         ("connect_four(rowz=3)", "Unknown parameter 'rowz'; connect_four has the parameters: col"),
         ("hex(board_size=x)", "Wrong type for parameter board_size"),
