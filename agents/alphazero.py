@@ -358,12 +358,26 @@ def build(
     training: bool = True,
 ) -> AlphaZero:
     """Build a fresh AlphaZero, see `registry.build`."""
-    c, game = config, make_game(env.env_id, device)
+    game = make_game(env.env_id, device)
+    return build_for_game(config, game, env.num_envs, device, seed, steps, training)
+
+
+def build_for_game(
+    config: AlphaZeroConfig,
+    game: Game,
+    num_envs: int,
+    device: torch.device,
+    seed: int,
+    steps: int,
+    training: bool,
+) -> AlphaZero:
+    """Build a fresh AlphaZero for any implementation of a game."""
+    c = config
     with seeded_weights(seed, device):
         network = make_network(c, game).to(device)
     memory = Games(
-        c.replay_size if training else (game.max_moves + 2) * env.num_envs,
-        env.num_envs,
+        c.replay_size if training else (game.max_moves + 2) * num_envs,
+        num_envs,
         game.parts[BOARD],
         game.num_actions,
         game.max_moves,

@@ -105,29 +105,29 @@ class _SelfPlay:
 
 
 class _Evaluator(mcts.Evaluator):
-    """A network like ours for OpenSpiel's search, one position at a time."""
+    """Our network for OpenSpiel's search, one position at a time."""
 
     def __init__(self, agent: AlphaZero) -> None:
         self._agent = agent
         self._key: str | None = None
-        self._said = torch.empty(0), torch.empty(0)
+        self._output = torch.empty(0), torch.empty(0)
 
-    def _ask(self, state: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def _evaluate(self, state: Any) -> tuple[torch.Tensor, torch.Tensor]:
         key = state.history_str()
-        if key != self._key:  # the search asks for the prior and the value one after the other
+        if key != self._key:  # the search requests the prior and the value separately
             board = np.empty(1, object)
             board[0] = state
-            self._key, self._said = key, self._agent.evaluate(board)
-        return self._said
+            self._key, self._output = key, self._agent.evaluate(board)
+        return self._output
 
     def evaluate(self, state: Any) -> np.ndarray:
         """Return the values of both players."""
-        value = float(self._ask(state)[1])
+        value = float(self._evaluate(state)[1])
         return np.array([value, -value] if state.current_player() == 0 else [-value, value])
 
     def prior(self, state: Any) -> list[tuple[int, float]]:
-        """Legal actions and their probabilities."""
-        prior = self._ask(state)[0][0].softmax(0)
+        """Return the legal actions with their probabilities."""
+        prior = self._evaluate(state)[0][0].softmax(0)
         return [(action, float(prior[action])) for action in state.legal_actions()]
 
 
@@ -141,9 +141,10 @@ class _Theirs:
         if with_network:
             made = SpielGame(self._rules)
             planes = len(made.parts["board"].shape) == 3
-            agent = alphazero.build(
+            agent = alphazero.build_for_game(
                 AlphaZeroConfig(encoder="tower" if planes else "mlp"),
-                make(game, 1),
+                made,
+                num_envs=1,
                 device=torch.device("cpu"),
                 seed=1,
                 steps=1,
@@ -162,7 +163,7 @@ class _Theirs:
         self._lengths = list[int]()
 
     def turn(self, rows: int) -> SearchRate:
-        """So many moves of the game, and of the next where it is over."""
+        """Play `rows` moves, starting a new game after each end, and return the speed."""
         seconds = 0.0
         for _ in range(rows):
             began = time.perf_counter()

@@ -124,13 +124,13 @@ def test_a_run_of_another_game_is_refused(tmp_path):
     ("words", "said"),
     [
         (["random"], "an arena needs two contenders or more"),
-        (["random", "random"], "a contender was named twice"),
+        (["random", "random"], "a contender is named twice"),
         (["random", "nobody"], "there is no opponent nobody"),
         (
             ["random", "greedy", "--game", "backgammon"],
             "backgammon is not supported: it has chance",
         ),
-        (["random", "greedy", "--games", "0"], "games is 0, which is out of range"),
+        (["random", "greedy", "--games", "0"], "games is 0; it must be 1 or more"),
     ],
 )
 def test_what_cannot_be_played_is_one_sentence(words, said, capsys):

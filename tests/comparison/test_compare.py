@@ -379,8 +379,8 @@ def test_an_unfinished_run_is_refused_before_any_work(ludus, whole, tmp_path, ca
     [
         ("--env CartPole-v1 CartPol-v1 --agents dqn", "did you mean CartPole-v1?"),
         ("--env CartPole-v1 --agents dqn sb3:dqm", "did you mean sb3:dqn?"),
-        ("--env CartPole-v1 --agents dqn dqn2013", "dqn2013 is for pictures"),
-        ("--env CartPole-v1 --agents dqn dqn", "names one of them twice"),
+        ("--env CartPole-v1 --agents dqn dqn2013", "dqn2013 needs images of 36 pixels"),
+        ("--env CartPole-v1 --agents dqn dqn", "contains a name twice"),
         ("--env CartPole-v1 --jobs -1", "jobs is -1"),
         ("--env CartPole-v1 --epsilon 2", "epsilon is 2"),
         ("--runs nowhere", "nowhere is not a run"),
