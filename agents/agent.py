@@ -49,9 +49,6 @@ class Advice(NamedTuple):
     visits: np.ndarray | None = None  # [B, A] of a search; None without one
 
 
-# -- what an agent is built for ---------------------------------------------------------------
-
-
 class EnvLike(Protocol):
     """The properties of an env, or of a data set in its place, that an agent is built for."""
 
@@ -84,9 +81,6 @@ class EnvSpec(NamedTuple):
     num_envs: int = 1
     stack: int = 1
     env_id: str = ""
-
-
-# -- agents -----------------------------------------------------------------------------------
 
 
 class Player(Protocol):
@@ -214,9 +208,6 @@ class Algorithm(Protocol):
 
         A part is a tensor, an array, a generator, or an object with `state_dict`.
         """
-
-
-# -- what some agents also have ---------------------------------------------------------------
 
 
 @runtime_checkable

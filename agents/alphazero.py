@@ -98,8 +98,6 @@ class AlphaZero:
         self.capturable = True
         self.env_steps, self.updates = 0, 0
 
-    # -- acting -------------------------------------------------------------------------------
-
     def initial_state(self, num_envs: int) -> State:
         """Return empty trees with `reuse_tree`, else an empty state."""
         if not self.config.reuse_tree:
@@ -245,8 +243,6 @@ class AlphaZero:
             result.visits.cpu().numpy(),
         )
         return advice, state
-
-    # -- learning -----------------------------------------------------------------------------
 
     def observe(self, step: Step) -> None:
         """Store one row."""

@@ -106,8 +106,6 @@ class DQN:
         self.capturable = True
         self.env_steps, self.updates = 0, 0
 
-    # -- acting -------------------------------------------------------------------------------
-
     @property
     def epsilon(self) -> float:
         """Probability of a random action at this env step; 1 before learning starts."""
@@ -131,8 +129,6 @@ class DQN:
         if not self._noise_size:
             return None
         return torch.randn(rows, self._noise_size, generator=source, device=self.device)
-
-    # -- learning -----------------------------------------------------------------------------
 
     def observe(self, step: Step) -> None:
         """Store one row."""

@@ -103,8 +103,6 @@ class Learner:
         self.gradients: Callable[..., Sequence[Tensor]] = agent.gradients
         self.step: Callable[..., None] = self._step
 
-    # -- acting -------------------------------------------------------------------------------
-
     def predict(
         self,
         observation: Observation,
@@ -135,8 +133,6 @@ class Learner:
         obs, first, _ = as_batch(observation, episode_start, self._space)
         state = self.agent.initial_state(len(obs)) if state is None else state
         return self.agent.advice(obs, state, first)
-
-    # -- learning -----------------------------------------------------------------------------
 
     def gradient(self, loss: Tensor) -> tuple[Tensor, Tensor]:
         """Return the clipped gradient of a loss [size], and its L2 norm before clipping."""
@@ -177,8 +173,6 @@ class Learner:
             self.sums.zero_()
             self.summed = 0
         return values
-
-    # -- state --------------------------------------------------------------------------------
 
     def weights(self) -> dict[str, Tensor]:
         """Return the online network's parameters and buffers by name."""

@@ -110,8 +110,6 @@ class PPO:
         self.example = rollout.example
         self.env_steps, self.updates = 0, 0
 
-    # -- learning -----------------------------------------------------------------------------
-
     def observe(self, step: Step) -> None:
         """Store one row, with the action as the policy sampled it."""
         c, reward = self.config, step.reward

@@ -83,8 +83,6 @@ class PQN:
         self.example = rollout.example
         self.env_steps, self.updates = 0, 0
 
-    # -- acting -------------------------------------------------------------------------------
-
     @property
     def epsilon(self) -> float:
         """Probability of a random action at this env step."""
@@ -107,8 +105,6 @@ class PQN:
         if explore:
             actions = self._policy.explore(actions, obs, self.epsilon)
         return actions, next_state, {"state": state}
-
-    # -- learning -----------------------------------------------------------------------------
 
     def observe(self, step: Step) -> None:
         """Store one row."""

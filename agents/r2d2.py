@@ -87,8 +87,6 @@ class R2D2:
         self.capturable = False  # the ends of episodes split the core's rows where the data says
         self.env_steps, self.updates = 0, 0
 
-    # -- acting -------------------------------------------------------------------------------
-
     def epsilons(self, num_envs: int) -> np.ndarray:
         """Return each env's probability of a random action [B], largest first (section 2.3)."""
         c = self.config
@@ -104,8 +102,6 @@ class R2D2:
         if explore:
             actions = self._policy.explore(actions, obs, self.epsilons(len(obs)))
         return actions, next_state, {"state": state}
-
-    # -- learning -----------------------------------------------------------------------------
 
     def observe(self, step: Step) -> None:
         """Store one row, and the core's state before it."""

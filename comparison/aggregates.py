@@ -16,7 +16,7 @@ from scipy import stats
 
 _RESAMPLES = 5_000
 ENOUGH_SEEDS = 5
-"""Trainings from which on an interval speaks of other trainings."""
+"""Minimum number of trainings for an interval over trainings."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Score:
     iqm: float  # mean of the middle half
     low: float  # 95% interval of the IQM
     high: float
-    over: str  # what the interval speaks of: trainings, or the games of these trainings
+    over: str  # population of the interval: trainings, or the games of these trainings
 
 
 def iqm(scores: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -153,7 +153,7 @@ def estimate(
 ) -> Estimate:
     """Return an aggregate of scores [runs, tasks] with its percentile interval.
 
-    Of one run the interval is the number itself, which says nothing: tell it in words.
+    With one run the interval is the value itself and carries no information.
     """
     drawn = aggregate(resample(scores, resamples, np.random.default_rng(seed)))
     return _percentile(aggregate(scores), drawn)

@@ -16,7 +16,7 @@ class InteractiveGame:
     Undo replays the game from its start, so that the agent's recurrent state is right.
 
     Args:
-        agent: advises on every position, whoever moves, as in self-play.
+        agent: advises on every position, for either player, as in self-play.
         name: OpenSpiel's name and parameters.
     """
 

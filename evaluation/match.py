@@ -142,7 +142,7 @@ def play_match(
             env.send(action)
             row = env.recv()
             for i in np.flatnonzero(row.game_over & ~over):
-                sign = -1.0 if began[i] else 1.0  # a return is that of who moved first
+                sign = -1.0 if began[i] else 1.0  # a return is the first player's
                 result.returns[i] = sign * float(row.episode_return[i])
                 result.lengths[i] = int(row.episode_length[i])
             over |= row.game_over

@@ -86,7 +86,7 @@ class Rivals:
         return actions, own
 
     def _begin(self, row: Row) -> None:
-        """Update who is to move, and sample the rival and its side where a game starts."""
+        """Update the players to move, and sample the rival and its side where a game starts."""
         self._second = np.where(row.first, False, self._second ^ (row.discount_sign < 0))
         count = int(row.first.sum())
         self._games += row.first

@@ -147,8 +147,6 @@ class Session:
             console.print(f"resumed {self.run.path} at {done:,} {t.unit}")
         return tree
 
-    # -- during a training --------------------------------------------------------------------
-
     def after_step(self) -> bool:
         """Show progress, evaluate and record when due; return whether a checkpoint is due."""
         steps, t = self.agent.env_steps, self.config.train
@@ -255,8 +253,6 @@ class Session:
             if not self.quiet:
                 console.print(f"no video for TensorBoard: {error}", style="yellow", markup=False)
         self.log.exclude(time.monotonic() - began)
-
-    # -- sentences ----------------------------------------------------------------------------
 
     def _print_header(self) -> None:
         if self.quiet:

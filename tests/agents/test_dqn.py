@@ -106,9 +106,6 @@ def _act(agent, obs, explore):
     return agent.act(obs, agent.initial_state(len(obs)), np.zeros(len(obs), bool), explore=explore)
 
 
-# -- acting -------------------------------------------------------------------------------------
-
-
 def test_each_env_throws_its_own_coin():
     agent = _agent(50, epsilon_start=0.4, epsilon_end=0.4, learning_starts=0)
     _always(agent, 2)
@@ -179,9 +176,6 @@ def test_actions_count_from_the_first_of_the_space(random_stream):
     assert set(agent.predict(_obs(9))[0]) <= seen
 
 
-# -- predict ------------------------------------------------------------------------------------
-
-
 def test_predict_takes_one_observation_or_a_batch():
     agent = _agent()
     obs = _obs(6)
@@ -248,9 +242,6 @@ def test_building_leaves_the_global_generator_alone_and_follows_its_seed():
     assert not torch.equal(chances[0], chances[2])
 
 
-# -- cadence ------------------------------------------------------------------------------------
-
-
 @settings(max_examples=40, deadline=None)
 @given(
     envs=st.integers(1, 9),
@@ -311,9 +302,6 @@ def test_clipped_rewards_reach_the_learner_alone(random_stream):
         expected = {min(1.0, max(-1.0, r)) for r in raw} if clip else raw
         assert set(learned.tolist()) <= expected
         assert (learned.abs().max() > 1) == (not clip)
-
-
-# -- one update ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n_step", [1, 3])
@@ -405,9 +393,6 @@ def test_metrics_are_means_since_the_last_call(random_stream):
     assert "loss" not in agent.metrics()
     _learn(agent, 1)
     assert agent.metrics()["loss"] == pytest.approx(losses[2], rel=1e-5)
-
-
-# -- one update of the family -------------------------------------------------------------------
 
 
 def _says(network, obs, noise, taus=None):
@@ -562,9 +547,6 @@ def test_the_td_error_has_no_noise(random_stream):
     assert _equal(agent.state_dict(), before)
 
 
-# -- prioritised replay -------------------------------------------------------------------------
-
-
 def test_the_prioritised_loss_is_weighted_as_the_paper_says(random_stream):
     agent = _filled(random_stream, prioritised=True, priority_alpha=0.7, loss="mse")
     leaves = agent.memory.priorities.tensors()["leaves"].view(-1)
@@ -628,9 +610,6 @@ def test_the_rainbow_goes_on_bit_for_bit(random_stream, captured):
     assert _equal(fresh.state_dict(), agent.state_dict())
 
 
-# -- the target ---------------------------------------------------------------------------------
-
-
 def test_the_target_is_copied_every_interval(random_stream):
     agent = _filled(random_stream, target_interval=3)
     start = _targets(agent)
@@ -656,9 +635,6 @@ def test_no_gradient_ever_reaches_the_target(random_stream):
     agent = _filled(random_stream)
     agent.learner.step(*agent.randomness())
     assert all(p.grad is None and not p.requires_grad for p in agent.target.network.parameters())
-
-
-# -- state --------------------------------------------------------------------------------------
 
 
 def _train(agent, stream, rows):

@@ -84,9 +84,6 @@ def test_equal_to_the_loss_of_stable_baselines3():
     torch.testing.assert_close(*gradients)
 
 
-# -- what every loss keeps ----------------------------------------------------------------------
-
-
 def _normal(*shape, seed=0, scale=2.0):
     return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
@@ -236,9 +233,6 @@ def test_a_choice_that_does_not_fit_the_values_is_refused(values, choice, rest):
         chosen(torch.zeros(values), choice, rest)
 
 
-# -- C51 ----------------------------------------------------------------------------------------
-
-
 def _project_by_loop(returns, p, atoms):
     """Algorithm 1 of the paper for one distribution."""
     low, high, count = atoms[0], atoms[-1], len(atoms)
@@ -345,9 +339,6 @@ def test_a_policy_mixes_the_next_distributions():
     assert float(td.loss) == pytest.approx(-0.55 * math.log(0.1) - 0.45 * math.log(0.9))
 
 
-# -- quantiles ----------------------------------------------------------------------------------
-
-
 def _quantile_out(n, actions, count, seed):
     quantiles = _normal(n, actions, count, seed=seed).requires_grad_()
     taus = (torch.arange(count) + 0.5) / count
@@ -400,9 +391,6 @@ def test_the_slope_of_the_quantile_loss_is_that_of_finite_differences(kind):
         return quantile_td(out, batch[0], reward, discount, doubles[1], choice).loss
 
     assert torch.autograd.gradcheck(loss, doubles[0].quantiles.requires_grad_())
-
-
-# -- targets ------------------------------------------------------------------------------------
 
 
 def test_squash_and_its_inverse_keep_their_digits():
@@ -524,9 +512,6 @@ def test_munchausen_stays_finite_where_one_action_is_certain():
         got = munchausen(q, q, action, one, one, scale=0.9, temperature=0.03, floor=-1.0)
         assert float(got.reward) == pytest.approx(1 + bonus)
         assert got.policy.tolist() == [[1.0, 0.0, 0.0]]
-
-
-# -- CQL ----------------------------------------------------------------------------------------
 
 
 def test_the_conservative_penalty_by_hand():

@@ -176,9 +176,6 @@ def test_a_loaded_memory_goes_on_bit_for_bit(
     _check(loaded, stream, n_step)
 
 
-# -- priorities ---------------------------------------------------------------------------------
-
-
 def _leaves(memory):
     return memory.priorities.tensors()["leaves"].view(-1)
 
@@ -287,9 +284,6 @@ def test_rows_saved_without_priorities_are_all_new(random_stream):
     assert set(leaves.nonzero().flatten().tolist()) == _at(loaded, places)
     assert set(leaves.tolist()) == {0.0, 1.0}
     _check(loaded, stream, 2)
-
-
-# -- chance, shapes and size --------------------------------------------------------------------
 
 
 def test_sampling_is_uniform_over_the_places(random_stream):

@@ -73,9 +73,6 @@ def _steps(env, count):
         yield env.step_wait()
 
 
-# -- the stream as a VecEnv ---------------------------------------------------------------------
-
-
 def test_a_game_that_ends_is_reset_in_the_same_step():
     # Two envs: one ends at its second row, one is cut off at its third.
     env = StreamVecEnv(_script("..T", "...C"), clip_reward=True)
@@ -168,8 +165,6 @@ def test_the_rest_of_a_vecenv():
     with pytest.raises(AttributeError, match="step_back"):
         env.env_method("step_back")
 
-
-# -- agents -------------------------------------------------------------------------------------
 
 ARGUMENTS = {
     "dqn": {"learning_starts": 50, "exploration_steps": 100, "buffer_size": 500},
@@ -302,9 +297,6 @@ def test_the_networks_are_ours():
     agent = _fit(_sb3_agent("dqn", head_hidden=24), 10)
     shapes = [tuple(p.shape) for p in agent._model.q_net.parameters()]
     assert shapes == [(16, 4), (16,), (24, 16), (24,), (2, 24), (2,)]
-
-
-# -- against ours -------------------------------------------------------------------------------
 
 
 def test_one_update_of_ours_equals_one_of_sb3s():

@@ -325,9 +325,6 @@ def test_no_more_jobs_run_in_parallel_than_asked_for(whole, monkeypatch, tmp_pat
         assert [job.output for job in work] == list("0123456")
 
 
-# -- runs of other settings ---------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def other(tmp_path_factory) -> Run:
     """A finished DQN of another learning rate, of another number of steps."""
@@ -394,9 +391,6 @@ def test_what_cannot_be_is_refused_before_any_work(ludus, starts, tmp_path, caps
     assert (out, err.count("\n"), err.startswith("ludus: ")) == ("", 1, True)
     assert starts.commands == []
     assert not (tmp_path / "runs").exists()
-
-
-# -- a training that fails ----------------------------------------------------------------------
 
 
 def test_a_training_that_fails_is_one_sentence_and_the_others_are_reported(
@@ -470,9 +464,6 @@ def test_quiet_says_nothing_and_json_is_one_object(ludus, whole, tmp_path, capsy
     assert printed["out"] == str(tmp_path)
 
 
-# -- several processes in one folder ------------------------------------------------------------
-
-
 @pytest.fixture
 def polls(monkeypatch) -> list[Run]:
     """The runs that comparisons in other threads have found locked or free, in order."""
@@ -522,8 +513,6 @@ def test_a_run_that_another_process_leaves_unfinished_is_resumed(whole, starts, 
     assert training.returns == whole[1][0].returns
     assert [r.path for r in all_runs(tmp_path / "new")] == [run.path]
 
-
-# -- interrupted --------------------------------------------------------------------------------
 
 _STEPS = 1_000  # of a training, by 16 carts
 _HELD_AT = 40  # steps of each cart, of 62 or 63: after its first game, before its last step

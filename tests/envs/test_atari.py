@@ -21,9 +21,6 @@ def play(env: VectorEnv, steps: int, seed: int = 0) -> list[Row]:
     return [env.reset(), *(step(env, choose()) for _ in range(steps))]
 
 
-# -- protocols --------------------------------------------------------------------------------
-
-
 def test_ids_stand_for_protocols() -> None:
     v5 = AtariProtocol("pong", sticky=0.25, life_loss=False)
     assert resolve("ALE/Pong-v5") == v5
@@ -115,8 +112,6 @@ def test_the_actions_have_names() -> None:
     env.close()
 
 
-# -- what is refused --------------------------------------------------------------------------
-
 BAD_OPTIONS = [
     {"sticky": 5.0},
     {"sticky": -0.1},
@@ -166,9 +161,6 @@ def test_bad_actions_neither_hang_nor_harm() -> None:
     assert step(env, [0, 5]).episode_length.tolist() == [1, 1]
     assert step(env, np.array([0, 5], np.uint8)).episode_length.tolist() == [2, 2]
     env.close()
-
-
-# -- the stream -------------------------------------------------------------------------------
 
 
 def test_a_rollout_follows_from_the_seed_for_any_number_of_threads() -> None:
@@ -281,9 +273,6 @@ def test_frameskip_and_stickiness_change_the_game() -> None:
     assert (plain != rollout(sticky=0.0)).any()
 
 
-# -- exact resume -----------------------------------------------------------------------------
-
-
 def when(env: VectorEnv, moment: str) -> tuple[Row, Any]:
     """Plays on to a moment worth a stop."""
     choose, row = chooser(env, 9), env.reset()
@@ -330,9 +319,6 @@ def test_a_resumed_game_goes_on_as_if_never_stopped(env_id: str, moment: str) ->
     assert ends or "Pong" in env_id
     env.close()
     resumed.close()
-
-
-# -- pictures ---------------------------------------------------------------------------------
 
 
 def gray(picture: np.ndarray) -> np.ndarray:

@@ -18,8 +18,6 @@ from ludus.envs.make import EnvOptions, known_ids, make
 from ludus.envs.vector import episode_seed
 from ludus.envs.workers import GymnasiumBackend
 
-# -- ids --------------------------------------------------------------------------------------
-
 
 @pytest.mark.parametrize(
     ("env_id", "meant"),
@@ -117,9 +115,6 @@ def test_pictures_are_there_where_they_were_asked_for(env_id: str) -> None:
     env.close()
 
 
-# -- options ----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "FrozenLake-v1", "MinAtar/Breakout-v1"])
 @pytest.mark.parametrize(
     "option",
@@ -172,9 +167,6 @@ def test_stickiness_reaches_minatar() -> None:
     for _ in range(5):
         row = step(env, [2])
         np.testing.assert_array_equal(row.obs[0, 0], paddle)
-
-
-# -- CartPole ---------------------------------------------------------------------------------
 
 
 def test_cartpole_is_gymnasium_s_own() -> None:
@@ -237,9 +229,6 @@ def test_cartpole_of_other_settings_is_not_taken_for_the_plain_one() -> None:
     env.close()
 
 
-# -- exact resume -----------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("before", [0, 1, 17, 90, 91, 92, 300])
 @pytest.mark.parametrize(
     "env_id", ["CartPole-v1", "Acrobot-v1", "ludus/Identity-v0", "MinAtar/Breakout-v1"]
@@ -254,9 +243,6 @@ def test_a_resumed_env_goes_on_as_if_never_stopped(env_id: str, before: int, sta
     for t in range(60):
         actions = choose()
         assert_same(step(resumed, actions), step(env, actions), f"{t} rows on")
-
-
-# -- how observations are shown ---------------------------------------------------------------
 
 
 def test_a_number_is_shown_one_hot() -> None:

@@ -194,9 +194,6 @@ def test_what_was_handed_out_stays() -> None:
         assert_same(row, copy, f"at row {t}")
 
 
-# -- turns ------------------------------------------------------------------------------------
-
-
 def test_calls_out_of_turn_are_refused() -> None:
     env = stream(Fake([9]))
     with pytest.raises(EnvError, match="before reset"):
@@ -224,8 +221,6 @@ def test_a_closed_env_says_so_and_closes_once() -> None:
     with pytest.raises(EnvError, match="closed"):
         env.reset()
 
-
-# -- actions ----------------------------------------------------------------------------------
 
 BAD_DISCRETE = [
     np.array([0, 4]),
@@ -293,9 +288,6 @@ def test_an_unsupported_action_space_is_refused_and_the_backend_closed() -> None
     with pytest.raises(EnvError, match="not supported"):
         stream(fake, trusted=False)
     assert fake.closed == 1
-
-
-# -- what a backend may do wrong --------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -402,18 +394,12 @@ def test_the_deadline_leaves_the_stream_as_it_is() -> None:
         assert_same(row, other, f"at row {t}")
 
 
-# -- pictures ---------------------------------------------------------------------------------
-
-
 def test_pictures_are_of_the_env_that_was_asked_for() -> None:
     env = stream(Fake([9, 9]))
     assert (env.render(1) == 1).all()
     for index in (-1, 2):
         with pytest.raises(EnvError, match="has no env"):
             env.render(index)
-
-
-# -- exact resume -----------------------------------------------------------------------------
 
 
 @given(

@@ -212,9 +212,6 @@ def test_pictures_come_from_the_env_asked_for_and_their_errors_name_it(close: An
         env.render(0)
 
 
-# -- processes --------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def run() -> Iterator[Any]:
     """Starts a trainer in a process of its own; returns once it has printed `until`."""
@@ -321,9 +318,6 @@ def test_many_envs_leave_nothing_open() -> None:
         if turn == 0:
             before = process.num_fds()
     assert process.num_fds() <= before
-
-
-# -- good envs --------------------------------------------------------------------------------
 
 
 WALKS = [("bad/Walk-v0", before) for before in (0, 1, 7, 30, 61)]

@@ -159,9 +159,6 @@ def test_the_smallest_picture_works_and_a_smaller_one_is_refused(name, side):
             make_encoder(name, _pixels(shape))
 
 
-# -- what the family adds -----------------------------------------------------------------------
-
-
 def _normalised(x, weight, bias):
     """Over all of an observation's values in one layer, then scaled for each channel or unit."""
     dims = tuple(range(1, x.ndim))

@@ -94,9 +94,6 @@ def test_layer_norm_comes_before_the_relu_of_the_hidden_layer():
     assert Streams(5, 4, layer_norm=True).advantage.norm is None  # nothing hidden to normalise
 
 
-# -- noise --------------------------------------------------------------------------------------
-
-
 def test_noise_reaches_every_layer_of_both_streams():
     streams = Streams(3, 4, hidden=6, dueling=True, sigma=0.5)
     assert streams.noise_size == (3 + 6) + (6 + 1) + (3 + 6) + (6 + 4)
@@ -161,9 +158,6 @@ def test_time_and_envs_are_not_mixed_up(kind):
         torch.testing.assert_close(alone.q[0, 0], out.q[t, b])
         if kind != "q":
             torch.testing.assert_close(alone[1][0, 0], out[1][t, b])  # log_p or quantiles
-
-
-# -- distributions ------------------------------------------------------------------------------
 
 
 def test_a_categorical_head_says_the_mean_of_its_distribution():

@@ -26,9 +26,6 @@ def _random(env, row, generator):
     return (generator.random(legal.shape) * legal).argmax(1)
 
 
-# -- the stream -------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", GAMES)
 def test_a_stream_is_two_players_in_turn(name):
     """Returns are of who began, and each row's sign says whether the mover changed."""
@@ -118,9 +115,6 @@ def test_a_picture_shows_the_stones():
     assert text.render(0).min() < 100
 
 
-# -- one player's side ------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", GAMES)
 @pytest.mark.parametrize("opponent", ["random", "mcts:5"])
 def test_gymnasium_finds_nothing_wrong(name, opponent):
@@ -193,9 +187,6 @@ def test_an_aec_game_is_played_to_its_end():
         env.step(None if over else int(generator.choice(np.flatnonzero(seen["action_mask"]))))
     assert sorted(returns.values()) == [-1, 1]
     assert env.render().shape == (288, 336, 3)
-
-
-# -- players ----------------------------------------------------------------------------------
 
 
 def _game(game, first, second):
