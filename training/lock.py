@@ -26,6 +26,12 @@ class RunLock(Protocol):
     def held_by_other(self) -> bool:
         """Return whether another holder has the lock now."""
 
+    def __enter__(self) -> "RunLock":
+        """Return the lock, which must have been acquired."""
+
+    def __exit__(self, *_: object) -> None:
+        """Release the lock."""
+
 
 class FileLock:
     """A `RunLock` by `flock` on a file of a local disk.
@@ -78,3 +84,11 @@ class FileLock:
         except OSError:
             return True
         return False
+
+    def __enter__(self) -> "FileLock":
+        """Return the lock, which must have been acquired."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Release the lock."""
+        self.release()
