@@ -136,8 +136,9 @@ def _points(results: dict[tuple[int, int], np.ndarray], count: int) -> np.ndarra
 def elo(points: np.ndarray, rounds: int = 2_000) -> np.ndarray:
     """Return ratings [N] with mean 0 from the points [N, N] of each against each.
 
-    One additional draw per pair keeps ratings finite where a contender wins every game. The steps are those of
-    Hunter 2004 (https://doi.org/10.1214/aos/1079120141), which always climb.
+    One additional draw per pair keeps ratings finite where a contender wins every game. The updates
+    are those of Hunter 2004 (https://doi.org/10.1214/aos/1079120141), which always increase the
+    likelihood.
     """
     count = len(points)
     points = points + 0.5 * (1 - np.eye(count))

@@ -27,7 +27,7 @@ class RunLock(Protocol):
         """Return whether another holder has the lock now."""
 
     def __enter__(self) -> "RunLock":
-        """Return the acquired lock."""
+        """Return the lock, which must have been acquired."""
 
     def __exit__(self, *_: object) -> None:
         """Release the lock."""
@@ -86,7 +86,7 @@ class FileLock:
         return False
 
     def __enter__(self) -> "FileLock":
-        """Return the acquired lock."""
+        """Return the lock, which must have been acquired."""
         return self
 
     def __exit__(self, *_: object) -> None:
