@@ -300,8 +300,6 @@ def _variants(base: DQNConfig) -> dict[str, DQNConfig]:
             prioritised=True,
             priority_alpha=0.2,
             n_step=3,
-            epsilon_start=0.0,
-            epsilon_end=0.0,
         ),
     }
 
