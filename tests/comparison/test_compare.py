@@ -549,6 +549,11 @@ def _has_episodes(run) -> bool:
     return file.exists() and file.read_text().count("\n") > 1
 
 
+def _restore_sigint() -> None:
+    """A shell's background job ignores SIGINT, and its children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def _interrupted(root, agents, seeds, number, limit) -> list[Run]:
     """Signal a comparison while two trainings, or its only one, run; return their runs."""
     words = ["--env", _CARTS, "--agents", *agents, "--steps", str(_STEPS), "--seeds", str(seeds)]
@@ -559,6 +564,7 @@ def _interrupted(root, agents, seeds, number, limit) -> list[Run]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=_restore_sigint,
     )
     wanted, children = min(2, len(agents) * seeds), []
 
