@@ -1,10 +1,10 @@
-"""What it costs a training to be watched, and whether the viewer's memory stays bounded.
+"""Measure how much a watched training slows down, and the viewer's memory.
 
-python benchmarks/watching.py                 # 100 pages on and off in turns, beside a training
-python benchmarks/watching.py --minutes 10    # 100 pages all the time: memory and pictures a second
+python benchmarks/watching.py                 # a training with and without 100 pages, alternately
+python benchmarks/watching.py --minutes 10    # 100 pages throughout: memory and frames per second
 
-The pages are web sockets of one other process, which gives way to all others: in life they are on
-other machines. The training's env steps are read from its status.json.
+The pages are web sockets of one other process. It has the lowest priority, because pages usually
+run on other machines. The training's env steps are read from its status.json.
 """
 
 import argparse
@@ -37,10 +37,10 @@ async def _page(url: str, counts: list[int], number: int) -> None:
 
 
 async def _pages(url: str, count: int, seconds: float) -> float:
-    """Watch with so many pages; the pictures a second that a page got, the median over pages."""
+    """Watch with `count` pages; return the frames per second of a page, the median over pages."""
     counts = [0] * count
     tasks = [asyncio.create_task(_page(url, counts, number)) for number in range(count)]
-    await asyncio.sleep(min(10.0, seconds / 3))  # until all are there
+    await asyncio.sleep(min(10.0, seconds / 3))  # until all are connected
     before, began = list(counts), time.monotonic()
     await asyncio.sleep(seconds)
     rates = [(a - b) / (time.monotonic() - began) for a, b in zip(counts, before, strict=True)]
@@ -53,9 +53,9 @@ async def _pages(url: str, count: int, seconds: float) -> float:
 
 
 def _rate(run: Path, seconds: float) -> float:
-    """Env steps a second of a training, between two renewals of its status."""
+    """Return the env steps per second of a training, between two updates of its status."""
 
-    def stand() -> tuple[float, int]:
+    def read_status() -> tuple[float, int]:
         path = run / "status.json"
         while True:
             at = path.stat().st_mtime
@@ -63,18 +63,20 @@ def _rate(run: Path, seconds: float) -> float:
             if path.stat().st_mtime == at:
                 return at, steps
 
-    def next_stand() -> tuple[float, int]:
-        first = stand()
-        while (now := stand()) == first:
+    def next_status() -> tuple[float, int]:
+        first = read_status()
+        while (now := read_status()) == first:
             time.sleep(0.02)
         return now
 
-    (began, before), _ = next_stand(), time.sleep(seconds)
-    ended, after = next_stand()
+    began, before = next_status()
+    time.sleep(seconds)
+    ended, after = next_status()
     return (after - before) / (ended - began)
 
 
 def _start(given: argparse.Namespace, root: Path) -> tuple[list[subprocess.Popen[str]], Path, str]:
+    """Start a training and a viewer; return both, the run, and the web socket's URL."""
     options = ["--steps", "100000000", "--eval-episodes", "0", "--quiet", "--run-dir", str(root)]
     options += ["--checkpoint-seconds", "20", "--device", "cpu"]
     training = subprocess.Popen([*LUDUS, "train", given.agent, given.env, *options], text=True)
@@ -100,8 +102,10 @@ def main() -> None:
     parser.add_argument("--env", default="PongNoFrameskip-v4")
     parser.add_argument("--clients", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=30.0, help="of each measurement")
-    parser.add_argument("--minutes", type=float, default=0.0, help="watch for so long instead")
+    parser.add_argument("--seconds", type=float, default=30.0, help="duration of each measurement")
+    parser.add_argument(
+        "--minutes", type=float, default=0.0, help="watch for this time and measure memory instead"
+    )
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         processes, run, url = _start(given, Path(folder))
@@ -120,8 +124,8 @@ def main() -> None:
 
 
 def _ratio(given: argparse.Namespace, run: Path, url: str) -> dict[str, object]:
-    """Env steps a second, alone and watched in turns."""
-    alone, watched, pictures = [], [], []
+    """Measure env steps per second without and with pages, alternately."""
+    alone, watched, frames = [], [], []
     for _ in range(given.rounds):
         alone.append(_rate(run, given.seconds))
         pages = subprocess.Popen(
@@ -131,10 +135,10 @@ def _ratio(given: argparse.Namespace, run: Path, url: str) -> dict[str, object]:
         )
         time.sleep(10)
         watched.append(_rate(run, given.seconds))
-        pictures.append(float(pages.communicate()[0]))
-        print(alone[-1], watched[-1], pictures[-1], file=sys.stderr)
+        frames.append(float(pages.communicate()[0]))
+        print(alone[-1], watched[-1], frames[-1], file=sys.stderr)
     ratio = statistics.median(w / a for w, a in zip(watched, alone, strict=True))
-    return {"alone": alone, "watched": watched, "pictures": pictures, "watched_over_alone": ratio}
+    return {"alone": alone, "watched": watched, "pictures": frames, "watched_over_alone": ratio}
 
 
 def _memory(given: argparse.Namespace, viewer: psutil.Process, url: str) -> dict[str, object]:

@@ -80,7 +80,7 @@ def run(argv: list[str]) -> int:
             num_envs=num_envs,
             device=device,
             peers=given.peers,
-            say=lambda line: print(line, file=sys.stderr),
+            on_progress=lambda line: print(line, file=sys.stderr),
         )
         for env, (steps, num_envs) in plan.items()
     ]
@@ -107,7 +107,7 @@ def _search(given: Arguments, device: torch.device) -> int:
         rounds=given.rounds,
         device=device,
         peers=given.peers,
-        say=lambda line: print(line, file=sys.stderr),
+        on_progress=lambda line: print(line, file=sys.stderr),
     )
     if given.json:
         print_json(search_as_dict(given.game, given.simulations, rates, device))
@@ -136,10 +136,10 @@ def _members(given: Arguments, device: torch.device) -> int:
         print(line, file=sys.stderr)
 
     if given.only == "pqn":
-        speeds = [measure_pqn(rounds=given.rounds, device=device, say=print_progress)]
+        speeds = [measure_pqn(rounds=given.rounds, device=device, on_progress=print_progress)]
     elif given.only == "ppo":
         speeds = [
-            measure_ppo(env, rounds=given.rounds, device=device, say=print_progress)
+            measure_ppo(env, rounds=given.rounds, device=device, on_progress=print_progress)
             for env in (PONG, CARTPOLE)
         ]
     else:
@@ -148,7 +148,7 @@ def _members(given: Arguments, device: torch.device) -> int:
             steps=given.pong_steps,
             num_envs=given.pong_envs,
             device=device,
-            say=print_progress,
+            on_progress=print_progress,
         )
         speeds = [family]
     return _print_speeds(speeds, given.json, device)

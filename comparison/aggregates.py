@@ -1,9 +1,9 @@
 """Statistics of a comparison: aggregates over envs, bootstrap intervals, human-normalised scores.
 
-Agarwal et al. 2021, https://arxiv.org/abs/2108.13264, say why the mean of a few runs is not enough.
-Over several envs, the tasks, scores are a matrix [runs, tasks] of normalised scores; the numbers
-are those of the authors' rliable 1.2.0. All functions of a matrix take leading dimensions too,
-[..., runs, tasks], so that every resample is computed at once.
+The methods are those of Agarwal et al. 2021, https://arxiv.org/abs/2108.13264. The results equal
+those of the authors' rliable 1.2.0. Normalised scores are a matrix [runs, tasks], with one task for
+each env. All functions of a matrix also take leading dimensions, [..., runs, tasks], so that all
+resamples are computed at once.
 """
 
 import csv
@@ -21,7 +21,7 @@ ENOUGH_SEEDS = 5
 
 @dataclass(frozen=True)
 class Score:
-    """What one agent scored on one env."""
+    """Score of one agent on one env."""
 
     mean: float
     iqm: float  # mean of the middle half
@@ -31,25 +31,26 @@ class Score:
 
 
 def iqm(scores: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Interquartile mean: the mean without the lowest and the highest quarter."""
+    """Return the interquartile mean: the mean without the lowest and the highest quarter."""
     return stats.trim_mean(scores, 0.25, axis=axis)
 
 
 def summarise(scores: np.ndarray) -> Score:
-    """Sum up scores [seeds, games], every game counting alike.
+    """Summarise scores [seeds, games] with equal weight for every game.
 
-    With five seeds or more the bootstrap draws trainings, whole. With fewer, which say nothing of
-    how trainings differ, it draws games within each training, and `over` says so.
+    With five seeds or more, the bootstrap resamples whole trainings. Fewer seeds do not show how
+    trainings differ, so it resamples games within each training. `over` names which of the two.
     """
     seeds, games = scores.shape
     generator = np.random.default_rng(0)
     by_seed = seeds >= ENOUGH_SEEDS
     if by_seed:
-        drawn = scores[generator.integers(seeds, size=(_RESAMPLES, seeds))]  # [R, seeds, games]
+        seed_indices = generator.integers(seeds, size=(_RESAMPLES, seeds))
+        resampled = scores[seed_indices]  # [resamples, seeds, games]
     else:
-        which = generator.integers(games, size=(_RESAMPLES, seeds, games))
-        drawn = np.take_along_axis(scores[None], which, axis=2)
-    low, high = np.percentile(iqm(drawn.reshape(_RESAMPLES, -1)), [2.5, 97.5])
+        game_indices = generator.integers(games, size=(_RESAMPLES, seeds, games))
+        resampled = np.take_along_axis(scores[None], game_indices, axis=2)
+    low, high = np.percentile(iqm(resampled.reshape(_RESAMPLES, -1)), [2.5, 97.5])
     over = f"{seeds} trainings" if by_seed else f"{scores.size} games"
     return Score(
         float(scores.mean()), float(iqm(scores.reshape(-1))), float(low), float(high), over
@@ -71,15 +72,15 @@ def mean(scores: np.ndarray) -> np.ndarray:
 
 
 def median(scores: np.ndarray) -> np.ndarray:
-    """Median over tasks of the tasks' means, [..., runs, tasks] to [...]."""
+    """Return the median over tasks of the tasks' means, [..., runs, tasks] to [...]."""
     return np.median(scores.mean(axis=-2), axis=-1)
 
 
 def pooled_iqm(scores: np.ndarray) -> np.ndarray:
-    """Interquartile mean of all runs of all tasks together, [..., runs, tasks] to [...].
+    """Return the interquartile mean over all runs and tasks, [..., runs, tasks] to [...].
 
-    Of n scores int(n / 4) go at either end, so where n is no multiple of 4 a little more than the
-    middle half stays, as in rliable.
+    Of n scores, int(n / 4) are removed at either end. If n is no multiple of 4, slightly more than
+    half of them remain, as in rliable.
     """
     return iqm(scores.reshape(*scores.shape[:-2], -1))
 
@@ -99,23 +100,23 @@ AGGREGATES: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def probability_of_improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Probability that a run of x beats a run of y on a task, mean over tasks; a tie is half.
+    """Return the probability that a run of x beats one of y, as a mean over tasks; a tie is 0.5.
 
-    On each task it is Mann and Whitney's U over the number of pairs.
+    On each task, it is the Mann-Whitney U statistic divided by the number of pairs.
 
     Args:
         x: [..., runs, tasks].
-        y: [..., runs, tasks], of the same tasks; the number of runs may differ.
+        y: [..., runs, tasks] with the same tasks; the number of runs may differ.
     """
     wins = np.zeros((*x.shape[:-2], *y.shape[-2:]))  # [..., runs of y, tasks]
-    for run in range(x.shape[-2]):  # a loop over runs, so that memory stays that of a resample
-        mine = x[..., run : run + 1, :]
-        wins += (mine > y) + 0.5 * (mine == y)
+    for run in range(x.shape[-2]):  # a loop over runs limits memory to the size of y
+        one = x[..., run : run + 1, :]
+        wins += (one > y) + 0.5 * (one == y)
     return wins.mean(axis=(-2, -1)) / x.shape[-2]
 
 
 def performance_profile(scores: np.ndarray, taus: np.ndarray) -> np.ndarray:
-    """Share of all runs that score above each tau, [..., runs, tasks] to [..., taus]."""
+    """Return the share of runs that score above each tau, [..., runs, tasks] to [..., taus]."""
     return np.stack([(scores > tau).mean(axis=(-2, -1)) for tau in taus], axis=-1)
 
 
@@ -124,15 +125,15 @@ def resample(scores: np.ndarray, count: int, generator: np.random.Generator) -> 
 
     Args:
         scores: [runs, tasks].
-        count: resamples.
-        generator: what draws.
+        count: number of resamples.
+        generator: source of random numbers.
 
     Returns:
         [count, runs, tasks].
 
     Raises:
-        ValueError: scores are no matrix of numbers. Tasks with different numbers of runs make
-            none; cut them to the same number first.
+        ValueError: scores are no matrix of finite numbers, for example because tasks have different
+            numbers of runs.
     """
     shape = np.shape(scores)
     if len(shape) != 2 or 0 in shape or not np.isfinite(scores).all():
@@ -140,8 +141,8 @@ def resample(scores: np.ndarray, count: int, generator: np.random.Generator) -> 
             f"scores of shape {list(shape)} are not finite numbers [runs, tasks]; "
             "give every task the same number of runs, and leave out what has no score"
         )
-    drawn = generator.integers(shape[0], size=(count, *shape))
-    return np.take_along_axis(scores[None], drawn, axis=1)
+    resampled = generator.integers(shape[0], size=(count, *shape))
+    return np.take_along_axis(scores[None], resampled, axis=1)
 
 
 def estimate(
@@ -155,44 +156,44 @@ def estimate(
 
     With one run the interval is the value itself and carries no information.
     """
-    drawn = aggregate(resample(scores, resamples, np.random.default_rng(seed)))
-    return _percentile(aggregate(scores), drawn)
+    resampled = aggregate(resample(scores, resamples, np.random.default_rng(seed)))
+    return _percentile(aggregate(scores), resampled)
 
 
 def improvement(
     x: np.ndarray, y: np.ndarray, *, resamples: int = _RESAMPLES, seed: int = 0
 ) -> Estimate:
-    """Probability of improvement of x over y, [runs, tasks], each resampled by itself."""
+    """Return the probability of improvement of x over y, [runs, tasks], resampled independently."""
     if np.shape(x)[1:] != np.shape(y)[1:]:
         raise ValueError(
             f"scores of shapes {list(np.shape(x))} and {list(np.shape(y))} are not of the same "
             "tasks; give both one column for each task"
         )
     generator = np.random.default_rng(seed)
-    drawn = [resample(scores, resamples, generator) for scores in (x, y)]
-    return _percentile(probability_of_improvement(x, y), probability_of_improvement(*drawn))
+    resampled = [resample(scores, resamples, generator) for scores in (x, y)]
+    return _percentile(probability_of_improvement(x, y), probability_of_improvement(*resampled))
 
 
 def profile(
     scores: np.ndarray, taus: np.ndarray, *, resamples: int = 2_000, seed: int = 0
 ) -> np.ndarray:
-    """Performance profile of scores [runs, tasks]: its value, low and high, [3, taus]."""
-    drawn = resample(scores, resamples, np.random.default_rng(seed))
-    low, high = np.percentile(performance_profile(drawn, taus), [2.5, 97.5], axis=0)
+    """Return the performance profile of scores [runs, tasks]: value, low and high, [3, taus]."""
+    resampled = resample(scores, resamples, np.random.default_rng(seed))
+    low, high = np.percentile(performance_profile(resampled, taus), [2.5, 97.5], axis=0)
     return np.stack([performance_profile(scores, taus), low, high])
 
 
 def mean_band(curves: np.ndarray, *, resamples: int = 2_000, seed: int = 0) -> np.ndarray:
     """Return the mean of curves [runs, points] and its 95% band over runs, [3, points]."""
     runs = len(curves)
-    # how often each run is drawn: [resamples, runs]
+    # how often each run is resampled: [resamples, runs]
     counts = np.random.default_rng(seed).multinomial(runs, np.full(runs, 1 / runs), resamples)
     low, high = np.percentile(counts @ curves / runs, [2.5, 97.5], axis=0)
     return np.stack([curves.mean(axis=0), low, high])
 
 
-def _percentile(value: np.ndarray, drawn: np.ndarray) -> Estimate:
-    low, high = np.percentile(drawn, [2.5, 97.5])
+def _percentile(value: np.ndarray, resampled: np.ndarray) -> Estimate:
+    low, high = np.percentile(resampled, [2.5, 97.5])
     return Estimate(float(value), float(low), float(high))
 
 
@@ -209,7 +210,7 @@ def human_reference(rom: str) -> tuple[float, float] | None:
 
 
 def human_normalised(rom: str, score: float) -> float | None:
-    """(score - random) / (human - random) of `human_reference`, or None where it has none."""
+    """Return (score - random) / (human - random), or None if `human_reference` has no values."""
     reference = human_reference(rom)
     if reference is None:
         return None

@@ -25,7 +25,7 @@ class Contender:
     """A participant, and how it joins a match."""
 
     name: str
-    seat: Callable[[int, int], Side]  # of so many games, with a seed
+    seat: Callable[[int, int], Side]  # takes the number of games and a seed
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Standing:
     wins: int
     draws: int
     losses: int
-    elo: float  # the mean of all contenders is 0
+    elo: float  # with mean 0 over all contenders
     low: float  # 95% bootstrap interval over the games
     high: float
-    milliseconds: float  # a move
+    milliseconds: float  # per move
 
 
 def contender(name: str, game: str, *, epsilon: float, simulations: int = 0) -> Contender:
@@ -48,13 +48,13 @@ def contender(name: str, game: str, *, epsilon: float, simulations: int = 0) -> 
     Args:
         name: a run's folder, with `@ENV_STEPS` for an earlier checkpoint; or one of
             `opponents.OPPONENTS`.
-        game: what is played.
-        epsilon: probability of a random move of an agent, so that two do not play one game again
-            and again.
-        simulations: of an agent that searches, for each move; 0 for its own number.
+        game: name of the game.
+        epsilon: probability of a random move of an agent. Above 0, two deterministic agents do not
+            repeat the same game.
+        simulations: per move, of an agent that searches; 0 for the number in its config.
 
     Raises:
-        RunError: the run is of another game.
+        RunError: the run was trained on another game.
         EnvError: there is no such player.
     """
     folder, _ = at_steps(name)
@@ -77,19 +77,19 @@ def round_robin(
     game: str,
     games: int,
     seed: int,
-    after: Callable[[str, str, Match], None],
+    on_match: Callable[[str, str, Match], None],
 ) -> tuple[list[Standing], np.ndarray]:
     """Let each contender play each other one, from both sides.
 
     Args:
         contenders: two or more.
-        game: what is played.
-        games: of each pair.
-        seed: of all chance.
-        after: called after each match.
+        game: name of the game.
+        games: number of games of each pair.
+        seed: of all random numbers.
+        on_match: called with both names after each match.
 
     Returns:
-        The standings, best first; points [N, N] of each against each.
+        The standings, best first, and the points [N, N] of each contender against each other one.
     """
     count = len(contenders)
     results: dict[tuple[int, int], np.ndarray] = {}  # 1, 0.5 or 0 for the first, [games]
@@ -102,17 +102,17 @@ def round_robin(
         for side, who in enumerate((a, b)):
             seconds[who] += match.seconds[side]
             moves[who] += match.moves[side]
-        after(here.name, there.name, match)
+        on_match(here.name, there.name, match)
     points = _points(results, count)
     rating = elo(points)
     generator = np.random.default_rng(seed)
-    drawn = np.stack(
+    resampled = np.stack(
         [
             elo(_points({p: generator.choice(r, len(r)) for p, r in results.items()}, count))
             for _ in range(_RESAMPLES)
         ]
     )
-    low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
+    low, high = np.percentile(resampled, [2.5, 97.5], axis=0)
     standings = []
     for i, entry in enumerate(contenders):
         own = [r if p[0] == i else 1 - r for p, r in results.items() if i in p]

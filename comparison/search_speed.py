@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class SearchRate:
-    """One contender's speed; medians over rounds."""
+    """Speed of one search; medians over rounds."""
 
     name: str
     simulations_per_second: float
@@ -44,9 +44,11 @@ class _Clock:
         self._device = device
 
     def timed(self, name: str, call: Callable[..., _T]) -> Callable[..., _T]:
-        def run(*given: Any) -> _T:
+        """Return `call` with its time added to the attribute `name`."""
+
+        def run(*arguments: Any) -> _T:
             began = time.perf_counter()
-            result = call(*given)
+            result = call(*arguments)
             if self._device.type == "cuda":
                 torch.cuda.synchronize()
             setattr(self, name, getattr(self, name) + time.perf_counter() - began)
@@ -77,10 +79,10 @@ class _SelfPlay:
         self._agent.network.forward = self._clock.timed("network", self._agent.network.forward)  # type: ignore[method-assign]  # only here
         self._row: Row = self._env.reset()
         self._lengths = list[int]()
-        self.turn(made.max_moves + 2)  # games of all ages, and their length
+        self.turn(made.max_moves + 2)  # play until the games are at different moves
 
     def turn(self, rows: int) -> SearchRate:
-        """So many moves of all games."""
+        """Play `rows` moves in all games and return the speed."""
         self._clock.network = self._clock.game = 0.0
         seconds, moves = 0.0, 0
         with torch_settings(self._env, self._agent):
@@ -184,17 +186,17 @@ def measure_search(
     rounds: int,
     device: torch.device,
     peers: bool,
-    say: Callable[[str], None],
+    on_progress: Callable[[str], None],
 ) -> list[SearchRate]:
-    """Let searches of all batch sizes and OpenSpiel's take turns.
+    """Measure searches of all batch sizes and OpenSpiel's, alternately.
 
     Args:
-        game: what is played, by a network that has learned nothing.
-        simulations: of each move.
-        rounds: how often each has its turn; figures are medians over these.
-        device: of our network and trees.
-        peers: measure OpenSpiel's search too.
-        say: called with a line on each turn.
+        game: name of the game; the network is untrained.
+        simulations: per move.
+        rounds: number of rounds; results are medians over these.
+        device: of our network and search trees.
+        peers: also measure OpenSpiel's search.
+        on_progress: called with a line on each measurement.
     """
     contenders: list[_SelfPlay | _Theirs] = [
         _SelfPlay(game, batch, simulations, device) for batch in BATCHES
@@ -206,7 +208,7 @@ def measure_search(
         for measured, who in zip(found, contenders, strict=True):
             measured.append(who.turn(_ROWS if isinstance(who, _SelfPlay) else 2 * _ROWS))
             rate = measured[-1]
-            say(
+            on_progress(
                 f"round {turn + 1} of {rounds}, {rate.name}: "
                 f"{rate.simulations_per_second:.0f} simulations/s"
             )

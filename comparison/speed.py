@@ -31,7 +31,7 @@ MINATAR = "MinAtar/Breakout-v1"
 
 @dataclass(frozen=True)
 class Rate:
-    """One contender's speed."""
+    """Speed of one contender."""
 
     name: str
     steps_per_second: float  # median over rounds
@@ -65,16 +65,16 @@ def _ours(env_id: str, num_envs: int, device: torch.device, config: AgentConfig)
     agent = registry.build(config, env, device=device, seed=1, steps=1_000_000)
     assert isinstance(agent, Agent)
     capture(agent)
-    where: list[Any] = [env.reset(), agent.initial_state(num_envs)]
+    stream: list[Any] = [env.reset(), agent.initial_state(num_envs)]
 
     def keep(row: Any, state: Any) -> bool:
-        where[:] = [row, state]
+        stream[:] = [row, state]
         return True
 
     def run(steps: int) -> float:
         began, before = time.perf_counter(), agent.env_steps
         with torch_settings(env, agent):
-            train_loop(agent, env, where[0], where[1], before + steps, keep)
+            train_loop(agent, env, stream[0], stream[1], before + steps, keep)
         if device.type == "cuda":
             torch.cuda.synchronize()
         return (time.perf_counter() - began) * steps / (agent.env_steps - before)
@@ -120,7 +120,7 @@ def measure(
     num_envs: int,
     device: torch.device,
     peers: bool = True,
-    say: Callable[[str], None],
+    on_progress: Callable[[str], None],
 ) -> Speed:
     """Measure DQN against SB3's: all contenders run alternately for `rounds` rounds.
 
@@ -131,7 +131,7 @@ def measure(
         num_envs: number of our envs; SB3's DQN has one, as its users run it.
         device: of all contenders.
         peers: also measure SB3.
-        say: called with a line on each measurement.
+        on_progress: called with a line on each measurement.
     """
     ours = _ours(env_id, num_envs, device, _config(env_id))
     contenders: dict[str, Contender] = {f"ludus dqn, {num_envs} envs": ours}
@@ -139,7 +139,7 @@ def measure(
         contenders["sb3 dqn, its own env"] = _theirs(env_id, False, device)
         contenders["sb3 dqn, our env"] = _theirs(env_id, True, device)
     turns, products = _take_turns(
-        env_id, contenders, rounds, [steps] * len(contenders), device, say
+        env_id, contenders, rounds, [steps] * len(contenders), device, on_progress
     )
     rates = _rates(turns)
     if env_id != PONG or device.type != "cpu":  # one small product is no measure of a GPU
@@ -155,18 +155,20 @@ def _take_turns(
     rounds: int,
     steps: Sequence[int],
     device: torch.device,
-    say: Callable[[str], None],
+    on_progress: Callable[[str], None],
 ) -> tuple[dict[str, list[float]], list[float]]:
     """Return the steps per second of each contender in each round, and the GFLOP/s of a product."""
     for (name, run), count in zip(contenders.items(), steps, strict=True):
-        say(f"{env_id}: warming up {name}")
+        on_progress(f"{env_id}: warming up {name}")
         run(max(_WARM_UP, count // 4))
     found: dict[str, list[float]] = {name: [] for name in contenders}
     products: list[float] = []
     for turn in range(rounds):
         for (name, run), count in zip(contenders.items(), steps, strict=True):
             found[name].append(count / run(count))
-            say(f"{env_id}: round {turn + 1} of {rounds}, {name}: {found[name][-1]:.0f} steps/s")
+            on_progress(
+                f"{env_id}: round {turn + 1} of {rounds}, {name}: {found[name][-1]:.0f} steps/s"
+            )
         products.append(matrix_gflops(device))
     return found, products
 
@@ -184,9 +186,14 @@ def _rates(found: dict[str, list[float]]) -> list[Rate]:
 
 
 def measure_family(
-    *, rounds: int, steps: int, num_envs: int, device: torch.device, say: Callable[[str], None]
+    *,
+    rounds: int,
+    steps: int,
+    num_envs: int,
+    device: torch.device,
+    on_progress: Callable[[str], None],
 ) -> Speed:
-    """Pong with the presets of dqn, rainbow and iqn, and iqn with 8 samples in place of 64."""
+    """Measure dqn, rainbow, iqn, and iqn with 8 samples in place of 64, on Pong."""
     env = make(PONG, 1)
     configs: dict[str, DQNConfig] = {}
     for name in ("dqn", "rainbow", "iqn"):
@@ -198,16 +205,17 @@ def measure_family(
         configs["iqn"], samples=8, target_samples=8, policy_samples=8
     )
     contenders = {name: _ours(PONG, num_envs, device, config) for name, config in configs.items()}
-    turns, _ = _take_turns(PONG, contenders, rounds, [steps] * len(contenders), device, say)
+    turns, _ = _take_turns(PONG, contenders, rounds, [steps] * len(contenders), device, on_progress)
     return Speed(PONG, _rates(turns))
 
 
 def measure_ppo(
-    env_id: str, *, rounds: int, device: torch.device, say: Callable[[str], None]
+    env_id: str, *, rounds: int, device: torch.device, on_progress: Callable[[str], None]
 ) -> Speed:
-    """PPO against SB3's with the same network, rows, epochs and batch: SB3's defaults on each env.
+    """Measure PPO against SB3's with the same network, rows, epochs and batch.
 
-    Ours has 8 envs on Pong and 64 on CartPole; SB3's own are 8, as its users run it.
+    These are SB3's defaults for each env. Ours has 8 envs on Pong and 64 on CartPole; SB3 has 8, as
+    its users run it.
     """
     pong = env_id == PONG
     rows, batch = (1_024, 256) if pong else (2_048, 64)
@@ -233,12 +241,12 @@ def measure_ppo(
             sb3.reference(sb3.PPO, env_id, make(env_id, envs, seed=1), arguments, device, seed=1)
         ),
     }
-    turns, _ = _take_turns(env_id, contenders, rounds, [4 * rows] * 3, device, say)
+    turns, _ = _take_turns(env_id, contenders, rounds, [4 * rows] * 3, device, on_progress)
     return Speed(env_id, _rates(turns))
 
 
-def measure_pqn(*, rounds: int, device: torch.device, say: Callable[[str], None]) -> Speed:
-    """PQN with 128 envs on MinAtar's Breakout, and SB3's DQN with the plain DQN's values."""
+def measure_pqn(*, rounds: int, device: torch.device, on_progress: Callable[[str], None]) -> Speed:
+    """Measure PQN with 128 envs against SB3's DQN, on MinAtar's Breakout."""
     env = make(MINATAR, 1, seed=1)
     theirs = registry.preset("sb3:dqn", env).config
     assert isinstance(theirs, SB3Config)
@@ -257,7 +265,7 @@ def measure_pqn(*, rounds: int, device: torch.device, say: Callable[[str], None]
 
     ours = _ours(MINATAR, 128, device, registry.preset("pqn", env).config)
     contenders = {"ludus pqn, 128 envs": ours, "sb3 dqn, our env": run}
-    turns, _ = _take_turns(MINATAR, contenders, rounds, [65_536, 1_500], device, say)
+    turns, _ = _take_turns(MINATAR, contenders, rounds, [65_536, 1_500], device, on_progress)
     return Speed(MINATAR, _rates(turns))
 
 
@@ -265,14 +273,14 @@ def prioritised_sample_ms(size: int = 1_000_000, batch: int = 32, times: int = 2
     """Return the median milliseconds of sampling a batch by priority, on a CPU."""
     device = torch.device("cpu")
     priorities = Priorities(size, 0.5, device)
-    everyone = torch.arange(size)
-    priorities.admit(everyone)
-    priorities.update(everyone, torch.rand(size))
+    indices = torch.arange(size)
+    priorities.admit(indices)
+    priorities.update(indices, torch.rand(size))
     taken = []
     for _ in range(times):
-        chance = torch.rand(batch, dtype=torch.float64)
+        uniforms = torch.rand(batch, dtype=torch.float64)
         began = time.perf_counter()
-        priorities.sample(chance)
+        priorities.sample(uniforms)
         taken.append(time.perf_counter() - began)
     return 1e3 * statistics.median(taken)
 
