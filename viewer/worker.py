@@ -18,10 +18,8 @@ class Worker:
     """
 
     def __init__(self, target: Callable[["Worker"], None], name: str) -> None:
-        self._commands, self._wake = (
-            deque[dict[str, Any]](maxlen=_QUEUE_SIZE),
-            threading.Condition(),
-        )
+        self._commands = deque[dict[str, Any]](maxlen=_QUEUE_SIZE)
+        self._wake = threading.Condition()
         self.closed = False
         self._thread = threading.Thread(target=target, args=(self,), daemon=True, name=name)
         self._thread.start()

@@ -118,7 +118,7 @@ function createPlayer(name, { twin = "", onCommand = null, onReady = null, onFra
     moves.replaceChildren(movesTable(head));
     const side = (player) => sideName(position, gameOf(name), player);
     const result = !head.result ? "A draw" : `${side(head.result > 0 ? 0 : 1)} won`;
-    caption.textContent = head.over ? `Game over. ${result}.` : `${side(position.mover)} to move. The value is that of ${side(0)}.`;
+    caption.textContent = head.over ? `Game over. ${result}.` : `To move: ${side(position.mover)}. The value is that of ${side(0)}.`;
   }
 
   const box = el("section", { class: "player", "aria-label": name },
