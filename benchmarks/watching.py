@@ -24,7 +24,7 @@ from websockets.asyncio.client import connect
 
 from ludus.training.provenance import hardware
 
-LUDUS = [sys.executable, "-m", "ludus.cli"]
+LUDUS = [sys.executable, "-m", "ludus"]
 
 
 async def _page(url: str, counts: list[int], number: int) -> None:

@@ -1,5 +1,6 @@
 """Fixtures that the tests of all packages share."""
 
+import subprocess
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -18,10 +19,17 @@ class WaitUntil:
 
     seconds = 600.0
 
-    def __call__(self, condition: Callable[[], T], what: str) -> T:
-        """Wait until `what`, as in `wait_until(path.exists, "the checkpoint is written")`."""
+    def __call__(
+        self, condition: Callable[[], T], what: str, process: subprocess.Popen[str] | None = None
+    ) -> T:
+        """Wait until `what`, as in `wait_until(path.exists, "the checkpoint is written")`.
+
+        With a `process`, fail with its output if it ends before that.
+        """
         end = time.monotonic() + self.seconds
         while not (value := condition()):
+            if process is not None and process.poll() is not None:
+                pytest.fail(f"the process ended before {what}: {process.communicate()}")
             if time.monotonic() > end:
                 pytest.fail(f"waited {self.seconds:.0f} s in vain until {what}")
             time.sleep(0.01)

@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from ludus.training.run import Run
 
 minari = pytest.importorskip("minari")
 
-LUDUS = [sys.executable, "-m", "ludus.cli"]
+LUDUS = [sys.executable, "-m", "ludus"]
 
 
 @pytest.fixture
@@ -35,12 +34,14 @@ def ludus(monkeypatch, capsys, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
+def run(tmp_path_factory, wait_until) -> Path:
     """A short training of a DQN on CartPole."""
     root = tmp_path_factory.mktemp("runs")
     words = ["train", "dqn", "CartPole-v1", "--steps", "1500", "--run-dir", str(root), "--json"]
     words += ["--eval-episodes", "0", "--quiet"]
-    done = subprocess.run([*LUDUS, *words], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [*LUDUS, *words], capture_output=True, text=True, timeout=wait_until.seconds
+    )
     assert done.returncode == 0, done.stderr
     return Path(json.loads(done.stdout)["run"])
 
@@ -170,24 +171,23 @@ def test_the_envs_options_are_there_before_the_agents(ludus):
     assert ludus("train dqn ALE/Pong-v5 --sticky 5 --encoder x")[2].startswith("ludus: sticky is 5")
 
 
-def test_a_signal_saves_an_offline_run_and_says_how_to_go_on(run, tmp_path):
+def test_a_signal_saves_an_offline_run_and_says_how_to_go_on(run, tmp_path, wait_until):
     def ludus(*words):
         return subprocess.Popen(
             [*LUDUS, *map(str, words)], cwd=tmp_path, stderr=subprocess.PIPE, text=True
         )
 
-    assert ludus("collect", run, "--episodes", 5, "--out", "set", "--quiet").wait(60) == 0
+    collection = ludus("collect", run, "--episodes", 5, "--out", "set", "--quiet")
+    assert collection.wait(wait_until.seconds) == 0
     process = ludus("train", "dqn", "--dataset", "set", "--steps", 10_000_000)
-    deadline = time.monotonic() + 60
 
-    def runs():
-        return any("running" in p.read_text() for p in tmp_path.glob("runs/*/*/*/status.json"))
+    def studies():
+        statuses = map(json.loads, (p.read_text() for p in tmp_path.glob("runs/*/*/*/status.json")))
+        return any(s["state"] == "running" and s["env_steps"] > 0 for s in statuses)
 
-    while not runs() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    time.sleep(0.5)
+    wait_until(studies, "the first updates are in the status", process)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=wait_until.seconds)
     assert process.returncode == 143, err
     assert "Traceback" not in err
     assert " updates is saved; go on with: ludus train --resume runs/CartPole-v1/dqn/" in err

@@ -93,7 +93,6 @@ def recorded(process):
 subprocess.Popen.terminate = recorded
 main(["compare", *sys.argv[2:]])
 """
-_LIMIT_SECONDS = 600.0  # for every event that a test waits for
 
 
 class _Forked:
@@ -210,13 +209,6 @@ def _games(run) -> list[list[str]]:
     """The games of a training without their wall-clock column."""
     rows = [line.split(",") for line in (Path(run) / "episodes.csv").read_text().splitlines()]
     return [[row[0], *row[2:]] for row in rows]
-
-
-def _until(condition) -> None:
-    end = time.monotonic() + _LIMIT_SECONDS
-    while not condition():
-        assert time.monotonic() < end, "the event did not happen"
-        time.sleep(0.02)
 
 
 _BOTH = {"envs": ["CartPole-v1", "ludus/Identity-v0"], "agents": ["dqn", "sb3:dqn", "random"]}
@@ -479,7 +471,9 @@ def polls(monkeypatch) -> list[Run]:
 
 
 @pytest.mark.parametrize("agent", ["dqn", "sb3-dqn"])
-def test_a_run_that_another_process_ends_is_taken_from_it(whole, starts, polls, tmp_path, agent):
+def test_a_run_that_another_process_ends_is_taken_from_it(
+    whole, starts, polls, tmp_path, agent, wait_until
+):
     run = _copy(whole, tmp_path, agent)
     before, status = _files(tmp_path), run.status()
     plan = _plan(tmp_path, agents=[agent.replace("-", ":")])
@@ -487,16 +481,18 @@ def test_a_run_that_another_process_ends_is_taken_from_it(whole, starts, polls, 
         with run.lock():
             run.write_status(replace(status, state="running"))
             waits = pool.submit(compare, plan)
-            _until(lambda: len(polls) > 5 or waits.done())
+            wait_until(lambda: len(polls) > 5 or waits.done(), "it has looked several times")
             assert not waits.done()
             run.write_status(status)
-        (training,), failed = waits.result(timeout=_LIMIT_SECONDS)
+        (training,), failed = waits.result(timeout=wait_until.seconds)
     assert (starts.commands, failed) == ([], [])
     assert training.returns == run.evaluations()[-1]["returns"]
     assert _files(tmp_path) == before
 
 
-def test_a_run_that_another_process_leaves_unfinished_is_resumed(whole, starts, polls, tmp_path):
+def test_a_run_that_another_process_leaves_unfinished_is_resumed(
+    whole, starts, polls, tmp_path, wait_until
+):
     config = _copy(whole, tmp_path / "old").config()
     run = Run.create(tmp_path / "new", config)
     with ThreadPoolExecutor() as pool:
@@ -506,9 +502,9 @@ def test_a_run_that_another_process_leaves_unfinished_is_resumed(whole, starts, 
             with pytest.raises(RunError, match="being trained by another process"):
                 run.lock()
             waits = pool.submit(compare, _plan(tmp_path / "new"))
-            _until(lambda: len(polls) > 5 or waits.done())
+            wait_until(lambda: len(polls) > 5 or waits.done(), "it has looked several times")
             assert (starts.commands, waits.done()) == ([], False)
-        (training,), failed = waits.result(timeout=_LIMIT_SECONDS)
+        (training,), failed = waits.result(timeout=wait_until.seconds)
     assert (starts.trained, failed) == ({run.path}, [])
     assert training.returns == whole[1][0].returns
     assert [r.path for r in all_runs(tmp_path / "new")] == [run.path]
@@ -554,7 +550,7 @@ def _restore_sigint() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def _interrupted(root, agents, seeds, number, limit) -> list[Run]:
+def _interrupted(root, agents, seeds, number, limit, wait_until) -> list[Run]:
     """Signal a comparison while two trainings, or its only one, run; return their runs."""
     words = ["--env", _CARTS, "--agents", *agents, "--steps", str(_STEPS), "--seeds", str(seeds)]
     words += ["--episodes", "2", "--jobs", "2", "--device", "cpu", "--run-dir", str(root)]
@@ -579,7 +575,7 @@ def _interrupted(root, agents, seeds, number, limit) -> list[Run]:
         return found
 
     try:
-        _until(lambda: len(running()) == wanted)
+        wait_until(lambda: len(running()) == wanted, "all trainings play")
         runs = running()
         family = psutil.Process(process.pid).children(recursive=True)
         # The carts may go on once every training has received its signal.
@@ -588,12 +584,16 @@ def _interrupted(root, agents, seeds, number, limit) -> list[Run]:
         else:
             process.send_signal(number)
         if number == signal.SIGTERM:
-            _until(lambda: len(list(limit.parent.glob("terminated-*"))) == wanted)
+            wait_until(
+                lambda: len(list(limit.parent.glob("terminated-*"))) == wanted, "all are signalled"
+            )
         if number == signal.SIGKILL:
-            _until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE)
+            wait_until(
+                lambda: psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE, "it is dead"
+            )
         limit.unlink()
-        out, err = process.communicate(timeout=_LIMIT_SECONDS)
-        _, alive = psutil.wait_procs(family, timeout=_LIMIT_SECONDS)
+        out, err = process.communicate(timeout=wait_until.seconds)
+        _, alive = psutil.wait_procs(family, timeout=wait_until.seconds)
     finally:
         limit.unlink(missing_ok=True)
         process.kill()
@@ -606,12 +606,14 @@ def _interrupted(root, agents, seeds, number, limit) -> list[Run]:
     return runs
 
 
-def test_an_interrupted_comparison_goes_on_where_it_stood(reference, limit, starts, tmp_path):
+def test_an_interrupted_comparison_goes_on_where_it_stood(
+    reference, limit, starts, tmp_path, wait_until
+):
     for agent in _AGENTS:  # those of the first seed have finished
         folder = Path(reference[agent, 0].run)
         shutil.copytree(folder, tmp_path.joinpath(*folder.parts[-3:]))
     finished = _files(tmp_path)
-    runs = _interrupted(tmp_path, _AGENTS, 3, signal.SIGTERM, limit)
+    runs = _interrupted(tmp_path, _AGENTS, 3, signal.SIGTERM, limit, wait_until)
     ours, theirs = sorted(runs, key=lambda run: run.config().agent)
     assert [run.config().train.seed for run in runs] == [1, 1]
     assert len(list(ours.checkpoints.iterdir())) == 1
@@ -646,9 +648,9 @@ def test_an_interrupted_comparison_goes_on_where_it_stood(reference, limit, star
     ],
 )
 def test_no_training_outlives_its_comparison_and_it_goes_on(
-    reference, limit, starts, tmp_path, number
+    reference, limit, starts, tmp_path, number, wait_until
 ):
-    (run,) = _interrupted(tmp_path, ["ppo"], 1, number, limit)
+    (run,) = _interrupted(tmp_path, ["ppo"], 1, number, limit, wait_until)
     plan = _plan(tmp_path, envs=[_CARTS], agents=["ppo"], steps=_STEPS)
     (training,), _ = compare(plan)
     assert (training.run, training.reused) == (str(run.path), False)
@@ -671,7 +673,7 @@ def test_a_resumed_training_plays_the_games_that_are_asked_for_now(
 
 
 def test_a_training_killed_before_its_first_checkpoint_starts_from_its_beginning(
-    reference, limit, tmp_path
+    reference, limit, tmp_path, wait_until
 ):
     whole = Path(reference["ppo", 0].run)
     config = Run(whole).config()
@@ -681,7 +683,7 @@ def test_a_training_killed_before_its_first_checkpoint_starts_from_its_beginning
     words = ["train", "--resume", str(run.path), "--quiet"]
     _set_limit(limit, 1)
     first = _Forked(words, tmp_path / "first")
-    _until(lambda: run.status().state == "running")
+    wait_until(lambda: run.status().state == "running", "the training runs")
     assert run.is_locked()
     # The status is renewed between checkpoints too: at the first step a few seconds after the last
     # renewal. The last of these steps is allowed 9 seconds after that, and it is not a training's
@@ -691,14 +693,14 @@ def test_a_training_killed_before_its_first_checkpoint_starts_from_its_beginning
             break
         _set_limit(limit, steps)
         time.sleep(0.25)
-    _until(lambda: run.status().env_steps > 0)
+    wait_until(lambda: run.status().env_steps > 0, "the status is renewed")
     status = run.status()
     assert (status.state, status.seconds > 0) == ("running", True)
     assert 0 < status.env_steps < _STEPS
     first.process.kill()
     first.wait()
     limit.unlink()
-    _until(lambda: not run.is_locked())
+    wait_until(lambda: not run.is_locked(), "the lock is gone")
     assert (run.status().state, run.status().env_steps) == ("stopped", status.env_steps)
     assert not run.checkpoints.exists()
     second = _Forked(words, tmp_path / "second")

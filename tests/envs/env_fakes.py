@@ -2,8 +2,7 @@
 
 import json
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,14 +11,6 @@ from gymnasium import spaces
 from ludus.envs.vector import BackendStep, Row, VectorEnv
 
 LIMIT = 600.0  # seconds that a test waits for an event, however slow the machine is
-
-
-def wait_until(happened: Callable[[], Any]) -> None:
-    """Wait for an event, and fail if it never comes."""
-    end = time.monotonic() + LIMIT
-    while not happened():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 def hang(*_: Any) -> Any:

@@ -15,7 +15,7 @@ import gymnasium
 import numpy as np
 import psutil
 import pytest
-from env_fakes import LIMIT, assert_same, chooser, step, through_json, wait_until
+from env_fakes import LIMIT, assert_same, chooser, step, through_json
 
 from ludus.envs.errors import EnvError
 from ludus.envs.make import make
@@ -33,24 +33,29 @@ def begin(fault: str, index: int = 1, episode: int = 0, *, workers: bool = True)
     return VectorEnv(backend, env_id="bad", protocol={}, seed=SEED, trusted=True)
 
 
-def expect_to_hang(env: VectorEnv, *hung: int) -> None:
-    """Let the time limit of the workers begin when all but the hung ones have answered."""
-    backend: Any = env.backend
-    vector, backend._timeout = backend._async, 0.1
+@pytest.fixture
+def expect_to_hang(wait_until: Any) -> Callable[..., None]:
+    """Lets the time limit of the workers begin when all but the hung ones have answered."""
 
-    def others_first(wait: Callable[..., Any]) -> Callable[..., Any]:
-        def answered() -> bool:
-            pipes = enumerate(vector.parent_pipes)
-            return all(pipe.poll(0) for i, pipe in pipes if i not in hung)
+    def hangs(env: VectorEnv, *hung: int) -> None:
+        backend: Any = env.backend
+        vector, backend._timeout = backend._async, 0.1
 
-        def waiting(timeout: float) -> Any:
-            wait_until(answered)
-            return wait(timeout=timeout)
+        def others_first(wait: Callable[..., Any]) -> Callable[..., Any]:
+            def answered() -> bool:
+                pipes = enumerate(vector.parent_pipes)
+                return all(pipe.poll(0) for i, pipe in pipes if i not in hung)
 
-        return waiting
+            def waiting(timeout: float) -> Any:
+                wait_until(answered, "the others have answered")
+                return wait(timeout=timeout)
 
-    for name in ("reset_wait", "step_wait", "call_wait"):
-        setattr(vector, name, others_first(getattr(vector, name)))
+            return waiting
+
+        for name in ("reset_wait", "step_wait", "call_wait"):
+            setattr(vector, name, others_first(getattr(vector, name)))
+
+    return hangs
 
 
 @pytest.fixture
@@ -88,7 +93,7 @@ DEATHS = {
 }
 
 
-def check_fault_in_step(env: VectorEnv, what: str) -> None:
+def check_fault_in_step(env: VectorEnv, what: str, expect_to_hang: Any) -> None:
     env.reset()
     for _ in range(2):
         step(env, [1, 2, 3])
@@ -105,18 +110,22 @@ def check_fault_in_step(env: VectorEnv, what: str) -> None:
 
 @pytest.mark.parametrize("workers", [True, False])
 @pytest.mark.parametrize("fault", IN_STEP)
-def test_a_fault_in_a_step(fault: str, workers: bool, close: Any, capfd: Any) -> None:
+def test_a_fault_in_a_step(
+    fault: str, workers: bool, close: Any, capfd: Any, expect_to_hang: Any
+) -> None:
     env = begin(fault, workers=workers)
     close(env)
-    check_fault_in_step(env, IN_STEP[fault])
+    check_fault_in_step(env, IN_STEP[fault], expect_to_hang)
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("fault", DEATHS)
-def test_a_worker_that_dies_or_hangs(fault: str, close: Any, capfd: Any) -> None:
+def test_a_worker_that_dies_or_hangs(
+    fault: str, close: Any, capfd: Any, expect_to_hang: Any
+) -> None:
     env = begin(fault)
     close(env)
-    check_fault_in_step(env, DEATHS[fault])
+    check_fault_in_step(env, DEATHS[fault], expect_to_hang)
     assert capfd.readouterr() == ("", "")
 
 
@@ -129,7 +138,7 @@ IN_RESET = {
 
 
 @pytest.mark.parametrize("fault", IN_RESET)
-def test_a_fault_in_a_reset(fault: str, close: Any, capfd: Any) -> None:
+def test_a_fault_in_a_reset(fault: str, close: Any, capfd: Any, expect_to_hang: Any) -> None:
     env = begin(fault)
     close(env)
     if fault == "hangs in reset":
@@ -191,7 +200,9 @@ def test_closing_while_a_step_runs_is_quiet(close: Any, capfd: Any) -> None:
     assert capfd.readouterr() == ("", "")
 
 
-def test_pictures_come_from_the_env_asked_for_and_their_errors_name_it(close: Any) -> None:
+def test_pictures_come_from_the_env_asked_for_and_their_errors_name_it(
+    close: Any, expect_to_hang: Any
+) -> None:
     for workers in (True, False):
         env = begin("none", workers=workers)
         close(env)
@@ -243,10 +254,6 @@ def run() -> Iterator[Any]:
         child.wait()
 
 
-def wait_until_all_end(pids: list[int]) -> None:
-    wait_until(lambda: all(not psutil.pid_exists(pid) or _is_zombie(pid) for pid in pids))
-
-
 def _is_zombie(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
@@ -267,7 +274,9 @@ def test_an_env_that_is_never_closed_ends_in_silence(fault: str, run: Any) -> No
     assert child.returncode == 0
 
 
-def test_workers_end_with_a_trainer_that_is_killed_even_those_that_hang(run: Any) -> None:
+def test_workers_end_with_a_trainer_that_is_killed_even_those_that_hang(
+    run: Any, wait_until: Any
+) -> None:
     child = run(
         """
     env = begin("spins")
@@ -283,7 +292,10 @@ def test_workers_end_with_a_trainer_that_is_killed_even_those_that_hang(run: Any
     workers = [p.pid for p in psutil.Process(child.pid).children()]
     assert len(workers) == 3
     child.kill()
-    wait_until_all_end(workers)
+    wait_until(
+        lambda: all(not psutil.pid_exists(pid) or _is_zombie(pid) for pid in workers),
+        "the workers have ended",
+    )
     assert child.communicate(timeout=LIMIT)[1] == ""
 
 

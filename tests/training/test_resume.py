@@ -20,7 +20,7 @@ from ludus.envs.make import EnvOptions, make
 from ludus.training.run import TrainOptions
 from ludus.training.train import resume_session, start_session
 
-LUDUS = [sys.executable, "-m", "ludus.cli"]
+LUDUS = [sys.executable, "-m", "ludus"]
 LIMIT = 600.0  # seconds; for a process that hangs, far above what a busy machine needs
 STEPS = {"CartPole-v1": 2_000, "ALE/Breakout-v5": 900}
 CARTPOLE = (
@@ -41,15 +41,6 @@ def _start(command, root, *more):
 def _resume(run):
     command = [*LUDUS, "train", "--resume", str(run)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def _wait_until(process, condition):
-    """Wait for an event in a process that must not end before it."""
-    deadline = time.monotonic() + LIMIT
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, "the process hangs"
-        time.sleep(0.005)
 
 
 def _kill(process):
@@ -84,7 +75,7 @@ def _finish(process) -> str:
     return out + err
 
 
-def _killed_at_random_moments(command, root, seed, kills) -> Path:
+def _killed_at_random_moments(command, root, seed, kills, wait_until) -> Path:
     """Kill -9 `kills` times, each after a random number of env steps since the last start.
 
     A checkpoint is written after every row, so that most kills hit one that is being written.
@@ -94,7 +85,9 @@ def _killed_at_random_moments(command, root, seed, kills) -> Path:
     process = _start(command, root, "--checkpoint-seconds", "0")
     for _ in range(kills):
         target = _newest_step(root) + moments.randint(1, last // kills)
-        _wait_until(process, lambda target=target: _newest_step(root) >= target)
+        wait_until(
+            lambda target=target: _newest_step(root) >= target, f"step {target} is saved", process
+        )
         time.sleep(moments.uniform(0, 0.02))
         _kill(process)
         process = _resume(_only_run(root))
@@ -141,16 +134,18 @@ def _assert_curves_continue(run):
     assert wanted <= tags
 
 
-def test_killed_and_resumed_ends_bit_for_bit_alike(whole, tmp_path):
-    killed = _killed_at_random_moments(CARTPOLE, tmp_path, seed=1, kills=2)
+def test_killed_and_resumed_ends_bit_for_bit_alike(whole, tmp_path, wait_until):
+    killed = _killed_at_random_moments(CARTPOLE, tmp_path, seed=1, kills=2, wait_until=wait_until)
     _assert_alike(killed, whole)
     _assert_curves_continue(killed)
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_on_atari_ends_bit_for_bit_alike(tmp_path):
+def test_killed_and_resumed_on_atari_ends_bit_for_bit_alike(tmp_path, wait_until):
     _finish(_start(ATARI, tmp_path / "whole"))
-    killed = _killed_at_random_moments(ATARI, tmp_path / "killed", seed=1, kills=2)
+    killed = _killed_at_random_moments(
+        ATARI, tmp_path / "killed", seed=1, kills=2, wait_until=wait_until
+    )
     _assert_alike(killed, _only_run(tmp_path / "whole"))
 
 
@@ -272,9 +267,10 @@ def test_what_is_learned_must_be_finite_and_the_checkpoint_before_stays(tmp_path
     assert all(w.isfinite().all() for w in session.run.newest_weights().values())
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_used(whole, tmp_path):
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(whole, tmp_path, wait_until):
     process = _start(CARTPOLE, tmp_path, "--checkpoint-seconds", "0")
-    _wait_until(process, lambda: len(list(tmp_path.glob("*/*/*/checkpoints/0*"))) >= 2)
+    saved = "*/*/*/checkpoints/0*"
+    wait_until(lambda: len(list(tmp_path.glob(saved))) >= 2, "two checkpoints are there", process)
     _kill(process)
     run = _only_run(tmp_path)
     newest = sorted(run.glob("checkpoints/0*"))[-1]
@@ -292,15 +288,15 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(whole, tmp_path):
     ("number", "code"),
     [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
 )
-def test_signals_save_and_exit(tmp_path, number, code):
+def test_signals_save_and_exit(tmp_path, number, code, wait_until):
     process = _start("train dqn CartPole-v1 --steps 100000000", tmp_path)
 
     def has_finished_a_game():
         return any(len(f.read_text().split()) > 1 for f in tmp_path.glob("*/*/*/episodes.csv"))
 
-    _wait_until(process, has_finished_a_game)
+    wait_until(has_finished_a_game, "a game has ended", process)
     process.send_signal(number)
-    _, err = process.communicate(timeout=LIMIT)
+    _, err = process.communicate(timeout=wait_until.seconds)
     assert process.returncode == code, err
     assert "Traceback" not in err
     run = _only_run(tmp_path)

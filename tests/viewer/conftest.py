@@ -41,16 +41,6 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def wait_until(condition, what="the condition"):
-    """Wait until a function returns something true, and return it."""
-    end = time.monotonic() + LIMIT
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.01)
-    raise AssertionError(f"did not happen: {what}")
-
-
 def unpack(message):
     """Split a message into its head and images; the inverse of `messages.pack`."""
     (length,) = struct.unpack_from(">I", message)

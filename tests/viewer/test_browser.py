@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-from .conftest import LIMIT, wait_until
+from .conftest import LIMIT
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium")
@@ -107,7 +107,7 @@ def _number(locator):
     return float(locator.inner_text().replace(",", ""))
 
 
-def test_an_atari_run_is_watched(at, runs, new_page):
+def test_an_atari_run_is_watched(at, runs, new_page, wait_until):
     page = new_page(_to(at, "watch", runs[1]["pong"]))
     assert "token" not in page.url
     canvas = page.locator(".screen canvas").first
@@ -241,7 +241,7 @@ def training(tmp_path):
     program.wait()
 
 
-def test_a_training_is_followed_to_its_end(training, served, new_page):
+def test_a_training_is_followed_to_its_end(training, served, new_page, wait_until):
     """From an empty list to the finished run, in one page that is never loaded again."""
     root, program, gate = training
     page = new_page(served(root).link)
@@ -286,7 +286,7 @@ def _my_move(page):
     return caption.inner_text().startswith("Your move")
 
 
-def test_a_game_is_played_to_its_end_by_clicking(at, runs, new_page):
+def test_a_game_is_played_to_its_end_by_clicking(at, runs, new_page, wait_until):
     page = new_page(_to(at, "play", runs[1]["tic_tac_toe"]))
     cells = page.locator("svg.board [role=button]")
     expect(cells).to_have_count(9)
@@ -317,7 +317,7 @@ def test_a_game_is_played_to_its_end_by_clicking(at, runs, new_page):
     expect(cells).to_have_count(9)
 
 
-def test_a_game_is_played_with_the_keyboard_alone(at, runs, new_page):
+def test_a_game_is_played_with_the_keyboard_alone(at, runs, new_page, wait_until):
     """Tab goes to a cell, Enter plays there; the focus stays where the person is."""
     page = new_page(_to(at, "play", runs[1]["tic_tac_toe"]))
     cells = page.locator("svg.board [role=button]")
@@ -338,7 +338,7 @@ def test_a_game_is_played_with_the_keyboard_alone(at, runs, new_page):
     wait_until(lambda: cells.count() in (5, 0), "the answer to the second move")
 
 
-def test_an_atari_game_is_played_with_the_keyboard(at, runs, new_page):
+def test_an_atari_game_is_played_with_the_keyboard(at, runs, new_page, wait_until):
     page = new_page(_to(at, "play", runs[1]["pong"]))
     expect(page.get_by_role("button", name="rightfire")).to_be_visible()
     screens = page.locator(".screen canvas:not(.over)")

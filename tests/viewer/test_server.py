@@ -23,7 +23,7 @@ from ludus.cli.main import main
 from ludus.viewer import priority
 from ludus.viewer.server import MAX_MESSAGE_BYTES
 
-from .conftest import LIMIT, wait_until
+from .conftest import LIMIT
 
 EVIL = """
 from pathlib import Path
@@ -463,7 +463,7 @@ def test_who_does_not_read_slows_nobody_and_fills_no_memory(at, viewer, place):
             plain.close()
 
 
-def test_who_does_not_read_is_dropped(runs, served, monkeypatch):
+def test_who_does_not_read_is_dropped(runs, served, monkeypatch, wait_until):
     """Its agent stops to play, though the connection is still open."""
     monkeypatch.setattr("ludus.viewer.server._SEND_SECONDS", 0.2)
     monkeypatch.setattr("ludus.viewer.views.encode_png", lambda picture: bytes(4 << 20))
@@ -475,14 +475,15 @@ def test_who_does_not_read_is_dropped(runs, served, monkeypatch):
             t
             for t in set(threading.enumerate()) - before
             if t.name == "ludus-playback" and t.is_alive()
-        ]
+        ],
+        "its agent plays",
     )
     playback.join(LIMIT)
     assert not playback.is_alive()
     plain.close()
 
 
-def test_so_many_agents_play_and_no_more(runs, served, monkeypatch):
+def test_so_many_agents_play_and_no_more(runs, served, monkeypatch, wait_until):
     """Until one of them ends."""
     monkeypatch.setattr("ludus.viewer.server.MAX_SESSIONS", 2)
     at, names = served(runs[0]), runs[1]
@@ -501,7 +502,7 @@ def test_so_many_agents_play_and_no_more(runs, served, monkeypatch):
             with at.stream("play", names["tic_tac_toe"]) as stream:
                 return stream.next()[0]["kind"] == "game"
 
-        assert wait_until(again)
+        wait_until(again, "another agent may play")
 
 
 def test_a_bad_run_is_a_sentence_and_runs_nothing(at, place):
@@ -663,9 +664,9 @@ def test_what_is_no_port_is_one_sentence(capsys):
 
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="priorities of threads are Linux's")
-def test_all_threads_of_the_program_give_way_to_a_training(watch, place):
+def test_all_threads_of_the_program_give_way_to_a_training(watch, place, wait_until):
     """Those that play use idle cores only; the others have the lowest niceness but the loader."""
-    process = watch("--run-dir", "runs", cwd=place[0], program=("-m", "ludus.cli"))
+    process = watch("--run-dir", "runs", cwd=place[0], program=("-m", "ludus"))
     with process.address.stream("watch", place[1]["cartpole"]) as stream:
         stream.until(lambda head: head["kind"] == "hello")
         tasks = Path(f"/proc/{process.program.pid}/task")
@@ -678,7 +679,9 @@ def test_all_threads_of_the_program_give_way_to_a_training(watch, place):
                 found.setdefault(niceness, []).append(os.sched_getscheduler(number))
             return found
 
-        wait_until(lambda: os.SCHED_IDLE in threads().get(priority.SERVING_NICENESS, []))
+        wait_until(
+            lambda: os.SCHED_IDLE in threads().get(priority.SERVING_NICENESS, []), "its agent plays"
+        )
         found = threads()
         assert os.sched_getscheduler(process.program.pid) == os.SCHED_OTHER
         assert os.getpriority(os.PRIO_PROCESS, process.program.pid) == priority.SERVING_NICENESS

@@ -1,6 +1,0 @@
-"""`python -m ludus.cli` runs the command line, as `ludus` does."""
-
-from ludus.cli.main import main
-
-if __name__ == "__main__":
-    main()
