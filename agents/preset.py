@@ -42,6 +42,6 @@ def board_space(env: EnvLike) -> spaces.Box | None:
     from ludus.envs.dict_observation import PackedDict
 
     space = env.observation_space
-    if not isinstance(space, PackedDict) or BOARD not in space.parts:
+    if not isinstance(space, PackedDict) or not space.board_game:
         return None
     return space.parts[BOARD].space

@@ -1,6 +1,5 @@
 """The random agent: uniformly random legal actions; the zero point of comparisons."""
 
-import copy
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from ludus.agents.agent import EnvLike, Extras, Observation, Step
 from ludus.agents.learner import as_batch
 from ludus.agents.preset import Preset, family
-from ludus.envs.dict_observation import legal_actions
+from ludus.envs.action_mask import legal_mask, random_actions
 from ludus.networks.cores import State
 
 
@@ -28,8 +27,8 @@ class RandomAgent:
 
     def __init__(self, observation_space: spaces.Box, action_space: spaces.Space[Any], seed: int):
         self._observation_space = observation_space
-        self._action_space = copy.deepcopy(action_space)  # its generator belongs to this agent
-        self._action_space.seed(seed)
+        self._action_space = action_space
+        self._generator = np.random.default_rng(seed)
         self.env_steps = self.updates = 0
 
     def initial_state(self, num_envs: int) -> State:
@@ -40,16 +39,9 @@ class RandomAgent:
         self, obs: np.ndarray, state: State, first: np.ndarray, *, explore: bool
     ) -> tuple[np.ndarray, State, Extras]:
         """Return random actions [B, *action]."""
-        space, masks = (
-            self._action_space,
-            legal_actions(self._observation_space, torch.from_numpy(obs)),
-        )
-        if masks is None or not isinstance(space, spaces.Discrete):
-            actions = [np.asarray(space.sample()) for _ in obs]
-        else:
-            rows = masks.numpy().astype(np.int8)
-            actions = [np.asarray(space.sample(mask=row)) for row in rows]
-        return np.stack(actions), state, {}
+        legal = legal_mask(self._observation_space, obs)
+        actions = random_actions(self._action_space, len(obs), self._generator, legal)
+        return actions, state, {}
 
     def observe(self, step: Step) -> None:
         """Count the env steps."""
@@ -72,13 +64,12 @@ class RandomAgent:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number of env steps and the state of the generator."""
-        state = self._action_space.np_random.bit_generator.state
-        return {"env_steps": self.env_steps, "generator": state}
+        return {"env_steps": self.env_steps, "generator": self._generator.bit_generator.state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load a state returned by `state_dict`."""
         self.env_steps = state["env_steps"]
-        self._action_space.np_random.bit_generator.state = state["generator"]
+        self._generator.bit_generator.state = state["generator"]
 
     def predict(
         self,

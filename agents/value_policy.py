@@ -8,6 +8,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from ludus.agents.agent import Advice
+from ludus.envs.action_mask import random_actions
 from ludus.envs.dict_observation import legal_actions
 from ludus.envs.errors import ConfigError
 from ludus.networks.cores import State
@@ -43,10 +44,7 @@ def epsilon_greedy(
         legal: [B, A] bool, the actions to sample from; None for all.
     """
     explore = generator.random(len(actions)) < epsilon
-    if legal is None:
-        random = generator.integers(num_actions, size=len(actions))
-    else:
-        random = (generator.random(legal.shape) * legal).argmax(1)
+    random = random_actions(spaces.Discrete(num_actions), len(actions), generator, legal)
     return np.where(explore, random, actions)
 
 

@@ -1,16 +1,19 @@
-"""Dictionary observations packed into one array of bytes, so that memories store them as any other.
+"""Dictionary observations packed into one array of bytes, so that memories store them as arrays.
 
-Two keys are not observations and are not given to networks: `action_mask` holds the legal actions,
-and `moves` the moves of a board game so far, from which a search reconstructs the position.
+Networks do not get the key `action_mask`, which holds the legal actions. In a board game they do
+not get `moves` either, the moves so far, from which a search reconstructs the position.
+
+torch is imported where it is needed: the processes of the envs do without it.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 from gymnasium import spaces
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MASK = "action_mask"
 MOVES = "moves"
@@ -30,10 +33,15 @@ class PackedDict(spaces.Box):
     Args:
         parts: a Box of uint8 or float32 with at least one dimension for each key; `action_mask` is
             uint8.
+        board_game: the dictionaries are positions of a board game of Ludus.
     """
 
-    def __init__(self, parts: Mapping[str, spaces.Box]) -> None:
+    def __init__(self, parts: Mapping[str, spaces.Box], board_game: bool = False) -> None:
         self.parts: dict[str, Part] = {}
+        self.board_game = board_game
+        hidden = (MASK, MOVES) if board_game else (MASK,)
+        self.observed = tuple(key for key in parts if key not in hidden)
+        """keys that networks get"""
         start = 0
         # The widest numbers come first, so that each part is aligned to its item size.
         for key, space in sorted(parts.items(), key=lambda item: -item[1].dtype.itemsize):
@@ -62,19 +70,21 @@ class PackedDict(spaces.Box):
         padding = self.shape[0] - sum(piece.shape[-1] for piece in pieces)
         return np.concatenate([*pieces, np.zeros((*lead, padding), np.uint8)], axis=-1)
 
-    def part(self, obs: Tensor, key: str) -> Tensor:
+    def part(self, obs: "Tensor", key: str) -> "Tensor":
         """Return one key's array [*lead, *shape] from bytes [*lead, size], in its own dtype."""
         start, end, space = self.parts[key]
         piece = obs[..., start:end]
         if space.dtype != np.uint8:
+            import torch
+
             piece = piece.contiguous().view(torch.float32)
         return piece.unflatten(-1, space.shape) if len(space.shape) != 1 else piece
 
-    def legal_actions(self, obs: Tensor) -> Tensor | None:
+    def legal_actions(self, obs: "Tensor") -> "Tensor | None":
         """Return the legal actions [*lead, P] bool; None without an `action_mask`."""
         return self.part(obs, MASK).flatten(obs.ndim - 1) > 0 if MASK in self.parts else None
 
 
-def legal_actions(space: spaces.Box, obs: Tensor) -> Tensor | None:
+def legal_actions(space: spaces.Box, obs: "Tensor") -> "Tensor | None":
     """Return the legal actions [*lead, P] bool in obs [*lead, *obs]; None if all are legal."""
     return space.legal_actions(obs) if isinstance(space, PackedDict) else None

@@ -11,18 +11,21 @@ import gymnasium
 from gymnasium.error import Error as GymnasiumError
 
 from ludus.envs import atari
+from ludus.envs.adapt import Channels
 from ludus.envs.board.backend import BoardBackend
 from ludus.envs.board.opponents import make_opponent
 from ludus.envs.board.spiel import is_game, load, make_game
 from ludus.envs.bounds import FRACTION, POSITIVE, Bounds, check_bounds
 from ludus.envs.cartpole import CartPoleBackend
 from ludus.envs.dict_observation import PackedDict
+from ludus.envs.env_maker import EnvMaker
 from ludus.envs.errors import EnvError, describe_error
+from ludus.envs.local import LocalBackend
 from ludus.envs.minatar import GAMES, MinAtarBackend
 from ludus.envs.registration import BOARD_ENV_IDS, BOARD_GAMES, register_envs
 from ludus.envs.stack import FrameStack
 from ludus.envs.vector import Backend, VectorEnv
-from ludus.envs.workers import GymnasiumBackend
+from ludus.envs.workers import WorkerBackend
 
 MAX_ENVS = 4096
 
@@ -55,8 +58,10 @@ class EnvOptions:
     """Atari: emulator frames after which a game is truncated"""
     opponent: str | None = None
     """board games: opponent in evaluations (default: random); greedy, minimax, mcts:100, ..."""
+    channels: Channels | None = None
+    """other envs: position of the channels of pictures (default: the smaller outer axis)"""
     timeout: Annotated[float, POSITIVE] = 60.0
-    """seconds that one step may take"""
+    """seconds that making an env, and each of its steps, may take"""
     threads: Annotated[int, Bounds(0, 1024)] = 0
     """Atari: emulator threads; 0 uses one per core"""
 
@@ -187,26 +192,24 @@ def _make_board(env_id: str, num_envs: int, seed: int, options: EnvOptions) -> V
 def _make_gymnasium(
     env_id: str, num_envs: int, seed: int, options: EnvOptions, render: bool
 ) -> VectorEnv:
-    if render:  # pygame needs no window for an image, but fails without a screen
-        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     spec = _spec(env_id)
     limit = spec.max_episode_steps
     source = str(spec.entry_point)
     known = source.startswith(("gymnasium.envs.classic", "ludus.envs.probes"))
+    module = env_id.rpartition(":")[0]
+    make_env = EnvMaker(spec, modules=(module,) if module else (), render=render)
     backend: Backend
     if source == "gymnasium.envs.classic_control.cartpole:CartPoleEnv" and not spec.kwargs:
+        if render:
+            os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         backend = CartPoleBackend(num_envs, limit or 500, render)
+    elif known:
+        backend = LocalBackend(make_env, num_envs)
     else:
-        # passed only if needed: not every env has the argument
-        picture: dict[str, Any] = {"render_mode": "rgb_array"} if render else {}
-
-        def make_env() -> gymnasium.Env[Any, Any]:
-            return gymnasium.make(env_id, disable_env_checker=True, **picture)
-
         try:
-            backend = GymnasiumBackend(make_env, num_envs, not known, options.timeout)
-        except Exception as error:  # whatever a user's constructor may raise
-            raise EnvError(f"{env_id} could not be made: it {describe_error(error)}") from error
+            backend = WorkerBackend(make_env, num_envs, options.timeout, seed, options.channels)
+        except EnvError as error:
+            raise EnvError(_not_made(env_id, num_envs, error)) from error
     stack = options.stack or 1
     if stack > 1 and isinstance(backend.observation_space, PackedDict):
         backend.close()
@@ -222,6 +225,11 @@ def _make_gymnasium(
         timeout=options.timeout,
         trusted=True,  # workers have a time limit of their own; our probes cannot hang
     )
+
+
+def _not_made(env_id: str, num_envs: int, error: EnvError) -> str:
+    which = "" if error.index is None else f" (env {error.index} of {num_envs})"
+    return f"{env_id}{which} could not be made: it {error}"
 
 
 def _spec(env_id: str) -> Any:

@@ -1,4 +1,8 @@
-"""Frame stacking for backends that do not stack: the last k observations, oldest first."""
+"""Frame stacking for backends that do not stack: the last k observations, oldest first.
+
+The frames of a picture [C, H, W] become its channels, [k * C, H, W]; other observations get a new
+first axis.
+"""
 
 import numpy as np
 from gymnasium import spaces
@@ -16,6 +20,8 @@ class FrameStack:
         space = inner.observation_space
         low = np.broadcast_to(space.low, (stack, *space.shape))
         high = np.broadcast_to(space.high, (stack, *space.shape))
+        if len(space.shape) == 3:
+            low, high = (bound.reshape(-1, *space.shape[1:]) for bound in (low, high))
         self.observation_space = spaces.Box(low, high, dtype=space.dtype.type)
         self._frames = np.zeros((self.num_envs, stack, *space.shape), space.dtype)
 
@@ -24,7 +30,7 @@ class FrameStack:
         obs = self._inner.reset(mask, seeds)
         self._frames[mask] = 0
         self._frames[mask, -1] = obs[mask]
-        return self._frames.copy()
+        return self._stacked()
 
     def send(self, actions: np.ndarray) -> None:
         """Start one step."""
@@ -35,7 +41,11 @@ class FrameStack:
         raw = self._inner.recv()
         self._frames = np.roll(self._frames, -1, axis=1)
         self._frames[:, -1] = raw.obs
-        return raw._replace(obs=self._frames.copy())
+        return raw._replace(obs=self._stacked())
+
+    def _stacked(self) -> np.ndarray:
+        """Return a copy of the frames [B, *obs]."""
+        return self._frames.reshape(self.num_envs, *self.observation_space.shape).copy()
 
     def render(self, index: int) -> np.ndarray:
         """Return an image of one env."""

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 from gymnasium import spaces
 
+from ludus.envs.action_mask import check_mask_size, split_mask
 from ludus.envs.deadline import Deadline
 from ludus.envs.dict_observation import MASK, PackedDict, Part
 from ludus.envs.errors import EnvError, describe_error
@@ -148,20 +149,24 @@ class ActionCheck:
         return actions.astype(self.dtype, copy=False)
 
     def require_legal(self, actions: np.ndarray, mask: np.ndarray, used: np.ndarray) -> None:
-        """Check actions [B] of a Discrete space against action masks [B, A] where used [B].
+        """Check actions [B, *action] against action masks [B, P] where used [B].
 
         Raises:
             EnvError: an action is illegal.
         """
-        start = int(self.low)
-        wrong = (mask[np.arange(self._num_envs), actions - start] == 0) & used
-        if wrong.any():
-            index = int(np.argmax(wrong))
-            legal = ", ".join(str(action + start) for action in np.flatnonzero(mask[index]))
-            raise EnvError(
-                f"action {actions[index]} for env {index} is not legal in {self._env_id}; "
-                f"legal are {legal}"
-            )
+        rows = np.arange(self._num_envs)
+        columns = (actions - self.low).reshape(self._num_envs, -1)  # [B, choices]
+        firsts = self.low.reshape(-1)  # number of the first action of each choice
+        for choice, legal in enumerate(split_mask(self._space, mask)):
+            wrong = (legal[rows, columns[:, choice]] == 0) & used
+            if wrong.any():
+                index = int(np.argmax(wrong))
+                allowed = np.flatnonzero(legal[index]) + firsts[choice]
+                of = f", choice {choice}," if len(firsts) > 1 else ""
+                raise EnvError(
+                    f"action {actions[index]} for env {index}{of} is not legal in {self._env_id}; "
+                    f"legal are {', '.join(map(str, allowed))}"
+                )
 
 
 class VectorEnv:
@@ -201,6 +206,7 @@ class VectorEnv:
         self.stack, self.life_loss, self.seed, self.timeout = stack, life_loss, seed, timeout
         try:
             self._action_check = ActionCheck(self.action_space, self.num_envs, env_id)
+            check_mask_size(self.observation_space, self.action_space, env_id)
         except EnvError:
             backend.close()
             raise
@@ -218,9 +224,6 @@ class VectorEnv:
         self._mask: Part | None = None  # the action mask within a packed observation
         if isinstance(self.observation_space, PackedDict):
             self._mask = self.observation_space.parts.get(MASK)
-        self._mask_splits: list[int] = []  # where a mask's second, third, ... choice begins
-        if isinstance(self.action_space, spaces.MultiDiscrete):
-            self._mask_splits = np.cumsum(self.action_space.nvec)[:-1].tolist()
         self._obs: np.ndarray | None = None  # of the current row, for its action mask
         self._sent: np.ndarray | None = None  # actions of the running step
         self._failed: str | None = None  # why every further call is refused
@@ -253,7 +256,7 @@ class VectorEnv:
         if self.episode[0] < 0:
             raise EnvError("send was called before reset")
         actions = self._action_check.validated(np.asarray(actions))
-        if self._mask is not None and isinstance(self.action_space, spaces.Discrete):
+        if self._mask is not None:
             assert self._obs is not None
             mask = self._obs[:, self._mask.start : self._mask.end]  # [B, A]
             self._action_check.require_legal(actions, mask, ~self._pending)
@@ -473,7 +476,7 @@ class VectorEnv:
         if self._mask is None:
             return
         mask = obs[:, self._mask.start : self._mask.end]
-        choices = np.split(mask, self._mask_splits, axis=1)  # one [B, A_i] per choice
+        choices = split_mask(self.action_space, mask)  # one [B, A_i] per choice
         stuck = ~np.all([choice.any(axis=1) for choice in choices], axis=0) & used
         if stuck.any():
             self._fail(int(np.argmax(stuck)), f"shows an {MASK} without a 1", actions)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ludus.agents.agent import EnvLike, MultiThreaded, Player
+from ludus.envs.action_mask import legal_mask, random_actions
 from ludus.envs.board.spiel import is_game
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import VectorEnv
@@ -92,7 +93,6 @@ def evaluate(
     if is_game(env_id):
         return _match(player, env_id, options, episodes, seed, epsilon, stop)
     env = make(env_id, min(num_envs, episodes), seed + HELD_OUT_SEEDS, options)
-    env.action_space.seed(seed)
     generator = np.random.default_rng([seed, 3])
     try:
         with torch_settings(env, player):
@@ -141,8 +141,11 @@ def _play(
         if stop is not None and stop():
             raise EvaluationStopped
         actions, state = player.predict(row.obs, state, row.first, deterministic=True)
-        for i in np.flatnonzero(generator.random(count) < epsilon) if epsilon else ():
-            actions[i] = env.action_space.sample()
+        if epsilon:
+            explore = generator.random(count) < epsilon
+            legal = legal_mask(env.observation_space, row.obs)
+            random = random_actions(env.action_space, count, generator, legal)
+            actions = np.where(explore.reshape(count, *[1] * (actions.ndim - 1)), random, actions)
         env.send(actions)
         row = env.recv()
         for i in np.flatnonzero(row.game_over):

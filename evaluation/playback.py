@@ -6,6 +6,7 @@ import numpy as np
 from gymnasium import spaces
 
 from ludus.agents.agent import Advice, Advisor, Player
+from ludus.envs.action_mask import legal_mask, random_actions
 from ludus.envs.board import spiel
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import Row
@@ -46,7 +47,6 @@ class Playback:
     ) -> None:
         self.player, self._epsilon = player, epsilon
         self._env = make(env_id, 1, seed + HELD_OUT_SEEDS, options, render=True)
-        self._env.action_space.seed(seed)
         self._generator = np.random.default_rng([seed, 4])
         self.speed = _SPEEDS.get(self._env.protocol["kind"], _DEFAULT_SPEED)
         """env steps per second at which a person would play it"""
@@ -77,7 +77,9 @@ class Playback:
                 )
                 action = actions[0]
             if self._epsilon and self._generator.random() < self._epsilon:
-                action = np.asarray(self._env.action_space.sample())
+                env = self._env
+                legal = legal_mask(env.observation_space, row.obs)
+                action = random_actions(env.action_space, 1, self._generator, legal)[0]
             self._decision = Decision(action, advice, state)
         return self._decision
 

@@ -3,22 +3,47 @@
 Images stay uint8 until the first layer; each encoder scales them itself.
 """
 
+import math
+from typing import NamedTuple
+
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ludus.envs.dict_observation import MASK, MOVES, PackedDict
+from ludus.envs.dict_observation import PackedDict
 from ludus.envs.errors import ConfigError
 from ludus.networks.layers import SpectralConv2d
 from ludus.networks.names import Activation, EncoderName
 from ludus.networks.running_stats import Normalise
 
 
-def _pixels(obs: Tensor) -> Tensor:
-    """Convert [N, C, H, W] to float32, channels last; uint8 is scaled to [0, 1]."""
+class Scale(NamedTuple):
+    """Bounds of an observation space, by which observations are scaled to [0, 1]."""
+
+    low: float
+    span: float  # high - low
+
+
+def scale_of(space: spaces.Box) -> Scale:
+    """Return the scale of pictures and of other uint8 arrays; (0, 1) if their bounds are infinite.
+
+    Float vectors are not scaled: their bounds are seldom the range of their values.
+    """
+    low, high = float(space.low.min()), float(space.high.max())
+    if space.dtype != "uint8" and len(space.shape) != 3:
+        return Scale(0.0, 1.0)
+    return Scale(low, high - low) if -math.inf < low < high < math.inf else Scale(0.0, 1.0)
+
+
+def _pixels(obs: Tensor, scale: Scale) -> Tensor:
+    """Convert [N, C, H, W] to float32 from 0 to 1, channels last."""
     x = _unscaled(obs)
-    return x.div_(255.0) if obs.dtype == torch.uint8 else x
+    if obs.dtype != torch.uint8:  # x may be the observation itself
+        return x if scale == (0.0, 1.0) else (x - scale.low) / scale.span
+    if scale.low:
+        x.sub_(scale.low)
+    return x if scale.span == 1.0 else x.div_(scale.span)
 
 
 def _unscaled(obs: Tensor) -> Tensor:
@@ -54,7 +79,7 @@ class MLP(nn.Module):
     """Fully connected layers over the flattened observation.
 
     Args:
-        space: observation space; uint8 in 0..255 is scaled to [0, 1].
+        space: observation space; pictures and other uint8 arrays are scaled to [0, 1].
         hidden: units of each layer.
         layer_norm: normalise each layer before its activation.
         activation: activation after each layer.
@@ -68,7 +93,7 @@ class MLP(nn.Module):
         activation: Activation = "relu",
     ) -> None:
         super().__init__()
-        self._scale = 1 / 255 if space.dtype == "uint8" and space.high.max() == 255 else 1.0
+        self._scale = scale_of(space)
         size = int(torch.Size(space.shape).numel())
         layers: list[nn.Module] = []
         for units in hidden:
@@ -80,10 +105,10 @@ class MLP(nn.Module):
 
     def forward(self, obs: Tensor) -> Tensor:
         """Map [N, *obs] to [N, dim]."""
-        x = obs.flatten(1)
-        if x.dtype != torch.float32 or self._scale != 1.0:
-            x = x.to(torch.float32) * self._scale
-        return self.layers(x)
+        x = obs.flatten(1).to(torch.float32)
+        if self._scale.low:
+            x = x - self._scale.low
+        return self.layers(x if self._scale.span == 1.0 else x * (1 / self._scale.span))
 
 
 class DQN2013(nn.Module):
@@ -91,7 +116,7 @@ class DQN2013(nn.Module):
 
     def __init__(self, space: spaces.Box, layer_norm: bool = False) -> None:
         super().__init__()
-        channels = space.shape[0]
+        channels, self._scale = space.shape[0], scale_of(space)
         self.layers = nn.Sequential(
             *_block(nn.Conv2d(channels, 16, 8, stride=4), layer_norm),
             *_block(nn.Conv2d(16, 32, 4, stride=2), layer_norm),
@@ -100,8 +125,8 @@ class DQN2013(nn.Module):
         _channels_last(self)
 
     def forward(self, obs: Tensor) -> Tensor:
-        """Map [N, C, H, W] uint8 to [N, dim]."""
-        return self.layers(_pixels(obs)).flatten(1)
+        """Map [N, C, H, W] to [N, dim]."""
+        return self.layers(_pixels(obs, self._scale)).flatten(1)
 
 
 class NatureCNN(nn.Module):
@@ -109,7 +134,7 @@ class NatureCNN(nn.Module):
 
     def __init__(self, space: spaces.Box, layer_norm: bool = False) -> None:
         super().__init__()
-        channels = space.shape[0]
+        channels, self._scale = space.shape[0], scale_of(space)
         self.layers = nn.Sequential(
             *_block(nn.Conv2d(channels, 32, 8, stride=4), layer_norm),
             *_block(nn.Conv2d(32, 64, 4, stride=2), layer_norm),
@@ -119,8 +144,8 @@ class NatureCNN(nn.Module):
         _channels_last(self)
 
     def forward(self, obs: Tensor) -> Tensor:
-        """Map [N, C, H, W] uint8 to [N, dim]."""
-        return self.layers(_pixels(obs)).flatten(1)
+        """Map [N, C, H, W] to [N, dim]."""
+        return self.layers(_pixels(obs, self._scale)).flatten(1)
 
 
 class MinAtarCNN(nn.Module):
@@ -129,11 +154,14 @@ class MinAtarCNN(nn.Module):
     def __init__(self, space: spaces.Box, layer_norm: bool = False) -> None:
         super().__init__()
         self.layers = nn.Sequential(*_block(nn.Conv2d(space.shape[0], 16, 3), layer_norm))
-        self.dim = _flat_size(self.layers, space.shape)
+        self.dim, self._scale = _flat_size(self.layers, space.shape), scale_of(space)
 
     def forward(self, obs: Tensor) -> Tensor:
-        """Map [N, C, 10, 10] uint8 in {0, 1} to [N, dim]."""
-        return self.layers(obs.to(torch.float32)).flatten(1)
+        """Map [N, C, H, W] to [N, dim]."""
+        x = obs.to(torch.float32)
+        if self._scale != (0.0, 1.0):  # MinAtar's planes are 0 and 1
+            x = (x - self._scale.low) / self._scale.span
+        return self.layers(x).flatten(1)
 
 
 class _Residual(nn.Module):
@@ -166,7 +194,7 @@ class ImpalaResNet(nn.Module):
     ) -> None:
         super().__init__()
         blocks: list[nn.Module] = []
-        channels = space.shape[0]
+        channels, self._scale = space.shape[0], scale_of(space)
         for base in (16, 32, 32):
             out = base * width
             blocks += [
@@ -182,8 +210,8 @@ class ImpalaResNet(nn.Module):
         _channels_last(self)
 
     def forward(self, obs: Tensor) -> Tensor:
-        """Map [N, C, H, W] uint8 to [N, dim]."""
-        return self.layers(_pixels(obs)).flatten(1)
+        """Map [N, C, H, W] to [N, dim]."""
+        return self.layers(_pixels(obs, self._scale)).flatten(1)
 
 
 class Tower(nn.Module):
@@ -224,28 +252,32 @@ class NormalisedEncoder(nn.Module):
 
     Args:
         encoder: encoder of the normalised observations.
-        shape: shape of one observation.
+        space: observation space.
         picture: observations are images. They share one deviation, and only some images of a
             rollout update the statistics, because consecutive ones are nearly the same.
     """
 
-    def __init__(self, encoder: "Encoder", shape: tuple[int, ...], picture: bool) -> None:
+    def __init__(self, encoder: "Encoder", space: spaces.Box, picture: bool) -> None:
         super().__init__()
-        self.normalise, self.encoder = Normalise(shape, shared_variance=picture), encoder
+        self.normalise, self.encoder = Normalise(space.shape, shared_variance=picture), encoder
         self.dim: int = encoder.dim
-        self._picture = picture
+        self._picture, self._scale = picture, scale_of(space)
 
     def forward(self, obs: Tensor) -> Tensor:
         """Map [N, *obs] to [N, dim]."""
         if not self._picture:
             return self.encoder(self.normalise(obs))
-        unit = 255.0 if obs.dtype == torch.uint8 else 1.0
         x = _unscaled(obs)
-        return self.encoder(self.normalise.in_place(x.clone() if x is obs else x, unit))
+        x = x.clone() if x is obs else x
+        if self._scale.low:
+            x.sub_(self._scale.low)
+        return self.encoder(self.normalise.in_place(x, self._scale.span))
 
     def update_statistics(self, obs: Tensor) -> None:
         """Merge observations [N, *obs] into the statistics."""
-        rows = _pixels(obs[:: -(-len(obs) // _PICTURES)]) if self._picture else obs
+        rows = obs
+        if self._picture:
+            rows = _pixels(obs[:: -(-len(obs) // _PICTURES)], self._scale)
         self.normalise.update_statistics(rows)
 
 
@@ -374,7 +406,7 @@ def make_encoder(
     if isinstance(space, PackedDict):
         encoders: dict[str, Encoder] = {}
         for key, (_, _, inner) in space.parts.items():
-            if key not in (MASK, MOVES):
+            if key in space.observed:
                 of = name if _fits(name, inner) else "mlp"
                 encoders[key] = make_encoder(
                     of,
@@ -391,23 +423,25 @@ def make_encoder(
     if name == "mlp":
         mlp = MLP(space, hidden, layer_norm, activation)
         floats = normalise and space.dtype.kind == "f"
-        return NormalisedEncoder(mlp, space.shape, picture=False) if floats else mlp
+        return NormalisedEncoder(mlp, space, picture=False) if floats else mlp
     if not _fits(name, space):
         raise ConfigError(
             f"the {name} encoder takes pictures [channels, height, width] of at least "
             f"{_SMALLEST[name]} pixels a side; the observations have shape {list(space.shape)}"
         )
     encoder: Encoder
+    # Normalised pictures have no bounds, so the encoder does not scale them a second time.
+    seen = spaces.Box(-math.inf, math.inf, space.shape) if normalise else space
     match name:
         case "dqn2013":
-            encoder = DQN2013(space, layer_norm)
+            encoder = DQN2013(seen, layer_norm)
         case "nature":
-            encoder = NatureCNN(space, layer_norm)
+            encoder = NatureCNN(seen, layer_norm)
         case "minatar":
-            return MinAtarCNN(space, layer_norm)  # its planes are 0 and 1
+            return MinAtarCNN(space, layer_norm)  # not normalised: MinAtar's planes are 0 and 1
         case "impala":
-            encoder = ImpalaResNet(space, width, pool, spectral_norm)
-    return NormalisedEncoder(encoder, space.shape, picture=True) if normalise else encoder
+            encoder = ImpalaResNet(seen, width, pool, spectral_norm)
+    return NormalisedEncoder(encoder, space, picture=True) if normalise else encoder
 
 
 def _fits(name: EncoderName, space: spaces.Box) -> bool:

@@ -67,7 +67,8 @@ class BoardBackend:
 
 def observation_space(game: Game) -> PackedDict:
     """Return the observation space of a game: its own parts and the action mask."""
-    return PackedDict({**game.parts, MASK: spaces.Box(0, 1, (game.num_actions,), np.uint8)})
+    mask = spaces.Box(0, 1, (game.num_actions,), np.uint8)
+    return PackedDict({**game.parts, MASK: mask}, board_game=True)
 
 
 def observations(game: Game, space: PackedDict, board: Board) -> np.ndarray:

@@ -1,7 +1,9 @@
 """Envs that break one rule each, as users' envs do; registered under `bad/`."""
 
 import os
+import random
 import signal
+import subprocess
 import sys
 import time
 from typing import Any
@@ -10,22 +12,25 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-MADE_IN = os.getpid()
-
 
 class Bad(gymnasium.Env[Any, Any]):
     """Goes well in env 0, and wrong in the third step of the others, which have other seeds."""
 
     metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012  as Gymnasium has it
 
-    def __init__(self, fault: str = "none", render_mode: str | None = None) -> None:
+    def __init__(
+        self, fault: str = "none", victim: int = -1, render_mode: str | None = None
+    ) -> None:
         self.fault, self.render_mode = fault, render_mode
+        self.victim = victim  # seed of the episode that goes wrong
         self.observation_space: Any = spaces.Box(-np.inf, np.inf, (2,), np.float32)
         self.action_space: Any = spaces.Discrete(3, start=1)
         if fault == "constructor":
             raise RuntimeError("no licence")
-        if fault == "constructor in worker" and os.getpid() != MADE_IN:
-            raise RuntimeError("the port is taken")
+        if fault == "constructor exits":
+            os._exit(3)
+        if fault == "constructor hangs":
+            time.sleep(10_000)
         if fault == "graph":
             self.observation_space = spaces.Sequence(spaces.Discrete(3))
         if fault == "tuple":
@@ -40,11 +45,11 @@ class Bad(gymnasium.Env[Any, Any]):
                 raise KeyError("level")
             if self.fault == "hangs in reset":
                 time.sleep(10_000)
+            if self.fault == "old Gym reset":
+                return np.zeros(2, np.float32)  # type: ignore[return-value]  # as Gym 0.25
             if self.fault == "NaN in reset":
                 return np.full(2, np.nan, np.float32), {}
         return np.zeros(2, np.float32), {}
-
-    victim = -1  # the seed of the episode that goes wrong; set before the workers are forked
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, Any]:
         assert type(action) is int
@@ -88,6 +93,12 @@ class Bad(gymnasium.Env[Any, Any]):
                 obs = np.zeros(2, np.float64)
             case "no array":
                 obs = [0.0, 0.0]
+            case "terminated is text":
+                return obs, reward, "no", False, {}  # type: ignore[return-value]
+            case "truncated is None":
+                return obs, reward, False, None, {}  # type: ignore[return-value]
+            case "terminated is 2":
+                return obs, reward, 2, False, {}  # type: ignore[return-value]
             case "three values":
                 return obs, reward, False  # type: ignore[return-value]  # too short on purpose
         return obs, reward, False, False, {}
@@ -177,4 +188,80 @@ for _name, _class in {
     "Double": Double,
     "Whole": Whole,
 }.items():
+    gymnasium.register(f"bad/{_name}-v0", entry_point=_class)
+
+
+class Dice(gymnasium.Env[Any, Any]):
+    """Draws from the global generators in its constructor, reset, steps and pictures."""
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+        self.observation_space = spaces.Box(0, 1, (4,), np.float64)
+        self.action_space = spaces.Discrete(2)
+        self.map = random.random()
+
+    def _show(self) -> Any:
+        torch = sys.modules.get("torch")
+        drawn = 0.0 if torch is None else float(torch.rand(()))
+        return np.array([self.map, random.random(), np.random.rand(), drawn])  # noqa: NPY002
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, Any]:
+        return self._show(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, Any]:
+        return self._show(), 1.0, bool(np.random.rand() < 0.2), False, {}  # noqa: NPY002
+
+    def render(self) -> Any:
+        return np.full((4, 4, 3), random.randrange(256), np.uint8)
+
+
+class Simulated(gymnasium.Env[Any, Any]):
+    """Starts a program, as simulators are, and writes to a file what becomes of it."""
+
+    def __init__(self, log: str, deaf: bool = False) -> None:
+        self.observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+        self.action_space = spaces.Discrete(2)
+        self.log, self.deaf = log, deaf
+        self.program = subprocess.Popen(["sleep", "10000"])
+        self._write(f"started {self.program.pid}")
+
+    def _write(self, line: str) -> None:
+        with open(self.log, "a") as file:
+            file.write(line + "\n")
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, Any]:
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, Any]:
+        return np.zeros(1, np.float32), 0.0, False, False, {}
+
+    def close(self) -> None:
+        if self.deaf:
+            time.sleep(10_000)
+        self.program.terminate()
+        self.program.wait()
+        self._write("closed")
+
+
+class Matrix(gymnasium.Env[Any, Any]):
+    """Computes with torch in more than one thread where it may."""
+
+    def __init__(self) -> None:
+        self.observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+        self.action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, Any]:
+        return self._show(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, Any]:
+        return self._show(), 0.0, False, False, {}
+
+    def _show(self) -> Any:
+        import torch
+
+        layer = torch.nn.Conv2d(3, 16, 8)
+        return layer(torch.ones(4, 3, 84, 84)).mean().reshape(1).detach().numpy()
+
+
+for _name, _class in {"Dice": Dice, "Simulated": Simulated, "Matrix": Matrix}.items():
     gymnasium.register(f"bad/{_name}-v0", entry_point=_class)

@@ -56,7 +56,7 @@ def test_options_override_the_id_and_are_in_the_protocol() -> None:
         screen_size=42,
     )
     env = make("ALE/Pong-v5", 1, options=options)
-    elsewhere = ("timeout", "threads", "opponent")
+    elsewhere = ("timeout", "threads", "opponent", "channels")
     expected = {k: v for k, v in vars(options).items() if k not in elsewhere}
     expected |= {"kind": "atari", "rom": "pong", "fire_reset": True}
     assert env.protocol == expected

@@ -117,7 +117,7 @@ def _played(name, steps):
     try:
         for _ in range(steps):
             one = isinstance(env.action_space, spaces.Discrete)  # 1 is legal, 0 at times
-            env.send(np.full((2, *env.action_space.shape), int(one)))
+            env.send(np.full(2, 1) if one else np.tile([0, 1], (2, 1)))
             rows.append(env.recv())
     finally:
         env.close()

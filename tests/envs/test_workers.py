@@ -1,6 +1,7 @@
 """What users' envs do wrong in their workers: one error that names the env, and nothing is left."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -15,12 +16,15 @@ import gymnasium
 import numpy as np
 import psutil
 import pytest
+import torch
 from env_fakes import LIMIT, assert_same, chooser, step, through_json
 
 from ludus.envs.errors import EnvError
-from ludus.envs.make import make
+from ludus.envs.global_generators import GlobalGenerators
+from ludus.envs.local import LocalBackend
+from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import VectorEnv, episode_seed
-from ludus.envs.workers import GymnasiumBackend
+from ludus.envs.workers import WorkerBackend
 
 HERE = Path(__file__).parent
 SEED = 11
@@ -28,9 +32,14 @@ SEED = 11
 
 def begin(fault: str, index: int = 1, episode: int = 0, *, workers: bool = True) -> VectorEnv:
     """3 envs of which one goes wrong in one episode."""
-    bad_envs.Bad.victim = episode_seed(SEED, index, episode)
-    backend = GymnasiumBackend(partial(bad_envs.Bad, fault), 3, workers, LIMIT)
+    bad = partial(bad_envs.Bad, fault, episode_seed(SEED, index, episode))
+    backend = WorkerBackend(bad, 3, LIMIT) if workers else LocalBackend(bad, 3)
     return VectorEnv(backend, env_id="bad", protocol={}, seed=SEED, trusted=True)
+
+
+def worker_pids(env: VectorEnv) -> list[int]:
+    backend: Any = env.backend
+    return [pid for pid, _ in backend._workers] if isinstance(backend, WorkerBackend) else []
 
 
 @pytest.fixture
@@ -39,21 +48,14 @@ def expect_to_hang(wait_until: Any) -> Callable[..., None]:
 
     def hangs(env: VectorEnv, *hung: int) -> None:
         backend: Any = env.backend
-        vector, backend._timeout = backend._async, 0.1
+        gather, backend._timeout = backend._gather, 0.1
 
-        def others_first(wait: Callable[..., Any]) -> Callable[..., Any]:
-            def answered() -> bool:
-                pipes = enumerate(vector.parent_pipes)
-                return all(pipe.poll(0) for i, pipe in pipes if i not in hung)
+        def gather_when_answered() -> Any:
+            others = [backend._workers[i][1] for i in backend._waiting if i not in hung]
+            wait_until(lambda: all(each.poll(0) for each in others), "the others have answered")
+            return gather()
 
-            def waiting(timeout: float) -> Any:
-                wait_until(answered, "the others have answered")
-                return wait(timeout=timeout)
-
-            return waiting
-
-        for name in ("reset_wait", "step_wait", "call_wait"):
-            setattr(vector, name, others_first(getattr(vector, name)))
+        backend._gather = gather_when_answered
 
     return hangs
 
@@ -64,10 +66,9 @@ def close() -> Iterator[Any]:
     closed: list[VectorEnv] = []
     yield closed.append
     for env in closed:
-        backend: Any = env.backend
-        workers = list(backend._async.processes) if backend._async else []
+        pids = worker_pids(env)
         env.close()
-        assert not any(worker.is_alive() for worker in workers)
+        assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
 IN_STEP = {
@@ -82,7 +83,10 @@ IN_STEP = {
     "wrong shape": r"an observation of shape \(3,\); its space promises \(2,\)",
     "wrong dtype": r"an observation of dtype float64; its space promises float32",
     "no array": r"an observation of type list, not an array",
-    "three values": r"raised ValueError: not enough values to unpack",
+    "three values": r"returned 3 values from step; Gymnasium's are observation",
+    "terminated is text": r"returned 'no' for terminated, which is neither True nor False",
+    "truncated is None": r"returned None for truncated, which is neither True nor False",
+    "terminated is 2": r"returned 2 for terminated, which is neither True nor False",
 }
 DEATHS = {
     "exits": "died with exit code 7$",
@@ -133,7 +137,7 @@ IN_RESET = {
     "raises in reset": "raised KeyError: 'level'",
     "NaN in reset": "holds NaN",
     "hangs in reset": "gave no answer in time",
-    "constructor in worker": "could not be made in its worker: it raised RuntimeError: the port",
+    "old Gym reset": r"returned no \(observation, info\) from reset; it seems to follow the old",
 }
 
 
@@ -143,12 +147,11 @@ def test_a_fault_in_a_reset(fault: str, close: Any, capfd: Any, expect_to_hang: 
     close(env)
     if fault == "hangs in reset":
         expect_to_hang(env, 1)
-    index = 0 if fault == "constructor in worker" else 1
-    seed = episode_seed(SEED, index, 0)
-    who = rf"^bad: env {index} \(at its reset, seed {seed}, step 0\) .*"
+    seed = episode_seed(SEED, 1, 0)
+    who = rf"^bad: env 1 \(at its reset, seed {seed}, step 0\) .*"
     with pytest.raises(EnvError, match=who + IN_RESET[fault]) as info:
         env.reset()
-    assert info.value.index == index
+    assert info.value.index == 1
     assert capfd.readouterr() == ("", "")
 
 
@@ -165,15 +168,15 @@ def test_a_fault_in_a_later_reset_is_blamed_on_that_episode(close: Any) -> None:
 
 
 @pytest.mark.parametrize("when", ["before send", "before recv"])
-def test_a_worker_that_is_killed(when: str, close: Any, capfd: Any) -> None:
+def test_a_worker_that_is_killed(when: str, close: Any, capfd: Any, wait_until: Any) -> None:
     env = begin("none")
     close(env)
     env.reset()
     if when == "before recv":
         env.send(np.array([1, 1, 1]))
-    backend: Any = env.backend
-    os.kill(backend._async.processes[2].pid, signal.SIGKILL)
-    backend._async.processes[2].join()
+    victim = worker_pids(env)[2]
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: _is_zombie(victim), "the worker has ended")
     if when == "before recv":  # it may have answered before it was killed
 
         def go_on() -> None:
@@ -289,11 +292,11 @@ def test_workers_end_with_a_trainer_that_is_killed_even_those_that_hang(
     """,
         until="ready",
     )
-    workers = [p.pid for p in psutil.Process(child.pid).children()]
-    assert len(workers) == 3
+    pids = [p.pid for p in psutil.Process(child.pid).children(recursive=True)]
+    assert len(pids) == 4  # with their server
     child.kill()
     wait_until(
-        lambda: all(not psutil.pid_exists(pid) or _is_zombie(pid) for pid in workers),
+        lambda: all(not psutil.pid_exists(pid) or _is_zombie(pid) for pid in pids),
         "the workers have ended",
     )
     assert child.communicate(timeout=LIMIT)[1] == ""
@@ -359,7 +362,8 @@ def test_a_resumed_worker_env_goes_on_as_if_never_stopped(
 @pytest.mark.parametrize("workers", [True, False])
 def test_workers_and_this_process_play_alike(workers: bool, close: Any) -> None:
     """And as the env alone does, from the episode's seed."""
-    backend = GymnasiumBackend(bad_envs.Walk, 2, workers, LIMIT)
+    make_env = bad_envs.Walk
+    backend = WorkerBackend(make_env, 2, LIMIT) if workers else LocalBackend(make_env, 2)
     env = VectorEnv(backend, env_id="walk", protocol={}, seed=1, trusted=True)
     close(env)
     alone, choose = bad_envs.Walk(), chooser(env)
@@ -385,7 +389,7 @@ def test_workers_and_this_process_play_alike(workers: bool, close: Any) -> None:
 
 
 def test_an_env_that_forgets_its_seed_cannot_be_resumed(close: Any) -> None:
-    backends = [GymnasiumBackend(lambda: bad_envs.Double(moody=True), 2, True, LIMIT) for _ in "ab"]
+    backends = [WorkerBackend(lambda: bad_envs.Double(moody=True), 2, LIMIT) for _ in "ab"]
     env, resumed = (
         VectorEnv(b, env_id="moody", protocol={}, seed=1, trusted=True) for b in backends
     )
@@ -398,7 +402,8 @@ def test_an_env_that_forgets_its_seed_cannot_be_resumed(close: Any) -> None:
 
 def test_what_was_handed_out_is_not_the_env_s_buffer(close: Any) -> None:
     for workers in (True, False):
-        backend = GymnasiumBackend(bad_envs.Picture, 2, workers, LIMIT)
+        make_env = bad_envs.Picture
+        backend = WorkerBackend(make_env, 2, LIMIT) if workers else LocalBackend(make_env, 2)
         env = VectorEnv(backend, env_id="picture", protocol={}, seed=1, trusted=True)
         close(env)
         row = env.reset()
@@ -406,3 +411,184 @@ def test_what_was_handed_out_is_not_the_env_s_buffer(close: Any) -> None:
         after = step(env, np.zeros((2, 2), "f4"))
         np.testing.assert_array_equal(row.obs, kept)
         np.testing.assert_array_equal(after.obs, kept + 1)
+
+
+IN_CONSTRUCTOR = {
+    "constructor": "could not be made: it raised RuntimeError: no licence$",
+    "constructor exits": "could not be made: it died with exit code 3$",
+    "constructor hangs": "could not be made: it gave no answer in time$",
+}
+
+
+@pytest.mark.parametrize("fault", IN_CONSTRUCTOR)
+def test_a_fault_in_a_constructor(fault: str, capfd: Any) -> None:
+    gymnasium.register("bad/Built-v0", entry_point=bad_envs.Bad, kwargs={"fault": fault})
+    before = psutil.Process().children(recursive=True)
+    limit = 0.5 if "hangs" in fault else LIMIT
+    try:
+        with pytest.raises(
+            EnvError, match=r"^bad/Built-v0 \(env \d of 2\) " + IN_CONSTRUCTOR[fault]
+        ):
+            make("bad/Built-v0", 2, options=EnvOptions(timeout=limit))
+    finally:
+        del gymnasium.registry["bad/Built-v0"]
+    servers = set(psutil.Process().children(recursive=True)) - set(before)
+    assert len(servers) <= 1  # one waits for the next env of this kind
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("raise OSError('no display')", "raised OSError: no display"),
+        ("import os; os._exit(4)", "died with exit code 4 while its modules were imported"),
+        ("raise SystemExit('no licence')", "raised SystemExit: no licence"),
+        ("import time; time.sleep(10_000)", "gave no answer in time while its modules were"),
+    ],
+)
+def test_a_fault_in_an_import(
+    line: str, what: str, tmp_path: Path, monkeypatch: Any, request: Any
+) -> None:
+    """The trainer has imported the module before, where nothing was wrong."""
+    name = f"stranger_{abs(hash(request.node.name))}"
+    (tmp_path / f"{name}.py").write_text(line)
+    monkeypatch.syspath_prepend(tmp_path)
+    gymnasium.register("bad/Imported-v0", entry_point=f"{name}:Env")
+    limit = 0.5 if "sleep" in line else LIMIT
+    try:
+        with pytest.raises(EnvError, match=f"^bad/Imported-v0 could not be made: it {what}"):
+            make("bad/Imported-v0", 2, options=EnvOptions(timeout=limit))
+    finally:
+        del gymnasium.registry["bad/Imported-v0"]
+
+
+def test_global_generators_are_each_env_s_own(close: Any) -> None:
+    def episode(env: VectorEnv) -> np.ndarray:
+        return np.stack([env.reset().obs, *(step(env, [1] * env.num_envs).obs for _ in range(4))])
+
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    envs = [make("bad_envs:bad/Dice-v0", 3, seed) for seed in (5, 5, 6)]
+    for env in envs:
+        close(env)
+    first, again, other = (episode(env) for env in envs)  # [T, B, 4]
+    np.testing.assert_array_equal(first, again)
+    drawn = np.concatenate([first, other], axis=1)[:, :, :3]  # torch is not imported there
+    for column in range(3):
+        values = drawn[-1, :, column]
+        assert len(set(values.tolist())) == 6, "an env repeats another's numbers"
+    assert (random.random(), np.random.rand()) == (0.13436424411240122, 0.417022004702574)  # noqa: NPY002
+
+
+def test_an_env_with_global_generators_resumes_exactly_and_may_be_rendered(close: Any) -> None:
+    env, resumed = (make("bad_envs:bad/Dice-v0", 2, 5, render=True) for _ in "ab")
+    close(env)
+    close(resumed)
+    row = env.reset()
+    for _ in range(13):
+        env.render(1)
+        row = step(env, [0, 1])
+    resumed.load_state_dict(through_json(env.state_dict()), row)
+    for t in range(12):
+        assert_same(step(resumed, [1, 0]), step(env, [1, 0]), f"{t} rows on")
+
+
+def test_generators_in_this_process_are_given_back() -> None:
+    generators = [GlobalGenerators(seed) for seed in (1, 1, 2)]
+    random.seed(3)
+    torch.manual_seed(3)
+    expected = random.Random(3)
+    drawn = []
+    for _ in range(3):
+        for own in generators:
+            with own:
+                drawn.append((random.random(), np.random.rand(), float(torch.rand(()))))  # noqa: NPY002
+        assert random.random() == expected.random()
+    assert drawn[0::3] == drawn[1::3]
+    assert not set(drawn[0::3]) & set(drawn[2::3])
+    assert float(torch.rand(())) == float(torch.rand((), generator=torch.manual_seed(3)))
+
+
+@pytest.mark.parametrize("deaf", [False, True])
+def test_closing_ends_what_the_env_started(deaf: bool, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("ludus.envs.workers._CLOSE_SECONDS", 0.1 if deaf else LIMIT)
+    log = tmp_path / "log"
+    backend = WorkerBackend(partial(bad_envs.Simulated, str(log), deaf), 2, LIMIT)
+    backend.close()
+    lines = log.read_text().splitlines()
+    assert lines.count("closed") == (0 if deaf else 2)
+    programs = [int(line.split()[1]) for line in lines if line.startswith("started")]
+    assert len(programs) == 2
+    assert all(not psutil.pid_exists(pid) or _is_zombie(pid) for pid in programs)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_only_the_trainer_gets_the_signals_of_its_group(
+    number: int, run: Any, tmp_path: Path, wait_until: Any
+) -> None:
+    log = tmp_path / "log"
+    child = run(
+        f"""
+    import signal
+    from ludus.envs.workers import WorkerBackend
+    from ludus.envs.vector import VectorEnv
+    import bad_envs
+    from functools import partial
+    stopped = []
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, frame: stopped.append(number))
+    backend = WorkerBackend(partial(bad_envs.Simulated, {str(log)!r}), 2, 600.0)
+    env = VectorEnv(backend, env_id="x", protocol={{}}, seed=0, trusted=True)
+    env.reset()
+    print("ready", flush=True)
+    while not stopped:
+        time.sleep(0.01)
+    print(step(env, [0, 0]).episode_length.tolist())
+    env.close()
+    """,
+        until="ready",
+    )
+    processes = psutil.Process(child.pid).children(recursive=True)
+    assert len(processes) == 5  # a server, two workers, and what they started
+    if number != signal.SIGKILL:
+        for process in processes[:3]:  # as systemd and Slurm do
+            process.send_signal(number)
+    os.killpg(child.pid, number)
+    out = child.communicate(timeout=LIMIT)
+    assert out == ("" if number == signal.SIGKILL else "[1, 1]\n", "")
+    wait_until(lambda: not any(map(psutil.Process.is_running, processes)), "all have ended")
+
+
+def test_an_env_that_computes_with_torch_does_not_wait_for_threads_of_the_trainer() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        torch.nn.Conv2d(3, 16, 8)(torch.ones(4, 3, 84, 84)).sum().backward()  # starts threads
+        env = make("bad_envs:bad/Matrix-v0", 2)
+        env.reset()
+        assert step(env, [0, 0]).episode_length.tolist() == [1, 1]
+        env.close()
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_what_an_env_prints_goes_to_stderr(run: Any) -> None:
+    child = run("""
+    import gymnasium
+    class Loud(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+        action_space = gymnasium.spaces.Discrete(2)
+        def reset(self, *, seed=None, options=None):
+            print("hello from reset")
+            os.system("echo hello from a program")
+            return np.zeros(1, np.float32), {}
+    from ludus.envs.workers import WorkerBackend
+    backend = WorkerBackend(Loud, 1, 600.0)
+    backend.reset(np.ones(1, bool), np.zeros(1, np.int64))
+    backend.close()
+    print("result")
+    """)
+    out, err = child.communicate(timeout=LIMIT)
+    assert out == "result\n"
+    assert "hello from reset" in err
+    assert "hello from a program" in err
