@@ -134,5 +134,11 @@ def build(
     Raises:
         ConfigError: the configuration does not suit the env or the machine.
     """
-    agent = import_module(config.module)
-    return agent.build(config, env, device=device, seed=seed, steps=steps, training=training)
+    module = import_module(config.module)
+    agent = module.build(config, env, device=device, seed=seed, steps=steps, training=training)
+    adaptation = getattr(env, "adaptation", None)  # a data set or a test's env has none
+    if adaptation is not None:
+        from ludus.agents.raw_observations import accept_raw_observations
+
+        agent.predict = accept_raw_observations(agent.predict, adaptation)
+    return agent

@@ -29,8 +29,10 @@ _Convert = Callable[[Any], np.ndarray]
 class Adaptation(NamedTuple):
     """How observations of a space become one array."""
 
+    source: spaces.Space[Any]  # the env's own
     space: spaces.Box  # of the arrays that agents get
-    convert: _Convert  # one checked observation to an array
+    convert: _Convert  # one checked observation to an array; a pair with its mask from `info`
+    info_mask_size: int = 0  # numbers of the action mask in `info`; 0 for none
     dropped: tuple[str, ...] = ()  # keys of a dictionary that no network reads
 
 
@@ -42,8 +44,7 @@ def adapt(
     Args:
         space: observation space of the env.
         channels: position of a picture's channels; None for the smaller of its outer axes.
-        mask_size: numbers of the action mask that the env shows in `info`; 0 for none. The
-            observations to convert are then pairs (observation, mask).
+        mask_size: numbers of the action mask that the env shows in `info`; 0 for none.
 
     Raises:
         EnvError: no network reads observations of this space.
@@ -60,12 +61,19 @@ def adapt(
         array = _convert_key(inner, obs, OBSERVATION)
         return packed.pack({OBSERVATION: array, MASK: _mask(mask, mask_size)})
 
-    return Adaptation(packed, convert)
+    return Adaptation(space, packed, convert, mask_size)
 
 
-def is_picture(space: spaces.Box) -> bool:
-    """Return whether an adapted space is of pictures [C, H, W]."""
-    return len(space.shape) == 3
+def describe(space: spaces.Box) -> str:
+    """Describe an adapted space in a few words, such as `picture 3x84x84 from 0 to 255`."""
+    if isinstance(space, PackedDict):
+        keys = [f"{key} {describe(space.parts[key].space)}" for key in space.observed]
+        mask = [MASK] if MASK in space.parts else []
+        return " + ".join([*keys, *mask])
+    shape = "x".join(map(str, space.shape))
+    if len(space.shape) != 3:
+        return f"{shape} numbers"
+    return f"picture {shape} from {space.low.min():g} to {space.high.max():g}"
 
 
 def _adapt_plain(space: spaces.Space[Any], channels: Channels | None) -> Adaptation:
@@ -78,7 +86,7 @@ def _adapt_plain(space: spaces.Space[Any], channels: Channels | None) -> Adaptat
         )
     flat = spaces.flatten_space(space)
     box = spaces.Box(-np.inf, np.inf, flat.shape, np.float32)
-    return Adaptation(box, lambda obs: _to_float32(spaces.flatten(space, obs)))
+    return Adaptation(space, box, lambda obs: _to_float32(spaces.flatten(space, obs)))
 
 
 def _readable(space: spaces.Space[Any]) -> bool:
@@ -97,11 +105,11 @@ def _adapt_box(space: spaces.Box, channels: Channels | None) -> Adaptation:
 
     if space.dtype == np.uint8:
         pixels = spaces.Box(arrange(space.low), arrange(space.high), dtype=np.uint8)
-        return Adaptation(pixels, lambda obs: arrange(np.asarray(obs)))
+        return Adaptation(space, pixels, lambda obs: arrange(np.asarray(obs)))
     with np.errstate(over="ignore"):  # a bound may be infinite
         low, high = (arrange(bound).astype(np.float32) for bound in (space.low, space.high))
     box = spaces.Box(low, high, dtype=np.float32)
-    return Adaptation(box, lambda obs: arrange(_to_float32(obs)))
+    return Adaptation(space, box, lambda obs: arrange(_to_float32(obs)))
 
 
 def _channels_of(shape: tuple[int, ...], channels: Channels | None) -> Channels:
@@ -128,6 +136,7 @@ def _adapt_dict(space: spaces.Dict, channels: Channels | None, mask_size: int) -
     parts = {key: each.space for key, each in adapted.items()}
     mask = space.spaces.get(MASK)
     if mask is not None:
+        mask_size = 0  # that in the observation counts
         if not isinstance(mask, spaces.MultiBinary | spaces.Box) or not mask.shape:
             raise EnvError(
                 f"has {mask} for {MASK}; use MultiBinary, with a number for each choice of action"
@@ -140,13 +149,13 @@ def _adapt_dict(space: spaces.Dict, channels: Channels | None, mask_size: int) -
     packed = PackedDict(parts)
 
     def convert(observed: Any) -> np.ndarray:
-        obs, shown = observed if mask_size and mask is None else (observed, None)
+        obs, shown = observed if mask_size else (observed, None)
         arrays = {key: _convert_key(each, obs[key], key) for key, each in adapted.items()}
         if size:
             arrays[MASK] = _mask(obs[MASK] if mask is not None else shown, size)
         return packed.pack(arrays)
 
-    return Adaptation(packed, convert, tuple(dropped))
+    return Adaptation(space, packed, convert, mask_size, tuple(dropped))
 
 
 def _mask_space(size: int) -> spaces.Box:

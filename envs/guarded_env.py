@@ -48,10 +48,8 @@ class GuardedEnv:
         with self._calls:
             self._env = make_env()
             size = 0 if seed is None else _info_mask_size(self._env, seed)
-        self.raw_observation_space = self._env.observation_space
         self.action_space = self._env.action_space
-        self.info_mask_size = size  # of the action mask in `info`; 0 for none
-        self.adaptation = adapt(self.raw_observation_space, channels, size)
+        self.adaptation = adapt(self._env.observation_space, channels, size)
         self.observation_space = self.adaptation.space
         self._last = np.zeros(self.observation_space.shape, self.observation_space.dtype)
         self._over = True
@@ -120,14 +118,15 @@ class GuardedEnv:
 
     def _checked(self, obs: Any, info: Any, over: bool) -> np.ndarray:
         """Check an observation against the env's space and convert it."""
-        check_observation(self.raw_observation_space, obs)
-        if not self.info_mask_size:
+        check_observation(self.adaptation.source, obs)
+        size = self.adaptation.info_mask_size
+        if not size:
             return self.adaptation.convert(obs)
         mask = info.get(MASK)
         if mask is None:
             if not over:
                 raise EnvError(f"shows no {MASK} in info, which it had at its first reset")
-            mask = np.zeros(self.info_mask_size, np.int8)
+            mask = np.zeros(size, np.int8)
         return self.adaptation.convert((obs, mask))
 
 

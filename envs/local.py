@@ -22,6 +22,7 @@ class LocalBackend:
     def __init__(self, make_env: Callable[[], gymnasium.Env[Any, Any]], num_envs: int) -> None:
         self.num_envs = num_envs
         self._envs = [GuardedEnv(make_env) for _ in range(num_envs)]
+        self.adaptation = self._envs[0].adaptation
         self.observation_space = self._envs[0].observation_space
         self.action_space = self._envs[0].action_space
         self.action_names: Sequence[str] = ()

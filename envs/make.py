@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import json
 import os
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Annotated, Any
@@ -11,11 +12,11 @@ import gymnasium
 from gymnasium.error import Error as GymnasiumError
 
 from ludus.envs import atari
-from ludus.envs.adapt import Channels
+from ludus.envs.adapt import Channels, describe
 from ludus.envs.board.backend import BoardBackend
 from ludus.envs.board.opponents import make_opponent
 from ludus.envs.board.spiel import is_game, load, make_game
-from ludus.envs.bounds import FRACTION, POSITIVE, Bounds, check_bounds
+from ludus.envs.bounds import AT_LEAST_ONE, FRACTION, POSITIVE, Bounds, check_bounds
 from ludus.envs.cartpole import CartPoleBackend
 from ludus.envs.dict_observation import PackedDict
 from ludus.envs.env_maker import EnvMaker
@@ -60,6 +61,12 @@ class EnvOptions:
     """board games: opponent in evaluations (default: random); greedy, minimax, mcts:100, ..."""
     channels: Channels | None = None
     """other envs: position of the channels of pictures (default: the smaller outer axis)"""
+    max_episode_steps: Annotated[int | None, AT_LEAST_ONE] = None
+    """other envs: steps after which an episode is truncated (default: the env's own limit)"""
+    env_kwargs: tuple[str, ...] = ()
+    """other envs: arguments of the constructor, as name=value or a JSON object"""
+    wrapper: tuple[str, ...] = ()
+    """other envs: wrappers as module:Class, the innermost first"""
     timeout: Annotated[float, POSITIVE] = 60.0
     """seconds that making an env, and each of its steps, may take"""
     threads: Annotated[int, Bounds(0, 1024)] = 0
@@ -68,8 +75,40 @@ class EnvOptions:
     def __post_init__(self) -> None:
         """Check the bounds."""
         check_bounds(self, EnvError)
+        self.constructor_kwargs()
+
+    def constructor_kwargs(self) -> dict[str, Any]:
+        """Return the keyword arguments that `env_kwargs` gives.
+
+        Raises:
+            EnvError: an entry is neither name=value nor a JSON object.
+        """
+        kwargs: dict[str, Any] = {}
+        for entry in self.env_kwargs:
+            kwargs |= _parse_kwargs(entry)
+        return kwargs
 
 
+def _parse_kwargs(entry: str) -> dict[str, Any]:
+    """Parse `name=value`, where the value is JSON or else a string, or a JSON object."""
+    name, equals, text = entry.partition("=")
+    try:
+        if not name.strip().isidentifier() or not equals:
+            parsed = json.loads(entry)
+            if not isinstance(parsed, dict):
+                raise ValueError("not an object")
+            return parsed
+    except ValueError as error:
+        raise EnvError(
+            f'env_kwargs is {entry}; it must be name=value or a JSON object such as {{"size": 8}}'
+        ) from error
+    try:
+        return {name.strip(): json.loads(text)}
+    except ValueError:
+        return {name.strip(): {"True": True, "False": False, "None": None}.get(text, text)}
+
+
+_GYMNASIUM_ONLY = ("channels", "max_episode_steps", "env_kwargs", "wrapper")
 _ATARI_ONLY = ("frameskip", "screen_size", "noop_max", "life_loss", "max_frames")
 
 
@@ -100,6 +139,10 @@ def make(
     if not 0 <= seed < 2**63:
         raise EnvError(f"seed is {seed}; it must be from 0 to 2^63 - 1")
     protocol = atari.resolve(env_id)
+    if protocol is not None or is_game(env_id) or env_id.startswith("MinAtar/"):
+        for name in _GYMNASIUM_ONLY:
+            if getattr(options, name):
+                raise EnvError(f"{name} is not for Atari, MinAtar and board games such as {env_id}")
     if options.opponent is not None and not is_game(env_id):
         raise EnvError(f"opponent is for board games; {env_id} does not have it")
     if protocol is not None:
@@ -193,17 +236,31 @@ def _make_gymnasium(
     env_id: str, num_envs: int, seed: int, options: EnvOptions, render: bool
 ) -> VectorEnv:
     spec = _spec(env_id)
-    limit = spec.max_episode_steps
+    limit = options.max_episode_steps or spec.max_episode_steps
     source = str(spec.entry_point)
+    if source.startswith("ale_py"):
+        name = str(spec.kwargs.get("game", "pong")).title().replace("_", "")
+        raise EnvError(
+            f"{env_id} shows frames without the preprocessing of any paper; use ALE/{name}-v5 "
+            f"(sticky actions) or {name}NoFrameskip-v4 (the protocol of the 2015 DQN)"
+        )
     known = source.startswith(("gymnasium.envs.classic", "ludus.envs.probes"))
     module = env_id.rpartition(":")[0]
-    make_env = EnvMaker(spec, modules=(module,) if module else (), render=render)
-    backend: Backend
-    if source == "gymnasium.envs.classic_control.cartpole:CartPoleEnv" and not spec.kwargs:
+    make_env = EnvMaker(
+        spec,
+        modules=(module,) if module else (),
+        kwargs=options.constructor_kwargs(),
+        wrappers=options.wrapper,
+        max_episode_steps=options.max_episode_steps,
+        render=render,
+    )
+    plain = not make_env.kwargs and not options.wrapper and not spec.kwargs
+    backend: CartPoleBackend | LocalBackend | WorkerBackend
+    if plain and source == "gymnasium.envs.classic_control.cartpole:CartPoleEnv":
         if render:
             os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         backend = CartPoleBackend(num_envs, limit or 500, render)
-    elif known:
+    elif known and plain:
         backend = LocalBackend(make_env, num_envs)
     else:
         try:
@@ -211,19 +268,31 @@ def _make_gymnasium(
         except EnvError as error:
             raise EnvError(_not_made(env_id, num_envs, error)) from error
     stack = options.stack or 1
+    # Single observations cannot be adapted for a stack.
+    adaptation = None
+    if stack == 1 and not isinstance(backend, CartPoleBackend):
+        adaptation = backend.adaptation
     if stack > 1 and isinstance(backend.observation_space, PackedDict):
         backend.close()
         raise EnvError(f"stack is {stack}; {env_id} shows dictionaries, which are not stacked")
-    if stack > 1:
-        backend = FrameStack(backend, stack)
+    stacked: Backend = FrameStack(backend, stack) if stack > 1 else backend
+    protocol: dict[str, Any] = {"kind": "gymnasium", "max_episode_steps": limit, "stack": stack}
+    if make_env.kwargs:
+        protocol["env_kwargs"] = make_env.kwargs
+    if options.wrapper:
+        protocol["wrapper"] = list(options.wrapper)
+    shown = describe(stacked.observation_space)
+    if "picture" in shown:
+        protocol["observation"] = shown
     return VectorEnv(
-        backend,
+        stacked,
         env_id=env_id,
-        protocol={"kind": "gymnasium", "max_episode_steps": limit, "stack": stack},
+        protocol=protocol,
         seed=seed,
         stack=stack,
         timeout=options.timeout,
         trusted=True,  # workers have a time limit of their own; our probes cannot hang
+        adaptation=adaptation,
     )
 
 

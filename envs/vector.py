@@ -16,6 +16,7 @@ import numpy as np
 from gymnasium import spaces
 
 from ludus.envs.action_mask import check_mask_size, split_mask
+from ludus.envs.adapt import Adaptation
 from ludus.envs.deadline import Deadline
 from ludus.envs.dict_observation import MASK, PackedDict, Part
 from ludus.envs.errors import EnvError, describe_error
@@ -182,6 +183,7 @@ class VectorEnv:
         timeout: seconds that one step may take.
         trusted: run the backend without a time limit. For backends whose steps are bounded: our own
             array code, or workers with a limit of their own.
+        adaptation: how the env's own observations were adapted; None if they were not.
 
     Raises:
         EnvError: the action space is not supported; the backend is closed.
@@ -198,8 +200,10 @@ class VectorEnv:
         life_loss: bool = False,
         timeout: float = 60.0,
         trusted: bool = False,
+        adaptation: Adaptation | None = None,
     ) -> None:
         self.backend, self.env_id, self.protocol = backend, env_id, protocol
+        self.adaptation = adaptation
         self.num_envs = backend.num_envs
         self.observation_space, self.action_space = backend.observation_space, backend.action_space
         self.action_names = tuple(backend.action_names)

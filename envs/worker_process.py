@@ -187,7 +187,8 @@ def _serve_env(
         connection.send((describe_error(error), None))
         connection.recv_bytes()  # the trainer hears of the error first, and ends this then
         return 1
-    description = (env.raw_observation_space, env.action_space, env.info_mask_size)
+    adaptation = env.adaptation
+    description = (adaptation.source, env.action_space, adaptation.info_mask_size)
     connection.send((None, cloudpickle.dumps(description)))
     index, num_envs = connection.recv()
     descriptor = recv_handle(connection)

@@ -24,7 +24,7 @@ import cloudpickle
 import gymnasium
 import numpy as np
 
-from ludus.envs.adapt import Adaptation, Channels, adapt
+from ludus.envs.adapt import Channels, adapt
 from ludus.envs.errors import EnvError
 from ludus.envs.vector import BackendStep, episode_seed
 from ludus.envs.worker_process import DONE, STEP, map_shared, shared_layout
@@ -79,15 +79,13 @@ class WorkerBackend:
         self._waiting = set(range(self.num_envs))
         replies = self._gather()
         described = [cloudpickle.loads(reply) for reply in replies]
-        self.raw_observation_space, self.action_space, self.info_mask_size = described[0]
-        for index, (space, actions, mask_size) in enumerate(described):
-            if space != self.raw_observation_space or actions != self.action_space:
+        source, self.action_space, mask_size = described[0]
+        for index, (space, actions, size) in enumerate(described):
+            if space != source or actions != self.action_space:
                 raise EnvError(f"has the spaces {space} and {actions}, not those of env 0", index)
-            if mask_size != self.info_mask_size:
+            if size != mask_size:
                 raise EnvError("shows an action mask in info, or none, unlike env 0", index)
-        self.adaptation: Adaptation = adapt(
-            self.raw_observation_space, channels, self.info_mask_size
-        )
+        self.adaptation = adapt(source, channels, mask_size)
         self.observation_space = self.adaptation.space
         size = shared_layout(self.num_envs, self.observation_space, self.action_space)[1]
         with _memory_file(size) as file:

@@ -263,5 +263,12 @@ class Matrix(gymnasium.Env[Any, Any]):
         return layer(torch.ones(4, 3, 84, 84)).mean().reshape(1).detach().numpy()
 
 
+class Doubled(gymnasium.RewardWrapper[Any, Any]):
+    """Wrapper that adds 1 to a reward of 0 and doubles others."""
+
+    def reward(self, reward: Any) -> Any:
+        return 2 * (reward or 1)
+
+
 for _name, _class in {"Dice": Dice, "Simulated": Simulated, "Matrix": Matrix}.items():
     gymnasium.register(f"bad/{_name}-v0", entry_point=_class)

@@ -57,6 +57,7 @@ def test_options_override_the_id_and_are_in_the_protocol() -> None:
     )
     env = make("ALE/Pong-v5", 1, options=options)
     elsewhere = ("timeout", "threads", "opponent", "channels")
+    elsewhere += ("max_episode_steps", "env_kwargs", "wrapper")
     expected = {k: v for k, v in vars(options).items() if k not in elsewhere}
     expected |= {"kind": "atari", "rom": "pong", "fire_reset": True}
     assert env.protocol == expected

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -325,3 +326,49 @@ def test_lunar_lander_without_box2d_says_what_is_missing() -> None:
         pytest.skip("Box2D is installed")
     with pytest.raises(EnvError, match=r"LunarLander-v3 could not be made: .*box2d"):
         make("LunarLander-v3", 2)
+
+
+@pytest.mark.parametrize("env_id", ["Pong-v4", "MsPacman-v0", "Freeway-v0"])
+def test_atari_without_preprocessing_is_refused_with_the_ids_that_are_meant(env_id: str) -> None:
+    name = env_id.split("-")[0]
+    with pytest.raises(EnvError, match=f"use ALE/{name}-v5 .* or {name}NoFrameskip-v4"):
+        make(env_id)
+
+
+def test_arguments_wrappers_and_limits_of_an_env() -> None:
+    options = EnvOptions(
+        env_kwargs=("map_name=8x8", '{"is_slippery": false}'),
+        wrapper=("gymnasium.wrappers:ClipReward",),
+        max_episode_steps=3,
+    )
+    with pytest.raises(EnvError, match=r"could not be made: .*min_reward"):
+        make("FrozenLake-v1", 1, options=options)
+    options = replace(options, wrapper=("bad_envs:Doubled", "bad_envs:Doubled"))
+    env = make("FrozenLake-v1", 1, options=options)
+    assert env.observation_space.shape == (64,)
+    assert env.protocol["env_kwargs"] == {"map_name": "8x8", "is_slippery": False}
+    assert env.protocol["wrapper"] == ["bad_envs:Doubled", "bad_envs:Doubled"]
+    env.reset()
+    rows = [step(env, [2]) for _ in range(3)]  # right, never slipping
+    assert [int(row.obs[0].argmax()) for row in rows] == [1, 2, 3]
+    assert [float(row.reward[0]) for row in rows] == [4, 4, 4]  # (0 + 1) doubled twice
+    assert [bool(row.truncated[0]) for row in rows] == [False, False, True]
+    env.close()
+
+
+@pytest.mark.parametrize("entry", ["size", "[1]", "5", "a b=1", "{"])
+def test_arguments_that_cannot_be_read_are_refused(entry: str) -> None:
+    with pytest.raises(EnvError, match="it must be name=value or a JSON object"):
+        EnvOptions(env_kwargs=(entry,))
+
+
+@pytest.mark.parametrize("wrapper", ["NoColon", "bad_envs:Nothing", "no_such_module:Wrapper"])
+def test_a_wrapper_that_is_not_there_is_named(wrapper: str) -> None:
+    with pytest.raises(EnvError, match=r"FrozenLake-v1 could not be made: it "):
+        make("FrozenLake-v1", 1, options=EnvOptions(wrapper=(wrapper,)))
+
+
+@pytest.mark.parametrize("env_id", ["ALE/Pong-v5", "MinAtar/Breakout-v1", "connect_four"])
+def test_options_of_other_envs_are_refused(env_id: str) -> None:
+    with pytest.raises(EnvError, match=f"wrapper is not for .* such as {env_id}"):
+        make(env_id, options=EnvOptions(wrapper=("bad_envs:Doubled",)))
