@@ -18,6 +18,7 @@ COMMANDS = {
     "play": "play against a trained agent, in text or in the browser",
     "arena": "run a round robin of agents and players of a board game, with Elo ratings",
     "bench": "measure the training speed of Ludus and Stable-Baselines3 on this machine",
+    "check": "show what agents see of an env, and whether it can be reproduced",
     "list": "list the available agents, envs, board games or runs",
 }
 # `list` computes nothing; `train` checks the agent's name before it imports torch

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,7 +46,9 @@ class EnvMaker:
         if self.render:  # pygame needs no window for an image, but fails without a screen
             os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
             try:
-                return self._wrapped(self._make({"render_mode": "rgb_array"}))
+                with warnings.catch_warnings():  # of an env that does not list this mode
+                    warnings.filterwarnings("ignore", message=".*render_mode")
+                    return self._wrapped(self._make({"render_mode": "rgb_array"}))
             except TypeError as error:  # a constructor without this argument
                 if "render_mode" not in str(error):
                     raise

@@ -48,8 +48,13 @@ class RunError(LudusError, RuntimeError):
 
 def describe_error(error: Exception) -> str:
     """Describe an error in words that follow an env's name, e.g. `raised ValueError: ...`."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, EnvError) else f"raised {type(error).__name__}: {text}"
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # a user's `__str__` may be wrong, too
+        text = ""
+    if isinstance(error, EnvError):
+        return text
+    return f"raised {type(error).__name__}" + (f": {text}" if text else " without a message")
 
 
 class TrainingStopped(Exception):
