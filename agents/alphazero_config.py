@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from ludus.agents.preset import Preset, board_space
-from ludus.envs.bounds import AT_LEAST_ONE, FRACTION, NON_NEGATIVE, POSITIVE, check_bounds
+from ludus.envs.bounds import (
+    AT_LEAST_ONE,
+    FRACTION,
+    NON_NEGATIVE,
+    NON_NEGATIVE_OR_INFINITE,
+    POSITIVE,
+    check_bounds,
+)
 from ludus.envs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -67,7 +74,7 @@ class AlphaZeroConfig:
     """step size of Adam"""
     anneal_learning_rate: bool = True
     """decrease it linearly to 0 over the training"""
-    max_grad_norm: Annotated[float, NON_NEGATIVE] = 1.0
+    max_grad_norm: Annotated[float, NON_NEGATIVE_OR_INFINITE] = 1.0
     """gradients are scaled down to this L2 norm; 0 for no limit"""
     value_coef: Annotated[float, NON_NEGATIVE] = 1.0
     """weight of the value loss"""

@@ -15,6 +15,7 @@ from ludus.envs.bounds import (
     FINITE,
     FRACTION,
     NON_NEGATIVE,
+    NON_NEGATIVE_OR_INFINITE,
     POSITIVE,
     Bounds,
     check_bounds,
@@ -94,7 +95,7 @@ class DQNConfig:
     """added to the denominator (adam, radam, rmsprop, adagrad)"""
     momentum: Annotated[float, NON_NEGATIVE] = 0.0
     """momentum of sgd and rmsprop"""
-    max_grad_norm: Annotated[float, NON_NEGATIVE] = 10.0
+    max_grad_norm: Annotated[float, NON_NEGATIVE_OR_INFINITE] = 10.0
     """gradients are scaled down to this L2 norm; 0 for no limit"""
     batch_size: Annotated[int, AT_LEAST_ONE] = 32
     """transitions in one update"""

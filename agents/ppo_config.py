@@ -10,6 +10,7 @@ from ludus.envs.bounds import (
     AT_LEAST_ONE,
     FRACTION,
     NON_NEGATIVE,
+    NON_NEGATIVE_OR_INFINITE,
     POSITIVE,
     Bounds,
     check_bounds,
@@ -61,7 +62,7 @@ class PPOConfig:
     """decrease it linearly to 0 over the training"""
     optimizer_eps: Annotated[float, POSITIVE] = 1e-5
     """added to the denominator (all but sgd)"""
-    max_grad_norm: Annotated[float, NON_NEGATIVE] = 0.5
+    max_grad_norm: Annotated[float, NON_NEGATIVE_OR_INFINITE] = 0.5
     """gradients are scaled down to this L2 norm; 0 for no limit"""
     rollout_length: Annotated[int, AT_LEAST_ONE] = 128
     """rows of each env between two rounds of updates"""

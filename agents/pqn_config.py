@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from ludus.agents.preset import Family, OptimizerName, Preset, family
-from ludus.envs.bounds import AT_LEAST_ONE, FRACTION, NON_NEGATIVE, POSITIVE, check_bounds
+from ludus.envs.bounds import (
+    AT_LEAST_ONE,
+    FRACTION,
+    NON_NEGATIVE,
+    NON_NEGATIVE_OR_INFINITE,
+    POSITIVE,
+    check_bounds,
+)
 from ludus.envs.errors import ConfigError
 from ludus.networks.names import EncoderName, RecurrentName
 
@@ -44,7 +51,7 @@ class PQNConfig:
     """decrease it linearly to 0 over the training"""
     optimizer_eps: Annotated[float, POSITIVE] = 1e-8
     """added to the denominator (adam, radam, rmsprop, adagrad)"""
-    max_grad_norm: Annotated[float, NON_NEGATIVE] = 10.0
+    max_grad_norm: Annotated[float, NON_NEGATIVE_OR_INFINITE] = 10.0
     """gradients are scaled down to this L2 norm; 0 for no limit"""
     rollout_length: Annotated[int, AT_LEAST_ONE] = 32
     """rows of each env between two rounds of updates"""

@@ -10,6 +10,7 @@ from ludus.envs.bounds import (
     AT_LEAST_ONE,
     FRACTION,
     NON_NEGATIVE,
+    NON_NEGATIVE_OR_INFINITE,
     POSITIVE,
     Bounds,
     check_bounds,
@@ -53,7 +54,7 @@ class R2D2Config:
     """step size of the optimizer"""
     optimizer_eps: Annotated[float, POSITIVE] = 1e-3
     """added to the denominator (adam, radam, rmsprop, adagrad)"""
-    max_grad_norm: Annotated[float, NON_NEGATIVE] = 10.0
+    max_grad_norm: Annotated[float, NON_NEGATIVE_OR_INFINITE] = 10.0
     """gradients are scaled down to this L2 norm; 0 for no limit"""
     batch_size: Annotated[int, AT_LEAST_ONE] = 64
     """sequences in one update"""

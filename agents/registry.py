@@ -7,6 +7,7 @@ wrong name load neither torch nor Stable-Baselines3.
 from __future__ import annotations
 
 import difflib
+from dataclasses import is_dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -97,16 +98,18 @@ def preset(name: str, env: EnvLike) -> Preset:
     return import_module(entry(name).module).preset(name, env)
 
 
-def config_class(name: str, class_name: str) -> type[Any]:
-    """Return the class of an agent's configuration, as `class_name` names it in a run's folder.
+def config_class(name: str) -> type[Any]:
+    """Return the class of configurations with that name.
 
     Raises:
-        ConfigError: there is no such agent, or its configuration is of another class.
+        ConfigError: no agent has such a configuration.
     """
-    found = getattr(import_module(entry(name).module), class_name, None)
-    if found is None:
-        raise ConfigError(f"{name} has no configuration {class_name}")
-    return found
+    modules = sorted({entry.module for entry in AGENTS.values()} | {_SB3})
+    for module in modules:
+        found = getattr(import_module(module), name, None)
+        if isinstance(found, type) and getattr(found, "module", None) and is_dataclass(found):
+            return found
+    raise ConfigError(f"no agent of this ludus has the configuration {name}")
 
 
 def build(

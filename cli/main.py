@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from ludus.cli.options import closest, flush_denormals
 from ludus.envs.errors import LudusError, TrainingStopped, UsageError
+from ludus.envs.trust import trust_modules
 
 COMMANDS = {
     "train": "train an agent on an env, or resume a training",
@@ -29,7 +30,8 @@ def _usage() -> str:
     commands = "\n".join(f"  {command:10}{about}" for command, about in COMMANDS.items())
     return (
         f"usage: ludus COMMAND ...\n\n{commands}\n\n"
-        "ludus COMMAND --help shows every option of a command."
+        "ludus COMMAND --help shows every option of a command.\n"
+        "--modules A,B lets runs and data sets name envs and wrappers of these Python modules."
     )
 
 
@@ -48,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not words or words[0] in ("-h", "--help"):
             print(_usage())
             sys.exit(0 if words else 2)
-        sys.exit(_run(words[0], words[1:]))
+        sys.exit(_run(words))
     except KeyboardInterrupt:
         print("ludus: interrupted", file=sys.stderr)
         sys.exit(130)
@@ -57,8 +59,25 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(0)
 
 
-def _run(command: str, argv: list[str]) -> int:
+def _extract_modules(words: list[str]) -> list[str]:
+    """Trust the modules of every `--modules A,B`, and return the other words."""
+    rest = []
+    given = iter(words)
+    for word in given:
+        option, equals, value = word.partition("=")
+        if option != "--modules":
+            rest.append(word)
+            continue
+        names = value if equals else next(given, "")
+        if not names or names.startswith("-"):
+            raise UsageError("--modules needs names of Python modules, separated by commas")
+        trust_modules(names.split(","))
+    return rest
+
+
+def _run(words: list[str]) -> int:
     try:
+        command, *argv = _extract_modules(words) or [""]
         if command not in COMMANDS:
             raise UsageError(closest(command, COMMANDS, "command"))
         if command not in _WITHOUT_TORCH:

@@ -27,8 +27,6 @@ class Arguments:
     """TCP port of the page; 0 for a free one"""
     host: str = "127.0.0.1"
     """address to listen on; 0.0.0.0 gives access to everyone who has the link"""
-    modules: tuple[str, ...] = ()
-    """Python modules that may be imported for runs on `module:Env-v0`"""
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -51,7 +49,6 @@ def run(argv: list[str]) -> int:
         lambda link: print(f"open {link}", flush=True),
         host=given.host,
         port=given.port,
-        modules=given.modules,
         fragment=fragment,
     )
     return 0

@@ -18,9 +18,11 @@ from ludus.agents.sb3_config import SB3Config
 from ludus.comparison.aggregates import human_normalised, summarise
 from ludus.comparison.groups import Group, Training, group_trainings
 from ludus.comparison.jobs import Job, max_parallel, run_jobs
-from ludus.envs.errors import EnvError, RunError
+from ludus.envs.errors import EnvError, FormatError, RunError
 from ludus.envs.make import EnvOptions, make
+from ludus.envs.trust import modules_of, trust_modules
 from ludus.evaluation.evaluate import evaluate
+from ludus.training.checkpoint import check_resumable
 from ludus.training.device import device_of
 from ludus.training.logger import Episodes
 from ludus.training.provenance import commit, versions
@@ -79,6 +81,8 @@ def compare(plan: Plan) -> tuple[list[Training], list[str]]:
         KeyboardInterrupt: After all trainings have stopped and, where possible, saved.
     """
     device = device_of(plan.device).type
+    for env_id in plan.envs:  # the caller named them
+        trust_modules(modules_of(env_id, plan.options.wrapper))
     configs, existing = _training_configs(plan, device), _readable_runs(plan.root)
     added = _added_runs(plan)
     jobs, entries = [], list[_Entry]()
@@ -212,9 +216,18 @@ def _find_run(wanted: RunConfig, runs: list[tuple[Run, RunConfig]]) -> tuple[Run
     if not isinstance(wanted.config, SB3Config):  # a stopped SB3 run cannot be resumed
         resumable.append("stopped")
     for run in matching:
-        if states[run.path] in resumable:
+        if states[run.path] in resumable and _is_resumable(run):
             return run, False
     return None, False
+
+
+def _is_resumable(run: Run) -> bool:
+    """Return whether this version of Ludus can continue from the checkpoints of a run."""
+    try:
+        check_resumable(run.checkpoints)
+    except FormatError:
+        return False
+    return True
 
 
 def _is_equivalent(run: RunConfig, wanted: RunConfig) -> bool:

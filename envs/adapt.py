@@ -90,14 +90,18 @@ def _adapt_plain(space: spaces.Space[Any], channels: Channels | None) -> Adaptat
 
 
 def _readable(space: spaces.Space[Any]) -> bool:
-    """Return whether observations of a space are numbers, and always as many."""
+    """Return whether observations of a space are numbers, and always as many.
+
+    Spaces of a package's own, such as MiniGrid's missions, are not.
+    """
     if isinstance(space, spaces.Tuple):
         return all(_readable(inner) for inner in space.spaces)
-    return space.is_np_flattenable and not isinstance(space, spaces.Text)
+    kinds = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+    return isinstance(space, kinds)
 
 
 def _adapt_box(space: spaces.Box, channels: Channels | None) -> Adaptation:
-    turn = len(space.shape) == 3 and _channels_of(space.shape, channels) == "last"
+    turn = len(space.shape) == 3 and channels_of(space.shape, channels) == "last"
     shape = space.shape or (1,)
 
     def arrange(values: np.ndarray) -> np.ndarray:
@@ -112,7 +116,7 @@ def _adapt_box(space: spaces.Box, channels: Channels | None) -> Adaptation:
     return Adaptation(space, box, lambda obs: arrange(_to_float32(obs)))
 
 
-def _channels_of(shape: tuple[int, ...], channels: Channels | None) -> Channels:
+def channels_of(shape: tuple[int, ...], channels: Channels | None = None) -> Channels:
     """Return where a picture's channels are: the smaller of its outer axes, the first if equal."""
     return channels or ("last" if shape[2] < shape[0] else "first")
 

@@ -55,6 +55,7 @@ def _text(number: float) -> str:
 
 POSITIVE = Bounds(0, _INFINITY, above_low=True, below_high=True)
 NON_NEGATIVE = Bounds(0, _INFINITY, below_high=True)
+NON_NEGATIVE_OR_INFINITE = Bounds(0, _INFINITY)  # for limits: infinity is none
 AT_LEAST_ONE = Bounds(1, _INFINITY, below_high=True)
 FRACTION = Bounds(0, 1)
 FINITE = Bounds(-_INFINITY, _INFINITY, above_low=True, below_high=True)

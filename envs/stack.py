@@ -10,6 +10,21 @@ from gymnasium import spaces
 from ludus.envs.vector import Backend, BackendStep
 
 
+def newest_frames(obs: np.ndarray, stack: int) -> np.ndarray:
+    """Return the newest frame of each observation [B, *obs], flat, [B, size]."""
+    flat = obs.reshape(len(obs), -1)
+    return flat[:, flat.shape[1] - flat.shape[1] // stack :]
+
+
+def stack_frames(frames: np.ndarray, stack: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Stack the flat frames of an episode [T, size] to observations [T, *shape], zeros first."""
+    before = np.zeros((stack - 1, frames.shape[1]), frames.dtype)
+    windows = np.lib.stride_tricks.sliding_window_view(
+        np.concatenate([before, frames]), stack, axis=0
+    )
+    return np.moveaxis(windows, -1, 1).reshape(len(frames), *shape)
+
+
 class FrameStack:
     """Wrapper of a backend that returns the last `stack` observations, zeros before the first."""
 

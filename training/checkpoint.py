@@ -31,11 +31,24 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from ludus.envs.errors import CheckpointError, FormatError
+from ludus.training.files import open_new, parse_json, read_json, require_inside
 from ludus.training.formats import FORMAT, check_format, format_of, format_stamp
 
 _TENSORS, _MANIFEST = "tensors.safetensors", "manifest.json"
 _PART = "rank-0"
 _LARGE = 1 << 20  # bytes from which an array is stored in its own file
+_MAX_MANIFEST_BYTES = 256 << 20
+# what reading a file may raise that a stranger wrote
+_DAMAGE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    OverflowError,
+    SafetensorError,
+)
 
 
 class _Hashing:
@@ -54,8 +67,8 @@ class _Hashing:
 def write_atomically(path: Path, text: str) -> None:
     """Write a small file under a temporary name, sync it and rename it."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w") as file:
-        file.write(text)
+    with open_new(temporary) as file:
+        file.write(text.encode())
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
@@ -124,22 +137,35 @@ def save_checkpoint(folder: Path, step: int, tree: Any, keep: int) -> Path:
     final = folder / f"{step:012d}"
     temporary = folder / f".tmp-{step}"
     try:
+        if folder.is_symlink():
+            raise OSError("it is a link")
         folder.mkdir(parents=True, exist_ok=True)
         for stale in folder.glob(".tmp-*"):
-            shutil.rmtree(stale)
+            if stale.is_symlink() or not stale.is_dir():
+                stale.unlink()
+            else:
+                shutil.rmtree(stale)
         if not _is_whole(final):
             _write_folder(temporary, step, tree)
-            shutil.rmtree(final, ignore_errors=True)  # damaged
+            _remove(final)  # damaged
             temporary.rename(final)
             _sync_folder(folder)
         names = [path.name for path in _all(folder)]
         for name in names:
             if name > final.name or name in names[: max(0, names.index(final.name) + 1 - keep)]:
-                shutil.rmtree(folder / name)
+                _remove(folder / name)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(f"the checkpoint {final} cannot be written: {error}") from error
     return final
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder, or whatever else has its name."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _is_whole(path: Path) -> bool:
@@ -179,7 +205,7 @@ def _write_part(folder: Path, name: str, tree: Any) -> dict[str, Any]:
 
 def _write(folder: Path, name: str, content: np.ndarray | bytes) -> dict[str, Any]:
     """Write and sync one file; return its name below `folder`, its size and its sha256."""
-    with (folder / name).open("wb") as file:
+    with open_new(folder / name) as file:
         hashing = _Hashing(file)
         if isinstance(content, bytes):
             hashing.write(content)
@@ -211,19 +237,24 @@ def read_checkpoint(path: Path) -> Any:
         tensors = load_file(_verified(path, part["tensors"]))
         arrays = {key: _read_array(path, entry) for key, entry in part["arrays"].items()}
         return _join(part["tree"], tensors, arrays)
-    except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
+    except _DAMAGE as error:
         raise CheckpointError(f"{type(error).__name__}: {error}") from error
 
 
 def _read_body(path: Path) -> dict[str, Any]:
     """Return the body of a manifest, which every format stores under its sha256."""
     try:
-        manifest = json.loads((path / _MANIFEST).read_text())
+        if path.is_symlink():
+            raise CheckpointError(f"{path} is a link")
+        manifest = read_json(path / _MANIFEST, _MAX_MANIFEST_BYTES)
         text = manifest["body"]
         if hashlib.sha256(text.encode()).hexdigest() != manifest["sha256"]:
             raise CheckpointError(f"{_MANIFEST} has changed since it was written")
-        return json.loads(text)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        body = parse_json(text)
+        if not isinstance(body, dict):
+            raise CheckpointError(f"{_MANIFEST} holds no object")
+        return body
+    except _DAMAGE as error:
         raise CheckpointError(f"{type(error).__name__}: {error}") from error
 
 
@@ -238,7 +269,7 @@ def _part_of_version_1(body: dict[str, Any]) -> dict[str, Any]:
 def _verified(folder: Path, entry: dict[str, Any]) -> Path:
     """Return the path of a file after checking its size and its sha256."""
     name, size = entry["file"], entry["bytes"]
-    path = folder / name
+    path = require_inside(folder, name)
     if path.stat().st_size != size:
         raise CheckpointError(f"{name} is not {size} bytes long")
     with path.open("rb") as file:

@@ -13,9 +13,11 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from ludus.envs.action_mask import legal_mask, random_actions
 from ludus.envs.dict_observation import PackedDict
 from ludus.envs.errors import ConfigError, EnvError
 from ludus.envs.make import EnvOptions, make
+from ludus.envs.stack import newest_frames, stack_frames
 from ludus.envs.vector import VectorEnv
 from ludus.evaluation.evaluate import Player, torch_settings
 from ludus.training.dataset import minari_package
@@ -127,7 +129,8 @@ class _Writer:
         from minari.data_collector import EpisodeBuffer
         from minari.dataset.minari_storage import MinariStorage
 
-        self._buffer_type, self._on_game, self._stack = EpisodeBuffer, on_game, env.stack
+        self._buffer_type, self._on_game = EpisodeBuffer, on_game
+        self._stack, self._shape = env.stack, env.observation_space.shape
         # Minari recreates an env from its spec: store it only if `gymnasium.make` alone gives
         # the same observations
         plain = env.protocol["kind"] == "gymnasium" and env.stack == 1
@@ -157,8 +160,8 @@ class _Writer:
     def add(
         self, frames: list[np.ndarray], actions: list[Any], rewards: list[float], terminated: bool
     ) -> None:
-        """Add one game: T + 1 newest frames, T actions and rewards, and whether it terminated."""
-        obs = _stacked(np.stack(frames), self._stack)
+        """Add one game: T + 1 newest frames [size], T actions and rewards, and how it ended."""
+        obs = stack_frames(np.stack(frames), self._stack, self._shape)
         never = np.zeros(len(rewards), bool)
         ends = never.copy()
         ends[-1] = True
@@ -182,17 +185,6 @@ class _Writer:
         self.whole = False
         self._storage.update_episodes(self._waiting)
         self._waiting, self._bytes, self.whole = [], 0, True
-
-
-def _stacked(frames: np.ndarray, stack: int) -> np.ndarray:
-    """Stack frames [T, *frame] to observations [T, stack, *frame], zeros before the first."""
-    if stack == 1:
-        return frames
-    before = np.zeros((stack - 1, *frames.shape[1:]), frames.dtype)
-    windows = np.lib.stride_tricks.sliding_window_view(
-        np.concatenate([before, frames]), stack, axis=0
-    )
-    return np.ascontiguousarray(np.moveaxis(windows, -1, 1))
 
 
 def _play(
@@ -220,10 +212,13 @@ def _play(
         idle[row.first] = (game[row.first] >= episodes) | (taken >= steps)
         if idle.all():
             return
-        newest = row.obs[:, -1] if env.stack > 1 else row.obs
+        newest = newest_frames(row.obs, env.stack)
         chosen, state = player.predict(row.obs, state, row.first, deterministic=True)
-        for i in np.flatnonzero(generator.random(count) < epsilon) if epsilon else ():
-            chosen[i] = env.action_space.sample()
+        if epsilon:
+            explore = generator.random(count) < epsilon
+            legal = legal_mask(env.observation_space, row.obs)
+            random = random_actions(env.action_space, count, generator, legal)
+            chosen = np.where(explore.reshape(count, *[1] * (chosen.ndim - 1)), random, chosen)
         env.send(chosen)
         following = env.recv()
         for i in np.flatnonzero(~row.game_over & ~idle):  # a finished game's action is not used
@@ -232,7 +227,7 @@ def _play(
             actions[i].append(chosen[i])
             rewards[i].append(float(following.reward[i]))
             if following.game_over[i]:
-                frames[i].append(following.obs[i, -1] if env.stack > 1 else following.obs[i])
+                frames[i].append(newest_frames(following.obs, env.stack)[i].copy())
                 writer.add(frames[i], actions[i], rewards[i], bool(following.terminated[i]))
                 frames[i], actions[i], rewards[i] = [], [], []
                 game[i] += count

@@ -5,7 +5,6 @@ own replay, each followed by its last observation as a row that is never sampled
 https://minari.farama.org; the package is an optional extra.
 """
 
-import json
 import re
 import sys
 import warnings
@@ -25,8 +24,12 @@ from gymnasium import spaces
 
 from ludus.agents.agent import OfflineLearner
 from ludus.agents.memory.replay import Replay
+from ludus.envs.adapt import adapt, channels_of
 from ludus.envs.errors import ConfigError
+from ludus.envs.from_json import from_json
 from ludus.envs.make import EnvOptions
+from ludus.envs.stack import newest_frames
+from ludus.training.files import parse_json
 from ludus.training.formats import check_format
 
 ROOT = Path("runs/datasets")  # default folder of collections, laid out as Minari's own
@@ -91,9 +94,9 @@ class Dataset:
         self.source = name if root is None else str(root.resolve())  # valid from any folder
         self._data = _open(name, folder, download)
         with _minari_errors(f"the metadata of {name} cannot be read"):
-            record = json.loads(self._data.storage.metadata.get("ludus", "{}"))
+            record = parse_json(self._data.storage.metadata.get("ludus", "{}"))
             check_format(record, f"the data set {name}", ConfigError)
-            self.options = EnvOptions(**record.get("options", {}))
+            self.options = from_json(EnvOptions, record.get("options", {}), ConfigError)
             self.stack = int(record.get("stack", 1))
         self._collected_by_ludus = "env" in record
         spec = self._data.env_spec
@@ -117,20 +120,13 @@ class Dataset:
             raise ConfigError(
                 f"{self.name} has the observation space {space}; a Box of bytes or floats is needed"
             )
-        shape = space.shape
-        pictures = space.dtype == np.uint8 and len(shape) == 3
-        self._channels_last = pictures and shape[2] in (1, 3, 4) and shape[0] > 4
-        if space.dtype == np.uint8:
-            if not self._channels_last:
-                return space
+        adapted = adapt(space).space
+        self._channels_last = len(space.shape) == 3 and channels_of(space.shape) == "last"
+        if self._channels_last:
             self.notes.append("its images are transposed to channels first")
-            low, high = space.low.transpose(2, 0, 1), space.high.transpose(2, 0, 1)
-            return spaces.Box(low, high, dtype=np.uint8)
-        if space.dtype != np.float32:
+        if space.dtype != adapted.dtype:
             self.notes.append(f"its {space.dtype} observations are converted to float32")
-        with np.errstate(over="ignore"):
-            low, high = space.low.astype(np.float32), space.high.astype(np.float32)
-        return spaces.Box(low, high, dtype=np.float32)
+        return adapted
 
     def _split(self, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the indices of the held-out episodes and of those to learn from."""
@@ -302,12 +298,12 @@ class Dataset:
                 f"and {len(episode.actions)} actions; {list(wanted)} and {steps} are expected"
             )
         with np.errstate(over="ignore"):
-            newest = (obs[:, -1] if self.stack > 1 else obs).astype(space.dtype, copy=False)
+            newest = newest_frames(obs, self.stack).astype(space.dtype, copy=False)
         if not np.isfinite(newest).all():
             raise ConfigError(
                 f"{self.name}: episode {episode.id} has an observation that is not finite"
             )
-        return newest.reshape(steps + 1, -1)
+        return newest
 
     def td_error(self, agent: OfflineLearner) -> float | None:
         """Return the mean TD error of held-out transitions; None if there are none.

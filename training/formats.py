@@ -17,9 +17,10 @@ def format_stamp() -> dict[str, Any]:
     return {"format": FORMAT, "ludus": ludus_version()}
 
 
-def format_of(record: dict[str, Any]) -> Any:
-    """Return the format version of a record that was read from a file."""
-    return record.get("format", 1)
+def format_of(record: dict[str, Any]) -> int:
+    """Return the format version of a record that was read from a file; 0 if it is no number."""
+    version = record.get("format", 1)
+    return version if type(version) is int else 0
 
 
 def check_format(record: dict[str, Any], what: str, error: type[Exception]) -> None:
@@ -30,6 +31,8 @@ def check_format(record: dict[str, Any], what: str, error: type[Exception]) -> N
         what: the file, for the message.
         error: raised with one sentence that names the version of Ludus that reads the file.
     """
+    if not isinstance(record, dict):
+        raise error(f"{what} holds no object")
     version = format_of(record)
     if version in READABLE:
         return

@@ -1,11 +1,13 @@
 """Locks that keep two processes from training in one run folder."""
 
 import fcntl
+import os
 import time
 from pathlib import Path
 from typing import IO, Protocol
 
 from ludus.envs.errors import RunError
+from ludus.training.files import open_plain
 
 _ATTEMPTS, _PAUSE_SECONDS = 5, 0.05
 
@@ -52,7 +54,7 @@ class FileLock:
         Raises:
             RunError: another holder has it.
         """
-        file = self._path.open("w")
+        file = os.fdopen(open_plain(self._path, os.O_RDWR | os.O_CREAT), "r+")
         for attempt in range(_ATTEMPTS):
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -77,7 +79,7 @@ class FileLock:
         if self._file is not None:
             return False
         try:
-            with self._path.open() as file:
+            with os.fdopen(open_plain(self._path, os.O_RDONLY)) as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except FileNotFoundError:
             return False

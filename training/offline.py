@@ -10,6 +10,7 @@ from ludus.agents.agent import AgentConfig, EnvLike, OfflineLearner
 from ludus.agents.dqn_config import DQNConfig
 from ludus.envs.errors import ConfigError, EnvError, RunError
 from ludus.envs.make import EnvOptions, make
+from ludus.envs.trust import require_trust
 from ludus.training.dataset import Dataset
 from ludus.training.run import TrainOptions
 from ludus.training.session import Session
@@ -35,6 +36,11 @@ def evaluation_env(data: Dataset, env_id: str, options: EnvOptions) -> Evaluatio
     name = env_id or data.env_id
     options = data.options if options == EnvOptions() else options
     missing, protocol = "" if env_id else data.why_no_env(), {}
+    if not env_id and not missing:
+        try:
+            require_trust(name, options.wrapper, f"the data set {data.name}")
+        except EnvError as error:
+            missing = str(error)
     if not missing:
         try:
             env = make(name, 1, 0, options)

@@ -14,21 +14,29 @@ import json
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from time import strftime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
+import numpy as np
 from torch import Tensor
 
 from ludus.agents import registry
 from ludus.agents.agent import AgentConfig
-from ludus.envs.bounds import AT_LEAST_ONE, FRACTION, NON_NEGATIVE, Bounds, check_bounds
-from ludus.envs.errors import CheckpointError, FormatError, RunError
+from ludus.envs.bounds import (
+    AT_LEAST_ONE,
+    FRACTION,
+    NON_NEGATIVE,
+    NON_NEGATIVE_OR_INFINITE,
+    Bounds,
+    check_bounds,
+)
+from ludus.envs.errors import CheckpointError, FormatError, LudusError, RunError
+from ludus.envs.from_json import from_json
 from ludus.envs.make import EnvOptions
 from ludus.training.checkpoint import newest_checkpoint, read_checkpoint, write_atomically
+from ludus.training.files import read_json
 from ludus.training.formats import check_format, format_stamp
 from ludus.training.lock import FileLock, RunLock
 from ludus.training.provenance import made_by
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,7 @@ class TrainOptions:
     """probability of a random action in an evaluation; 0 for the deterministic policy"""
     video_every: Annotated[int, NON_NEGATIVE] = 100_000
     """env steps between two videos of a held-out game in TensorBoard; 0 for none"""
-    checkpoint_seconds: Annotated[float, NON_NEGATIVE] = 300.0
+    checkpoint_seconds: Annotated[float, NON_NEGATIVE_OR_INFINITE] = 300.0
     """seconds between two checkpoints"""
     keep_checkpoints: Annotated[int, AT_LEAST_ONE] = 2
     """number of checkpoints to keep, the newest"""
@@ -94,13 +102,17 @@ class RunConfig:
     protocol: dict[str, Any]
 
 
-def _from_json(kind: type[_T], values: dict[str, Any]) -> _T:
-    """Build a config dataclass from JSON, in which tuples are lists."""
-    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]  # always a dataclass
-    unknown = set(values) - known
-    if unknown:
-        raise RunError(f"{kind.__name__} has no field {sorted(unknown)[0]}")
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+@dataclass(frozen=True)
+class _Head:
+    """The entries of config.json that are no dataclasses."""
+
+    agent: str
+    env: str
+    config_type: str
+    protocol: dict
+
+
+_HEAD_FIELDS = tuple(field.name for field in fields(_Head))
 
 
 @dataclass(frozen=True)
@@ -114,7 +126,21 @@ class Status:
     seconds: float | None = None  # of training so far, without evaluations
 
 
+_MAX_STATUS_BYTES = 1 << 20
 _STATUS_FIELDS = tuple(field.name for field in fields(Status))
+
+
+def _are_evaluations(stored: Any) -> bool:
+    """Return whether a value is what `write_evaluations` writes."""
+    try:
+        return all(
+            type(each["env_steps"]) is int
+            and np.isfinite(np.asarray(each["returns"], np.float64)).ndim == 1
+            and len(each["returns"]) == len(each["lengths"]) > 0
+            for each in stored
+        )
+    except (TypeError, ValueError, LookupError):
+        return False
 
 
 class Run:
@@ -155,7 +181,7 @@ class Run:
 
     def stamp(self) -> None:
         """Record that this version and command train the run from its start."""
-        record = json.loads((self.path / "config.json").read_text())
+        record = read_json(self.path / "config.json")
         record |= format_stamp() | made_by()
         write_atomically(self.path / "config.json", json.dumps(record, indent=2))
 
@@ -180,18 +206,21 @@ class Run:
             RunError: the file is damaged, or its format is newer than this version of Ludus.
         """
         try:
-            record = json.loads((self.path / "config.json").read_text())
-            check_format(record, f"the run {self.path}", RunError)
-            config_class = registry.config_class(record["agent"], record["config_type"])
+            record = read_json(self.path / "config.json")
+            check_format(record, f"the run {self.path}", FormatError)
+            head = from_json(_Head, {k: record.get(k) for k in _HEAD_FIELDS}, RunError)
+            config_class = registry.config_class(head.config_type)
             return RunConfig(
-                record["agent"],
-                record["env"],
-                _from_json(TrainOptions, record["train"]),
-                _from_json(EnvOptions, record["options"]),
-                _from_json(config_class, record["config"]),
-                record["protocol"],
+                head.agent,
+                head.env,
+                from_json(TrainOptions, record.get("train"), RunError),
+                from_json(EnvOptions, record.get("options"), RunError),
+                from_json(config_class, record.get("config"), RunError),
+                head.protocol,
             )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except FormatError as error:
+            raise RunError(str(error)) from error
+        except (OSError, ValueError, LudusError) as error:
             raise RunError(f"{self.path}/config.json cannot be read: {error}") from error
 
     def write_evaluations(self, evaluations: list[dict[str, Any]]) -> None:
@@ -201,9 +230,10 @@ class Run:
     def evaluations(self) -> list[dict[str, Any]]:
         """Return what `write_evaluations` wrote; empty if there is nothing readable."""
         try:
-            return json.loads((self.path / "evaluations.json").read_text())
-        except (OSError, ValueError, RecursionError):
+            stored = read_json(self.path / "evaluations.json")
+        except (OSError, ValueError):
             return []
+        return stored if _are_evaluations(stored) else []
 
     def newest_weights(self) -> dict[str, Tensor]:
         """Return the weights for acting of the newest checkpoint.
@@ -257,9 +287,10 @@ class Run:
     def status(self) -> Status:
         """Read the status; a run that was killed while it ran counts as stopped."""
         try:
-            record = json.loads((self.path / "status.json").read_text())
-            status = Status(**{k: record[k] for k in _STATUS_FIELDS if k in record})
-        except (OSError, ValueError, TypeError, RecursionError):
+            record = read_json(self.path / "status.json", _MAX_STATUS_BYTES)
+            known = {k: record[k] for k in _STATUS_FIELDS if k in record}
+            status = from_json(Status, known, RunError)
+        except (OSError, ValueError, TypeError, RunError):
             return Status("unknown")
         if status.state == "running" and not self.is_locked():
             return replace(status, state="stopped")

@@ -1,6 +1,7 @@
 """Train an agent in a run folder, resume it bit for bit, load it to act."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from ludus.agents.capture import capture
 from ludus.envs.board.spiel import is_game
 from ludus.envs.errors import EnvError, RunError
 from ludus.envs.make import EnvOptions, make
+from ludus.envs.trust import modules_of, require_trust, trust_modules
 from ludus.envs.vector import VectorEnv
 from ludus.evaluation.rivals import Rivals
 from ludus.training.baseline import BaselineTraining
@@ -61,8 +63,10 @@ def train(
     options = options or EnvOptions()
     if train_options is None:
         probe = make(env, 1, 0, options)
-        train_options = TrainOptions(num_envs=registry.preset(agent, probe).num_envs)
-        probe.close()
+        try:
+            train_options = TrainOptions(num_envs=registry.preset(agent, probe).num_envs)
+        finally:
+            probe.close()
     chosen = replace(train_options, steps=steps, seed=seed)
     session = start_session(agent, env, chosen, options, config, Path(root), quiet=quiet)
     return session.run_to_end()
@@ -91,6 +95,7 @@ def start_session(
     """
     device = device_of(train_options.device)
     t = replace(train_options, device=device.type)  # so that a resume uses the same
+    trust_modules(modules_of(env_id, options.wrapper))  # the caller named them
     source = _open(env_id, t, options)
     try:
         chosen = registry.preset(agent, source).config if config is None else config
@@ -114,12 +119,12 @@ def start_session(
             taken = transfer(mode.agent, chosen, Run.open(t.init_from), source)
             sentences += taken.sentences()
         run = Run.create(root, run_config)
+        if taken is not None:
+            write_atomically(run.path / "transfer.json", json.dumps(taken.as_dict()))
         session = Session(run, run_config, mode, quiet=quiet, resumed=False)
     except BaseException:
         source.close()
         raise
-    if taken is not None:
-        write_atomically(run.path / "transfer.json", json.dumps(taken.as_dict()))
     for sentence in () if quiet else sentences:
         console.print(sentence)
     return session
@@ -129,6 +134,8 @@ def resume_session(run: Run, *, quiet: bool = False) -> Session:
     """Prepare to continue a training from its newest checkpoint, or from its start without one."""
     config = run.config()
     check_resumable(run.checkpoints)
+    if config.train.dataset is None:
+        require_trust(config.env, config.options.wrapper, f"the run {run.path}")
     device = device_of(config.train.device)
     source = _open(config.env, config.train, config.options)
     try:
@@ -140,9 +147,10 @@ def resume_session(run: Run, *, quiet: bool = False) -> Session:
             raise RunError(
                 f"{run.path} started from another run's weights and saved no checkpoint; start anew"
             )
+        session = Session(run, config, mode, quiet=quiet, resumed=resumed)
         if not resumed:
-            run.stamp()
-        return Session(run, config, mode, quiet=quiet, resumed=resumed)
+            run.stamp()  # with the lock held: another process may train in this folder
+        return session
     except BaseException:
         source.close()
         raise
@@ -186,7 +194,12 @@ def _make_rivals(config: RunConfig, env: VectorEnv, device: torch.device) -> Riv
 
 
 def load(
-    path: Path | str, *, device: str = "cpu", simulations: int = 0, config: RunConfig | None = None
+    path: Path | str,
+    *,
+    device: str = "cpu",
+    simulations: int = 0,
+    config: RunConfig | None = None,
+    modules: Sequence[str] = (),
 ) -> AnyAgent:
     """Load the agent of a run, to act with `predict`.
 
@@ -195,13 +208,19 @@ def load(
         device: auto, cpu or cuda.
         simulations: simulations per move of an agent that searches; 0 for its own number.
         config: of the run, if it has been read before.
+        modules: Python modules that the run may name in its env id and its wrappers; they are
+            imported.
 
     Raises:
+        EnvError: the run names another module.
         RunError: the path is no run, has no weights yet, or its agent does not search.
     """
+    trust_modules(modules)
     folder, steps = at_steps(path)
     run = Run.open(folder)
     config = run.config() if config is None else config
+    require_trust(config.env, config.options.wrapper, f"the run {folder}")
+    weights = run.newest_weights() if steps is None else run.weights_at(steps)
     try:
         source: VectorEnv | Dataset = make(config.env, 1, 0, config.options)
     except EnvError:
@@ -220,7 +239,7 @@ def load(
     finally:
         source.close()
     try:
-        agent.load_weights(run.newest_weights() if steps is None else run.weights_at(steps))
+        agent.load_weights(weights)
     except RuntimeError as error:  # torch's, about names or shapes
         text = " ".join(str(error).split())
         raise RunError(f"the weights of {path} do not fit its config or env: {text}") from error

@@ -6,7 +6,7 @@ import math
 import secrets
 import socket
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from importlib.resources import files
 from typing import Any
@@ -20,7 +20,8 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ludus.envs.board import spiel
-from ludus.envs.errors import RunError
+from ludus.envs.errors import EnvError, RunError
+from ludus.envs.trust import require_trust
 from ludus.training.run import Run, RunConfig
 from ludus.viewer import priority
 from ludus.viewer.game_session import GameSession
@@ -124,11 +125,10 @@ class Viewer:
 
     Args:
         library: the runs to show.
-        modules: whose envs may be loaded; runs on envs of other modules are refused.
     """
 
-    def __init__(self, library: Library, modules: Iterable[str]) -> None:
-        self._library, self._modules = library, frozenset(modules)
+    def __init__(self, library: Library) -> None:
+        self._library = library
         self._shared: dict[tuple[str, str], SharedSession] = {}
         self._workers = set[Worker]()
         folder = files("ludus.viewer").joinpath("page")
@@ -168,24 +168,19 @@ class Viewer:
         name = request.query_params.get("name", "")
         try:
             return _SafeJSONResponse(await asyncio.to_thread(self._library.details, name))
-        except RunError as error:
+        except (RunError, EnvError) as error:
             return _SafeJSONResponse({"error": str(error)}, 404)
 
     def _find(self, name: str) -> tuple[Run, RunConfig]:
         """Return a run and its config.
 
         Raises:
-            RunError: there is no such run, it is damaged, or its env is in a module that was not
-                allowed.
+            RunError: there is no such run, or it is damaged.
+            EnvError: its env is in a module that was not allowed.
         """
         run = self._library.find(name)
         config = run.config()
-        module, colon, _ = config.env.rpartition(":")
-        if colon and not spiel.is_game(config.env) and module not in self._modules:
-            raise RunError(
-                f"the env {config.env} is code of the module {module}; restart ludus watch "
-                f"with --modules {module} if you trust it"
-            )
+        require_trust(config.env, config.options.wrapper, f"the run {run.path}")
         return run, config
 
     async def _watch(self, socket: WebSocket) -> None:
@@ -293,7 +288,6 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 0,
-    modules: Iterable[str] = (),
     fragment: str = "",
 ) -> None:
     """Serve until a signal.
@@ -303,7 +297,6 @@ def serve(
         announce: called with the link once the port is bound.
         host: the address to bind to.
         port: 0 for any free port.
-        modules: whose envs may be loaded.
         fragment: appended to the link; it selects the page that opens first.
 
     Raises:
@@ -315,7 +308,7 @@ def serve(
     port = bound.getsockname()[1]
     token = secrets.token_urlsafe(24)
     config = uvicorn.Config(
-        Guard(Viewer(library, modules).app(), token, host, port),
+        Guard(Viewer(library).app(), token, host, port),
         log_level="warning",
         access_log=False,
         ws="websockets-sansio",

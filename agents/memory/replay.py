@@ -18,6 +18,7 @@ from ludus.agents.agent import Batch, Step
 from ludus.agents.memory.priority import Priorities
 from ludus.agents.returns import n_step_return
 from ludus.envs.errors import ConfigError
+from ludus.envs.stack import newest_frames
 
 _PER_TRANSITION = 8 + 4 + 4 + 8 + 3 + 4  # bytes: action, reward, discount, index, flags, priority
 _ARRAYS = ("frames", "action", "reward", "discount", "first", "valid")
@@ -73,8 +74,8 @@ class Replay:
         self.stack, self.n_step, self.device = stack, n_step, device
         self._gamma = np.float32(gamma)
         self.obs_shape = obs_shape
-        self._frame_shape = obs_shape[1:] if stack > 1 else obs_shape
-        size = int(np.prod(self._frame_shape, dtype=np.int64))
+        self._obs_shape = obs_shape
+        size = int(np.prod(obs_shape, dtype=np.int64)) // stack
         total = self.rows * num_envs
         _refuse_if_too_large(total, size * obs_dtype.itemsize, device)
         # One frame more than transitions: the last stays zero, for frames before an episode.
@@ -123,7 +124,7 @@ class Replay:
             # it, so those can no longer be stacked either.
             self._forget(self.written - self.rows + self.stack)
         at = slice(row * self.num_envs, (row + 1) * self.num_envs)
-        frame = step.obs[:, -1] if self.stack > 1 else step.obs
+        frame = newest_frames(step.obs, self.stack)
         self._frames[at] = torch.from_numpy(frame.reshape(self.num_envs, -1)).to(self.device)
         self._action[at] = torch.from_numpy(step.action)
         self._reward[at] = torch.from_numpy(step.reward)
@@ -207,7 +208,7 @@ class Replay:
     def observations(self, index: Tensor) -> Tensor:
         """Return [N, *obs]: the stack ending at each index, zeros before the episode."""
         if self.stack == 1:
-            return self._frames[index].unflatten(1, self._frame_shape)
+            return self._frames[index].unflatten(1, self._obs_shape)
         frame = (index - self._back) % self.capacity  # [stack, N] oldest first
         # A frame lies before the episode if any later frame of its stack opened the episode: a
         # cumulative sum from the newest frame to the oldest.
@@ -215,7 +216,7 @@ class Replay:
         before = opens.flip(0).cumsum(0).flip(0) > 0
         frame[:-1] = torch.where(before, self.capacity, frame[:-1])  # the frame of zeros
         frames = self._frames.index_select(0, frame.t().reshape(-1))
-        return frames.view(len(index), self.stack, *self._frame_shape)
+        return frames.view(len(index), *self._obs_shape)
 
     def fields(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return first, valid, action, reward and discount at indices of any shape."""

@@ -5,6 +5,7 @@ take seconds. Tests of signals use real processes. No test measures time: tests 
 a file holds the carts of a training at a chosen step for as long as a test needs them there.
 """
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -545,6 +546,16 @@ def _has_episodes(run) -> bool:
     return file.exists() and file.read_text().count("\n") > 1
 
 
+def _trainings(pid: int) -> list[psutil.Process]:
+    """Return the trainings of a comparison; it also has a server for its own envs."""
+    found = []
+    for child in psutil.Process(pid).children():
+        with contextlib.suppress(psutil.Error):
+            if "train" in child.cmdline():
+                found.append(child)
+    return found
+
+
 def _restore_sigint() -> None:
     """A shell's background job ignores SIGINT, and its children inherit that."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -570,7 +581,7 @@ def _interrupted(root, agents, seeds, number, limit, wait_until) -> list[Run]:
         found = [
             run for run in all_runs(root) if run.status().state == "running" and _has_episodes(run)
         ]
-        children = psutil.Process(process.pid).children()
+        children = _trainings(process.pid)
         assert len(children) <= 2, "more trainings at once than --jobs"
         return found
 

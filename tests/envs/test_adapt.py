@@ -14,6 +14,8 @@ from ludus.envs.frame import as_picture
 from ludus.envs.stack import FrameStack
 from ludus.networks.encoders import Scale, make_encoder, scale_of
 
+NUMBER = spaces.Box(0, 1, (2,), np.float32)
+
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64, np.int16])
 @pytest.mark.parametrize(
@@ -139,6 +141,20 @@ def test_a_mask_from_info_is_packed_beside_the_observation() -> None:
         assert packed.part(shown, MASK).tolist() == [0, 1]
         with pytest.raises(EnvError, match=f"shows the {MASK} .* it needs 2 numbers"):
             adaptation.convert((obs, np.ones(3)))
+
+
+class Mission(spaces.Space[str]):
+    """A space that says nothing of itself, as MiniGrid's."""
+
+
+@pytest.mark.parametrize(
+    "unread", [Mission(), spaces.Graph(NUMBER, None), spaces.Sequence(NUMBER)], ids=str
+)
+def test_spaces_that_no_network_reads_are_dropped(unread: Any) -> None:
+    adaptation = adapt(spaces.Dict({"unread": unread, "seen": NUMBER}))
+    assert adaptation.dropped == ("unread",)
+    with pytest.raises(EnvError, match="no network reads"):
+        adapt(spaces.Tuple([unread, NUMBER]))
 
 
 def test_keys_that_no_network_reads_are_dropped() -> None:

@@ -512,7 +512,10 @@ def test_a_bad_run_is_a_sentence_and_runs_nothing(at, place):
             ("Damaged/dqn/type", "Unheard"),
             ("Damaged/dqn/field", "has no field of_no_config"),
             ("Damaged/dqn/pickle", "header"),
-            ("Evil/dqn/env", "restart ludus watch with --modules evil if you trust it"),
+            (
+                "Evil/dqn/env",
+                "names the module evil, which would be imported and run; add --modules evil",
+            ),
         ]:
             here = place[0]
             with at.stream(page, name) as stream:

@@ -1,0 +1,53 @@
+"""Consent to import modules that files name.
+
+The env id of a run folder or a data set may be `module:Env-v0`, and importing that module runs its
+code. An id that the user typed is consent; an id that was read from a file is not. The consent
+holds for this process and is stored nowhere.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from ludus.envs.errors import EnvError
+
+_trusted = {"gymnasium", "ludus"}
+
+
+def trust_modules(names: Iterable[str]) -> None:
+    """Allow files to name these modules, and what lies within them."""
+    _trusted.update(name for name in names if name)
+
+
+def modules_of(env_id: str, wrappers: Sequence[str] = ()) -> list[str]:
+    """Return the modules that making an env imports because its id or a wrapper names them."""
+    names = [text.rpartition(":")[0] for text in (env_id, *wrappers)]
+    return list(dict.fromkeys(name for name in names if re.fullmatch(r"[\w.]+", name)))
+
+
+def require_trust(env_id: str, wrappers: Sequence[str], source: str) -> None:
+    """Refuse modules that a file names and that the user did not allow.
+
+    Args:
+        env_id: env id that was read from the file.
+        wrappers: wrappers that were read from the file.
+        source: the file, for the message.
+
+    Raises:
+        EnvError: a module is not trusted.
+    """
+    for module in modules_of(env_id, wrappers):
+        if not _is_trusted(module):
+            raise EnvError(
+                f"{source} names the module {module}, which would be imported and run; add "
+                f"--modules {module} (Python: modules=) if you trust it"
+            )
+
+
+def consent_arguments(env_id: str, wrappers: Sequence[str]) -> list[str]:
+    """Return the arguments that give another command the consent that this process has."""
+    names = [name for name in modules_of(env_id, wrappers) if _is_trusted(name)]
+    return ["--modules", ",".join(names)] if names else []
+
+
+def _is_trusted(module: str) -> bool:
+    return any(module == each or module.startswith(f"{each}.") for each in _trusted)
