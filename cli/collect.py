@@ -2,7 +2,6 @@
 
 import math
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -84,9 +83,9 @@ def run(argv: list[str]) -> int:
             num_envs=given.num_envs,
             on_game=on_game,
         )
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         if out.exists():
-            print(f"ludus: {out} contains the games that had finished", file=sys.stderr)
+            stopped.add_note(f"{out} has the games that had ended")
         raise
     finally:
         bar.close()

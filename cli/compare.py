@@ -95,7 +95,11 @@ def run(argv: list[str]) -> int:
         jobs=given.jobs,
         quiet=given.quiet,
     )
-    trainings, failed = compare(plan)
+    try:
+        trainings, failed = compare(plan)
+    except KeyboardInterrupt as stopped:
+        stopped.add_note("the trainings have saved; the same command goes on")
+        raise
     for sentence in failed:
         print(f"ludus: {sentence}", file=sys.stderr)
     if not trainings:

@@ -2,12 +2,16 @@
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from typing import TextIO, cast
 
 from ludus.cli.options import closest, flush_denormals
 from ludus.envs.errors import LudusError, TrainingStopped, UsageError
 from ludus.envs.trust import trust_modules
+from ludus.training.console import LossyStream
+from ludus.training.signals import Interrupted, Signals, signal_name
 
 COMMANDS = {
     "train": "train an agent on an env, or resume a training",
@@ -24,6 +28,7 @@ COMMANDS = {
 }
 # `list` computes nothing; `train` checks the agent's name before it imports torch
 _WITHOUT_TORCH = ("list", "train")
+_NOTHING_SAVED = "nothing was saved; the same command starts again"
 
 
 def _usage() -> str:
@@ -46,17 +51,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     # next to another busy process, two threads are then ten times slower.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     sys.path.append(os.getcwd())  # so that `module:Env-v0` finds a user's own module
+    stderr = sys.stderr
+    sys.stderr = cast(TextIO, LossyStream(stderr))
     try:
-        if not words or words[0] in ("-h", "--help"):
-            print(_usage())
-            sys.exit(0 if words else 2)
-        sys.exit(_run(words))
-    except KeyboardInterrupt:
-        print("ludus: interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(_status(words))
+    finally:
+        sys.stderr = stderr
+
+
+def _status(words: list[str]) -> int:
+    """Run one command under the signal handlers and return its exit status."""
+    if not words or words[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if words else 2
+    try:
+        with Signals(raises=True) as signals:
+            code = _run(words)
+        if signals.received is not None:  # the command ended by itself, as the viewer does
+            return 128 + signals.received
+        return code
+    except KeyboardInterrupt as stopped:
+        number = stopped.number if isinstance(stopped, Interrupted) else signal.SIGINT
+        saved = "; ".join(getattr(stopped, "__notes__", [_NOTHING_SAVED]))
+        print(f"ludus: stopped by {signal_name(number)}; {saved}", file=sys.stderr)
+        return 128 + number
     except BrokenPipeError:  # the reader of a pipe has exited, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        return 0
 
 
 def _extract_modules(words: list[str]) -> list[str]:

@@ -17,6 +17,7 @@ from ludus.envs.bounds import NON_NEGATIVE, check_bounds
 from ludus.envs.errors import UsageError
 from ludus.evaluation.interactive_game import InteractiveGame
 from ludus.training.run import Run, at_steps
+from ludus.training.signals import hangup_as_sigterm
 from ludus.training.train import load
 from ludus.viewer.library import Library
 from ludus.viewer.server import serve
@@ -74,7 +75,8 @@ def _in_the_browser(given: Arguments) -> int:
     def print_link(link: str) -> None:
         print(f"open {link}; Ctrl-C stops the server", flush=True)
 
-    serve(Library(root), print_link, port=given.port, fragment=fragment)
+    with hangup_as_sigterm():
+        serve(Library(root), print_link, port=given.port, fragment=fragment)
     return 0
 
 

@@ -11,6 +11,7 @@ from ludus.cli.options import PORT, parse
 from ludus.envs.bounds import check_bounds
 from ludus.envs.errors import UsageError
 from ludus.training.run import Run
+from ludus.training.signals import hangup_as_sigterm
 from ludus.viewer.library import Library
 from ludus.viewer.server import serve
 
@@ -44,13 +45,14 @@ def run(argv: list[str]) -> int:
     count = len(library.runs())
     runs = f"{count} run{'' if count == 1 else 's'}"
     print(f"{runs} under {root}; Ctrl-C stops the server", flush=True)
-    serve(
-        library,
-        lambda link: print(f"open {link}", flush=True),
-        host=given.host,
-        port=given.port,
-        fragment=fragment,
-    )
+    with hangup_as_sigterm():
+        serve(
+            library,
+            lambda link: print(f"open {link}", flush=True),
+            host=given.host,
+            port=given.port,
+            fragment=fragment,
+        )
     return 0
 
 

@@ -7,8 +7,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,13 +82,12 @@ def run_jobs(jobs: list[Job], parallel: int, trainings: int, *, quiet: bool) -> 
         quiet: show no progress.
 
     Raises:
-        KeyboardInterrupt: On SIGINT or SIGTERM, after every process has saved and ended.
+        KeyboardInterrupt: On a signal, after every process has saved and ended.
     """
     waiting, ended = list(jobs), list[Job]()
     running: dict[subprocess.Popen[bytes], Job] = {}
     with (
         tempfile.TemporaryDirectory() as folder,
-        _sigterm_as_interrupt(),
         _ProgressView(jobs, trainings, parallel, quiet) as view,
     ):
         try:
@@ -139,6 +136,7 @@ def _start(job: Job, output: Path, threads: int) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
+            start_new_session=True,  # else a Ctrl-C and `terminate` would be two signals for it
             preexec_fn=_terminate_with_parent if sys.platform == "linux" else None,
         )
 
@@ -155,20 +153,6 @@ def _read_output(job: Job, exit_code: int, output: Path) -> None:
         lines = output.with_suffix(".err").read_text().strip().splitlines()
         last = lines[-1].removeprefix("ludus: ") if lines else None
         job.error = last or f"the process ended with exit code {exit_code}"
-
-
-@contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """Raise KeyboardInterrupt on SIGTERM, as Python does on SIGINT."""
-    try:
-        previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    except ValueError:  # only the main thread may set signal handlers
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 class _ProgressView:

@@ -5,27 +5,34 @@ agent gets its data is its `Mode`: `online`, `offline` or `baseline`.
 """
 
 import contextlib
-import signal
+import shlex
 import time
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from rich.console import Console
 
 from ludus.agents.agent import AnyAgent, EnvLike
-from ludus.envs.errors import EnvError, TrainingError, TrainingStopped
+from ludus.envs.errors import (
+    CheckpointError,
+    EnvError,
+    RunError,
+    TrainingError,
+    TrainingStopped,
+)
 from ludus.evaluation.evaluate import EvaluationStopped, evaluate, torch_settings
 from ludus.evaluation.video import record_gif
 from ludus.training.checkpoint import newest_checkpoint, save_checkpoint
+from ludus.training.console import Terminal
 from ludus.training.logger import Logger
 from ludus.training.run import Run, RunConfig, Status
-from ludus.training.signals import Signals
+from ludus.training.signals import Signals, signal_name
 
 _STATUS_SECONDS = 3.0  # between two writes of status.json
 _VIDEO_STEPS, _VIDEO_WIDTH = 300, 240  # env steps and pixels of a video in TensorBoard
 _HINT = "a smaller learning_rate or max_grad_norm may help"
 
-console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+console = Terminal(stderr=True)
 
 
 class Mode(Protocol):
@@ -68,7 +75,8 @@ class Session:
         self.run, self.config, self.mode, self.agent = run, config, mode, mode.agent
         self.quiet, self._resumed = quiet, resumed
         self._lock = run.lock()
-        self._signals = Signals()
+        second = "saving, a second signal ends at once"
+        self._signals = Signals(announcement="" if quiet else second)
         self._log: Logger | None = None
         self._saved_at = time.monotonic()
         self._status_at, self._videos = 0.0, 0
@@ -89,40 +97,59 @@ class Session:
         """Train, evaluate, save the weights and return the agent.
 
         Raises:
-            TrainingStopped: on SIGINT or SIGTERM, after a last checkpoint.
+            TrainingStopped: on SIGINT, SIGTERM or SIGHUP, after a last checkpoint.
             EnvError: the env broke; the newest checkpoint remains.
             TrainingError: a loss or weight is not finite; the newest checkpoint remains.
+            CheckpointError, RunError: the run folder cannot be written.
         """
-        self._print_header()
-        try:
-            with self._signals, torch_settings(self.mode.source, self.agent):
-                self.mode.train(self, self._begin())
-                self.log.progress(self.agent.env_steps)
-                self.save_weights()
-                evaluated = self._evaluations[-1]["env_steps"] if self._evaluations else -1
-                if self.config.train.eval_episodes and evaluated < self.agent.env_steps:
-                    self._evaluate()
-                self.raise_if_stopping()
-            self.write_status("finished")
-        except TrainingStopped:
-            self.write_status("stopped")
-            raise
-        except EnvError as error:
-            self.write_status("failed")
-            raise EnvError(f"{error}; {self._how_to_resume()}") from error.__cause__
-        except TrainingError as error:
-            self.write_status("failed")
-            raise TrainingError(f"{error}; {self._what_is_saved()}") from error
-        except BaseException:
-            with contextlib.suppress(OSError):
-                self.write_status("failed")
-            raise
-        finally:
-            self.mode.close()
-            self._lock.release()
-            if self._log is not None:
-                self._log.close()
+        # Signals are handled until everything is closed, so that a second one ends that, too.
+        with self._signals:
+            self._print_header()
+            try:
+                self._run()
+            except TrainingStopped:
+                with contextlib.suppress(OSError):
+                    self.write_status("stopped")
+                raise
+            except BaseException as error:
+                with contextlib.suppress(OSError):
+                    self.write_status("failed")
+                self._explain(error)
+                raise
+            finally:
+                self._close()
         return self.agent
+
+    def _run(self) -> None:
+        """Train, evaluate and save the weights."""
+        with torch_settings(self.mode.source, self.agent):
+            self.mode.train(self, self._begin())
+            self.log.progress(self.agent.env_steps)
+            self.save_weights()
+            evaluated = self._evaluations[-1]["env_steps"] if self._evaluations else -1
+            if self.config.train.eval_episodes and evaluated < self.agent.env_steps:
+                self._evaluate()
+            self.raise_if_stopping()
+        self.log.close()
+        self.write_status("finished")
+
+    def _explain(self, error: BaseException) -> None:
+        """Raise an error that a user can mend again, with what is saved and how to go on."""
+        match error:
+            case EnvError():
+                raise EnvError(f"{error}; {self._how_to_resume()}") from error.__cause__
+            case TrainingError():
+                raise TrainingError(f"{error}; {self._what_is_saved()}") from error
+            case OSError():  # the disk is full or read-only, or the folder was deleted
+                raise RunError(f"{error}; {self._how_to_resume()}") from error
+
+    def _close(self) -> None:
+        """Free everything."""
+        self.mode.close()
+        self._lock.release()
+        if self._log is not None:
+            with contextlib.suppress(OSError):  # of a disk that has failed before
+                self._log.close()
 
     def _begin(self) -> dict[str, Any] | None:
         """Open the log and return the checkpoint to resume from; None for a new training."""
@@ -182,13 +209,13 @@ class Session:
 
         Raises:
             TrainingError: a weight is not finite; the previous checkpoint remains.
+            CheckpointError: it cannot be written; the previous one remains.
         """
         for name, weight in self.agent.weights().items():
             if not weight.isfinite().all():
                 raise TrainingError(f"the weight {name} is not finite any more; {_HINT}")
         log = {"log": self.log.state_dict(), "evaluations": self._evaluations}
-        keep = self.config.train.keep_checkpoints
-        save_checkpoint(self.run.checkpoints, self.agent.env_steps, tree | log, keep)
+        self._write_checkpoint(self.run.checkpoints, tree | log)
         self.save_weights()
         self.write_status("running")
         self._saved_at = time.monotonic()
@@ -197,8 +224,8 @@ class Session:
         """Raise `TrainingStopped` if a signal asks the training to stop."""
         number = self._signals.received
         if number is not None:
-            name = signal.Signals(number).name
-            message = f"stopped by {name} at {self._position()}; {self._how_to_resume()}"
+            stopped = f"stopped by {signal_name(number)} at {self._position()}"
+            message = f"{stopped}; {self._how_to_resume()}"
             raise TrainingStopped(message, code=128 + number)
 
     def write_status(self, state: str) -> None:
@@ -212,8 +239,16 @@ class Session:
 
     def save_weights(self) -> None:
         """Save the weights for acting."""
+        self._write_checkpoint(self.run.weights, self.agent.weights())
+
+    def _write_checkpoint(self, folder: Path, tree: Any) -> None:
         keep = self.config.train.keep_checkpoints
-        save_checkpoint(self.run.weights, self.agent.env_steps, self.agent.weights(), keep)
+        if self._is_deleted():  # `save_checkpoint` would make a folder that cannot be resumed
+            raise RunError(f"the run folder was deleted at {self._position()}; {self._lost()}")
+        try:
+            save_checkpoint(folder, self.agent.env_steps, tree, keep)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; {self._how_to_resume()}") from error
 
     def _evaluate(self) -> None:
         t, began = self.config.train, time.monotonic()
@@ -251,7 +286,7 @@ class Session:
             self.log.video("eval/game", video, steps)
         except Exception as error:  # a broken picture must not stop the training
             if not self.quiet:
-                console.print(f"no video for TensorBoard: {error}", style="yellow", markup=False)
+                console.print(f"no video for TensorBoard: {error}", style="yellow")
         self.log.exclude(time.monotonic() - began)
 
     def _print_header(self) -> None:
@@ -271,8 +306,16 @@ class Session:
         """Return the env steps of the checkpoints, oldest first."""
         return sorted(int(path.name) for path in self.run.checkpoints.glob("[0-9]*"))
 
+    def _is_deleted(self) -> bool:
+        return not (self.run.path / "config.json").is_file()
+
+    def _lost(self) -> str:
+        return f"{self.run.path} does not exist any more, nor do its checkpoints"
+
     def _what_is_saved(self) -> str:
         saved = self._saved_steps()
+        if self._is_deleted():
+            return self._lost()
         if not saved:
             return f"no checkpoint had been saved in {self.run.path}"
         return f"everything up to {saved[-1]:,} {self.config.train.unit} is saved"
@@ -282,4 +325,5 @@ class Session:
             return f"an SB3 run cannot be resumed; {self.run.path} keeps its log and weights"
         if not self._saved_steps():
             return self._what_is_saved()
-        return f"{self._what_is_saved()}; go on with: ludus train --resume {self.run.path}"
+        path = shlex.quote(str(self.run.path))
+        return f"{self._what_is_saved()}; go on with: ludus train --resume {path}"

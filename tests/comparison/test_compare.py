@@ -594,7 +594,7 @@ def _interrupted(root, agents, seeds, number, limit, wait_until) -> list[Run]:
             os.killpg(process.pid, number)
         else:
             process.send_signal(number)
-        if number == signal.SIGTERM:
+        if number != signal.SIGKILL:
             wait_until(
                 lambda: len(list(limit.parent.glob("terminated-*"))) == wanted, "all are signalled"
             )
@@ -610,9 +610,11 @@ def _interrupted(root, agents, seeds, number, limit, wait_until) -> list[Run]:
         process.kill()
     assert alive == []
     assert len(children) == wanted
-    assert (process.returncode, out) == (-9 if number == signal.SIGKILL else 130, "")
+    code = -9 if number == signal.SIGKILL else 128 + number
+    assert (process.returncode, out) == (code, "")
     assert "Traceback" not in err
-    assert ("ludus: interrupted" in err) == (number != signal.SIGKILL)
+    said = f"ludus: stopped by {number.name}; the trainings have saved; the same command goes on\n"
+    assert err.endswith(said) == (number != signal.SIGKILL)
     assert [run.status().state for run in runs] == ["stopped"] * wanted
     return runs
 
