@@ -338,12 +338,16 @@ class VectorEnv:
             "actions": actions,
         }
 
-    def load_state_dict(self, state: dict[str, Any], last: Row) -> None:
+    def load_state_dict(
+        self, state: dict[str, Any], last: Row, on_step: Callable[[int], None] | None = None
+    ) -> None:
         """Rebuild the running episodes from their seeds and actions.
 
         Args:
             state: returned by `state_dict`.
             last: the row that was current then; its observations and returns must be reproduced.
+            on_step: called before each step with the number of steps replayed so far, of as many
+                as the longest running episode has.
 
         Raises:
             EnvError: they are not reproduced, so this env cannot be resumed.
@@ -364,6 +368,8 @@ class VectorEnv:
                 obs = self._begin_episodes(begins)
             if step == longest:
                 break
+            if on_step is not None:
+                on_step(step)
             obs = self._replay(actions, length, longest - step)
         self._pending, self._obs = state["pending"].copy(), obs
         self._require_same(obs, last)
