@@ -243,6 +243,7 @@ def _is_equivalent(run: RunConfig, wanted: RunConfig) -> bool:
         eval_every=w.eval_every,
         eval_episodes=w.eval_episodes,
         eval_epsilon=w.eval_epsilon,
+        eval_max_episode_steps=w.eval_max_episode_steps,
         checkpoint_seconds=w.checkpoint_seconds,
         keep_checkpoints=w.keep_checkpoints,
     )

@@ -59,6 +59,8 @@ class TrainOptions:
     """full games in an evaluation; 0 for no evaluation"""
     eval_epsilon: Annotated[float, FRACTION] = 0.0
     """probability of a random action in an evaluation; 0 for the deterministic policy"""
+    eval_max_episode_steps: Annotated[int, NON_NEGATIVE] = 0
+    """env steps after which an evaluation truncates a game; 0: 108,000 if the env has no limit"""
     video_every: Annotated[int, NON_NEGATIVE] = 100_000
     """env steps between two videos of a held-out game in TensorBoard; 0 for none"""
     checkpoint_seconds: Annotated[float, NON_NEGATIVE_OR_INFINITE] = 300.0
