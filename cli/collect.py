@@ -13,7 +13,7 @@ from ludus.envs.bounds import AT_LEAST_ONE, FRACTION, check_bounds
 from ludus.envs.errors import UsageError
 from ludus.training.collect import collect
 from ludus.training.dataset import ROOT
-from ludus.training.logger import Bar
+from ludus.training.progress import Bar
 from ludus.training.run import Run, RunConfig
 from ludus.training.train import load
 

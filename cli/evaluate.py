@@ -9,10 +9,12 @@ from tyro.conf import Positional
 
 from ludus.cli.options import HELD_OUT_SEED, parse, print_json
 from ludus.comparison.aggregates import Score, summarise
-from ludus.envs.bounds import AT_LEAST_ONE, FRACTION, check_bounds
+from ludus.envs.bounds import AT_LEAST_ONE, FRACTION, NON_NEGATIVE, check_bounds
 from ludus.envs.errors import UsageError
 from ludus.envs.make import make
-from ludus.evaluation.evaluate import evaluate
+from ludus.evaluation.evaluate import evaluate, step_limit, truncated_games, without_limit
+from ludus.training.console import Terminal
+from ludus.training.progress import task
 from ludus.training.run import Run, at_steps
 from ludus.training.train import load
 
@@ -31,6 +33,8 @@ class Arguments:
     """probability of a random action; 0 is the deterministic policy"""
     num_envs: Annotated[int, AT_LEAST_ONE] = 8
     """number of games played at the same time; with the seed it determines the games"""
+    max_episode_steps: Annotated[int, NON_NEGATIVE] = 0
+    """env steps after which a game is truncated; 0: 108,000 if the env has no limit"""
     opponent: str | None = None
     """board games: opponent in place of the run's own, as random, greedy or mcts:100"""
     simulations: int = 0
@@ -55,15 +59,25 @@ def run(argv: list[str]) -> int:
         options = replace(options, opponent=given.opponent)
         protocol = make(config.env, 1, 0, options).protocol
     agent = load(given.run, device=given.device, simulations=given.simulations)
-    result = evaluate(
-        agent,
-        config.env,
-        options,
-        episodes=given.episodes,
-        seed=given.seed,
-        epsilon=given.epsilon,
-        num_envs=given.num_envs,
-    )
+    limit = step_limit(protocol, given.max_episode_steps)
+    terminal = Terminal(stderr=True)
+    if limit is not None and not given.max_episode_steps and not given.json:
+        terminal.print(without_limit(config.env, limit, "max-episode-steps"))
+    name = f"{config.agent} on {config.env}"
+    with task(name, given.episodes, "games", quiet=given.json) as show:
+        result = evaluate(
+            agent,
+            config.env,
+            options,
+            episodes=given.episodes,
+            seed=given.seed,
+            epsilon=given.epsilon,
+            num_envs=given.num_envs,
+            max_episode_steps=given.max_episode_steps,
+            on_step=lambda games, steps: show(games, f"{steps:,} steps"),
+        )
+    if result.truncated and not given.json:
+        terminal.print(truncated_games(result))
     score = summarise(np.array([result.returns]))
     if given.json:
         scores: dict[str, Any] = {
@@ -77,6 +91,7 @@ def run(argv: list[str]) -> int:
             "interval": [score.low, score.high],
             "returns": result.returns,
             "lengths": result.lengths,
+            "truncated": result.truncated,
         }
         print_json(scores)
     else:

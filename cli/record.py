@@ -10,6 +10,7 @@ from ludus.cli.options import HELD_OUT_SEED, parse, print_json
 from ludus.envs.bounds import AT_LEAST_ONE, FRACTION, check_bounds
 from ludus.envs.errors import UsageError
 from ludus.evaluation.video import SUFFIXES, Overlay, record
+from ludus.training.progress import task
 from ludus.training.run import Run
 from ludus.training.train import load
 
@@ -51,17 +52,20 @@ def run(argv: list[str]) -> int:
         raise UsageError(f"{out} does not end in {' or '.join(SUFFIXES)}")
     if not out.parent.is_dir():
         raise UsageError(f"the folder {out.parent} does not exist; create it first")
-    score, length = record(
-        load(given.run, device=given.device),
-        config.env,
-        config.options,
-        out,
-        seed=given.seed,
-        epsilon=given.epsilon,
-        max_steps=given.max_steps,
-        overlay=given.overlay,
-        panel=given.panel,
-    )
+    agent = load(given.run, device=given.device)
+    with task("video", given.max_steps, "steps", quiet=given.json) as show:
+        score, length = record(
+            agent,
+            config.env,
+            config.options,
+            out,
+            seed=given.seed,
+            epsilon=given.epsilon,
+            max_steps=given.max_steps,
+            overlay=given.overlay,
+            panel=given.panel,
+            on_step=lambda step: show(step, ""),
+        )
     if given.json:
         print_json({"video": str(out), "return": score, "length": length})
     else:

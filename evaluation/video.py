@@ -2,7 +2,7 @@
 
 import io
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -46,6 +46,7 @@ def record(
     max_steps: int = 2_000,
     overlay: Overlay = "gradient",
     panel: bool = True,
+    on_step: Callable[[int], None] = lambda step: None,
 ) -> Recording:
     """Play one held-out game and write a video of it.
 
@@ -59,11 +60,12 @@ def record(
         max_steps: env steps after which the video ends, even if the game goes on.
         overlay: saliency method to overlay if the agent has image observations.
         panel: add a panel with the actions, the value and the return.
+        on_step: called before each image with the number of env steps so far.
     """
     playback = Playback(player, env_id, options, seed, epsilon)
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     try:
-        pictures = _pictures(playback, max_steps, overlay, panel)
+        pictures = _pictures(playback, max_steps, overlay, panel, on_step)
         if path.suffix == ".gif":
             temporary.write_bytes(_gif(pictures, playback.speed, _GIF_MAX_WIDTH))
         else:
@@ -76,24 +78,39 @@ def record(
 
 
 def record_gif(
-    player: Player, env_id: str, options: EnvOptions, *, max_steps: int, max_width: int
+    player: Player,
+    env_id: str,
+    options: EnvOptions,
+    *,
+    max_steps: int,
+    max_width: int,
+    on_step: Callable[[int], None] = lambda step: None,
 ) -> bytes:
-    """Play one held-out game and return a GIF of at most `max_width` pixels, without a panel."""
+    """Play one held-out game and return a GIF of at most `max_width` pixels, without a panel.
+
+    `on_step` is called before each image with the number of env steps so far.
+    """
     playback = Playback(player, env_id, options)
     try:
-        return _gif(_pictures(playback, max_steps, "none", False), playback.speed, max_width)
+        pictures = _pictures(playback, max_steps, "none", False, on_step)
+        return _gif(pictures, playback.speed, max_width)
     finally:
         playback.close()
 
 
 def _pictures(
-    playback: Playback, max_steps: int, overlay: Overlay, panel: bool
+    playback: Playback,
+    max_steps: int,
+    overlay: Overlay,
+    panel: bool,
+    on_step: Callable[[int], None],
 ) -> Iterator[np.ndarray]:
     """Yield one image for each step, [height, width, 3] uint8, all of one size."""
     kind: Saliency | None = None if overlay == "none" else overlay
     kind = kind if kind in playback.inspector.kinds else None
     values = deque[float](maxlen=_CURVE_STEPS)
     for step in range(max_steps + 1):
+        on_step(step)
         over = bool(playback.row.game_over[0])
         picture = _enlarged(playback.picture())
         if kind is not None and not over:

@@ -1,4 +1,4 @@
-"""Logging of a training: TensorBoard with SB3's tags, episodes.csv and a progress bar."""
+"""Logging of a training: TensorBoard with SB3's tags, episodes.csv and progress."""
 
 import csv
 import time
@@ -7,22 +7,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
 from ludus.envs.vector import Row
+from ludus.training.progress import Bar
 
 _WINDOW = 100  # finished games in a mean, as in SB3
-_PLAIN_SECONDS = 10.0  # between lines without a terminal
 _ROLLOUT = ("exploration_rate",)
 
 
@@ -44,58 +35,6 @@ class Episodes:
         whole, _, _ = path.read_text().rpartition("\n")
         lines = whole.splitlines()[1:]
         return np.array([line.split(",") for line in lines], np.float64).reshape(-1, 4)
-
-
-class Bar:
-    """Progress bar with steps, speed, return and time left; plain lines without a terminal."""
-
-    def __init__(self, name: str, total: int, done: int, quiet: bool, unit: str = "steps") -> None:
-        self._name, self._total, self._quiet, self._unit = name, total, quiet, unit
-        self._console = Console(stderr=True)
-        self._since, self._since_done = time.monotonic(), done  # start of the speed measurement
-        self._progress: Progress | None = None
-        if self._console.is_terminal and not quiet:
-            self._progress = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn(f"{{task.fields[fps]}} {unit}/s  return {{task.fields[score]}}"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                console=self._console,
-                refresh_per_second=4,
-            )
-            self._progress.start()
-            self._task = self._progress.add_task(
-                name, total=total, completed=done, fps="-", score="-"
-            )
-
-    def update(self, done: int, score: float | None) -> None:
-        """Update the steps done and the mean return."""
-        now = time.monotonic()
-        pause = 1.0 if self._progress is not None else _PLAIN_SECONDS
-        ended = done >= self._total > self._since_done
-        if self._quiet or (now - self._since < pause and not ended):
-            return
-        fps = (done - self._since_done) / max(now - self._since, 1e-9)
-        self._since, self._since_done = now, done
-        shown = "-" if score is None else f"{score:.1f}"
-        if self._progress is not None:
-            self._progress.update(self._task, completed=done, fps=f"{fps:.0f}", score=shown)
-            return
-        left = max(0, self._total - done) / max(fps, 1e-9)
-        self._console.print(
-            f"{self._name}: {done:,} of {self._total:,} {self._unit}, {fps:.0f} {self._unit}/s, "
-            f"return {shown}, {left:.0f} s left",
-            highlight=False,
-            soft_wrap=True,
-        )
-
-    def close(self) -> None:
-        """Restore the terminal."""
-        if self._progress is not None:
-            self._progress.stop()
 
 
 class Logger:
@@ -156,8 +95,11 @@ class Logger:
         return float(np.mean([r for r, _ in self._window])) if self._window else None
 
     def exclude(self, seconds: float) -> None:
-        """Exclude a time from `seconds`, such as that of an evaluation."""
+        """Exclude a time from `seconds` and from the speed, such as that of an evaluation."""
         self._started += seconds
+        then, steps = self._fps
+        self._fps = (then + seconds, steps)
+        self.bar.exclude(seconds)
 
     def add_row(self, row: Row, env_steps: int) -> None:
         """Record the games that ended in this row."""
@@ -177,9 +119,9 @@ class Logger:
         self._next += self._every * (1 + (env_steps - self._next) // self._every)
         return True
 
-    def progress(self, env_steps: int) -> None:
-        """Update the progress bar."""
-        self.bar.update(env_steps, self.mean_return)
+    def progress(self, env_steps: int, later: float, more: str) -> None:
+        """Update the progress bar; see `Bar.update`."""
+        self.bar.update(env_steps, self.mean_return, later, more)
 
     def write(self, metrics: dict[str, float], env_steps: int, updates: int) -> None:
         """Write one point of every curve."""

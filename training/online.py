@@ -40,7 +40,7 @@ class OnlineTraining:
         if tree is None:
             row, state = env.reset(), agent.initial_state(env.num_envs)
         else:
-            row, state = self._restore(tree)
+            row, state = self._restore(session, tree)
 
         def on_step(row: Row, state: State) -> bool:
             session.log.add_row(row, agent.env_steps)
@@ -64,11 +64,18 @@ class OnlineTraining:
             tree["rivals"] = self._rivals.state_dict()
         return tree
 
-    def _restore(self, tree: dict[str, Any]) -> tuple[Row, State]:
+    def _restore(self, session: Session, tree: dict[str, Any]) -> tuple[Row, State]:
         """Load a checkpoint's tree; return the current row and the agent's state."""
         row = Row(**{name: np.array(value) for name, value in tree["row"].items()})
         self.agent.load_state_dict(tree["agent"])
-        self.source.load_state_dict(tree["env"], row)
+        longest = int(tree["env"]["length"].max())
+        with session.task("replay of the running episodes", longest, "steps") as show:
+
+            def on_step(done: int) -> None:
+                show(done, "")
+                session.raise_if_stopping()
+
+            self.source.load_state_dict(tree["env"], row, on_step)
         if self._rivals is not None:
             self._rivals.load_state_dict(tree["rivals"])
         fresh = self.agent.initial_state(self.source.num_envs)

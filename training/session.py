@@ -7,6 +7,7 @@ agent gets its data is its `Mode`: `online`, `offline` or `baseline`.
 import contextlib
 import shlex
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,11 +21,19 @@ from ludus.envs.errors import (
     TrainingError,
     TrainingStopped,
 )
-from ludus.evaluation.evaluate import EvaluationStopped, evaluate, torch_settings
+from ludus.evaluation.evaluate import (
+    EvaluationStopped,
+    evaluate,
+    step_limit,
+    torch_settings,
+    truncated_games,
+    without_limit,
+)
 from ludus.evaluation.video import record_gif
 from ludus.training.checkpoint import newest_checkpoint, save_checkpoint
 from ludus.training.console import Terminal
 from ludus.training.logger import Logger
+from ludus.training.progress import Show
 from ludus.training.run import Run, RunConfig, Status
 from ludus.training.signals import Signals, signal_name
 
@@ -81,6 +90,7 @@ class Session:
         self._saved_at = time.monotonic()
         self._status_at, self._videos = 0.0, 0
         self._evaluations: list[dict[str, Any]] = []
+        self._durations = dict[str, float]()  # seconds of the last evaluation and the last video
 
     @property
     def log(self) -> Logger:
@@ -124,7 +134,7 @@ class Session:
         """Train, evaluate and save the weights."""
         with torch_settings(self.mode.source, self.agent):
             self.mode.train(self, self._begin())
-            self.log.progress(self.agent.env_steps)
+            self._show(self.agent.env_steps)
             self.save_weights()
             evaluated = self._evaluations[-1]["env_steps"] if self._evaluations else -1
             if self.config.train.eval_episodes and evaluated < self.agent.env_steps:
@@ -189,9 +199,39 @@ class Session:
 
     def show_progress(self, env_steps: int) -> None:
         """Update the progress bar, and status.json every few seconds."""
-        self.log.progress(env_steps)
+        self._show(env_steps)
         if time.monotonic() - self._status_at > _STATUS_SECONDS:
             self.write_status("running")
+
+    @contextlib.contextmanager
+    def task(self, name: str, total: int, unit: str) -> Iterator[Show]:
+        """Show the progress of something other than training, which counts neither its time."""
+        began = time.monotonic()
+        try:
+            with self.log.bar.task(name, total, unit) as show:
+                yield show
+        finally:
+            self._durations[name] = time.monotonic() - began
+            self.log.exclude(self._durations[name])
+
+    def _show(self, env_steps: int) -> None:
+        """Update the progress bar, whose time left includes evaluations and videos still due."""
+        t = self.config.train
+        due = dict[str, int]()
+        if t.eval_episodes:
+            # a resumable training has evaluations of its own, SB3's loop only the one at its end
+            every = t.eval_every if self.mode.resumable else 0
+            between = t.steps // every - env_steps // every if every else 0
+            due["evaluation"] = between + (not every or t.steps % every > 0)
+        if t.video_every and self.mode.resumable:
+            due["video"] = t.steps // t.video_every - env_steps // t.video_every
+        later, more = 0.0, list[str]()
+        for name, count in due.items():
+            if name in self._durations:
+                later += max(0, count) * self._durations[name]
+            elif count > 0:
+                more.append(f"{count} {name}{'s' if count > 1 else ''}")
+        self.log.progress(env_steps, later, " and ".join(more))
 
     def write_metrics(self, metrics: dict[str, float]) -> None:
         """Write metrics to the log.
@@ -251,19 +291,23 @@ class Session:
             raise CheckpointError(f"{error}; {self._how_to_resume()}") from error
 
     def _evaluate(self) -> None:
-        t, began = self.config.train, time.monotonic()
+        t = self.config.train
         try:
-            result = evaluate(
-                self.agent,
-                self.config.env,
-                self.config.options,
-                episodes=t.eval_episodes,
-                epsilon=t.eval_epsilon,
-                stop=lambda: self.stopping,
-            )
+            with self.task("evaluation", t.eval_episodes, "games") as show:
+                result = evaluate(
+                    self.agent,
+                    self.config.env,
+                    self.config.options,
+                    episodes=t.eval_episodes,
+                    epsilon=t.eval_epsilon,
+                    max_episode_steps=t.eval_max_episode_steps,
+                    stop=lambda: self.stopping,
+                    on_step=lambda games, steps: show(games, f"{steps:,} steps"),
+                )
         except EvaluationStopped:
-            self.log.exclude(time.monotonic() - began)
             return
+        if result.truncated and not self.quiet:
+            console.print(truncated_games(result))
         steps = self.agent.env_steps
         record = {"env_steps": steps, "returns": result.returns, "lengths": result.lengths}
         self._evaluations.append(record)
@@ -273,21 +317,33 @@ class Session:
             "eval/mean_ep_length": float(np.mean(result.lengths)),
         }
         self.log.scalars(points, steps)
-        self.log.exclude(time.monotonic() - began)
 
     def _record_video(self, steps: int) -> None:
         """Record a held-out game for TensorBoard, if the env can render."""
-        c, began = self.config, time.monotonic()
+        c = self.config
         self._videos = steps // c.train.video_every
         try:
-            video = record_gif(
-                self.agent, c.env, c.options, max_steps=_VIDEO_STEPS, max_width=_VIDEO_WIDTH
-            )
+            with self.task("video", _VIDEO_STEPS, "steps") as show:
+
+                def on_step(step: int) -> None:
+                    show(step, "")
+                    if self.stopping:
+                        raise EvaluationStopped
+
+                video = record_gif(
+                    self.agent,
+                    c.env,
+                    c.options,
+                    max_steps=_VIDEO_STEPS,
+                    max_width=_VIDEO_WIDTH,
+                    on_step=on_step,
+                )
             self.log.video("eval/game", video, steps)
+        except EvaluationStopped:
+            return
         except Exception as error:  # a broken picture must not stop the training
             if not self.quiet:
                 console.print(f"no video for TensorBoard: {error}", style="yellow")
-        self.log.exclude(time.monotonic() - began)
 
     def _print_header(self) -> None:
         if self.quiet:
@@ -296,7 +352,10 @@ class Session:
         console.print(f"{self.config.agent} on {self.config.env} ({protocol})")
         for sentence in self.mode.sentences():
             console.print(sentence)
-        device = self.config.train.device
+        t, device = self.config.train, self.config.train.device
+        limit = step_limit(self.config.protocol, t.eval_max_episode_steps)
+        if t.eval_episodes and not t.eval_max_episode_steps and limit is not None:
+            console.print(without_limit(self.config.env, limit, "eval-max-episode-steps"))
         console.print(f"run folder {self.run.path}, device {device}")
 
     def _position(self) -> str:
