@@ -5,17 +5,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
-from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from ludus.cli.options import parse, print_json
+from ludus.cli.options import parse
+from ludus.cli.output import print_json, print_table
 from ludus.comparison.arena import contender, round_robin
 from ludus.envs.board import spiel
 from ludus.envs.bounds import AT_LEAST_ONE, FRACTION, NON_NEGATIVE, check_bounds
 from ludus.envs.errors import UsageError
 from ludus.evaluation.match import Match
 from ludus.training.checkpoint import write_atomically
+from ludus.training.console import Terminal
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,13 @@ def run(argv: list[str]) -> int:
         contender(name, given.game, epsilon=given.epsilon, simulations=given.simulations)
         for name in given.contenders
     ]
-    console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+    terminal = Terminal(stderr=True)
 
     def print_match(first: str, second: str, match: Match) -> None:
         if not given.json:
             wins, losses = (sum(r * sign > 0 for r in match.returns) for sign in (1, -1))
             drawn = len(match.returns) - wins - losses
-            console.print(f"{first} against {second}: {wins} won, {drawn} drawn, {losses} lost")
+            terminal.print(f"{first} against {second}: {wins} won, {drawn} drawn, {losses} lost")
 
     standings, points = round_robin(contenders, given.game, given.games, given.seed, print_match)
     results = {
@@ -95,5 +96,5 @@ def run(argv: list[str]) -> int:
             f"{s.low:+.0f} to {s.high:+.0f}",
             f"{s.milliseconds:.2f}",
         )
-    Console().print(table)
+    print_table(table)
     return 0

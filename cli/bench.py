@@ -1,14 +1,13 @@
 """`ludus bench`: measure the speed of Ludus and Stable-Baselines3 on this machine."""
 
-import sys
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
-from ludus.cli.options import parse, print_json
+from ludus.cli.options import parse
+from ludus.cli.output import print_json, print_message, print_result, print_table
 from ludus.comparison.speed import (
     CARTPOLE,
     PONG,
@@ -80,7 +79,7 @@ def run(argv: list[str]) -> int:
             num_envs=num_envs,
             device=device,
             peers=given.peers,
-            on_progress=lambda line: print(line, file=sys.stderr),
+            on_progress=print_message,
         )
         for env, (steps, num_envs) in plan.items()
     ]
@@ -93,7 +92,7 @@ def _replay(as_json: bool) -> int:
     if as_json:
         print_json({"prioritised_sample_ms": milliseconds})
     else:
-        print(f"sample 32 of 1,000,000 by priority: {milliseconds:.3f} ms, median of 200")
+        print_result(f"sample 32 of 1,000,000 by priority: {milliseconds:.3f} ms, median of 200")
     return 0
 
 
@@ -107,7 +106,7 @@ def _search(given: Arguments, device: torch.device) -> int:
         rounds=given.rounds,
         device=device,
         peers=given.peers,
-        on_progress=lambda line: print(line, file=sys.stderr),
+        on_progress=print_message,
     )
     if given.json:
         print_json(search_as_dict(given.game, given.simulations, rates, device))
@@ -125,21 +124,17 @@ def _search(given: Arguments, device: torch.device) -> int:
             f"{rate.games_per_second:.2f}",
             *("" if share is None else f"{share:.0%}" for share in shares),
         )
-    Console().print(table)
+    print_table(table)
     return 0
 
 
 def _members(given: Arguments, device: torch.device) -> int:
     """Measure the DQN family on Pong, PPO on Pong and CartPole, or PQN on MinAtar."""
-
-    def print_progress(line: str) -> None:
-        print(line, file=sys.stderr)
-
     if given.only == "pqn":
-        speeds = [measure_pqn(rounds=given.rounds, device=device, on_progress=print_progress)]
+        speeds = [measure_pqn(rounds=given.rounds, device=device, on_progress=print_message)]
     elif given.only == "ppo":
         speeds = [
-            measure_ppo(env, rounds=given.rounds, device=device, on_progress=print_progress)
+            measure_ppo(env, rounds=given.rounds, device=device, on_progress=print_message)
             for env in (PONG, CARTPOLE)
         ]
     else:
@@ -148,7 +143,7 @@ def _members(given: Arguments, device: torch.device) -> int:
             steps=given.pong_steps,
             num_envs=given.pong_envs,
             device=device,
-            on_progress=print_progress,
+            on_progress=print_message,
         )
         speeds = [family]
     return _print_speeds(speeds, given.json, device)
@@ -171,9 +166,9 @@ def _print_speed(speed: Speed) -> None:
         table.add_column(name, justify="left" if name == "who" else "right")
     for rate in speed.rates:
         table.add_row(rate.name, f"{rate.steps_per_second:.0f}", f"{rate.first_over_this:.2f}x")
-    Console().print(table)
+    print_table(table)
     if speed.floor_share is not None:
-        print(
+        print_result(
             f"{100 * speed.floor_share:.0f}% of the floating-point floor: 2.18 GFLOP an update, "
             f"{speed.matrix_gflops:.0f} GFLOP/s in a float32 matrix product"
         )

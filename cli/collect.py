@@ -8,7 +8,8 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
-from ludus.cli.options import HELD_OUT_SEED, parse, print_json
+from ludus.cli.options import HELD_OUT_SEED, parse
+from ludus.cli.output import print_json, print_result
 from ludus.envs.bounds import AT_LEAST_ONE, FRACTION, check_bounds
 from ludus.envs.errors import UsageError
 from ludus.training.collect import collect
@@ -100,8 +101,8 @@ def run(argv: list[str]) -> int:
         }
         print_json(summary)
     else:
-        print(f"{out}: {games:,} games, {played:,} steps, mean return {mean:.1f}")
-        print(f"train on it: ludus train dqn --dataset {out}")
+        print_result(f"{out}: {games:,} games, {played:,} steps, mean return {mean:.1f}")
+        print_result(f"train on it: ludus train dqn --dataset {out}")
     return 0
 
 

@@ -2,16 +2,15 @@
 
 import json
 import shlex
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import strftime
 from typing import Annotated
 
-from rich.console import Console
 from tyro.conf import OmitArgPrefixes
 
-from ludus.cli.options import parse, print_json, tensorboard
+from ludus.cli.options import parse, tensorboard
+from ludus.cli.output import print_json, print_message, print_result, print_table
 from ludus.comparison.analysis import About
 from ludus.comparison.compare import Plan, compare, tables
 from ludus.comparison.groups import Training
@@ -101,7 +100,7 @@ def run(argv: list[str]) -> int:
         stopped.add_note("the trainings have saved; the same command goes on")
         raise
     for sentence in failed:
-        print(f"ludus: {sentence}", file=sys.stderr)
+        print_message(f"ludus: {sentence}")
     if not trainings:
         raise UsageError("no training has finished, so there is nothing to report")
     out = given.out or given.run_dir / "compare" / _stem(trainings)
@@ -116,17 +115,17 @@ def run(argv: list[str]) -> int:
     written = write_report(out, trainings, about)
     if not given.json:
         for table in tables(trainings):
-            Console().print(table)
+            print_table(table)
     video = _record(trainings, out, given) if given.record else None
     if given.json:
         results = json.loads((out / "results.json").read_text())
         print_json(results | {"out": str(out), "video": str(video) if video else None})
         return 1 if failed else 0
-    print(f"report           {written[0]}")
-    print(f"scores           {out / 'results.json'}")
+    print_result(f"report           {written[0]}")
+    print_result(f"scores           {out / 'results.json'}")
     if video:
-        print(f"video            {video}")
-    print(f"more curves      {tensorboard()} --logdir {given.run_dir}")
+        print_result(f"video            {video}")
+    print_result(f"more curves      {tensorboard()} --logdir {given.run_dir}")
     return 1 if failed else 0
 
 
@@ -145,7 +144,7 @@ def _record(trainings: list[Training], out: Path, given: Arguments) -> Path | No
     config = Run.open(shown.run).config()
     video = out / f"{config.agent.replace(':', '-')}.mp4"
     if not given.quiet:
-        print(f"recording {shown.run}", file=sys.stderr)
+        print_message(f"recording {shown.run}")
     agent = load(shown.run, device=given.device)
     record(agent, config.env, config.options, video, epsilon=given.epsilon)
     return video

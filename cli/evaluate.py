@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import numpy as np
 from tyro.conf import Positional
 
-from ludus.cli.options import HELD_OUT_SEED, parse, print_json
+from ludus.cli.options import HELD_OUT_SEED, parse
+from ludus.cli.output import print_json, print_result
 from ludus.comparison.aggregates import Score, summarise
 from ludus.envs.bounds import AT_LEAST_ONE, FRACTION, NON_NEGATIVE, check_bounds
 from ludus.envs.errors import UsageError
@@ -95,7 +96,7 @@ def run(argv: list[str]) -> int:
         }
         print_json(scores)
     else:
-        print(f"{config.agent} on {config.env}, {_summary(result.returns, protocol, score)}")
+        print_result(f"{config.agent} on {config.env}, {_summary(result.returns, protocol, score)}")
     return 0
 
 

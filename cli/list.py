@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from tyro.conf import Positional
 
-from ludus.cli.options import closest, parse, print_json
+from ludus.cli.options import closest, parse
+from ludus.cli.output import print_json, print_result, print_table
 from ludus.envs.errors import UsageError
 
 KINDS = ("agents", "envs", "games", "runs")
@@ -38,10 +39,10 @@ def run(argv: list[str]) -> int:
         print_json({given.what: rows})
         return 0
     if not rows:
-        print(f"no runs in {given.run_dir} yet; `ludus train dqn CartPole-v1` starts one")
+        print_result(f"no runs in {given.run_dir} yet; `ludus train dqn CartPole-v1` starts one")
         return 0
     if given.what == "envs":
-        print("\n".join(row["env"] for row in rows))
+        print_result("\n".join(row["env"] for row in rows))
         return 0
     _print_table(rows)
     return 0
@@ -49,7 +50,6 @@ def run(argv: list[str]) -> int:
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
     """Print rows under the names of their fields."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None)
@@ -57,7 +57,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*("-" if value is None else str(value) for value in row.values()))
-    Console().print(table)
+    print_table(table)
 
 
 def _agents(_: Path) -> list[dict[str, Any]]:

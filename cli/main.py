@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TextIO, cast
 
 from ludus.cli.options import closest, flush_denormals
+from ludus.cli.output import print_message, stdout_for_results
 from ludus.envs.errors import LudusError, TrainingStopped, UsageError
 from ludus.envs.trust import trust_modules
 from ludus.training.console import LossyStream
@@ -65,7 +66,7 @@ def _status(words: list[str]) -> int:
         print(_usage())
         return 0 if words else 2
     try:
-        with Signals(raises=True) as signals:
+        with stdout_for_results(), Signals(raises=True) as signals:
             code = _run(words)
         if signals.received is not None:  # the command ended by itself, as the viewer does
             return 128 + signals.received
@@ -73,10 +74,9 @@ def _status(words: list[str]) -> int:
     except KeyboardInterrupt as stopped:
         number = stopped.number if isinstance(stopped, Interrupted) else signal.SIGINT
         saved = "; ".join(getattr(stopped, "__notes__", [_NOTHING_SAVED]))
-        print(f"ludus: stopped by {signal_name(number)}; {saved}", file=sys.stderr)
+        print_message(f"ludus: stopped by {signal_name(number)}; {saved}")
         return 128 + number
     except BrokenPipeError:  # the reader of a pipe has exited, as with `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 
@@ -106,10 +106,10 @@ def _run(words: list[str]) -> int:
         module = importlib.import_module(f"ludus.cli.{command}")
         return module.run(argv)
     except TrainingStopped as stopped:
-        print(f"ludus: {stopped}", file=sys.stderr)
+        print_message(f"ludus: {stopped}")
         return stopped.code
     except BrokenPipeError:
         raise  # `main` handles it
     except (LudusError, OSError) as error:  # an OSError: an unwritable folder, for example
-        print(f"ludus: {error}", file=sys.stderr)
+        print_message(f"ludus: {error}")
         return 2

@@ -1,13 +1,13 @@
 """Command lines from dataclasses: each field is an option, each mistake is one sentence."""
 
 import difflib
-import json
 import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ludus.cli.output import results
 from ludus.envs.bounds import Bounds
 from ludus.envs.errors import UsageError
 
@@ -39,7 +39,8 @@ def parse(
     cli: Any = tyro.cli  # its overloads exclude a default of None
     program = f"ludus {command}"
     if "--help" in argv or "-h" in argv:
-        cli(kind, args=["--help"], prog=program, description=about, default=default)
+        with contextlib.redirect_stdout(results()):
+            cli(kind, args=["--help"], prog=program, description=about, default=default)
     output = io.StringIO()
     try:
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
@@ -109,8 +110,3 @@ def tensorboard() -> str:
 
     beside = Path(sys.executable).with_name("tensorboard")
     return "tensorboard" if shutil.which("tensorboard") or not beside.exists() else str(beside)
-
-
-def print_json(value: Any) -> None:
-    """Print one JSON object on stdout."""
-    print(json.dumps(value))

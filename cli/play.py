@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from rich.console import Console
 from tyro.conf import Positional
 
 from ludus.agents.agent import Advice, Advisor
 from ludus.cli.options import PORT, parse
+from ludus.cli.output import print_result, results
 from ludus.cli.watch import link_to
 from ludus.envs.board import spiel
 from ludus.envs.bounds import NON_NEGATIVE, check_bounds
 from ludus.envs.errors import UsageError
 from ludus.evaluation.interactive_game import InteractiveGame
+from ludus.training.console import Terminal
 from ludus.training.run import Run, at_steps
 from ludus.training.signals import hangup_as_sigterm
 from ludus.training.train import load
@@ -73,7 +74,7 @@ def _in_the_browser(given: Arguments) -> int:
     root, fragment = link_to(given.run, "play")
 
     def print_link(link: str) -> None:
-        print(f"open {link}; Ctrl-C stops the server", flush=True)
+        print_result(f"open {link}; Ctrl-C stops the server")
 
     with hangup_as_sigterm():
         serve(Library(root), print_link, port=given.port, fragment=fragment)
@@ -90,7 +91,7 @@ class _TextGame:
     def __init__(self, agent: Advisor, name: str, agent_begins: bool) -> None:
         self._game = InteractiveGame(agent, name)
         self._agent_side = 0 if agent_begins else 1
-        self._console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self._terminal = Terminal(file=results())
 
     def play(self) -> None:
         """Play until the game ends or the person quits."""
@@ -113,7 +114,7 @@ class _TextGame:
     def _move_of_person(self) -> None:
         """Read commands until a move is made or taken back."""
         while True:
-            self._console.print("your move> ", end="")
+            self._terminal.print("your move> ", end="")
             word = sys.stdin.readline()
             if not word:
                 raise _Quit
@@ -191,4 +192,4 @@ class _TextGame:
         return "you won" if own > 0 else "you lost" if own < 0 else "a draw"
 
     def _print(self, text: str) -> None:
-        self._console.print(text)
+        self._terminal.print(text)

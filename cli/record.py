@@ -6,7 +6,8 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
-from ludus.cli.options import HELD_OUT_SEED, parse, print_json
+from ludus.cli.options import HELD_OUT_SEED, parse
+from ludus.cli.output import print_json, print_result
 from ludus.envs.bounds import AT_LEAST_ONE, FRACTION, check_bounds
 from ludus.envs.errors import UsageError
 from ludus.evaluation.video import SUFFIXES, Overlay, record
@@ -69,5 +70,5 @@ def run(argv: list[str]) -> int:
     if given.json:
         print_json({"video": str(out), "return": score, "length": length})
     else:
-        print(f"{out}: {length} steps, return {score:.1f}")
+        print_result(f"{out}: {length} steps, return {score:.1f}")
     return 0

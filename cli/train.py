@@ -5,7 +5,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ludus.cli.options import check_agents, flush_denormals, parse, print_json, tensorboard
+from ludus.cli.options import check_agents, flush_denormals, parse, tensorboard
+from ludus.cli.output import print_json, print_result
 from ludus.envs.errors import UsageError
 
 if TYPE_CHECKING:  # torch is imported only after the agent's name has been checked
@@ -166,6 +167,6 @@ def _train(session: "Session", as_json: bool) -> int:
     else:
         score = status.score
         shown = "not evaluated" if score is None else f"mean return {score:.1f} in evaluation"
-        print(f"{run.path}: {status.env_steps:,} {session.config.train.unit}, {shown}")
-        print(f"learning curves: {tensorboard()} --logdir {run.path}")
+        print_result(f"{run.path}: {status.env_steps:,} {session.config.train.unit}, {shown}")
+        print_result(f"learning curves: {tensorboard()} --logdir {run.path}")
     return 0

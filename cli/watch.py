@@ -8,6 +8,7 @@ from urllib.parse import quote
 from tyro.conf import Positional
 
 from ludus.cli.options import PORT, parse
+from ludus.cli.output import print_result
 from ludus.envs.bounds import check_bounds
 from ludus.envs.errors import UsageError
 from ludus.training.run import Run
@@ -44,11 +45,11 @@ def run(argv: list[str]) -> int:
     library = Library(root)
     count = len(library.runs())
     runs = f"{count} run{'' if count == 1 else 's'}"
-    print(f"{runs} under {root}; Ctrl-C stops the server", flush=True)
+    print_result(f"{runs} under {root}; Ctrl-C stops the server")
     with hangup_as_sigterm():
         serve(
             library,
-            lambda link: print(f"open {link}", flush=True),
+            lambda link: print_result(f"open {link}"),
             host=given.host,
             port=given.port,
             fragment=fragment,

@@ -24,6 +24,7 @@ from rich.progress import (
 )
 
 from ludus.envs.trust import consent_arguments
+from ludus.training.console import printable
 from ludus.training.provenance import cores
 from ludus.training.run import Run, RunConfig
 
@@ -51,7 +52,7 @@ class Job:
     def name(self) -> str:
         """Return the name of the job for progress and error messages."""
         c = self.config
-        return f"{c.agent} on {c.env}, seed {c.train.seed}"
+        return printable(f"{c.agent} on {c.env}, seed {c.train.seed}")
 
     def steps_done(self) -> int:
         """Return the env steps done so far."""

@@ -10,6 +10,7 @@ import numpy as np
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
+from ludus.envs.errors import RunError
 from ludus.envs.vector import Row
 from ludus.training.progress import Bar
 
@@ -49,6 +50,9 @@ class Logger:
         state: what `state_dict` returned, to resume.
         done: env steps already done.
         unit: name of what is counted.
+
+    Raises:
+        RunError: the path is not valid UTF-8.
     """
 
     def __init__(
@@ -75,7 +79,12 @@ class Logger:
             self._seconds_before = state["seconds"]
             self._next = state["next"]
         # TensorBoard drops the points that a killed process wrote after the checkpoint
-        self._writer = SummaryWriter(str(path), purge_step=done + 1 if state else 0)
+        try:
+            self._writer = SummaryWriter(str(path), purge_step=done + 1 if state else 0)
+        except UnicodeEncodeError:
+            raise RunError(
+                f"the path {path} is not text in UTF-8, which TensorBoard needs; rename the folder"
+            ) from None
         self._file: TextIO = (path / "episodes.csv").open("w", newline="")
         self._csv = csv.writer(self._file)
         self._csv.writerow(Episodes.columns)
