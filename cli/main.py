@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO, cast
 
-from ludus.cli.options import closest, flush_denormals
+from ludus.cli.options import check_compared, check_contenders, closest, flush_denormals
 from ludus.cli.output import print_message, stdout_for_results
 from ludus.envs.errors import LudusError, TrainingStopped, UsageError
 from ludus.envs.trust import trust_modules
@@ -29,6 +29,8 @@ COMMANDS = {
 }
 # `list` computes nothing; `train` checks the agent's name before it imports torch
 _WITHOUT_TORCH = ("list", "train")
+# these import torch with their modules, so their names of agents are checked before
+_NAMES = {"compare": check_compared, "arena": check_contenders}
 _NOTHING_SAVED = "nothing was saved; the same command starts again"
 
 
@@ -101,6 +103,8 @@ def _run(words: list[str]) -> int:
         command, *argv = _extract_modules(words) or [""]
         if command not in COMMANDS:
             raise UsageError(closest(command, COMMANDS, "command"))
+        if command in _NAMES:
+            _NAMES[command](argv)
         if command not in _WITHOUT_TORCH:
             flush_denormals()
         module = importlib.import_module(f"ludus.cli.{command}")

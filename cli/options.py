@@ -94,6 +94,48 @@ def check_agents(names: Iterable[str]) -> None:
             raise UsageError(closest(name, known, "agent", "`ludus list agents` shows all"))
 
 
+def values_of(option: str, words: Sequence[str]) -> list[str]:
+    """Return the values of an option before the command line is parsed."""
+    found: list[str] = []
+    inside = False
+    for word in words:
+        name, equals, value = word.partition("=")
+        if word.startswith("--"):
+            inside = name == option
+            found += [value] if inside and equals else []
+        elif inside:
+            found.append(word)
+    return found
+
+
+def check_compared(argv: Sequence[str]) -> None:
+    """Check the agents of `ludus compare` before torch is imported.
+
+    Raises:
+        UsageError: there is no agent of one of these names.
+    """
+    check_agents(values_of("--agents", argv))
+
+
+def check_contenders(argv: Sequence[str]) -> None:
+    """Check the contenders of `ludus arena` before torch is imported.
+
+    Raises:
+        UsageError: a contender is neither a folder nor a player.
+    """
+    for name in argv:
+        if name.startswith("-"):
+            return  # contenders come first; parsing the whole line finds those after an option
+        if re.fullmatch(r"mcts:\d+|random|greedy|minimax", name):
+            continue
+        folder, at, _ = name.rpartition("@")
+        if not Path(name).is_dir() and not (at and Path(folder).is_dir()):
+            raise UsageError(
+                f"there is no opponent {name}, and no folder of a run; the opponents are random, "
+                "greedy, minimax and mcts:N"
+            )
+
+
 def flush_denormals() -> None:
     """Treat numbers below 1e-38 as 0, on this thread and on those that torch has yet to start.
 

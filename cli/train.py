@@ -1,11 +1,10 @@
 """`ludus train AGENT ENV` starts a training; `ludus train --resume RUN` continues one."""
 
 from dataclasses import asdict, dataclass, field, fields, make_dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ludus.cli.options import check_agents, flush_denormals, parse, tensorboard
+from ludus.cli.options import check_agents, flush_denormals, parse, tensorboard, values_of
 from ludus.cli.output import print_json, print_result
 from ludus.envs.errors import UsageError
 
@@ -58,7 +57,7 @@ def run(argv: list[str]) -> int:
     rest = list(argv)
     while rest and not rest[0].startswith("-") and len(names) < 2:
         names.append(rest.pop(0))
-    dataset = _value_of("--dataset", rest)
+    dataset = next(iter(values_of("--dataset", rest)), None)
     if len(names) == 1 and dataset is not None:
         names.append("")  # the env that the data set was recorded on
     if len(names) < 2:
@@ -100,15 +99,6 @@ def _start(agent: str, env_id: str, dataset: str | None, options: list[str]) -> 
         quiet=common.quiet,
     )
     return _train(session, common.json)
-
-
-def _value_of(option: str, words: list[str]) -> str | None:
-    """Return the value of an option before the command line is parsed; None without a value."""
-    for word, following in pairwise([*words, ""]):
-        name, equals, value = word.partition("=")
-        if name == option and (equals or following):
-            return value if equals else following
-    return None
 
 
 def _env_options(words: list[str]) -> "EnvOptions":

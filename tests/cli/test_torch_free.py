@@ -18,7 +18,16 @@ finally:
 
 @pytest.mark.parametrize(
     ("line", "code"),
-    [("--help", 0), ("list agents", 0), ("trian", 2), ("train dqm CartPole-v1", 2)],
+    [
+        ("--help", 0),
+        ("list agents", 0),
+        ("trian", 2),
+        ("train dqm CartPole-v1", 2),
+        ("compare --env CartPole-v1 --agents random dqm --steps 5", 2),
+        ("compare --agents=ppq", 2),
+        ("arena random mtcs:10 --game tic_tac_toe", 2),
+        ("arena nowhere@100 greedy", 2),
+    ],
 )
 def test_no_torch_is_imported(line, code):
     command = [sys.executable, "-c", CODE, *line.split()]
