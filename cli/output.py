@@ -1,6 +1,7 @@
 """Stdout carries the result of a command only; what envs print goes to stderr."""
 
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -50,8 +51,18 @@ def results() -> TextIO:
 
 
 def print_result(text: str) -> None:
-    """Print lines of a command's result."""
-    print("\n".join(printable(line) for line in text.split("\n")), file=results(), flush=True)
+    """Print lines of a command's result.
+
+    Raises:
+        BrokenPipeError: nobody reads stdout: a pipe whose reader has exited, or a closed terminal.
+    """
+    lines = "\n".join(printable(line) for line in text.split("\n"))
+    try:
+        print(lines, file=results(), flush=True)
+    except OSError as error:
+        if error.errno == errno.EIO:
+            raise BrokenPipeError(*error.args) from error
+        raise
 
 
 def print_json(value: Any) -> None:

@@ -114,7 +114,7 @@ def task(name: str, total: int, unit: str, *, quiet: bool = False) -> Iterator[S
 def _bars(terminal: Terminal) -> Progress:
     return Progress(
         TextColumn("{task.description}", markup=False),
-        BarColumn(),
+        BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TextColumn("{task.fields[detail]}", markup=False),
         TimeElapsedColumn(),

@@ -1,14 +1,17 @@
 """Only a result is printed on stdout, and only printable characters reach the terminal."""
 
+import errno
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from ludus.cli.main import main
+from ludus.cli.output import print_result
 from ludus.training.console import Terminal, printable
 from ludus.training.run import Run
 
@@ -70,6 +73,15 @@ def test_an_error_of_an_env_is_escaped(tmp_path, monkeypatch, capsys):
     assert (code, out) == (2, "")
     assert r"a\udcff" in err.splitlines()[-1]
     assert "is not text in UTF-8, which TensorBoard needs" in err.splitlines()[-1]
+
+
+def test_a_closed_terminal_is_a_reader_that_is_gone(monkeypatch):
+    def write(_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(write=write, flush=lambda: None))
+    with pytest.raises(BrokenPipeError):
+        print_result("x")
 
 
 @pytest.mark.parametrize(

@@ -85,12 +85,14 @@ def ludus(home, monkeypatch, capsys, tmp_path):
 def run(home, tmp_path_factory) -> Path:
     options = TrainOptions(steps=40, eval_episodes=0, num_envs=1)
     root = tmp_path_factory.mktemp("runs")
-    session = start_session("dqn", _ENV, options, EnvOptions(), None, root, quiet=True)
+    session = start_session("random", _ENV, options, EnvOptions(), None, root, quiet=True)
     session.run_to_end()
     return session.run.path
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(
     ("line", "out", "saved"),
     [
@@ -112,7 +114,9 @@ def test_a_signal_ends_a_command_and_says_what_is_saved(
     assert [path.name for path in tmp_path.iterdir()] == ([out] if out else [])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGHUP, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(
     ("agent", "advice"),
     [("ppo", "is saved; go on with: ludus train --resume 'my "), ("sb3:a2c", "cannot be resumed")],
@@ -129,16 +133,16 @@ def test_a_signal_saves_a_training(ludus, agent, advice, number):
     assert len(found.newest_weights()) > 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP])
-def test_a_signal_ends_the_evaluation_after_a_training(ludus, number):
-    words = "--steps 4 --num-envs 1 --eval-episodes 12 --video-every 0 --quiet"
-    code, out, err = ludus(f"train ppo {_ENV} {words}", number=number, step=8)
+def test_a_signal_ends_the_evaluation_after_a_training(ludus):
+    number = signal.SIGHUP
+    words = "--steps 4 --num-envs 1 --eval-episodes 3 --video-every 0 --quiet"
+    code, out, err = ludus(f"train random {_ENV} {words}", number=number, step=8)
     assert (code, out) == (128 + number, ""), err
     assert "everything up to 4 steps is saved; go on with: ludus train --resume runs/" in err
     (found,) = all_runs(Path("runs"))
     code, out, err = ludus(f"train --resume {found.path} --json")
     assert code == 0, err
-    assert len(json.loads(out)["evaluations"][0]["returns"]) == 12
+    assert len(json.loads(out)["evaluations"][0]["returns"]) == 3
 
 
 _SAVING = """
@@ -216,20 +220,22 @@ def _full(*_):
 
 @pytest.mark.parametrize("fault", ["full", "full for checkpoints", "deleted", "deleted at the end"])
 def test_a_disk_that_fails_is_one_sentence(tmp_path, monkeypatch, fault):
-    options = TrainOptions(steps=60, eval_episodes=0, num_envs=1, checkpoint_seconds=0)
-    session = start_session("ppo", "CartPole-v1", options, EnvOptions(), None, tmp_path, quiet=True)
+    options = TrainOptions(steps=24, eval_episodes=0, num_envs=1, checkpoint_seconds=0)
+    session = start_session(
+        "random", "CartPole-v1", options, EnvOptions(), None, tmp_path, quiet=True
+    )
     after, run, rows = session.after_step, session.run, 0
 
     def fail():
         nonlocal rows
         rows += 1
-        if rows == 30:
+        if rows == 12:
             if fault == "full":
                 monkeypatch.setattr("ludus.training.checkpoint.os.fsync", _full)
                 session._status_at = 0.0  # a status is due
             elif fault == "full for checkpoints":
                 monkeypatch.setattr("ludus.training.checkpoint._write", _full)
-        if rows == (30 if fault == "deleted" else 60) and fault.startswith("deleted"):
+        if rows == (12 if fault == "deleted" else 24) and fault.startswith("deleted"):
             shutil.rmtree(run.path)
         return after()
 
@@ -266,6 +272,6 @@ def test_a_terminal_that_is_gone_does_not_matter(monkeypatch, tmp_path):
 
     monkeypatch.setattr(sys, "stderr", LossyStream(Gone()))
     options = TrainOptions(steps=100, eval_episodes=1, num_envs=1)
-    session = start_session("ppo", "CartPole-v1", options, EnvOptions(), None, tmp_path)
+    session = start_session("random", "CartPole-v1", options, EnvOptions(), None, tmp_path)
     session.run_to_end()
     assert session.run.status().state == "finished"
