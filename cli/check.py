@@ -17,7 +17,7 @@ from ludus.envs.dict_observation import MASK, PackedDict
 from ludus.envs.errors import EnvError
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import Row, VectorEnv
-from ludus.networks.encoders import scale_of
+from ludus.networks.encoders import describe_scale
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def _spaces(env: VectorEnv) -> list[tuple[str, str]]:
     lines.append(("agents see", describe(env.observation_space)))
     if env.adaptation is not None and env.adaptation.dropped:
         lines.append(("dropped", f"{', '.join(env.adaptation.dropped)}: no network reads it"))
-    lines += [("scaled", _scales(env)), ("actions", str(env.action_space))]
+    lines += [("scaled", describe_scale(env.observation_space)), ("actions", str(env.action_space))]
     space = env.observation_space
     masked = isinstance(space, PackedDict) and MASK in space.parts
     in_info = env.adaptation is not None and env.adaptation.info_mask_size
@@ -85,22 +85,6 @@ def _limit(protocol: dict[str, Any]) -> str:
         if protocol.get(key):
             return f"{protocol[key]:,} {unit}"
     return "none: an episode may never end"
-
-
-def _scales(env: VectorEnv) -> str:
-    space = env.observation_space
-    parts = (
-        {key: space.parts[key].space for key in space.observed}
-        if isinstance(space, PackedDict)
-        else {"": space}
-    )
-    texts = []
-    for key, part in parts.items():
-        scale = scale_of(part)
-        if scale != (0.0, 1.0):
-            name = f"{key} " if key else ""
-            texts.append(f"{name}from {scale.low:g} to {scale.low + scale.span:g}, to 0 to 1")
-    return "; ".join(texts) or "nothing"
 
 
 def _play(env: VectorEnv, steps: int, seed: int) -> list[Row]:

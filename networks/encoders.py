@@ -36,6 +36,20 @@ def scale_of(space: spaces.Box) -> Scale:
     return Scale(low, high - low) if -math.inf < low < high < math.inf else Scale(0.0, 1.0)
 
 
+def describe_scale(space: spaces.Box) -> str:
+    """Describe how observations are scaled in a few words."""
+    named = {"its input": space}
+    if isinstance(space, PackedDict):
+        named = {key: space.parts[key].space for key in space.observed}
+    scales = {key: scale_of(part) for key, part in named.items()}
+    texts = [
+        f"{key} scaled from {scale.low:g}..{scale.low + scale.span:g} to 0..1"
+        for key, scale in scales.items()
+        if scale != (0.0, 1.0)
+    ]
+    return ", ".join(texts) or "its input not scaled"
+
+
 def _pixels(obs: Tensor, scale: Scale) -> Tensor:
     """Convert [N, C, H, W] to float32 from 0 to 1, channels last."""
     x = _unscaled(obs)

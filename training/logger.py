@@ -1,6 +1,7 @@
 """Logging of a training: TensorBoard with SB3's tags, episodes.csv and progress."""
 
 import csv
+import io
 import time
 from collections import deque
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ludus.envs.errors import RunError
 from ludus.envs.vector import Row
+from ludus.training.files import open_new
 from ludus.training.progress import Bar
 
 _WINDOW = 100  # finished games in a mean, as in SB3
@@ -85,7 +87,7 @@ class Logger:
             raise RunError(
                 f"the path {path} is not text in UTF-8, which TensorBoard needs; rename the folder"
             ) from None
-        self._file: TextIO = (path / "episodes.csv").open("w", newline="")
+        self._file: TextIO = _open_csv(path / "episodes.csv")
         self._csv = csv.writer(self._file)
         self._csv.writerow(Episodes.columns)
         self._csv.writerows(self.episodes.rows)
@@ -176,3 +178,8 @@ def _tag(name: str) -> str:
     if "/" in name:
         return name
     return f"rollout/{name}" if name in _ROLLOUT else f"train/{name}"
+
+
+def _open_csv(path: Path) -> TextIO:
+    """Open a CSV file for writing, in place of one of that name."""
+    return io.TextIOWrapper(open_new(path), encoding="utf-8", newline="")

@@ -27,8 +27,12 @@ class OnlineTraining:
         self.agent, self.source, self._rivals = agent, env, rivals
 
     def sentences(self) -> list[str]:
-        """Return no sentences."""
-        return []
+        """Return what the user should know about the env."""
+        adaptation = self.source.adaptation
+        if adaptation is None or not adaptation.dropped:
+            return []
+        keys = ", ".join(adaptation.dropped)
+        return [f"the agent does not see {keys}: no network reads it"]
 
     def close(self) -> None:
         """Close the env."""

@@ -21,6 +21,7 @@ from ludus.envs.errors import (
     TrainingError,
     TrainingStopped,
 )
+from ludus.envs.trust import consent_arguments
 from ludus.evaluation.evaluate import (
     EvaluationStopped,
     evaluate,
@@ -30,6 +31,7 @@ from ludus.evaluation.evaluate import (
     without_limit,
 )
 from ludus.evaluation.video import record_gif
+from ludus.networks.encoders import describe_scale
 from ludus.training.checkpoint import newest_checkpoint, save_checkpoint
 from ludus.training.console import Terminal
 from ludus.training.logger import Logger
@@ -350,6 +352,11 @@ class Session:
             return
         protocol = ", ".join(f"{k} {v}" for k, v in self.config.protocol.items())
         console.print(f"{self.config.agent} on {self.config.env} ({protocol})")
+        encoder = getattr(self.config.config, "encoder", None)
+        if encoder is not None:
+            console.print(
+                f"encoder {encoder}, {describe_scale(self.mode.source.observation_space)}"
+            )
         for sentence in self.mode.sentences():
             console.print(sentence)
         t, device = self.config.train, self.config.train.device
@@ -384,5 +391,7 @@ class Session:
             return f"an SB3 run cannot be resumed; {self.run.path} keeps its log and weights"
         if not self._saved_steps():
             return self._what_is_saved()
-        path = shlex.quote(str(self.run.path))
-        return f"{self._what_is_saved()}; go on with: ludus train --resume {path}"
+        c = self.config
+        consent = consent_arguments(c.env, c.options.wrapper)
+        command = shlex.join(["ludus", "train", "--resume", str(self.run.path), *consent])
+        return f"{self._what_is_saved()}; go on with: {command}"

@@ -64,7 +64,9 @@ def train(
     if train_options is None:
         probe = make(env, 1, 0, options)
         try:
-            train_options = TrainOptions(num_envs=registry.preset(agent, probe).num_envs)
+            known = config is None or agent in registry.names()
+            num_envs = registry.preset(agent, probe).num_envs if known else TrainOptions.num_envs
+            train_options = TrainOptions(num_envs=num_envs)
         finally:
             probe.close()
     chosen = replace(train_options, steps=steps, seed=seed)

@@ -29,7 +29,7 @@ def test_an_env_is_described(check: Any) -> None:
     assert code == 0
     assert lines["shows"] == "Box(0, 255, (12, 10, 3), uint8)"
     assert lines["agents see"] == "picture 3x12x10 from 0 to 255"
-    assert lines["scaled"] == "from 0 to 255, to 0 to 1"
+    assert lines["scaled"] == "its input scaled from 0..255 to 0..1"
     assert lines["limit"] == "none: an episode may never end"
     assert lines["episodes"] == "none ended in 20 random steps"
     assert lines["picture"].startswith("none: ")

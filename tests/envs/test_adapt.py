@@ -148,7 +148,7 @@ class Mission(spaces.Space[str]):
 
 
 @pytest.mark.parametrize(
-    "unread", [Mission(), spaces.Graph(NUMBER, None), spaces.Sequence(NUMBER)], ids=str
+    "unread", [Mission(), spaces.Graph(NUMBER, None), spaces.Sequence(NUMBER)], ids=type
 )
 def test_spaces_that_no_network_reads_are_dropped(unread: Any) -> None:
     adaptation = adapt(spaces.Dict({"unread": unread, "seen": NUMBER}))
