@@ -79,7 +79,7 @@ def _games(_: Path) -> list[dict[str, Any]]:
     for name in spiel.names():
         game = spiel.make_game(name)
         rules = "OpenSpiel's" if isinstance(game, spiel.SpielGame) else "ours, on bitboards"
-        parameters = ", ".join(sorted(spiel.load(name).get_parameters()))
+        parameters = ", ".join(sorted(spiel.parameters(name)))
         rows.append(
             {
                 "game": name,

@@ -52,7 +52,7 @@ class Rivals:
         self._past_state: Any = None
         self._pool: list[dict[str, Tensor]] = []
         self._added = 0  # networks added so far
-        self._minimax = MinimaxOpponent()
+        self._minimax = MinimaxOpponent(self._rules)
         self._rival = np.zeros(num_envs, np.int64)  # [B] index in `names`
         self._side = np.zeros(num_envs, bool)  # [B] the rival moves second
         self._second = np.zeros(num_envs, bool)  # [B] the second player is to move

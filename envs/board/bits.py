@@ -46,6 +46,10 @@ class _Bits:
         """Return the stones of the player to move and the opponent's, [B, 2, H, W] uint8."""
         return {BOARD: self._planes(board).to(torch.uint8).unflatten(-1, self.shape)}
 
+    def opponent_observation(self, board: Tensor) -> dict[str, Tensor]:
+        """Return the stones of the opponent and those of the player to move."""
+        return self.observation(board.flip(1))
+
     def from_observation(self, observation: dict[str, Tensor]) -> Tensor:
         """Return boards [B, 2] of planes [B, 2, H, W]."""
         return (observation[BOARD].flatten(2).to(torch.int64) << self._places).sum(-1)

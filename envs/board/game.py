@@ -55,6 +55,9 @@ class Game(Protocol):
     def observation(self, board: Board) -> dict[str, Tensor]:
         """Return the observations of the players to move by key, each [B, *shape]."""
 
+    def opponent_observation(self, board: Board) -> dict[str, Tensor]:
+        """Return the observations of the players who are not to move."""
+
     def from_observation(self, observation: dict[str, Tensor]) -> Board:
         """Return the positions of observations; the inverse of `observation`."""
 

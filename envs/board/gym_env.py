@@ -76,13 +76,7 @@ class BoardEnv(gymnasium.Env[np.ndarray, np.int64]):
         """Return OpenSpiel's text, or an image [height, width, 3] uint8."""
         if self.render_mode == "ansi":
             return str(self._state)
-        return render_board(self._game, self._board, self._second)
-
-    @property
-    def _second(self) -> bool:
-        """Whether the second player is to move."""
-        player = self._state.current_player()
-        return player == 1 if player >= 0 else self._state.move_number() % 2 == 1
+        return render_board(self._game, self._board, spiel.next_player(self._state) == 1)
 
     def _over(self) -> bool:
         return self._state.is_terminal() or self._state.move_number() >= self._game.max_moves
@@ -96,7 +90,7 @@ class BoardEnv(gymnasium.Env[np.ndarray, np.int64]):
         self._board = self._game.step(self._board, torch.tensor([action])).board
 
     def _shown(self) -> np.ndarray:
-        return self._game.observation(self._board)[BOARD][0].numpy()
+        return spiel.seen_by(self._game, self._board, self._state, self._side)
 
     def _info(self) -> dict[str, Any]:
         mask = self._game.legal_actions(self._board)[0].numpy()

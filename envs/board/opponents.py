@@ -5,15 +5,17 @@ from typing import Any, Protocol
 import numpy as np
 import pyspiel
 
+from ludus.envs.board.material import material_lead
 from ludus.envs.errors import EnvError
 
 OPPONENTS = {
     "random": "every legal move with the same probability",
-    "greedy": "wins where it can, keeps the other from winning, takes what it can",
+    "greedy": "wins at once, else keeps the other from it, else counts material (a reply ahead)",
     "mcts:N": "OpenSpiel's Monte-Carlo tree search with N simulations",
     "minimax": "perfect play, where the rest of the game can be searched",
 }
-_POSITIONS = 3_000_000  # that minimax looks at before it gives up
+_POSITIONS = 300_000  # that minimax searches for one move before it gives up
+_DEPTH = 200  # moves that minimax looks ahead before it gives up
 
 
 class Opponent(Protocol):
@@ -41,9 +43,9 @@ def make_opponent(name: str, game: pyspiel.Game, seed: int) -> Opponent:
         case "random":
             return RandomOpponent(seed)
         case "greedy":
-            return GreedyOpponent(seed)
+            return GreedyOpponent(game, seed)
         case "minimax":
-            return MinimaxOpponent()
+            return MinimaxOpponent(game)
     raise EnvError(f"there is no opponent {name}; there are {', '.join(OPPONENTS)}")
 
 
@@ -59,13 +61,14 @@ class RandomOpponent:
 
 
 class GreedyOpponent:
-    """One move ahead: win; else let the other not win; else take most of the other's pieces.
+    """Looks one move and one reply ahead: wins, avoids a loss, keeps the most material.
 
-    Pieces are counted in OpenSpiel's text of the position, as the letters and signs that are no
-    empty cell; a move that leaves fewer of them takes.
+    Material counts in the games of `material_games`. In others, moves that neither win nor lose at
+    once are drawn at random.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, game: pyspiel.Game, seed: int) -> None:
+        self._game = game.get_type().short_name
         self._generator = np.random.default_rng(seed)
 
     def choose(self, state: Any) -> int:
@@ -77,22 +80,19 @@ class GreedyOpponent:
             self._generator.choice([m for m, r in zip(moves, ranks, strict=True) if r == best])
         )
 
-    def _rank(self, state: Any, move: int) -> tuple[float, int]:
-        after = state.child(move)
+    def _rank(self, state: Any, move: int) -> tuple[float, float]:
+        """Return the result of a move after the other's best reply: the return, the material."""
+        player, after = state.current_player(), state.child(move)
         if after.is_terminal():
-            return after.player_return(state.current_player()), 0
-        loses = -1.0 if self._other_wins(after, state.current_player()) else 0.0
-        return loses, -_pieces(after)
+            return after.player_return(player), 0.0
+        if after.current_player() == player:
+            return 0.0, material_lead(self._game, after, player)
+        return min(self._result(after.child(reply), player) for reply in after.legal_actions())
 
-    def _other_wins(self, state: Any, player: int) -> bool:
-        if state.current_player() == player:
-            return False
-        replies = (state.child(move) for move in state.legal_actions())
-        return any(after.is_terminal() and after.player_return(player) < 0 for after in replies)
-
-
-def _pieces(state: Any) -> int:
-    return sum(letter not in " \n.-+_|/\\*#" for letter in str(state))
+    def _result(self, state: Any, player: int) -> tuple[float, float]:
+        if state.is_terminal():
+            return min(state.player_return(player), 0.0), 0.0
+        return 0.0, material_lead(self._game, state, player)
 
 
 class MCTSOpponent:
@@ -110,40 +110,73 @@ class MCTSOpponent:
 class MinimaxOpponent:
     """Perfect play by alpha-beta search to the end, with a table of positions seen.
 
-    Between moves of the same value it takes the first.
+    Between moves of the same value it takes the first. https://doi.org/10.1016/0004-3702(75)90019-3
     """
 
-    def __init__(self) -> None:
-        self._table: dict[str, float] = {}
+    def __init__(self, game: pyspiel.Game) -> None:
+        self._best = float(game.max_utility())
+        self._table: dict[str, tuple[float, float]] = {}  # bounds of the mover's value
+        self._searched = 0  # positions since the last move was asked for
 
     def choose(self, state: Any) -> int:
         """Return a move that is optimal against perfect play.
 
         Raises:
-            EnvError: the rest of the game has too many positions.
+            EnvError: the rest of the game has too many positions, or lasts too long.
         """
+        self._searched = 0
         player = state.current_player()
         best, chosen = -np.inf, -1
         for move in state.legal_actions():
-            value = self.value(state.child(move), player)
+            value = self.value(state.child(move), player, best)
             if value > best:
                 best, chosen = value, move
+            if best >= self._best:
+                break
         return chosen
 
-    def value(self, state: Any, player: int) -> float:
-        """Return the return of `player` under perfect play of both from here."""
+    def value(self, state: Any, player: int, alpha: float = -np.inf) -> float:
+        """Return what `player` gets under perfect play of both; a bound if it is below alpha."""
         if state.is_terminal():
             return float(state.player_return(player))
-        key = f"{state.current_player()}{state}"
-        known = self._table.get(key)
-        if known is None:
-            if len(self._table) >= _POSITIONS:
-                raise EnvError(
-                    f"minimax has seen {_POSITIONS:,} positions without reaching an end; "
-                    "it is for small games and end games"
-                )
-            mover = state.current_player()
-            known = max(self.value(state.child(move), mover) for move in state.legal_actions())
-            self._table[key] = known if mover == 0 else -known
-            return known if mover == player else -known
-        return known if player == 0 else -known
+        mover = state.current_player()
+        if mover == player:
+            return self._search(state, alpha, self._best, 1)
+        return -self._search(state, -self._best, -alpha, 1)
+
+    def _search(self, state: Any, alpha: float, beta: float, depth: int) -> float:
+        """Return the mover's value; a bound where it is not between alpha and beta."""
+        self._searched += 1
+        if self._searched > _POSITIONS or depth > _DEPTH:
+            limit = f"{_POSITIONS:,} positions" if depth <= _DEPTH else f"{_DEPTH} moves ahead"
+            raise EnvError(
+                f"minimax has searched {limit} without reaching an end; it is for small games and "
+                "end games"
+            )
+        mover = state.current_player()
+        key = f"{mover}{state}"
+        low, high = self._table.get(key, (-np.inf, np.inf))
+        if low >= beta or low == high:
+            return low
+        if high <= alpha:
+            return high
+        best, reached = -np.inf, max(alpha, low)
+        for move in state.legal_actions():
+            after = state.child(move)
+            if after.is_terminal():
+                value = float(after.player_return(mover))
+            elif after.current_player() == mover:
+                value = self._search(after, reached, beta, depth + 1)
+            else:
+                value = -self._search(after, -beta, -reached, depth + 1)
+            best, reached = max(best, value), max(reached, value)
+            if reached >= beta:
+                break
+        if best <= alpha:
+            high = min(high, best)
+        elif best >= beta:
+            low = max(low, best)
+        else:
+            low = high = best
+        self._table[key] = low, high
+        return best

@@ -65,11 +65,12 @@ class BoardAEC(AECEnv[str, dict[str, np.ndarray], int]):
         self.agent_selection = self.agents[self._state.current_player()]
 
     def observe(self, agent: str) -> dict[str, np.ndarray]:
-        """Return the position from the view of the player to move, and the action mask.
+        """Return the position as this player sees it, and the action mask.
 
         The mask is zero for the other player.
         """
-        shown = self._game.observation(self._board)[BOARD][0].numpy()
+        player = self.possible_agents.index(agent)
+        shown = spiel.seen_by(self._game, self._board, self._state, player)
         mask = self._game.legal_actions(self._board)[0].numpy().astype(np.int8)
         if agent != self.agent_selection:
             mask = np.zeros_like(mask)

@@ -4,6 +4,7 @@ OpenSpiel (https://arxiv.org/abs/1908.09453) implements the rules. A batch is an
 """
 
 import difflib
+import math
 import os
 import re
 import sys
@@ -22,6 +23,8 @@ from ludus.envs.board.game import BOARD, Game, Move
 from ludus.envs.dict_observation import MOVES
 from ludus.envs.errors import EnvError
 
+_MOST = 1000  # of any parameter whose default is not larger
+_MOST_NUMBERS = 1 << 17  # in the observation of one position, and of actions
 MOST_MOVES = 1000  # a longer game is a draw: chess may last 17,695 moves
 _FAST: dict[str, Callable[[torch.device], Game]] = {
     "tic_tac_toe": TicTacToe,
@@ -57,9 +60,13 @@ def load(name: str) -> pyspiel.Game:
         raise EnvError(f"{short} is not supported: {why}")
     try:
         with _silent():
+            usual = pyspiel.load_game(short).get_parameters()
+            _refuse_large_numbers(name, usual)
             game = pyspiel.load_game(name)
-            _refuse_sizes(name, game, pyspiel.load_game(short))
+            _refuse_sizes(name, game, usual)
             first = game.new_initial_state()
+            if first.is_chance_node():
+                raise EnvError(f"{name} is not supported: it starts with a chance event")
             playable = not first.is_terminal() and bool(first.legal_actions())
             first.observation_tensor(0)
     except EnvError:
@@ -67,7 +74,7 @@ def load(name: str) -> pyspiel.Game:
     except Exception as error:  # pyspiel.SpielError, and what its parser raises
         text = " ".join(str(error).split())
         text = re.sub(r"^\S+\.(cc|h):\d+ | Available parameters are:.*", "", text)
-        given = ", ".join(sorted(known[short].parameter_specification)) or "none"
+        given = ", ".join(sorted(parameters(short))) or "none"
         raise EnvError(
             f"{name}: {text.rstrip('.')}; {short} has the parameters: {given}"
         ) from error
@@ -78,12 +85,35 @@ def load(name: str) -> pyspiel.Game:
     return game
 
 
-def _refuse_sizes(name: str, game: pyspiel.Game, usual: pyspiel.Game) -> None:
-    """Refuse a size below 1, which would crash OpenSpiel and the process."""
-    for key, default in usual.get_parameters().items():
+def parameters(short: str) -> dict[str, Any]:
+    """Return the parameters of a game and their default values.
+
+    Those that add chance events to a game without any are left out.
+    """
+    usual = pyspiel.load_game(short).get_parameters()
+    return {key: value for key, value in usual.items() if key != "chess960"}
+
+
+def _refuse_large_numbers(name: str, usual: dict[str, Any]) -> None:
+    """Refuse numbers for which OpenSpiel would need all memory while it loads the game."""
+    for key, digits in re.findall(r"(\w+)=(\d+)", name):
+        most = max(_MOST, usual[key] if type(usual.get(key)) is int else 0)
+        if int(digits) > most:
+            raise EnvError(f"{name}: {key} is {digits}; it must be {most:,} or less")
+
+
+def _refuse_sizes(name: str, game: pyspiel.Game, usual: dict[str, Any]) -> None:
+    """Refuse sizes that OpenSpiel accepts and that would crash or freeze the process."""
+    for key, default in usual.items():
         given = game.get_parameters()[key]
-        if isinstance(default, int) and given < min(default, 1):
+        if type(default) is int and given < min(default, 1):  # a bool is no size
             raise EnvError(f"{name}: {key} is {given}; it must be {min(default, 1)} or more")
+    numbers, actions = math.prod(game.observation_tensor_shape()), game.num_distinct_actions()
+    if numbers > _MOST_NUMBERS or not 0 < actions <= _MOST_NUMBERS:
+        raise EnvError(
+            f"{name} is too large: a position has {numbers:,} numbers and {actions:,} actions; "
+            f"{_MOST_NUMBERS:,} of each are possible"
+        )
 
 
 @contextmanager
@@ -134,6 +164,26 @@ def make_game(name: str, device: torch.device | None = None) -> Game:
     return SpielGame(game)
 
 
+def next_player(state: Any) -> int:
+    """Return the player to move, 0 or 1; after the end, who would be next."""
+    player = int(state.current_player())
+    return player if player >= 0 else int(state.move_number()) % 2
+
+
+def seen_by(game: Game, board: Any, state: Any, player: int) -> np.ndarray:
+    """Return one position [*shape] from the view of a player.
+
+    Args:
+        game: the game.
+        board: the position, as a batch of one.
+        state: the position as OpenSpiel's state.
+        player: 0 or 1, as OpenSpiel numbers players.
+    """
+    mine = player == next_player(state)
+    seen = game.observation(board) if mine else game.opponent_observation(board)
+    return seen[BOARD][0].numpy()
+
+
 class SpielGame:
     """Implements `Game` by a batch of OpenSpiel's states, on the CPU.
 
@@ -174,6 +224,8 @@ class SpielGame:
                 outcome[i] = 0, 1, -1
                 continue
             mover, state = state.current_player(), state.clone()
+            if mover < 0:
+                raise EnvError(f"{self.name} came to a chance event, which is not supported")
             state.apply_action(chosen)
             over = self._over(state)
             same = not over and state.current_player() == mover
@@ -185,14 +237,18 @@ class SpielGame:
 
     def observation(self, board: np.ndarray) -> dict[str, Tensor]:
         """Return tensors [B, *shape], and the moves so far [B, max_moves] padded with -1."""
+        return self._observed(board, [next_player(state) for state in board])
+
+    def opponent_observation(self, board: np.ndarray) -> dict[str, Tensor]:
+        """Return the same from the view of the players who are not to move."""
+        return self._observed(board, [1 - next_player(state) for state in board])
+
+    def _observed(self, board: np.ndarray, players: list[int]) -> dict[str, Tensor]:
         shown = np.zeros((len(board), self._shape[0] + 1, *self._shape[1:]), np.float32)
         moves = np.full((len(board), self.max_moves), -1, np.float32)
-        for i, state in enumerate(board):
+        for i, (state, player) in enumerate(zip(board, players, strict=True)):
             history = state.history()
             moves[i, : len(history)] = history
-            player = state.current_player()
-            if player < 0:  # the game is over: the player who would be next
-                player = (state.move_number()) % 2
             tensor = np.asarray(state.observation_tensor(player), np.float32)
             shown[i, :-1], shown[i, -1] = tensor.reshape(self._shape), player
         return {BOARD: torch.from_numpy(shown), MOVES: torch.from_numpy(moves)}

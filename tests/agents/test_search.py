@@ -280,7 +280,8 @@ def test_trees_of_fixed_seeds_do_not_change(name, rule):
 
 def _forced_wins():
     """All positions of tic-tac-toe where the mover wins by force; value and moves by minimax."""
-    solver, spiel, game = MinimaxOpponent(), load("tic_tac_toe"), make_game("tic_tac_toe")
+    spiel, game = load("tic_tac_toe"), make_game("tic_tac_toe")
+    solver = MinimaxOpponent(spiel)
     seen, boards, wins, values = {}, [], [], {}
     stack = [(spiel.new_initial_state(), game.init(1))]
     while stack:

@@ -11,6 +11,8 @@ from gymnasium.utils.env_checker import check_env
 
 from ludus.envs.board import opponents, spiel
 from ludus.envs.board.gym_env import BoardEnv
+from ludus.envs.board.material import material_games, material_lead
+from ludus.envs.board.spiel import load, parameters
 from ludus.envs.errors import EnvError
 from ludus.envs.make import EnvOptions, make
 
@@ -198,19 +200,21 @@ def _game(game, first, second):
 
 def test_greedy_wins_stops_and_takes():
     game = pyspiel.load_game("tic_tac_toe")
-    greedy, state = opponents.GreedyOpponent(0), game.new_initial_state()
+    greedy, state = opponents.GreedyOpponent(game, 0), game.new_initial_state()
     for move in (0, 3, 1):  # x has 0 and 1: o must stop 2
         state.apply_action(move)
     assert greedy.choose(state) == 2
     state.apply_action(4)
     assert greedy.choose(state) == 2
     chess = pyspiel.load_game("chess")
+    greedy = opponents.GreedyOpponent(chess, 0)
     state = chess.new_initial_state("4k3/8/8/3q4/4P3/8/8/4K3 w - - 0 1")
     assert state.action_to_string(greedy.choose(state)) == "exd5"
 
 
 def test_perfect_play_never_loses_and_is_a_draw_against_itself():
-    game, perfect = pyspiel.load_game("tic_tac_toe"), opponents.MinimaxOpponent()
+    game = pyspiel.load_game("tic_tac_toe")
+    perfect = opponents.MinimaxOpponent(game)
     assert _game(game, perfect, perfect) == 0
     for seed in range(20):
         chance = opponents.RandomOpponent(seed)
@@ -221,8 +225,140 @@ def test_perfect_play_never_loses_and_is_a_draw_against_itself():
 
 def test_minimax_gives_up_where_a_game_is_too_large(monkeypatch):
     monkeypatch.setattr(opponents, "_POSITIONS", 50)
-    with pytest.raises(EnvError, match="minimax has seen 50 positions"):
-        opponents.MinimaxOpponent().choose(pyspiel.load_game("connect_four").new_initial_state())
+    game = pyspiel.load_game("connect_four")
+    with pytest.raises(EnvError, match="minimax has searched 50 positions"):
+        opponents.MinimaxOpponent(game).choose(game.new_initial_state())
+
+
+@pytest.mark.parametrize("name", ["chess", "go(board_size=9)", "amazons"])
+def test_minimax_gives_up_where_a_game_is_too_long(name, monkeypatch):
+    monkeypatch.setattr(opponents, "_DEPTH", 30)
+    game = pyspiel.load_game(name)
+    with pytest.raises(EnvError, match=r"minimax has searched .* without reaching an end"):
+        opponents.MinimaxOpponent(game).choose(game.new_initial_state())
+
+
+def _plain_value(state, player):
+    """Minimax without pruning or a table."""
+    if state.is_terminal():
+        return state.player_return(player)
+    values = [_plain_value(state.child(move), player) for move in state.legal_actions()]
+    return max(values) if state.current_player() == player else min(values)
+
+
+@pytest.mark.parametrize(
+    "name", ["tic_tac_toe", "nim(pile_sizes=1;2;3)", "dots_and_boxes(num_rows=1,num_cols=2)"]
+)
+def test_alpha_beta_finds_the_values_of_plain_minimax(name):
+    """Also where a player moves twice, and in an order in which the table is used."""
+    game, generator = pyspiel.load_game(name), np.random.default_rng(0)
+    perfect = opponents.MinimaxOpponent(game)
+    for _ in range(6):
+        state = game.new_initial_state()
+        for _ in range(int(generator.integers(4, 7)) if name == "tic_tac_toe" else 1):
+            if not state.is_terminal():
+                state.apply_action(int(generator.choice(state.legal_actions())))
+        while not state.is_terminal():
+            player = state.current_player()
+            move = perfect.choose(state)
+            assert _plain_value(state.child(move), player) == _plain_value(state, player)
+            state.apply_action(int(generator.choice(state.legal_actions())))
+
+
+@pytest.mark.parametrize("name", material_games())
+def test_a_move_of_one_s_own_never_costs_material(name):
+    game = load(name)
+    for seed in range(2):
+        state, generator, gains = game.new_initial_state(), np.random.default_rng(seed), 0
+        for _ in range(100):
+            if state.is_terminal():
+                break
+            player = state.current_player()
+            before = material_lead(name, state, player)
+            assert material_lead(name, state, 1 - player) == -before
+            state.apply_action(int(generator.choice(state.legal_actions())))
+            gains += material_lead(name, state, player) > before
+        assert gains > 0 or name == "oware"
+
+
+@pytest.mark.parametrize("name", ["dots_and_boxes", "oware", "mancala", "checkers", "breakthrough"])
+def test_greedy_is_clearly_better_than_chance(name):
+    game, points, games = load(name), 0.0, 10
+    for seed in range(games):
+        greedy, chance = opponents.GreedyOpponent(game, seed), opponents.RandomOpponent(seed)
+        pair = (greedy, chance) if seed % 2 == 0 else (chance, greedy)
+        result = np.sign(_game(game, *pair)) * (1 if seed % 2 == 0 else -1)
+        points += (result + 1) / 2
+    assert points / games >= 0.7
+
+
+@pytest.mark.parametrize("name", ["chess(chess960=True)", "crazyhouse(chess960=true)"])
+def test_a_game_that_starts_with_chance_is_refused(name):
+    with pytest.raises(EnvError, match=r"is not supported: it starts with a chance event"):
+        load(name)
+    assert "chess960" not in parameters(name.partition("(")[0])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["nim(is_misere=False)", "hive(uses_ladybug=False)", "hex(swap=True)", "nim(is_misere=false)"],
+)
+def test_boolean_parameters_can_be_set_both_ways(name):
+    key, value = name.partition("(")[2].rstrip(")").split("=")
+    assert load(name).get_parameters()[key] is (value == "True")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "hex(board_size=20000)",
+        "hex(board_size=999)",
+        "gomoku(size=20000)",
+        "nim(pile_sizes=1;300000000)",
+        "connect_four(rows=900,columns=900)",
+        "checkers(rows=20000,columns=20000)",
+        "oware(num_houses_per_player=200000000)",
+    ],
+)
+def test_a_board_that_would_take_all_memory_is_refused(name):
+    with pytest.raises(EnvError, match=r"too large|or less"):
+        load(name)
+
+
+@pytest.mark.parametrize("name", ["connect_four", "othello", "tic_tac_toe", "breakthrough", "hex"])
+def test_each_player_sees_its_own_stones_first(name):
+    """Both in PettingZoo's env and, to the end, in Gymnasium's."""
+    pytest.importorskip("pettingzoo")
+
+    from ludus.envs.board.pettingzoo_env import BoardAEC
+
+    env, game, generator = BoardAEC(name), load(name), np.random.default_rng(0)
+    env.reset()
+    state = game.new_initial_state()
+    while not all(env.terminations.values()):
+        move = int(generator.choice(state.legal_actions()))
+        state.apply_action(move)
+        env.step(move)
+        for player, agent in enumerate(env.possible_agents):
+            shown = env.observe(agent)["observation"]
+            if name in ("breakthrough", "hex"):
+                tensor = np.asarray(state.observation_tensor(player), np.float32)
+                np.testing.assert_array_equal(shown[:-1].ravel(), tensor)
+                assert (shown[-1] == player).all()
+            else:
+                stones = str(state)[str(state).index("\n") :] if name == "othello" else str(state)
+                own = stones.count("xo"[player])
+                assert shown[0].sum() == own
+    single = BoardEnv(name)
+    _, info = single.reset(seed=3)
+    over = False
+    while not over:
+        move = int(np.flatnonzero(info["action_mask"])[0])
+        shown, _, over, _, info = single.step(move)
+    if name not in ("breakthrough", "hex"):
+        text = str(single._state)
+        stones = text[text.index("\n") :] if name == "othello" else text
+        assert shown[0].sum() == stones.count("xo"[single._side])
 
 
 def test_a_search_beats_chance_and_is_the_same_for_a_seed():
