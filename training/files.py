@@ -70,8 +70,9 @@ def require_inside(folder: Path, name: Any) -> Path:
     Raises:
         OSError: the name leads out of the folder, or the file is no plain file.
     """
-    if not isinstance(name, str) or os.path.isabs(name) or ".." in Path(name).parts:
-        raise OSError(f"{name!r} is no name of a file in {folder}")
+    named = isinstance(name, str) and len(name) < 256 and "\0" not in name
+    if not named or os.path.isabs(name) or ".." in Path(name).parts:
+        raise OSError(f"{str(name)[:60]!r} is no name of a file in {folder}")
     path = folder / name
     for part in (path, *path.parents):
         if part == folder:

@@ -54,7 +54,10 @@ class FileLock:
         Raises:
             RunError: another holder has it.
         """
-        file = os.fdopen(open_plain(self._path, os.O_RDWR | os.O_CREAT), "r+")
+        try:
+            file = os.fdopen(open_plain(self._path, os.O_RDWR | os.O_CREAT), "r+")
+        except OSError as error:
+            raise RunError(f"{self._path.parent} cannot be locked: {error}") from error
         for attempt in range(_ATTEMPTS):
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -79,12 +82,14 @@ class FileLock:
         if self._file is not None:
             return False
         try:
-            with os.fdopen(open_plain(self._path, os.O_RDONLY)) as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
+            descriptor = open_plain(self._path, os.O_RDONLY)
+        except OSError:  # there is none, or it is none
             return False
-        except OSError:
-            return True
+        with os.fdopen(descriptor) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return True
         return False
 
     def __enter__(self) -> "FileLock":

@@ -123,7 +123,8 @@ class OfflineTraining:
         """Train until the session's end, from a checkpoint's tree if there is one."""
         agent, steps = self.agent, session.config.train.steps
         if tree is not None:
-            self._restore(tree)
+            with session.restoring():
+                self._restore(tree)
         while agent.updates < steps:
             agent.study(1, agent.updates / steps)
             agent.env_steps = agent.updates

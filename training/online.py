@@ -44,7 +44,8 @@ class OnlineTraining:
         if tree is None:
             row, state = env.reset(), agent.initial_state(env.num_envs)
         else:
-            row, state = self._restore(session, tree)
+            with session.restoring():
+                row, state = self._restore(session, tree)
 
         def on_step(row: Row, state: State) -> bool:
             session.log.add_row(row, agent.env_steps)

@@ -145,6 +145,17 @@ def _are_evaluations(stored: Any) -> bool:
         return False
 
 
+def _as_weights(tree: Any) -> dict[str, Tensor]:
+    """Return a checkpoint's tree if it is of weights.
+
+    Raises:
+        CheckpointError: it is not.
+    """
+    if not isinstance(tree, dict) or not all(isinstance(each, Tensor) for each in tree.values()):
+        raise CheckpointError("it holds no weights")
+    return tree
+
+
 class Run:
     """Folder of one run."""
 
@@ -244,7 +255,7 @@ class Run:
             RunError: the run has not saved any yet, or their format is too new.
         """
         try:
-            return newest_checkpoint(self.weights)[0]
+            return _as_weights(newest_checkpoint(self.weights)[0])
         except FormatError as error:
             raise RunError(str(error)) from error
         except CheckpointError as error:
@@ -261,7 +272,7 @@ class Run:
             available = ", ".join(str(number) for number in sorted(saved)) or "none"
             raise RunError(f"{self.path} has no weights of {steps} env steps; it has: {available}")
         try:
-            return read_checkpoint(saved[steps])
+            return _as_weights(read_checkpoint(saved[steps]))
         except CheckpointError as error:
             raise RunError(f"the weights of {self.path} at {steps}: {error}") from error
 

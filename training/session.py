@@ -17,6 +17,7 @@ from ludus.agents.agent import AnyAgent, EnvLike
 from ludus.envs.errors import (
     CheckpointError,
     EnvError,
+    LudusError,
     RunError,
     TrainingError,
     TrainingStopped,
@@ -165,18 +166,21 @@ class Session:
 
     def _begin(self) -> dict[str, Any] | None:
         """Open the log and return the checkpoint to resume from; None for a new training."""
-        tree = None
+        tree: dict[str, Any] | None = None
         if self._resumed:
             tree, damaged = newest_checkpoint(self.run.checkpoints)
             for sentence in damaged:
                 console.print(f"warning: {sentence}", style="yellow")
-            self._evaluations = tree["evaluations"]
+            if not isinstance(tree, dict):
+                raise CheckpointError(f"the newest checkpoint of {self.run.path} holds no training")
         t, name = self.config.train, f"{self.config.agent} {self.config.env}"
-        done = 0 if tree is None else tree["agent"]["env_steps"]
-        state = None if tree is None else tree["log"]
-        self._log = Logger(
-            self.run.path, name, t.steps, t.log_every, self.quiet, state, done, t.unit
-        )
+        with self.restoring():
+            self._evaluations = [] if tree is None else tree["evaluations"]
+            done = 0 if tree is None else int(tree["agent"]["env_steps"])
+            state = None if tree is None else tree["log"]
+            self._log = Logger(
+                self.run.path, name, t.steps, t.log_every, self.quiet, state, done, t.unit
+            )
         self._videos = done // (t.video_every or 1)
         if tree is None:
             if self.mode.resumable:
@@ -185,6 +189,24 @@ class Session:
         elif not self.quiet:
             console.print(f"resumed {self.run.path} at {done:,} {t.unit}")
         return tree
+
+    @contextlib.contextmanager
+    def restoring(self) -> Iterator[None]:
+        """Convert what loading a checkpoint of another content raises into one sentence.
+
+        Raises:
+            CheckpointError: the checkpoint does not fit this run.
+        """
+        try:
+            yield
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            if isinstance(error, LudusError):
+                raise
+            text = " ".join(str(error).split())[:200]
+            raise CheckpointError(
+                f"the newest checkpoint of {self.run.path} does not fit its config: "
+                f"{type(error).__name__}: {text}"
+            ) from error
 
     def after_step(self) -> bool:
         """Show progress, evaluate and record when due; return whether a checkpoint is due."""
