@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import time
 from collections import deque
 from pathlib import Path
@@ -13,11 +14,13 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ludus.envs.errors import RunError
 from ludus.envs.vector import Row
-from ludus.training.files import open_new
+from ludus.training.files import open_new, open_plain
 from ludus.training.progress import Bar
 
 _WINDOW = 100  # finished games in a mean, as in SB3
 _ROLLOUT = ("exploration_rate",)
+
+_MAX_CSV_BYTES = 1 << 30
 
 
 class Episodes:
@@ -35,7 +38,8 @@ class Episodes:
     @classmethod
     def read(cls, path: Path) -> np.ndarray:
         """Read an episodes.csv, [games, 4] float64; an incomplete last line is ignored."""
-        whole, _, _ = path.read_text().rpartition("\n")
+        with os.fdopen(open_plain(path, os.O_RDONLY)) as file:
+            whole, _, _ = file.read(_MAX_CSV_BYTES).rpartition("\n")
         lines = whole.splitlines()[1:]
         return np.array([line.split(",") for line in lines], np.float64).reshape(-1, 4)
 

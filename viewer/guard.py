@@ -39,6 +39,7 @@ class Guard:
             return
         refusal = self._refusal(scope)
         if refusal is None:
+            scope.get("ludus.welcome", lambda: None)()  # no stranger any more
             await self._app(scope, receive, self._with_headers(scope, send))
         elif scope["type"] == "http":
             await refusal(scope, receive, self._with_headers(scope, send))

@@ -1,7 +1,6 @@
 """The runs that pages may show: found by listing a folder, never by a path from a page."""
 
 import contextlib
-import json
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -12,11 +11,13 @@ import numpy as np
 from ludus.comparison.aggregates import smooth
 from ludus.envs.board import spiel
 from ludus.envs.errors import RunError
+from ludus.training.files import read_json
 from ludus.training.logger import Episodes
 from ludus.training.run import Run, all_runs
 
 _LIST_POINTS, _PAGE_POINTS = 40, 300  # points of a learning curve in the list, and on a run's page
 _LIST_SECONDS = 1.0  # for which a listing is reused, because many pages request it
+MOST_LISTED = 500  # runs in the list, those that were written to last
 
 
 class Library:
@@ -29,6 +30,7 @@ class Library:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._listed: tuple[float, dict[str, Run]] = (-np.inf, {})
+        self._configs: dict[str, tuple[tuple[int, int], Any]] = {}
         self._curves: dict[tuple[str, int], tuple[tuple[int, int], list[list[float]]]] = {}
 
     def runs(self) -> dict[str, Run]:
@@ -59,9 +61,10 @@ class Library:
         return run
 
     def summaries(self) -> list[dict[str, Any]]:
-        """Return what the list shows of each run, the most recently written first."""
-        summaries = [self._summary(name, run) for name, run in self.runs().items()]
-        return sorted(summaries, key=lambda summary: -summary["touched"])
+        """Return what the list shows of the runs that were written to last, the last first."""
+        touched = {name: _touched(run) for name, run in self.runs().items()}
+        newest = sorted(touched, key=lambda name: -touched[name])[:MOST_LISTED]
+        return [self._summary(name, run) for name in newest if (run := self.runs().get(name))]
 
     def _summary(self, name: str, run: Run) -> dict[str, Any]:
         summary: dict[str, Any] = {
@@ -72,14 +75,12 @@ class Library:
             "steps": 0,
             "seed": None,
             "board": False,
-            "touched": 0.0,
+            "touched": _touched(run),
             "broken": None,
             "curve": self._curve(name, run, _LIST_POINTS),
         }
-        with contextlib.suppress(OSError):
-            summary["touched"] = (run.path / "status.json").stat().st_mtime
         try:
-            config = _read_config(run)
+            config = self._config(name, run)
             summary |= {"env": str(config["env"]), "agent": str(config["agent"])}
             train = config["train"]
             summary |= {"steps": int(train["steps"]), "seed": int(train["seed"])}
@@ -97,7 +98,7 @@ class Library:
         run = self.find(name)
         details = self._summary(name, run)
         if details["broken"] is None:
-            config = _read_config(run)
+            config = self._config(name, run)
             details["agent_config"] = config.get("config")
             details["train_options"] = config.get("train")
             for key in ("protocol", "options", "versions", "commit"):
@@ -111,6 +112,16 @@ class Library:
                 if evaluation["returns"]
             ]
         return details
+
+    def _config(self, name: str, run: Run) -> Any:
+        """Return the content of config.json; cached until it changes."""
+        path = run.path / "config.json"
+        stat = path.lstat()
+        version = (stat.st_size, stat.st_mtime_ns)
+        cached = self._configs.get(name)
+        if cached is None or cached[0] != version:
+            cached = self._configs[name] = (version, read_json(path))
+        return cached[1]
 
     def _curve(self, name: str, run: Run, points: int) -> list[list[float]]:
         """Return mean returns of 20 games over env steps, [points, 2]; cached until they change."""
@@ -132,5 +143,8 @@ class Library:
         return curve
 
 
-def _read_config(run: Run) -> Any:
-    return json.loads((run.path / "config.json").read_text())
+def _touched(run: Run) -> float:
+    """Return when the status of a run was last written, in seconds since 1970."""
+    with contextlib.suppress(OSError):
+        return (run.path / "status.json").stat().st_mtime
+    return 0.0

@@ -24,6 +24,7 @@ from ludus.envs.errors import EnvError, RunError
 from ludus.envs.trust import require_trust
 from ludus.training.run import Run, RunConfig
 from ludus.viewer import priority
+from ludus.viewer.connections import Connection
 from ludus.viewer.game_session import GameSession
 from ludus.viewer.guard import Guard
 from ludus.viewer.library import Library
@@ -162,7 +163,10 @@ class Viewer:
 
     async def _runs(self, _: Request) -> Response:
         summaries = await asyncio.to_thread(self._library.summaries)
-        return _SafeJSONResponse({"root": str(self._library.root), "runs": summaries})
+        count = len(self._library.runs())
+        return _SafeJSONResponse(
+            {"root": str(self._library.root), "runs": summaries, "count": count}
+        )
 
     async def _run(self, request: Request) -> Response:
         name = request.query_params.get("name", "")
@@ -315,6 +319,7 @@ def serve(
         ws_max_size=MAX_MESSAGE_BYTES,
         ws_max_queue=8,
         limit_concurrency=MAX_CONNECTIONS,
+        http=Connection,
         timeout_keep_alive=5,
         timeout_graceful_shutdown=1,
         server_header=False,

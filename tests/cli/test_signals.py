@@ -20,7 +20,7 @@ from ludus.training.signals import Interrupted, Signals, hangup_as_sigterm
 from ludus.training.train import start_session
 
 # An env that runs in a worker and signals its trainer once, if there is a file `signal` beside the
-# module with the number of the signal and of the step.
+# module with the number of the signal, of the step and of the trainer's process.
 _MODULE = """
 import os
 from pathlib import Path
@@ -35,10 +35,10 @@ class Cart(CartPoleEnv):
     def step(self, action):
         self.taken += 1
         try:
-            number, step = FILE.read_text().split()
+            number, step, trainer = FILE.read_text().split()
             if self.taken == int(step):
                 FILE.unlink()  # of several workers, one gets here
-                os.kill(os.getppid(), int(number))
+                os.kill(int(trainer), int(number))
         except FileNotFoundError:
             pass
         return super().step(action)
@@ -66,7 +66,7 @@ def ludus(home, monkeypatch, capsys, tmp_path):
     def call(line, *more, number=None, step=30):
         handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
         if number is not None:
-            (home / "signal").write_text(f"{int(number)} {step}")
+            (home / "signal").write_text(f"{int(number)} {step} {os.getpid()}")
         capsys.readouterr()
         try:
             with pytest.raises(SystemExit) as ended:

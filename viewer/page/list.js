@@ -15,7 +15,7 @@ export function listPage() {
   const count = el("p", { class: "soft small" });
   const isOpen = stillOpen();
   let selected = []; // at most two names
-  let runs = [];
+  let runs = [], total = 0;
 
   const select = (name, on) => {
     selected = on ? [...selected, name].slice(-2) : selected.filter((other) => other !== name);
@@ -29,7 +29,7 @@ export function listPage() {
     const focused = document.activeElement?.dataset?.key;
     list.replaceChildren(...shown.map((run) => runItem(run, selected.includes(run.name), select)));
     if (focused) list.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
-    count.textContent = shown.length < runs.length ? `${shown.length} of ${runs.length} runs` : "";
+    count.textContent = shown.length < total ? `${shown.length} of ${total} runs, those written to last` : "";
   };
 
   const load = async () => {
@@ -37,6 +37,7 @@ export function listPage() {
       const answer = await fetchJson("/api/runs");
       if (!isOpen()) return;
       runs = answer.runs;
+      total = answer.count;
       if (!runs.length) { main.replaceChildren(el("h1", {}, "Runs"), noRuns(answer.root)); return; }
       if (!list.isConnected) {
         main.replaceChildren(el("h1", {}, "Runs"),

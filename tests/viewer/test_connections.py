@@ -1,0 +1,141 @@
+"""Connections without the token: headers have a deadline, and strangers lock nobody out."""
+
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import uvicorn
+
+from ludus.training.run import Run
+from ludus.viewer import connections, library
+from ludus.viewer.library import Library
+
+LIMIT = 600.0  # seconds that a test waits for an event
+
+
+async def _app(scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] != "http":
+        return
+    if scope["path"] == "/own":
+        scope["ludus.welcome"]()
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"hello"})
+
+
+@pytest.fixture
+def port(monkeypatch: Any, wait_until: Any) -> Iterator[int]:
+    monkeypatch.setattr(connections, "MAX_STRANGERS", 8)
+    bound = socket.socket()
+    bound.bind(("127.0.0.1", 0))
+    bound.listen()
+    config = uvicorn.Config(_app, http=connections.Connection, log_level="error", lifespan="off")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=lambda: server.run(sockets=[bound]), daemon=True)
+    thread.start()
+    wait_until(lambda: server.started, "the server listens")
+    yield bound.getsockname()[1]
+    server.should_exit = True
+    thread.join(LIMIT)
+
+
+def _connect(port: int, start: bytes = b"") -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", port), LIMIT)
+    connection.sendall(start)
+    return connection
+
+
+def _ask(connection: socket.socket, path: str) -> bytes:
+    connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    answer = b""
+    while b"hello" not in answer:
+        answer += (received := connection.recv(1000))
+        if not received:
+            break
+    return answer
+
+
+def _ended(connection: socket.socket) -> bool:
+    with contextlib.suppress(ConnectionError):
+        return connection.recv(1) == b""
+    return True
+
+
+@pytest.mark.parametrize("start", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: "])
+def test_headers_have_a_deadline(port: int, start: bytes, monkeypatch: Any) -> None:
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 0.2)
+    with _connect(port, start) as slow:
+        assert _ended(slow)
+
+
+def test_a_second_request_has_a_deadline_too(port: int, monkeypatch: Any) -> None:
+    with _connect(port) as connection:
+        monkeypatch.setattr(connections, "HEADER_SECONDS", 0.2)
+        assert b"hello" in _ask(connection, "/")
+        connection.sendall(b"GET /")
+        assert _ended(connection)
+
+
+def test_strangers_do_not_use_up_the_connections(port: int) -> None:
+    with contextlib.ExitStack() as stack:
+        own = stack.enter_context(_connect(port))
+        assert b"hello" in _ask(own, "/own")
+        strangers = [stack.enter_context(_connect(port, b"GET /")) for _ in range(20)]
+        assert b"hello" in _ask(stack.enter_context(_connect(port)), "/own")
+        assert all(_ended(stranger) for stranger in strangers[:12])
+        assert b"hello" in _ask(own, "/own")
+
+
+def test_of_many_runs_the_newest_are_listed_and_read_once(tmp_path: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(library, "MOST_LISTED", 5)
+    for number in range(12):
+        path = tmp_path / "Env" / "dqn" / str(number)
+        path.mkdir(parents=True)
+        config = {"env": "Env", "agent": "dqn", "train": {"steps": 1, "seed": number}}
+        (path / "config.json").write_text(json.dumps(config))
+        (path / "status.json").write_text('{"state": "finished"}')
+        import os
+
+        os.utime(path / "status.json", (number, number))
+    runs = Library(tmp_path)
+    assert [summary["seed"] for summary in runs.summaries()] == [11, 10, 9, 8, 7]
+    assert len(runs.runs()) == 12
+
+    def fail(*_: Any) -> Any:
+        raise AssertionError("read again")
+
+    monkeypatch.setattr(library, "read_json", fail)
+    assert [summary["seed"] for summary in runs.summaries()] == [11, 10, 9, 8, 7]
+
+
+@pytest.mark.parametrize("name", ["config.json", "status.json", "episodes.csv"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "null", "deep", "not UTF-8"])
+def test_a_hostile_file_is_listed_as_damaged_beside_the_others(
+    kind: str, name: str, tmp_path: Any
+) -> None:
+    import os
+
+    for run in ("good", "bad"):
+        path = tmp_path / "Env" / "dqn" / run
+        path.mkdir(parents=True)
+        config = {"env": "Env", "agent": "dqn", "train": {"steps": 1, "seed": 0}}
+        (path / "config.json").write_text(json.dumps(config))
+        (path / "status.json").write_text('{"state": "finished"}')
+        (path / "episodes.csv").write_text("env_steps,seconds,return,length\n1,1,1,1\n")
+    bad = tmp_path / "Env" / "dqn" / "bad" / name
+    bad.unlink()
+    if kind == "pipe":
+        os.mkfifo(bad)
+    elif kind == "device":
+        bad.symlink_to("/dev/zero")
+    else:
+        bad.write_bytes({"null": b"null", "deep": b"[" * 100_000, "not UTF-8": b"\xff"}[kind])
+    listed = {summary["name"]: summary for summary in Library(tmp_path).summaries()}
+    assert listed["Env/dqn/good"]["broken"] is None
+    assert listed["Env/dqn/good"]["state"] == "finished"
+    if "Env/dqn/bad" in listed and name == "config.json":
+        assert listed["Env/dqn/bad"]["broken"] is not None
+    assert Run(tmp_path / "Env" / "dqn" / "good").status().state == "finished"
