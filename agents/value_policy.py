@@ -44,7 +44,10 @@ def epsilon_greedy(
         legal: [B, A] bool, the actions to sample from; None for all.
     """
     explore = generator.random(len(actions)) < epsilon
-    random = random_actions(spaces.Discrete(num_actions), len(actions), generator, legal)
+    if legal is None:
+        random = generator.integers(num_actions, size=len(actions))
+    else:
+        random = random_actions(spaces.Discrete(num_actions), len(actions), generator, legal)
     return np.where(explore, random, actions)
 
 

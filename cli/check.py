@@ -10,6 +10,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from ludus.agents import registry
 from ludus.cli.options import parse
+from ludus.cli.output import print_result
 from ludus.envs.action_mask import legal_mask, random_actions
 from ludus.envs.adapt import describe
 from ludus.envs.bounds import AT_LEAST_ONE, NON_NEGATIVE
@@ -17,7 +18,7 @@ from ludus.envs.dict_observation import MASK, PackedDict
 from ludus.envs.errors import EnvError
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import Row, VectorEnv
-from ludus.networks.encoders import describe_scale
+from ludus.networks.scale import describe_scale
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _print(label: str, text: str) -> None:
-    print(f"{label:15}{text}")
+    print_result(f"{label:15}{text}")
 
 
 def _spaces(env: VectorEnv) -> list[tuple[str, str]]:

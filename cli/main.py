@@ -69,7 +69,7 @@ def _status(words: list[str]) -> int:
         return 0 if words else 2
     try:
         with stdout_for_results(), Signals(raises=True) as signals:
-            code = _run(words)
+            code = _run(words[0], words[1:])
         if signals.received is not None:  # the command ended by itself, as the viewer does
             return 128 + signals.received
         return code
@@ -98,9 +98,9 @@ def _extract_modules(words: list[str]) -> list[str]:
     return rest
 
 
-def _run(words: list[str]) -> int:
+def _run(command: str, argv: list[str]) -> int:
     try:
-        command, *argv = _extract_modules(words) or [""]
+        argv = _extract_modules(argv)
         if command not in COMMANDS:
             raise UsageError(closest(command, COMMANDS, "command"))
         if command in _NAMES:

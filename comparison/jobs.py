@@ -132,7 +132,7 @@ def _start(job: Job, output: Path, threads: int) -> subprocess.Popen[bytes]:
     consent = consent_arguments(job.config.env, job.config.options.wrapper)
     with output.with_suffix(".out").open("wb") as out, output.with_suffix(".err").open("wb") as err:
         return subprocess.Popen(
-            [sys.executable, "-m", "ludus", *consent, *job.command],
+            [sys.executable, "-m", "ludus", *job.command, *consent],
             env=os.environ | {"OMP_NUM_THREADS": str(threads)},
             stdin=subprocess.DEVNULL,
             stdout=out,

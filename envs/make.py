@@ -4,11 +4,15 @@ import difflib
 import importlib
 import json
 import os
+import re
+import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Annotated, Any
 
 import ale_py
 import gymnasium
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import Error as GymnasiumError
 
 from ludus.envs import atari
@@ -113,7 +117,7 @@ _ATARI_ONLY = ("frameskip", "screen_size", "noop_max", "life_loss", "max_frames"
 
 
 def make(
-    env_id: str,
+    env: str | Callable[..., gymnasium.Env[Any, Any]],
     num_envs: int = 8,
     seed: int = 0,
     options: EnvOptions | None = None,
@@ -123,8 +127,9 @@ def make(
     """Make a vector env under the stream contract for any Gymnasium id or board game.
 
     Args:
-        env_id: `CartPole-v1`, `ALE/Pong-v5`, `PongNoFrameskip-v4`, `MinAtar/Breakout-v1`,
-            `ludus/Recall-v0`, `connect_four`, or `module:Env-v0` for your own env.
+        env: `CartPole-v1`, `ALE/Pong-v5`, `PongNoFrameskip-v4`, `MinAtar/Breakout-v1`,
+            `ludus/Recall-v0`, `connect_four`; for your own env `module:Env-v0`, `module:Class`, or
+            a class or function that returns an env.
         num_envs: envs that step together, 1 to 4096.
         seed: determines every episode of every env, together with the env's index, 0 to 2^63 - 1.
         options: changes to the protocol that the id stands for.
@@ -133,7 +138,7 @@ def make(
     Raises:
         EnvError: the id is unknown, a value is out of bounds, or the env does not have an option.
     """
-    options = options or EnvOptions()
+    env_id, options = env_name(env), options or EnvOptions()
     if not 1 <= num_envs <= MAX_ENVS:
         raise EnvError(f"num_envs is {num_envs}; it must be from 1 to {MAX_ENVS}")
     if not 0 <= seed < 2**63:
@@ -301,12 +306,12 @@ def _not_made(env_id: str, num_envs: int, error: EnvError) -> str:
     return f"{env_id}{which} could not be made: it {error}"
 
 
-def _spec(env_id: str) -> Any:
-    """Return the registered spec of `Env-v0` or `module:Env-v0`; import the module first."""
+def _spec(env_id: str) -> EnvSpec:
+    """Return the spec of `Env-v0`, `module:Env-v0` or `module:Class`; import the module first."""
     module, _, name = env_id.rpartition(":")
     if module:
         try:
-            importlib.import_module(module)
+            imported = importlib.import_module(module)
         except ModuleNotFoundError as error:
             raise EnvError(
                 f"{env_id}: the module {module} could not be imported ({error}); "
@@ -315,10 +320,37 @@ def _spec(env_id: str) -> Any:
         except Exception as error:  # whatever a user's module may raise
             raise EnvError(f"{env_id}: the module {module} {describe_error(error)}") from error
     try:
-        spec = gymnasium.spec(name or env_id)
+        return gymnasium.spec(name or env_id)
     except GymnasiumError as error:
+        if module and callable(getattr(imported, name, None)):
+            return EnvSpec(id=name, entry_point=f"{module}:{name}")
         raise EnvError(_unknown(env_id, known_ids())) from error
-    return spec
+
+
+def env_name(env: str | Callable[..., gymnasium.Env[Any, Any]]) -> str:
+    """Return an env's id: `module:Class` for a class or a function that returns an env.
+
+    A class of the main program or within a function has no such name; it is registered with
+    Gymnasium under its own, for this process.
+
+    Raises:
+        EnvError: it is neither an id nor a class or function.
+    """
+    if isinstance(env, str):
+        return env
+    if not callable(env):
+        raise EnvError(
+            f"{env!r} is neither an env id nor a class or function that returns an env; pass its "
+            "class, so that copies can be made in processes of their own"
+        )
+    name, module = getattr(env, "__qualname__", ""), getattr(env, "__module__", "")
+    found: Any = sys.modules.get(module)
+    if module != "__main__" and getattr(found, name, None) is env:
+        return f"{module}:{name}"
+    own = re.sub(r"\W+", "-", name).strip("-") or type(env).__name__
+    gymnasium.registry.pop(own, None)
+    gymnasium.register(own, entry_point=env)
+    return own
 
 
 def known_ids() -> list[str]:

@@ -4,7 +4,6 @@ Images stay uint8 until the first layer; each encoder scales them itself.
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 from gymnasium import spaces
@@ -16,41 +15,10 @@ from ludus.envs.errors import ConfigError
 from ludus.networks.layers import SpectralConv2d
 from ludus.networks.names import Activation, EncoderName
 from ludus.networks.running_stats import Normalise
+from ludus.networks.scale import ObservationScale, scale_of
 
 
-class Scale(NamedTuple):
-    """Bounds of an observation space, by which observations are scaled to [0, 1]."""
-
-    low: float
-    span: float  # high - low
-
-
-def scale_of(space: spaces.Box) -> Scale:
-    """Return the scale of pictures and of other uint8 arrays; (0, 1) if their bounds are infinite.
-
-    Float vectors are not scaled: their bounds are seldom the range of their values.
-    """
-    low, high = float(space.low.min()), float(space.high.max())
-    if space.dtype != "uint8" and len(space.shape) != 3:
-        return Scale(0.0, 1.0)
-    return Scale(low, high - low) if -math.inf < low < high < math.inf else Scale(0.0, 1.0)
-
-
-def describe_scale(space: spaces.Box) -> str:
-    """Describe how observations are scaled in a few words."""
-    named = {"its input": space}
-    if isinstance(space, PackedDict):
-        named = {key: space.parts[key].space for key in space.observed}
-    scales = {key: scale_of(part) for key, part in named.items()}
-    texts = [
-        f"{key} scaled from {scale.low:g}..{scale.low + scale.span:g} to 0..1"
-        for key, scale in scales.items()
-        if scale != (0.0, 1.0)
-    ]
-    return ", ".join(texts) or "its input not scaled"
-
-
-def _pixels(obs: Tensor, scale: Scale) -> Tensor:
+def _pixels(obs: Tensor, scale: ObservationScale) -> Tensor:
     """Convert [N, C, H, W] to float32 from 0 to 1, channels last."""
     x = _unscaled(obs)
     if obs.dtype != torch.uint8:  # x may be the observation itself

@@ -32,7 +32,7 @@ from ludus.evaluation.evaluate import (
     without_limit,
 )
 from ludus.evaluation.video import record_gif
-from ludus.networks.encoders import describe_scale
+from ludus.networks.scale import describe_scale
 from ludus.training.checkpoint import newest_checkpoint, save_checkpoint
 from ludus.training.console import Terminal
 from ludus.training.logger import Logger

@@ -1,9 +1,10 @@
 """Train an agent in a run folder, resume it bit for bit, load it to act."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,7 +20,7 @@ from ludus.agents.agent import (
 from ludus.agents.capture import capture
 from ludus.envs.board.spiel import is_game
 from ludus.envs.errors import EnvError, RunError
-from ludus.envs.make import EnvOptions, make
+from ludus.envs.make import EnvOptions, env_name, make
 from ludus.envs.trust import modules_of, require_trust, trust_modules
 from ludus.envs.vector import VectorEnv
 from ludus.evaluation.rivals import Rivals
@@ -36,7 +37,7 @@ from ludus.training.transfer import transfer
 
 def train(
     agent: str,
-    env: str,
+    env: str | Callable[..., Any],
     *,
     steps: int = 100_000,
     seed: int = 0,
@@ -50,8 +51,8 @@ def train(
 
     Args:
         agent: name of a preset, see `ludus.list_agents`.
-        env: env id, see `ludus.make`; with a data set the env of the evaluations, "" for the
-            data set's own.
+        env: env, see `ludus.make`; with a data set the env of the evaluations, "" for the data
+            set's own.
         steps: env steps; updates with a data set.
         seed: of everything random.
         config: replaces the preset's configuration.
@@ -60,7 +61,7 @@ def train(
         root: folder in which run folders are made.
         quiet: show no progress.
     """
-    options = options or EnvOptions()
+    env, options = env_name(env), options or EnvOptions()
     if train_options is None:
         probe = make(env, 1, 0, options)
         try:

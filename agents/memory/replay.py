@@ -18,7 +18,6 @@ from ludus.agents.agent import Batch, Step
 from ludus.agents.memory.priority import Priorities
 from ludus.agents.returns import n_step_return
 from ludus.envs.errors import ConfigError
-from ludus.envs.stack import newest_frames
 
 _PER_TRANSITION = 8 + 4 + 4 + 8 + 3 + 4  # bytes: action, reward, discount, index, flags, priority
 _ARRAYS = ("frames", "action", "reward", "discount", "first", "valid")
@@ -124,7 +123,8 @@ class Replay:
             # it, so those can no longer be stacked either.
             self._forget(self.written - self.rows + self.stack)
         at = slice(row * self.num_envs, (row + 1) * self.num_envs)
-        frame = newest_frames(step.obs, self.stack)
+        flat = step.obs.reshape(len(step.obs), -1)
+        frame = flat[:, flat.shape[1] - self._frames.shape[1] :]  # the newest of the stack
         self._frames[at] = torch.from_numpy(frame.reshape(self.num_envs, -1)).to(self.device)
         self._action[at] = torch.from_numpy(step.action)
         self._reward[at] = torch.from_numpy(step.reward)

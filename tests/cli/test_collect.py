@@ -167,7 +167,7 @@ def test_the_envs_options_are_there_before_the_agents(ludus):
     code, out, err = ludus(f"train dqn MinAtar/Breakout-v1 --stack 2 {words}")
     assert code == 0, err
     config = Run.open(json.loads(out)["run"]).config()
-    assert config.config.encoder == "mlp", "the MinAtar network takes no stack"
+    assert config.config.encoder == "minatar"  # the frames are channels
     assert ludus("train dqn ALE/Pong-v5 --sticky 5 --encoder x")[2].startswith("ludus: sticky is 5")
 
 

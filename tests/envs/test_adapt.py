@@ -12,7 +12,8 @@ from ludus.envs.dict_observation import MASK, PackedDict
 from ludus.envs.errors import EnvError
 from ludus.envs.frame import as_picture
 from ludus.envs.stack import FrameStack
-from ludus.networks.encoders import Scale, make_encoder, scale_of
+from ludus.networks.encoders import make_encoder
+from ludus.networks.scale import ObservationScale, scale_of
 
 NUMBER = spaces.Box(0, 1, (2,), np.float32)
 
@@ -59,7 +60,7 @@ def test_the_smaller_outer_axis_holds_the_channels(
 )
 @pytest.mark.parametrize("encoder", ["mlp", "dqn2013", "nature", "minatar", "impala"])
 def test_every_encoder_scales_by_the_bounds(space: spaces.Box, scale: Any, encoder: Any) -> None:
-    assert scale_of(space) == Scale(*scale)
+    assert scale_of(space) == ObservationScale(*scale)
     smallest = {"mlp": 0, "minatar": 3}.get(encoder, 36)
     if smallest and (len(space.shape) != 3 or min(space.shape[1:]) < smallest):
         return

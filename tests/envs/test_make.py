@@ -18,6 +18,8 @@ from ludus.envs.errors import EnvError
 from ludus.envs.make import EnvOptions, known_ids, make
 from ludus.envs.vector import episode_seed
 from ludus.envs.workers import WorkerBackend
+from ludus.training.run import all_runs
+from ludus.training.train import load, train
 
 
 @pytest.mark.parametrize(
@@ -372,3 +374,32 @@ def test_a_wrapper_that_is_not_there_is_named(wrapper: str) -> None:
 def test_options_of_other_envs_are_refused(env_id: str) -> None:
     with pytest.raises(EnvError, match=f"wrapper is not for .* such as {env_id}"):
         make(env_id, options=EnvOptions(wrapper=("bad_envs:Doubled",)))
+
+
+def test_an_env_may_be_a_class_or_a_function(tmp_path: Path) -> None:
+    import bad_envs
+
+    class Local(bad_envs.Walk):
+        """Known only here."""
+
+    def factory() -> Any:
+        return bad_envs.Picture()
+
+    for env, name, shape in [
+        (bad_envs.Walk, "bad_envs:Walk", (16,)),
+        ("bad_envs:Walk", "bad_envs:Walk", (16,)),
+        (Local, "test_an_env_may_be_a_class_or_a_function-locals-Local", (16,)),
+        (factory, "test_an_env_may_be_a_class_or_a_function-locals-factory", (3, 12, 10)),
+    ]:
+        made = make(env, 2)
+        assert made.env_id == name
+        assert made.reset().obs.shape == (2, *shape)
+        made.close()
+    for wrong in (bad_envs.Walk(), 5, None):
+        with pytest.raises(EnvError, match="neither an env id nor a class or function"):
+            make(wrong, 2)  # type: ignore[arg-type]
+    agent = train("random", Local, steps=20, root=tmp_path, quiet=True)
+    assert agent.env_steps >= 20
+    (run,) = all_runs(tmp_path)
+    assert run.status().score is not None
+    assert load(run.path).env_steps == 0

@@ -510,7 +510,7 @@ def test_a_bad_run_is_a_sentence_and_runs_nothing(at, place):
         for name, says in [
             ("Damaged/dqn/text", "config.json"),
             ("Damaged/dqn/type", "Unheard"),
-            ("Damaged/dqn/field", "has no field of_no_config"),
+            ("Damaged/dqn/field", "has no field 'of_no_config'"),
             ("Damaged/dqn/pickle", "header"),
             (
                 "Evil/dqn/env",
