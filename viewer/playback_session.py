@@ -95,7 +95,7 @@ class PlaybackSession:
         self._person, self._hold = person, hold
         self._saliency, self._layer = "", ""
         self._paused, self._speed, self._seed = False, 1.0, 0
-        self._step_once = False
+        self._steps = 0  # that commands requested and that were not taken yet
         self._step_now = False  # the next step does not wait for the pace
         self._history: deque[tuple[int, float | None, float]] = deque(maxlen=_HISTORY)
         self._sent_at, self._frame_rate = 0.0, 0.0
@@ -131,7 +131,7 @@ class PlaybackSession:
             for command in worker.take_commands():
                 changed |= self._apply(command)
             now = time.monotonic()
-            if self._step_now:
+            if self._step_now or self._steps:
                 pace.hold(now, 0)
                 self._step_now = False
             if now - checked_weights_at > _CHECK_WEIGHTS_SECONDS:
@@ -155,11 +155,11 @@ class PlaybackSession:
         """Whether another step, or another game, follows without a further command."""
         if self._view.over and self._hold:
             return False
-        return self._step_once or not self._paused
+        return self._steps > 0 or not self._paused
 
     def _advance(self, pace: Pace, now: float) -> None:
         """Take a step, or start the next game if this one is over."""
-        self._step_once = False
+        self._steps = max(self._steps - 1, 0)
         if self._view.over:
             self._start(self._seed + 1)
             pace.hold(now, 0)
@@ -170,7 +170,7 @@ class PlaybackSession:
             pace.hold(now, _GAME_OVER_SECONDS)
 
     def _start(self, seed: int) -> None:
-        self._seed, self._step_once = seed, False
+        self._seed = seed
         self._history.clear()
         self._view.restart(seed)
 
@@ -196,10 +196,12 @@ class PlaybackSession:
             case "play":
                 self._paused, self._step_now = False, True
             case "step":
-                self._paused, self._step_once, self._step_now = True, True, True
+                self._paused = True
+                self._steps += 1
             case "speed" if _is_number(value) and 0 <= value <= MAX_SPEED:
                 self._speed, self._step_now = float(value), True
             case "seed" if type(value) is int and 0 <= value < MAX_SEED:
+                self._steps = 0
                 self._start(value)
                 self._step_now = True
             case "saliency" if isinstance(value, str):

@@ -160,6 +160,26 @@ def test_the_speed_is_a_multiple_of_the_usual_speed(start, published, monkeypatc
         session.worker.close(LIMIT)
 
 
+@pytest.mark.parametrize("name", ["cartpole", "tic_tac_toe"])
+def test_each_command_of_a_batch_is_a_step(start, published, monkeypatch, name):
+    """Commands that arrive during one step are taken together."""
+    advance, session = PlaybackSession._advance, start(name)
+    _frames(session, published, 3, 1)
+
+    def advance_during_commands(playing, pace, now):
+        monkeypatch.setattr(PlaybackSession, "_advance", advance)
+        _send(session, "step")
+        _send(session, "step")
+        advance(playing, pace, now)
+
+    monkeypatch.setattr(PlaybackSession, "_advance", advance_during_commands)
+    _send(session, "step")
+    published.until(lambda head: _is_at(head, 3, 3))
+    _send(session, "hello")
+    published.until(lambda head: head["kind"] == "hello")
+    assert published.until(lambda head: head["kind"] in ("frame", "board"))["step"] == 3
+
+
 VERY_SLOW = 1e-9  # less than a step in a year
 
 
