@@ -7,6 +7,7 @@ The head's `parts` has the name and the length of each.
 import io
 import json
 import math
+import re
 import struct
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,9 @@ import numpy as np
 from PIL import Image
 
 _LINE = 0.25  # grey level of the lines between feature maps
+_MAX_DEPTH = 20  # of a nested value; no file of ours is deeper
+_MAX_ERROR = 1000  # characters of an error's text
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # all but tab and newline
 
 
 def pack(head: Mapping[str, Any], images: Mapping[str, bytes]) -> bytes:
@@ -28,10 +32,35 @@ def pack(head: Mapping[str, Any], images: Mapping[str, bytes]) -> bytes:
     return b"".join((struct.pack(">I", len(text)), text, *images.values()))
 
 
-def error_message(error: Exception) -> bytes:
+def error_message(error: BaseException) -> bytes:
     """Return the message that reports an error, in one line."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return pack({"kind": "error", "text": text}, {})
+    return pack({"kind": "error", "text": one_line(error)}, {})
+
+
+def one_line(error: BaseException) -> str:
+    """Return the text of an error, or its type if it has none, in one line of limited length."""
+    text = clean_text(" ".join(str(error).split())) or type(error).__name__
+    return text if len(text) <= _MAX_ERROR else f"{text[:_MAX_ERROR]}…"
+
+
+def clean_text(text: str) -> str:
+    """Escape what a page or a terminal cannot take: control characters and half surrogates."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def plain(value: Any, depth: int = _MAX_DEPTH) -> Any:
+    """Return a JSON value of a file as any page can take it.
+
+    Numbers that are not finite, which JSON has not, become None; what cannot be printed in a text
+    is escaped; what is nested deeper than `depth` is left out.
+    """
+    if isinstance(value, str):
+        return clean_text(value)
+    if isinstance(value, dict):
+        return {clean_text(k): plain(v, depth - 1) for k, v in value.items()} if depth else "…"
+    if isinstance(value, list | tuple):
+        return [plain(item, depth - 1) for item in value] if depth else "…"
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def encode_png(image: np.ndarray) -> bytes:

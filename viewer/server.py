@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import math
 import secrets
 import socket
 from collections import deque
@@ -28,7 +27,7 @@ from ludus.viewer.connections import Connection
 from ludus.viewer.game_session import GameSession
 from ludus.viewer.guard import Guard
 from ludus.viewer.library import Library
-from ludus.viewer.messages import error_message
+from ludus.viewer.messages import error_message, plain
 from ludus.viewer.playback_session import PlaybackSession, Publish
 from ludus.viewer.worker import Worker
 
@@ -47,19 +46,10 @@ _PAGES = {
 
 
 class _SafeJSONResponse(JSONResponse):
-    """JSON of values from run files: numbers that are not finite become null."""
+    """JSON of values from run files, made plain; in ASCII."""
 
     def render(self, content: Any) -> bytes:
-        # ASCII escapes, because half a surrogate pair has no UTF-8 encoding
-        return json.dumps(_without_non_finite(content)).encode()
-
-
-def _without_non_finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_non_finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_non_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return json.dumps(plain(content)).encode()
 
 
 class Outbox:
@@ -161,12 +151,10 @@ class Viewer:
         data, media_type = self._files[request.url.path]
         return Response(data, media_type=media_type)
 
-    async def _runs(self, _: Request) -> Response:
-        summaries = await asyncio.to_thread(self._library.summaries)
-        count = len(self._library.runs())
-        return _SafeJSONResponse(
-            {"root": str(self._library.root), "runs": summaries, "count": count}
-        )
+    async def _runs(self, request: Request) -> Response:
+        wanted = request.query_params.get("filter", "")
+        listing = await asyncio.to_thread(self._library.summaries, wanted)
+        return _SafeJSONResponse({"root": str(self._library.root), **listing._asdict()})
 
     async def _run(self, request: Request) -> Response:
         name = request.query_params.get("name", "")
@@ -182,8 +170,7 @@ class Viewer:
             RunError: there is no such run, or it is damaged.
             EnvError: its env is in a module that was not allowed.
         """
-        run = self._library.find(name)
-        config = run.config()
+        run, config = self._library.open(name)
         require_trust(config.env, config.options.wrapper, f"the run {run.path}")
         return run, config
 

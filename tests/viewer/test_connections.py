@@ -11,7 +11,7 @@ import pytest
 import uvicorn
 
 from ludus.training.run import Run
-from ludus.viewer import connections, library
+from ludus.viewer import connections
 from ludus.viewer.library import Library
 
 LIMIT = 600.0  # seconds that a test waits for an event
@@ -89,28 +89,6 @@ def test_strangers_do_not_use_up_the_connections(port: int) -> None:
         assert b"hello" in _ask(own, "/own")
 
 
-def test_of_many_runs_the_newest_are_listed_and_read_once(tmp_path: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(library, "MOST_LISTED", 5)
-    for number in range(12):
-        path = tmp_path / "Env" / "dqn" / str(number)
-        path.mkdir(parents=True)
-        config = {"env": "Env", "agent": "dqn", "train": {"steps": 1, "seed": number}}
-        (path / "config.json").write_text(json.dumps(config))
-        (path / "status.json").write_text('{"state": "finished"}')
-        import os
-
-        os.utime(path / "status.json", (number, number))
-    runs = Library(tmp_path)
-    assert [summary["seed"] for summary in runs.summaries()] == [11, 10, 9, 8, 7]
-    assert len(runs.runs()) == 12
-
-    def fail(*_: Any) -> Any:
-        raise AssertionError("read again")
-
-    monkeypatch.setattr(library, "read_json", fail)
-    assert [summary["seed"] for summary in runs.summaries()] == [11, 10, 9, 8, 7]
-
-
 @pytest.mark.parametrize("name", ["config.json", "status.json", "episodes.csv"])
 @pytest.mark.parametrize("kind", ["pipe", "device", "null", "deep", "not UTF-8"])
 def test_a_hostile_file_is_listed_as_damaged_beside_the_others(
@@ -133,7 +111,7 @@ def test_a_hostile_file_is_listed_as_damaged_beside_the_others(
         bad.symlink_to("/dev/zero")
     else:
         bad.write_bytes({"null": b"null", "deep": b"[" * 100_000, "not UTF-8": b"\xff"}[kind])
-    listed = {summary["name"]: summary for summary in Library(tmp_path).summaries()}
+    listed = {summary["name"]: summary for summary in Library(tmp_path).summaries().runs}
     assert listed["Env/dqn/good"]["broken"] is None
     assert listed["Env/dqn/good"]["state"] == "finished"
     if "Env/dqn/bad" in listed and name == "config.json":

@@ -5,6 +5,7 @@ import io
 import os
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -190,7 +191,7 @@ NAME = "CartPole-v1/dqn/a"
 
 
 def test_a_run_is_described(root):
-    (line,) = Library(root).summaries()
+    (line,) = Library(root).summaries().runs
     expected = {"name": NAME, "env": "CartPole-v1", "agent": "dqn", "steps": 300, "seed": 0}
     assert {key: line[key] for key in expected} == expected
     assert (line["state"], line["env_steps"], line["board"]) == ("finished", 300, False)
@@ -202,7 +203,7 @@ def test_a_run_is_described(root):
 
 
 def test_a_board_game_is_known_as_one(runs):
-    boards = {line["env"]: line["board"] for line in Library(runs[0]).summaries()}
+    boards = {line["env"]: line["board"] for line in Library(runs[0]).summaries().runs}
     assert boards == {"tic_tac_toe": True, "CartPole-v1": False, "PongNoFrameskip-v4": False}
 
 
@@ -245,19 +246,19 @@ def test_the_curve_is_read_again_only_where_the_file_has_grown(root, monkeypatch
     read, reads = library.Episodes.read, []
     monkeypatch.setattr(library.Episodes, "read", lambda path: (reads.append(path), read(path))[1])
     shown = Library(root)
-    first = shown.summaries()[0]["curve"]
-    assert shown.summaries()[0]["curve"] == first
+    first = shown.summaries().runs[0]["curve"]
+    assert shown.summaries().runs[0]["curve"] == first
     assert len(reads) == 1
     with (root / NAME / "episodes.csv").open("a") as file:
         file.write("100000,99.0,500,500\n")
-    assert shown.summaries()[0]["curve"][-1][0] == 100000
+    assert shown.summaries().runs[0]["curve"][-1][0] == 100000
     assert len(reads) == 2
 
 
 def test_a_long_curve_is_short_in_the_list_and_longer_on_its_page(root):
     _episodes(root, "".join(f"{10 * i},{i},{i % 7},10\n" for i in range(1, 1001)))
     shown = Library(root)
-    assert len(shown.summaries()[0]["curve"]) == 40
+    assert len(shown.summaries().runs[0]["curve"]) == 40
     assert len(shown.details(NAME)["curve"]) == 300
 
 
@@ -273,12 +274,11 @@ def test_a_new_run_is_found_and_a_removed_one_forgotten(root, monkeypatch):
 def test_many_pages_list_the_folder_once(root, monkeypatch):
     monkeypatch.setattr(library, "_LIST_SECONDS", LIMIT)
     listed = []
-    monkeypatch.setattr(
-        library, "all_runs", lambda where: (listed.append(where), library.Run(root / NAME))[1:]
-    )
+    found = library._run_folders
+    monkeypatch.setattr(library, "_run_folders", lambda root: (listed.append(root), found(root))[1])
     shown = Library(root)
-    for _ in range(20):
-        shown.runs()
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(lambda _: NAME in shown.runs(), range(40)))
     assert len(listed) == 1
 
 
@@ -286,7 +286,7 @@ def test_the_run_that_was_written_to_last_comes_first(root):
     for name, at in (("b", 2e9), ("c", 1e9)):
         shutil.copytree(root / NAME, root / "CartPole-v1" / "dqn" / name)
         os.utime(root / "CartPole-v1" / "dqn" / name / "status.json", (at, at))
-    names = [line["name"][-1] for line in Library(root).summaries()]
+    names = [line["name"][-1] for line in Library(root).summaries().runs]
     assert names[0] == "b"
     assert names[-1] == "c"
 
@@ -309,7 +309,7 @@ def test_links_are_followed_inside_the_folder_and_not_out_of_it(root, tmp_path_f
 
 
 def test_a_folder_that_is_not_there_has_no_runs(tmp_path):
-    assert Library(tmp_path / "none").summaries() == []
+    assert Library(tmp_path / "none").summaries() == ([], 0, 0)
 
 
 def test_pages_may_ask_at_the_same_time(root):
@@ -319,7 +319,7 @@ def test_pages_may_ask_at_the_same_time(root):
     def ask():
         try:
             for _ in range(10):
-                assert len(shown.summaries()) == 1
+                assert len(shown.summaries().runs) == 1
                 assert shown.details(NAME)["name"] == NAME
         except Exception as error:
             wrong.append(error)

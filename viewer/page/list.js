@@ -5,17 +5,15 @@ import { fetchJson } from "./connection.js";
 import { el, formatNumber, link } from "./elements.js";
 import { breadcrumb, main, repeat, showError, stillOpen } from "./page.js";
 
-const MAX_SHOWN = 200;
-
 export function listPage() {
   breadcrumb.replaceChildren();
   const list = el("ul", { class: "runs" });
-  const filter = el("input", { type: "search", id: "filter", placeholder: "env, agent or state", oninput: () => update() });
+  const filter = el("input", { type: "search", id: "filter", placeholder: "env, agent or state", oninput: () => load() });
   const sideBySide = el("button", { class: "main", disabled: true, onclick: () => { location.hash = link("two", ...selected); } }, "Watch side by side");
   const count = el("p", { class: "soft small" });
   const isOpen = stillOpen();
   let selected = []; // at most two names
-  let runs = [], total = 0;
+  let answer = { runs: [], found: 0, total: 0 };
 
   const select = (name, on) => {
     selected = on ? [...selected, name].slice(-2) : selected.filter((other) => other !== name);
@@ -24,21 +22,22 @@ export function listPage() {
   };
 
   const update = () => {
-    const wanted = filter.value.toLowerCase();
-    const shown = runs.filter((run) => `${run.name} ${run.state}`.toLowerCase().includes(wanted)).slice(0, MAX_SHOWN);
     const focused = document.activeElement?.dataset?.key;
-    list.replaceChildren(...shown.map((run) => runItem(run, selected.includes(run.name), select)));
+    list.replaceChildren(...answer.runs.map((run) => runItem(run, selected.includes(run.name), select)));
     if (focused) list.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
-    count.textContent = shown.length < total ? `${shown.length} of ${total} runs, those written to last` : "";
+    const { runs: { length: shown }, found, total } = answer;
+    const matching = found < total ? `${formatNumber(found)} of ${formatNumber(total)} runs` : `${formatNumber(total)} runs`;
+    const limit = shown < found ? `; the ${shown} that were written last are shown` : "";
+    count.textContent = shown < total ? matching + limit : "";
   };
 
   const load = async () => {
     try {
-      const answer = await fetchJson("/api/runs");
-      if (!isOpen()) return;
-      runs = answer.runs;
-      total = answer.count;
-      if (!runs.length) { main.replaceChildren(el("h1", {}, "Runs"), noRuns(answer.root)); return; }
+      const wanted = filter.value;
+      const received = await fetchJson(`/api/runs?filter=${encodeURIComponent(wanted)}`);
+      if (!isOpen() || wanted !== filter.value) return; // the page was left, or another filter is set
+      answer = received;
+      if (!answer.total) { main.replaceChildren(el("h1", {}, "Runs"), noRuns(answer.root)); return; }
       if (!list.isConnected) {
         main.replaceChildren(el("h1", {}, "Runs"),
           el("div", { class: "row" }, el("label", { for: "filter" }, "Filter"), filter, sideBySide), count, list);
