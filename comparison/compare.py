@@ -20,7 +20,7 @@ from ludus.comparison.groups import Group, Training, group_trainings
 from ludus.comparison.jobs import Job, max_parallel, run_jobs
 from ludus.envs.errors import EnvError, FormatError, RunError
 from ludus.envs.make import EnvOptions, make
-from ludus.envs.trust import modules_of, trust_modules
+from ludus.envs.trust import consent_arguments, modules_of, trust_modules
 from ludus.evaluation.evaluate import evaluate
 from ludus.training.checkpoint import check_resumable
 from ludus.training.device import device_of
@@ -90,7 +90,7 @@ def compare(plan: Plan) -> tuple[list[Training], list[str]]:
         run, finished = _find_run(config, existing)
         run = run or Run.create(plan.root, config)
         if not finished:
-            command = ["train", "--resume", str(run.path), "--quiet"]
+            command = ["train", "--resume", str(run.path), "--quiet", *_consent(config)]
             jobs.append(Job(run, config, command, config.train.steps))
         entries.append(_Entry(run, reused=finished))
     planned = {entry.run.path.resolve() for entry in entries}
@@ -137,7 +137,13 @@ def _evaluation_job(run: Run, plan: Plan) -> Job:
     """Return a job that plays held-out games with a finished run."""
     command = ["evaluate", str(run.path), "--episodes", str(plan.episodes), "--json"]
     command += ["--epsilon", str(plan.epsilon), "--device", plan.device]
-    return Job(run, run.config(), command)
+    config = run.config()
+    return Job(run, config, [*command, *_consent(config)])
+
+
+def _consent(config: RunConfig) -> list[str]:
+    """Return the arguments that let the process of a job import what this one may."""
+    return consent_arguments(config.env, config.options.wrapper)
 
 
 def _distinguish_agents(trainings: list[Training]) -> list[Training]:

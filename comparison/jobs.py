@@ -23,7 +23,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ludus.envs.trust import consent_arguments
 from ludus.training.console import printable
 from ludus.training.provenance import cores
 from ludus.training.run import Run, RunConfig
@@ -129,10 +128,9 @@ def _start(job: Job, output: Path, threads: int) -> subprocess.Popen[bytes]:
         output: path, without suffix, of the files for its standard output and standard error.
         threads: number of threads of torch.
     """
-    consent = consent_arguments(job.config.env, job.config.options.wrapper)
     with output.with_suffix(".out").open("wb") as out, output.with_suffix(".err").open("wb") as err:
         return subprocess.Popen(
-            [sys.executable, "-m", "ludus", *job.command, *consent],
+            [sys.executable, "-m", "ludus", *job.command],
             env=os.environ | {"OMP_NUM_THREADS": str(threads)},
             stdin=subprocess.DEVNULL,
             stdout=out,

@@ -1,8 +1,9 @@
 """Fixtures that the tests of all packages share."""
 
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import pytest
@@ -39,3 +40,11 @@ class WaitUntil:
 @pytest.fixture(scope="session")
 def wait_until() -> WaitUntil:
     return WaitUntil()
+
+
+@pytest.fixture(autouse=True)
+def denormals() -> Iterator[None]:
+    """Restore torch's treatment of denormal numbers, which commands change for their process."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_flush_denormal(False)

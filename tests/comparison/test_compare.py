@@ -33,12 +33,11 @@ from ludus.training.run import Run, TrainOptions, all_runs
 from ludus.training.train import load, start_session
 
 _CHILD = """
-import multiprocessing, os, torch
+import os, torch
 from ludus.cli.main import main
 for number, path in enumerate(paths, 1):
     os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), number)
 torch.set_num_threads(threads)
-multiprocessing.set_start_method("fork", force=True)  # of env workers, as everywhere else
 main(words)
 """
 _FORKS = multiprocessing.get_context("forkserver")

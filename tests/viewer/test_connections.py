@@ -1,7 +1,6 @@
 """Connections without the token: headers have a deadline, and strangers lock nobody out."""
 
 import contextlib
-import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -10,9 +9,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from ludus.training.run import Run
 from ludus.viewer import connections
-from ludus.viewer.library import Library
 
 LIMIT = 600.0  # seconds that a test waits for an event
 
@@ -58,17 +55,18 @@ def _ask(connection: socket.socket, path: str) -> bytes:
     return answer
 
 
-def _ended(connection: socket.socket) -> bool:
+def _wait_for_end(connection: socket.socket) -> None:
+    """Read until the server has ended a connection."""
     with contextlib.suppress(ConnectionError):
-        return connection.recv(1) == b""
-    return True
+        while connection.recv(1000):
+            pass
 
 
 @pytest.mark.parametrize("start", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: "])
 def test_headers_have_a_deadline(port: int, start: bytes, monkeypatch: Any) -> None:
     monkeypatch.setattr(connections, "HEADER_SECONDS", 0.2)
     with _connect(port, start) as slow:
-        assert _ended(slow)
+        _wait_for_end(slow)
 
 
 def test_a_second_request_has_a_deadline_too(port: int, monkeypatch: Any) -> None:
@@ -76,7 +74,7 @@ def test_a_second_request_has_a_deadline_too(port: int, monkeypatch: Any) -> Non
         monkeypatch.setattr(connections, "HEADER_SECONDS", 0.2)
         assert b"hello" in _ask(connection, "/")
         connection.sendall(b"GET /")
-        assert _ended(connection)
+        _wait_for_end(connection)
 
 
 def test_strangers_do_not_use_up_the_connections(port: int) -> None:
@@ -85,35 +83,6 @@ def test_strangers_do_not_use_up_the_connections(port: int) -> None:
         assert b"hello" in _ask(own, "/own")
         strangers = [stack.enter_context(_connect(port, b"GET /")) for _ in range(20)]
         assert b"hello" in _ask(stack.enter_context(_connect(port)), "/own")
-        assert all(_ended(stranger) for stranger in strangers[:12])
+        for stranger in strangers[:12]:
+            _wait_for_end(stranger)
         assert b"hello" in _ask(own, "/own")
-
-
-@pytest.mark.parametrize("name", ["config.json", "status.json", "episodes.csv"])
-@pytest.mark.parametrize("kind", ["pipe", "device", "null", "deep", "not UTF-8"])
-def test_a_hostile_file_is_listed_as_damaged_beside_the_others(
-    kind: str, name: str, tmp_path: Any
-) -> None:
-    import os
-
-    for run in ("good", "bad"):
-        path = tmp_path / "Env" / "dqn" / run
-        path.mkdir(parents=True)
-        config = {"env": "Env", "agent": "dqn", "train": {"steps": 1, "seed": 0}}
-        (path / "config.json").write_text(json.dumps(config))
-        (path / "status.json").write_text('{"state": "finished"}')
-        (path / "episodes.csv").write_text("env_steps,seconds,return,length\n1,1,1,1\n")
-    bad = tmp_path / "Env" / "dqn" / "bad" / name
-    bad.unlink()
-    if kind == "pipe":
-        os.mkfifo(bad)
-    elif kind == "device":
-        bad.symlink_to("/dev/zero")
-    else:
-        bad.write_bytes({"null": b"null", "deep": b"[" * 100_000, "not UTF-8": b"\xff"}[kind])
-    listed = {summary["name"]: summary for summary in Library(tmp_path).summaries().runs}
-    assert listed["Env/dqn/good"]["broken"] is None
-    assert listed["Env/dqn/good"]["state"] == "finished"
-    if "Env/dqn/bad" in listed and name == "config.json":
-        assert listed["Env/dqn/bad"]["broken"] is not None
-    assert Run(tmp_path / "Env" / "dqn" / "good").status().state == "finished"

@@ -688,7 +688,9 @@ def test_all_threads_of_the_program_give_way_to_a_training(watch, place, wait_un
         found = threads()
         assert os.sched_getscheduler(process.program.pid) == os.SCHED_OTHER
         assert os.getpriority(os.PRIO_PROCESS, process.program.pid) == priority.SERVING_NICENESS
-        assert len(found[priority.LOADING_NICENESS]) >= 1
+        # of a viewer that was started with `nice`, no thread can be less nice
+        loading = max(priority.LOADING_NICENESS, os.getpriority(os.PRIO_PROCESS, 0))
+        assert len(found[loading]) >= 1
 
 
 @pytest.fixture(scope="module")

@@ -160,7 +160,7 @@ def test_the_speed_is_a_multiple_of_the_usual_speed(start, published, monkeypatc
         session.worker.close(LIMIT)
 
 
-@pytest.mark.parametrize("name", ["cartpole", "tic_tac_toe"])
+@pytest.mark.parametrize("name", ["cartpole", "pong"])
 def test_each_command_of_a_batch_is_a_step(start, published, monkeypatch, name):
     """Commands that arrive during one step are taken together."""
     advance, session = PlaybackSession._advance, start(name)

@@ -118,9 +118,10 @@ function drawAdvice(board, position, advice) {
       board.append(svg("line", { x1: from.x, y1: from.y, x2: to.x, y2: to.y, stroke: "#0072b2", "stroke-width": 0.05 + (0.12 * weight) / best, opacity: 0.25 + (0.6 * weight) / best, "stroke-linecap": "round", "pointer-events": "none" }));
     }
     if (move.cells.length === 1 || weight === best) {
-      const label = svg("text", { x: to.x, y: to.y, "font-size": 0.24, class: "visit-text", "pointer-events": "none" });
+      const radius = 0.2 + (0.14 * weight) / best; // the text of two digits fits in the disc
+      const label = svg("text", { x: to.x, y: to.y, "font-size": 0.7 * radius, class: "visit-text", "pointer-events": "none" });
       label.textContent = advice.visits ? Math.round(weight) : `${Math.round((100 * weight) / total)}%`;
-      board.append(svg("circle", { cx: to.x, cy: to.y, r: 0.2 + (0.14 * weight) / best, class: "visit", "pointer-events": "none" }), label);
+      board.append(svg("circle", { cx: to.x, cy: to.y, r: radius, class: "visit", "pointer-events": "none" }), label);
     }
   }
 }
