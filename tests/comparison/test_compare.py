@@ -564,6 +564,8 @@ def _interrupted(root, agents, seeds, number, limit, wait_until) -> list[Run]:
     """Signal a comparison while two trainings, or its only one, run; return their runs."""
     words = ["--env", _CARTS, "--agents", *agents, "--steps", str(_STEPS), "--seeds", str(seeds)]
     words += ["--episodes", "2", "--jobs", "2", "--device", "cpu", "--run-dir", str(root)]
+    for earlier in limit.parent.glob("terminated-*"):  # of another test
+        earlier.unlink()
     process = subprocess.Popen(
         [sys.executable, "-c", _COMPARE, str(limit.parent), *words],
         stdout=subprocess.PIPE,
