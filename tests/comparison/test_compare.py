@@ -694,7 +694,7 @@ def test_a_training_killed_before_its_first_checkpoint_starts_from_its_beginning
     config = replace(config, train=replace(config.train, checkpoint_seconds=1e9))
     run = Run.create(tmp_path / "runs", config)
     assert (run.status().state, run.is_locked()) == ("waiting", False)
-    words = ["train", "--resume", str(run.path), "--quiet"]
+    words = ["train", "--resume", str(run.path), "--quiet", "--modules", "carts_of_the_test"]
     _set_limit(limit, 1)
     first = _Forked(words, tmp_path / "first")
     wait_until(lambda: run.status().state == "running", "the training runs")
