@@ -131,7 +131,7 @@ def acquire_server(make_env: Callable[[], Any], timeout: float) -> WorkerServer:
 
     Servers are kept, so that the next env of the same kind starts without new imports.
     """
-    maker = cloudpickle.dumps(make_env)
+    maker = _dumps(make_env)
     with _servers_lock:
         server = _servers.get(maker)
         if server is not None and server.alive:
@@ -142,6 +142,36 @@ def acquire_server(make_env: Callable[[], Any], timeout: float) -> WorkerServer:
     with _servers_lock:
         _servers[maker] = started
     return started
+
+
+def _dumps(make_env: Callable[[], Any]) -> bytes:
+    """Pickle an env maker; by value where its module could not be imported in the server.
+
+    Modules of notebooks and of tests are in `sys.modules` only.
+    """
+    source = getattr(make_env, "source", make_env)
+    source = getattr(source, "entry_point", source)
+    source = getattr(source, "func", source)  # of a partial
+    module = sys.modules.get(getattr(source, "__module__", None) or "")
+    if module is None or module.__name__ == "__main__" or _can_import(module.__name__):
+        return bytes(cloudpickle.dumps(make_env))
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        return bytes(cloudpickle.dumps(make_env))
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)
+
+
+def _can_import(module: str) -> bool:
+    """Return whether another process with this path would find a module."""
+    package = module.partition(".")[0]
+    if package in sys.builtin_module_names:
+        return True
+    for finder in sys.meta_path:
+        find = getattr(finder, "find_spec", None)
+        if find is not None and find(package, None) is not None:
+            return True
+    return False
 
 
 def release_server(server: WorkerServer) -> None:
