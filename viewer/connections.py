@@ -22,6 +22,7 @@ class Connection(H11Protocol):
         """Begin as a stranger."""
         super().connection_made(transport)
         self._deadline: asyncio.TimerHandle | None = None
+        self._upgraded = False
         self._wait_for_headers()
         Connection._strangers[self] = None
         if len(Connection._strangers) > MAX_STRANGERS:
@@ -36,6 +37,8 @@ class Connection(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Receive data; the deadline runs unless a request is being answered."""
         super().data_received(data)
+        if self._upgraded:  # a WebSocket may be silent for as long as it likes
+            return
         if self.cycle is None or self.cycle.response_complete:
             self._wait_for_headers()
         else:
@@ -49,6 +52,7 @@ class Connection(H11Protocol):
 
     def handle_websocket_upgrade(self, event: Any) -> None:
         """Leave the connection to the WebSocket protocol, which asks the guard at once."""
+        self._upgraded = True
         self._stop_waiting()
         Connection._strangers.pop(self, None)
         super().handle_websocket_upgrade(event)

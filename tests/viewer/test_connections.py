@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from websockets.sync.client import connect
 
 from ludus.viewer import connections
 
@@ -15,6 +16,12 @@ LIMIT = 600.0  # seconds that a test waits for an event
 
 
 async def _app(scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        await receive()
+        await send({"type": "websocket.send", "text": "hello"})
+        return
     if scope["type"] != "http":
         return
     if scope["path"] == "/own":
@@ -86,3 +93,12 @@ def test_strangers_do_not_use_up_the_connections(port: int) -> None:
         for stranger in strangers[:12]:
             _wait_for_end(stranger)
         assert b"hello" in _ask(own, "/own")
+
+
+def test_a_websocket_has_no_deadline(port: int, monkeypatch: Any) -> None:
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 0.1)
+    with connect(f"ws://127.0.0.1:{port}/", open_timeout=LIMIT) as page:
+        with _connect(port, b"GET /") as slow:  # connected later, and ended by its deadline
+            _wait_for_end(slow)
+        page.send("are you there?")
+        assert page.recv(LIMIT) == "hello"
