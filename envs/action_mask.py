@@ -77,6 +77,29 @@ def random_actions(
     return np.stack([_random_box(space, generator) for _ in range(count)])
 
 
+def mix_random_actions(
+    actions: np.ndarray,
+    epsilon: float,
+    space: spaces.Space[Any],
+    generator: np.random.Generator,
+    legal: np.ndarray | None,
+) -> np.ndarray:
+    """Replace each action [B, *action] by a random legal one with probability epsilon.
+
+    Args:
+        actions: those to replace.
+        epsilon: probability of a random action; 0 draws no random numbers.
+        space: action space of one env.
+        generator: random numbers.
+        legal: masks [B, P]; None if all actions are legal.
+    """
+    if not epsilon:
+        return actions
+    explore = generator.random(len(actions)) < epsilon
+    random = random_actions(space, len(actions), generator, legal)
+    return np.where(explore.reshape(-1, *[1] * (actions.ndim - 1)), random, actions)
+
+
 def _random_legal(legal: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Sample the index [B] of a number above 0 in each row of legal [B, A]; 0 if there is none."""
     chosen: np.ndarray = (generator.random(legal.shape) * (legal > 0)).argmax(1)

@@ -1,7 +1,7 @@
 """One Gymnasium env with its observations adapted and its results checked.
 
-Errors are returned in `info["ludus_error"]`, not raised: a worker process can report them to the
-trainer, and nothing is printed.
+Errors of the env are returned, not raised: a worker process can report them to the trainer, and
+nothing is printed.
 """
 
 import contextlib
@@ -18,8 +18,6 @@ from ludus.envs.dict_observation import MASK
 from ludus.envs.errors import EnvError, describe_error
 from ludus.envs.frame import as_picture
 from ludus.envs.global_generators import GlobalGenerators
-
-ERROR = "ludus_error"
 
 
 class GuardedEnv:
@@ -54,8 +52,8 @@ class GuardedEnv:
         self._last = np.zeros(self.observation_space.shape, self.observation_space.dtype)
         self._over = True
 
-    def reset(self, seed: int) -> tuple[np.ndarray, dict[str, str]]:
-        """Start an episode from a seed; return its observation, and an error if there is one."""
+    def reset(self, seed: int) -> tuple[np.ndarray, str | None]:
+        """Start an episode from a seed; return its observation, and what went wrong."""
         try:
             with self._calls:
                 if self._generators is not None:
@@ -64,13 +62,17 @@ class GuardedEnv:
             obs, info = _reset_result(result)
             self._last, self._over = self._checked(obs, info, over=False), False
         except Exception as error:  # whatever a user's env may raise
-            return self._last, {ERROR: describe_error(error)}
-        return self._last, {}
+            return self._last, describe_error(error)
+        return self._last, None
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, str]]:
-        """Step the env with one action [*action], if its game is not over."""
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, str | None]:
+        """Step the env with one action [*action], if its game is not over.
+
+        Returns:
+            The observation, the reward, terminated, truncated, and what went wrong.
+        """
         if self._over:
-            return self._last, 0.0, False, False, {}
+            return self._last, 0.0, False, False, None
         try:
             taken = self._own_action(action)
             with self._calls:
@@ -83,8 +85,8 @@ class GuardedEnv:
             self._over = over
         except Exception as error:  # whatever a user's env may raise
             self._over = True
-            return self._last, 0.0, False, False, {ERROR: describe_error(error)}
-        return self._last, reward, terminated, truncated, {}
+            return self._last, 0.0, False, False, describe_error(error)
+        return self._last, reward, terminated, truncated, None
 
     def picture(self) -> np.ndarray:
         """Return the env's image, [height, width, 3] uint8.

@@ -7,7 +7,7 @@ import gymnasium
 import numpy as np
 
 from ludus.envs.errors import EnvError
-from ludus.envs.guarded_env import ERROR, GuardedEnv
+from ludus.envs.guarded_env import GuardedEnv
 from ludus.envs.vector import BackendStep
 
 
@@ -34,9 +34,9 @@ class LocalBackend:
     def reset(self, mask: np.ndarray, seeds: np.ndarray) -> np.ndarray:
         """Start new episodes where mask [B] is true; return all observations."""
         for i in np.flatnonzero(mask):
-            self._obs[i], info = self._envs[i].reset(int(seeds[i]))
-            if ERROR in info:
-                raise EnvError(info[ERROR], int(i))
+            self._obs[i], error = self._envs[i].reset(int(seeds[i]))
+            if error is not None:
+                raise EnvError(error, int(i))
         return self._obs.copy()
 
     def send(self, actions: np.ndarray) -> None:
@@ -48,10 +48,10 @@ class LocalBackend:
         reward = np.zeros(self.num_envs, np.float32)
         terminated, truncated = np.zeros((2, self.num_envs), bool)
         for i, env in enumerate(self._envs):
-            obs, reward[i], terminated[i], truncated[i], info = env.step(self._actions[i])
+            obs, reward[i], terminated[i], truncated[i], error = env.step(self._actions[i])
             self._obs[i] = obs
-            if ERROR in info:
-                raise EnvError(info[ERROR], i)
+            if error is not None:
+                raise EnvError(error, i)
         no_life_lost = np.zeros(self.num_envs, bool)
         return BackendStep(self._obs.copy(), reward, terminated, truncated, no_life_lost)
 

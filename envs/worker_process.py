@@ -14,7 +14,6 @@ import mmap
 import os
 import pickle
 import signal
-import socket
 import sys
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
@@ -27,7 +26,7 @@ from gymnasium import spaces
 from ludus.envs.adapt import Channels
 from ludus.envs.errors import EnvError, describe_error
 from ludus.envs.global_generators import GlobalGenerators
-from ludus.envs.guarded_env import ERROR, GuardedEnv
+from ludus.envs.guarded_env import GuardedEnv
 
 STEP = b"step"  # the request of every step, which is not worth pickling
 DONE = b""  # the reply without an error or a result
@@ -201,13 +200,11 @@ def _serve_env(
         error_text: str | None = None
         result = None
         if call == "step":
-            obs, reward, terminated, truncated, info = env.step(shared.action[index])
+            obs, reward, terminated, truncated, error_text = env.step(shared.action[index])
             shared.obs[index], shared.reward[index] = obs, reward
             shared.terminated[index], shared.truncated[index] = terminated, truncated
-            error_text = info.get(ERROR)
         elif call == "reset":
-            shared.obs[index], info = env.reset(argument)
-            error_text = info.get(ERROR)
+            shared.obs[index], error_text = env.reset(argument)
         elif call == "render":
             try:
                 result = env.picture()
@@ -220,13 +217,3 @@ def _serve_env(
             connection.send_bytes(DONE)
         else:
             connection.send((error_text, result))
-
-
-def socket_pair() -> tuple[Connection, Connection]:
-    """Return two connected ends of a local socket."""
-    ours, theirs = socket.socketpair()
-    return Connection(ours.detach()), Connection(theirs.detach())
-
-
-if __name__ == "__main__":
-    serve(int(sys.argv[1]))

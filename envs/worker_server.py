@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,7 +18,6 @@ import cloudpickle
 
 from ludus.envs.adapt import Channels
 from ludus.envs.errors import EnvError
-from ludus.envs.worker_process import socket_pair
 
 _MOST_IDLE = 2  # servers that are kept for the next env of their kind
 _REPLY_SECONDS = 600.0  # that forking or ending a worker may take, on the busiest machine
@@ -47,7 +47,7 @@ class WorkerServer:
         self._lock = threading.Lock()
         self.users = 0  # backends that use this server
         self.owner = os.getpid()  # a process forked from this one must start its own
-        ours, theirs = socket_pair()
+        ours, theirs = _socket_pair()
         self._connection = ours
         os.set_inheritable(theirs.fileno(), True)
         path = json.dumps([entry or os.getcwd() for entry in sys.path])
@@ -77,7 +77,7 @@ class WorkerServer:
 
     def fork(self, seed: int, channels: Channels | None) -> tuple[int, Connection]:
         """Fork a worker that makes an env; return its pid and the connection to it."""
-        ours, theirs = socket_pair()
+        ours, theirs = _socket_pair()
         with self._lock, theirs:
             self._connection.send(("fork", (seed, channels)))
             send_handle(self._connection, theirs.fileno(), self._process.pid)
@@ -111,6 +111,12 @@ class WorkerServer:
             return self._connection.recv()
         except (EOFError, OSError) as error:
             raise EnvError(f"died with exit code {self._process.wait()}{when}") from error
+
+
+def _socket_pair() -> tuple[Connection, Connection]:
+    """Return two connected ends of a local socket."""
+    ours, theirs = socket.socketpair()
+    return Connection(ours.detach()), Connection(theirs.detach())
 
 
 def _standard_error() -> int | None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ludus.agents.agent import EnvLike, MultiThreaded, Player
-from ludus.envs.action_mask import legal_mask, random_actions
+from ludus.envs.action_mask import legal_mask, mix_random_actions
 from ludus.envs.board.spiel import is_game
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import Backend, BackendStep, VectorEnv
@@ -221,11 +221,8 @@ def _play(
         if stop is not None and stop():
             raise EvaluationStopped
         actions, state = player.predict(row.obs, state, row.first, deterministic=True)
-        if epsilon:
-            explore = generator.random(count) < epsilon
-            legal = legal_mask(env.observation_space, row.obs)
-            random = random_actions(env.action_space, count, generator, legal)
-            actions = np.where(explore.reshape(count, *[1] * (actions.ndim - 1)), random, actions)
+        legal = legal_mask(env.observation_space, row.obs)
+        actions = mix_random_actions(actions, epsilon, env.action_space, generator, legal)
         env.send(actions)
         row = env.recv()
         steps += count

@@ -13,7 +13,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from ludus.envs.action_mask import legal_mask, random_actions
+from ludus.envs.action_mask import legal_mask, mix_random_actions
 from ludus.envs.dict_observation import PackedDict
 from ludus.envs.errors import ConfigError, EnvError
 from ludus.envs.make import EnvOptions, make
@@ -214,11 +214,8 @@ def _play(
             return
         newest = newest_frames(row.obs, env.stack)
         chosen, state = player.predict(row.obs, state, row.first, deterministic=True)
-        if epsilon:
-            explore = generator.random(count) < epsilon
-            legal = legal_mask(env.observation_space, row.obs)
-            random = random_actions(env.action_space, count, generator, legal)
-            chosen = np.where(explore.reshape(count, *[1] * (chosen.ndim - 1)), random, chosen)
+        legal = legal_mask(env.observation_space, row.obs)
+        chosen = mix_random_actions(chosen, epsilon, env.action_space, generator, legal)
         env.send(chosen)
         following = env.recv()
         for i in np.flatnonzero(~row.game_over & ~idle):  # a finished game's action is not used

@@ -94,11 +94,11 @@ class Bad(gymnasium.Env[Any, Any]):
             case "no array":
                 obs = [0.0, 0.0]
             case "terminated is text":
-                return obs, reward, "no", False, {}  # type: ignore[return-value]
+                return obs, reward, "no", False, {}  # type: ignore[return-value]  # on purpose
             case "truncated is None":
-                return obs, reward, False, None, {}  # type: ignore[return-value]
+                return obs, reward, False, None, {}  # type: ignore[return-value]  # on purpose
             case "terminated is 2":
-                return obs, reward, 2, False, {}  # type: ignore[return-value]
+                return obs, reward, 2, False, {}  # type: ignore[return-value]  # on purpose
             case "three values":
                 return obs, reward, False  # type: ignore[return-value]  # too short on purpose
         return obs, reward, False, False, {}

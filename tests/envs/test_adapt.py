@@ -84,7 +84,7 @@ def test_a_stack_of_pictures_is_a_picture() -> None:
         def reset(self, mask: np.ndarray, seeds: np.ndarray) -> np.ndarray:
             return np.full((2, 3, 8, 9), 7, np.uint8)
 
-    stack = FrameStack(Backend(), 4)  # type: ignore[arg-type]
+    stack = FrameStack(Backend(), 4)  # type: ignore[arg-type]  # only what is used
     assert stack.observation_space.shape == (12, 8, 9)
     obs = stack.reset(np.array([True, True]), np.zeros(2, np.int64))
     assert obs[:, :9].max() == 0

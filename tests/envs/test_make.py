@@ -397,7 +397,7 @@ def test_an_env_may_be_a_class_or_a_function(tmp_path: Path) -> None:
         made.close()
     for wrong in (bad_envs.Walk(), 5, None):
         with pytest.raises(EnvError, match="neither an env id nor a class or function"):
-            make(wrong, 2)  # type: ignore[arg-type]
+            make(wrong, 2)  # type: ignore[arg-type]  # on purpose
     agent = train("random", Local, steps=20, root=tmp_path, quiet=True)
     assert agent.env_steps >= 20
     (run,) = all_runs(tmp_path)
