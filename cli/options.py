@@ -1,8 +1,10 @@
 """Command lines from dataclasses: each field is an option, each mistake is one sentence."""
 
+import dataclasses
 import difflib
 import re
 import sys
+import typing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,11 +44,49 @@ def parse(
         with contextlib.redirect_stdout(results()):
             cli(kind, args=["--help"], prog=program, description=about, default=default)
     output = io.StringIO()
+    words = join_repeated(kind, argv)
     try:
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-            return cli(kind, args=list(argv), prog=program, description=about, default=default)
+            return cli(kind, args=words, prog=program, description=about, default=default)
     except SystemExit:
         raise UsageError(_sentence(output.getvalue(), command)) from None
+
+
+def join_repeated(kind: type[Any], argv: Sequence[str]) -> list[str]:
+    """Join the values of options that list names or paths and are given more than once.
+
+    `--wrapper a:A --wrapper b:B` is the same as `--wrapper a:A b:B`. Without this, tyro keeps the
+    last occurrence only. The last occurrence of any other option counts.
+    """
+    listing = _listing_options(kind)
+    joined: dict[str, list[str]] = {}
+    rest: list[str] = []
+    target = rest
+    for word in argv:
+        name, equals, value = word.partition("=")
+        option = name.replace("_", "-")
+        if word.startswith("--"):
+            target = joined.setdefault(option, []) if option in listing else rest
+        if target is rest:
+            rest.append(word)
+        elif not word.startswith("--"):
+            target.append(word)
+        elif equals:
+            target.append(value)
+    return [*rest, *(word for name, values in joined.items() for word in (name, *values))]
+
+
+def _listing_options(kind: Any) -> set[str]:
+    """Return the options of a dataclass and its parts that take any number of names or paths."""
+    found: set[str] = set()
+    hints = typing.get_type_hints(kind)
+    for each in dataclasses.fields(kind):
+        hint = hints[each.name]
+        if dataclasses.is_dataclass(hint):
+            found |= _listing_options(hint)
+        elif hint in (tuple[str, ...], tuple[Path, ...]):
+            found.add("--" + each.name.replace("_", "-"))
+    return found
 
 
 def _sentence(output: str, command: str) -> str:

@@ -4,7 +4,14 @@ from dataclasses import asdict, dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ludus.cli.options import check_agents, flush_denormals, parse, tensorboard, values_of
+from ludus.cli.options import (
+    check_agents,
+    flush_denormals,
+    join_repeated,
+    parse,
+    tensorboard,
+    values_of,
+)
 from ludus.cli.output import print_json, print_result
 from ludus.envs.errors import UsageError
 
@@ -111,7 +118,7 @@ def _env_options(words: list[str]) -> "EnvOptions":
     from ludus.envs.make import EnvOptions
 
     cli: Any = tyro.cli  # its overloads do not describe return_unknown_args
-    words = [word for word in words if word not in ("-h", "--help")]
+    words = join_repeated(EnvOptions, [word for word in words if word not in ("-h", "--help")])
     output = io.StringIO()
     try:
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):

@@ -1,0 +1,33 @@
+"""Options as users type them."""
+
+from pathlib import Path
+
+import pytest
+
+from ludus.cli.check import CheckOptions
+from ludus.cli.compare import Arguments
+from ludus.cli.options import parse
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--wrapper a:A b:B --env-kwargs x=1 y=2 --seed 3",
+        "--wrapper a:A --env-kwargs x=1 --wrapper b:B --seed 3 --env-kwargs y=2",
+        "--wrapper=a:A --env_kwargs=x=1 --seed=3 --env-kwargs y=2 --wrapper=b:B",
+    ],
+)
+def test_options_that_list_names_may_be_repeated(words):
+    """tyro alone keeps the last occurrence, and loses the others without a word."""
+    given = parse(CheckOptions, ["Env-v0", *words.split()], command="check", about="")
+    assert given.options.wrapper == ("a:A", "b:B")
+    assert given.options.constructor_kwargs() == {"x": 1, "y": 2}
+    assert (given.env, given.seed) == ("Env-v0", 3)
+
+
+def test_paths_and_agents_are_joined_and_numbers_are_replaced():
+    words = "--runs a --agents dqn --steps 5 --runs b c --agents ppo --steps 7"
+    given = parse(Arguments, words.split(), command="compare", about="")
+    assert given.runs == (Path("a"), Path("b"), Path("c"))
+    assert given.agents == ("dqn", "ppo")
+    assert given.steps == 7
