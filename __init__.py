@@ -15,15 +15,16 @@ from ludus.envs.registration import register_envs
 
 if TYPE_CHECKING:
     from ludus.envs.make import make
-    from ludus.training.train import load, train
+    from ludus.training.train import load, resume, train
 
     __version__: str
 
-__all__ = ["__version__", "list_agents", "load", "make", "train"]
+__all__ = ["__version__", "list_agents", "load", "make", "resume", "train"]
 
 _MODULES = {
     "load": "ludus.training.train",
     "make": "ludus.envs.make",
+    "resume": "ludus.training.train",
     "train": "ludus.training.train",
 }
 

@@ -31,7 +31,8 @@ class Adaptation(NamedTuple):
 
     source: spaces.Space[Any]  # the env's own
     space: spaces.Box  # of the arrays that agents get
-    convert: _Convert  # one checked observation to an array; a pair with its mask from `info`
+    # one checked observation to an array; a pair with its mask from `info`; of a Box also [B, ...]
+    convert: _Convert
     info_mask_size: int = 0  # numbers of the action mask in `info`; 0 for none
     dropped: tuple[str, ...] = ()  # keys of a dictionary that no network reads
 
@@ -104,8 +105,11 @@ def _adapt_box(space: spaces.Box, channels: Channels | None) -> Adaptation:
     turn = len(space.shape) == 3 and channels_of(space.shape, channels) == "last"
     shape = space.shape or (1,)
 
-    def arrange(values: np.ndarray) -> np.ndarray:
-        return values.transpose(2, 0, 1) if turn else values.reshape(shape)
+    def arrange(values: np.ndarray) -> np.ndarray:  # of one env, or [B, ...]
+        batch = values.shape[: values.ndim - len(space.shape)]
+        if turn:
+            return values.transpose(*range(len(batch)), -1, -3, -2)
+        return values.reshape(*batch, *shape)
 
     if space.dtype == np.uint8:
         pixels = spaces.Box(arrange(space.low), arrange(space.high), dtype=np.uint8)

@@ -1,9 +1,7 @@
-"""Gymnasium envs in the trainer's own process, for envs that cannot hang and are known."""
+"""Gymnasium envs in the trainer's own process: known ones that cannot hang, and objects."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import gymnasium
 import numpy as np
 
 from ludus.envs.errors import EnvError
@@ -15,26 +13,24 @@ class LocalBackend:
     """B copies of one env in this process.
 
     Args:
-        make_env: makes one env.
-        num_envs: B.
+        envs: the copies.
     """
 
-    def __init__(self, make_env: Callable[[], gymnasium.Env[Any, Any]], num_envs: int) -> None:
-        self.num_envs = num_envs
-        self._envs = [GuardedEnv(make_env) for _ in range(num_envs)]
+    def __init__(self, envs: Sequence[GuardedEnv]) -> None:
+        self.num_envs, self._envs = len(envs), envs
         self.adaptation = self._envs[0].adaptation
         self.observation_space = self._envs[0].observation_space
         self.action_space = self._envs[0].action_space
         self.action_names: Sequence[str] = ()
         self._obs = np.zeros(
-            (num_envs, *self.observation_space.shape), self.observation_space.dtype
+            (self.num_envs, *self.observation_space.shape), self.observation_space.dtype
         )
         self._actions = np.zeros(0)
 
     def reset(self, mask: np.ndarray, seeds: np.ndarray) -> np.ndarray:
         """Start new episodes where mask [B] is true; return all observations."""
         for i in np.flatnonzero(mask):
-            self._obs[i], error = self._envs[i].reset(int(seeds[i]))
+            self._obs[i], error = self._envs[int(i)].reset(int(seeds[i]))
             if error is not None:
                 raise EnvError(error, int(i))
         return self._obs.copy()

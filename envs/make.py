@@ -4,9 +4,6 @@ import difflib
 import importlib
 import json
 import os
-import re
-import sys
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Annotated, Any
 
@@ -14,6 +11,7 @@ import ale_py
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import Error as GymnasiumError
+from gymnasium.vector import VectorEnv as GymnasiumVectorEnv
 
 from ludus.envs import atari
 from ludus.envs.adapt import Channels, describe
@@ -24,12 +22,16 @@ from ludus.envs.bounds import AT_LEAST_ONE, FRACTION, POSITIVE, Bounds, check_bo
 from ludus.envs.cartpole import CartPoleBackend
 from ludus.envs.dict_observation import PackedDict
 from ludus.envs.env_maker import EnvMaker
+from ludus.envs.env_object import PREFIX, EnvObject, PassedEnv, env_name, env_object
 from ludus.envs.errors import EnvError, describe_error
+from ludus.envs.global_generators import GlobalGenerators
+from ludus.envs.guarded_env import GuardedEnv
 from ludus.envs.local import LocalBackend
 from ludus.envs.minatar import GAMES, MinAtarBackend
 from ludus.envs.registration import BOARD_ENV_IDS, BOARD_GAMES, register_envs
 from ludus.envs.stack import FrameStack
-from ludus.envs.vector import Backend, VectorEnv
+from ludus.envs.vector import Backend, VectorEnv, episode_seed
+from ludus.envs.vector_object import VectorObjectBackend
 from ludus.envs.workers import WorkerBackend
 
 MAX_ENVS = 4096
@@ -117,7 +119,7 @@ _ATARI_ONLY = ("frameskip", "screen_size", "noop_max", "life_loss", "max_frames"
 
 
 def make(
-    env: str | Callable[..., gymnasium.Env[Any, Any]],
+    env: str | PassedEnv,
     num_envs: int = 8,
     seed: int = 0,
     options: EnvOptions | None = None,
@@ -128,9 +130,11 @@ def make(
 
     Args:
         env: `CartPole-v1`, `ALE/Pong-v5`, `PongNoFrameskip-v4`, `MinAtar/Breakout-v1`,
-            `ludus/Recall-v0`, `connect_four`; for your own env `module:Env-v0`, `module:Class`, or
-            a class or function that returns an env.
-        num_envs: envs that step together, 1 to 4096.
+            `ludus/Recall-v0`, `connect_four`; for your own env `module:Env-v0`, `module:Class`, a
+            class or function that returns an env, a `gymnasium.Env`, or a
+            `gymnasium.vector.VectorEnv` whose autoreset mode is DISABLED or NEXT_STEP.
+        num_envs: envs that step together, 1 to 4096. An env that is passed as an object has its
+            own number, which is 1 for a `gymnasium.Env`.
         seed: determines every episode of every env, together with the env's index, 0 to 2^63 - 1.
         options: changes to the protocol that the id stands for.
         render: keep images, so that `VectorEnv.render` works.
@@ -249,29 +253,7 @@ def _make_gymnasium(
             f"{env_id} shows frames without the preprocessing of any paper; use ALE/{name}-v5 "
             f"(sticky actions) or {name}NoFrameskip-v4 (the protocol of the 2015 DQN)"
         )
-    known = source.startswith(("gymnasium.envs.classic", "ludus.envs.probes"))
-    module = env_id.rpartition(":")[0]
-    make_env = EnvMaker(
-        spec,
-        modules=(module,) if module else (),
-        kwargs=options.constructor_kwargs(),
-        wrappers=options.wrapper,
-        max_episode_steps=options.max_episode_steps,
-        render=render,
-    )
-    plain = not make_env.kwargs and not options.wrapper and not spec.kwargs
-    backend: CartPoleBackend | LocalBackend | WorkerBackend
-    if plain and source == "gymnasium.envs.classic_control.cartpole:CartPoleEnv":
-        if render:
-            os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-        backend = CartPoleBackend(num_envs, limit or 500, render)
-    elif known and plain:
-        backend = LocalBackend(make_env, num_envs)
-    else:
-        try:
-            backend = WorkerBackend(make_env, num_envs, options.timeout, seed, options.channels)
-        except EnvError as error:
-            raise EnvError(_not_made(env_id, num_envs, error)) from error
+    backend = _gymnasium_backend(env_id, spec, num_envs, seed, options, render)
     stack = options.stack or 1
     # Single observations cannot be adapted for a stack.
     adaptation = None
@@ -282,8 +264,8 @@ def _make_gymnasium(
         raise EnvError(f"stack is {stack}; {env_id} shows dictionaries, which are not stacked")
     stacked: Backend = FrameStack(backend, stack) if stack > 1 else backend
     protocol: dict[str, Any] = {"kind": "gymnasium", "max_episode_steps": limit, "stack": stack}
-    if make_env.kwargs:
-        protocol["env_kwargs"] = make_env.kwargs
+    if options.env_kwargs:
+        protocol["env_kwargs"] = options.constructor_kwargs()
     if options.wrapper:
         protocol["wrapper"] = list(options.wrapper)
     shown = describe(stacked.observation_space)
@@ -298,7 +280,62 @@ def _make_gymnasium(
         timeout=options.timeout,
         trusted=True,  # workers have a time limit of their own; our probes cannot hang
         adaptation=adaptation,
+        from_object=env_object(env_id) is not None,
     )
+
+
+def _gymnasium_backend(
+    env_id: str, spec: EnvSpec, num_envs: int, seed: int, options: EnvOptions, render: bool
+) -> CartPoleBackend | LocalBackend | WorkerBackend | VectorObjectBackend:
+    """Choose where the envs run: as arrays, in this process, or in workers."""
+    source, module = str(spec.entry_point), env_id.rpartition(":")[0]
+    passed = spec.entry_point if isinstance(spec.entry_point, EnvObject) else None
+    make_env = EnvMaker(
+        spec if passed is None else passed,
+        modules=(module,) if module else (),
+        kwargs=options.constructor_kwargs(),
+        wrappers=options.wrapper,
+        max_episode_steps=options.max_episode_steps,
+        render=render,
+    )
+    known = source.startswith(("gymnasium.envs.classic", "ludus.envs.probes"))
+    if known and not make_env.kwargs and not options.wrapper and not spec.kwargs:
+        if source != "gymnasium.envs.classic_control.cartpole:CartPoleEnv":
+            return LocalBackend([GuardedEnv(make_env) for _ in range(num_envs)])
+        if render:
+            os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+        limit = options.max_episode_steps or spec.max_episode_steps or 500
+        return CartPoleBackend(num_envs, limit, render)
+    try:
+        if passed is None:
+            return WorkerBackend(make_env, num_envs, options.timeout, seed, options.channels)
+        return _object_backend(passed, make_env, seed, options)
+    except EnvError as error:
+        raise EnvError(_not_made(env_id, num_envs, error)) from error
+
+
+def _object_backend(
+    passed: EnvObject, make_env: EnvMaker, seed: int, options: EnvOptions
+) -> LocalBackend | VectorObjectBackend:
+    """Use an env that was passed as an object, in this process.
+
+    Raises:
+        EnvError: an option is not for objects, or the env raises an error.
+    """
+    several = isinstance(passed.env, GymnasiumVectorEnv)
+    for name in ("env_kwargs", "wrapper", "max_episode_steps")[: 3 if several else 1]:
+        if getattr(options, name):
+            raise EnvError(f"is an object, which {name} cannot change; change it where it is made")
+    try:
+        first = episode_seed(seed, 0, 0)
+        if several:
+            return VectorObjectBackend(passed, options.channels, first)
+        generators = GlobalGenerators(first)
+        return LocalBackend([GuardedEnv(make_env, options.channels, generators, first)])
+    except EnvError:
+        raise
+    except Exception as error:  # whatever a user's env may raise
+        raise EnvError(describe_error(error)) from error
 
 
 def _not_made(env_id: str, num_envs: int, error: EnvError) -> str:
@@ -322,35 +359,14 @@ def _spec(env_id: str) -> EnvSpec:
     try:
         return gymnasium.spec(name or env_id)
     except GymnasiumError as error:
+        if env_id.startswith(PREFIX):
+            raise EnvError(
+                f"{env_id} was passed to Ludus by a Python program; pass it again there, as env= "
+                "of ludus.load or ludus.resume"
+            ) from error
         if module and callable(getattr(imported, name, None)):
             return EnvSpec(id=name, entry_point=f"{module}:{name}")
         raise EnvError(_unknown(env_id, known_ids())) from error
-
-
-def env_name(env: str | Callable[..., gymnasium.Env[Any, Any]]) -> str:
-    """Return an env's id: `module:Class` for a class or a function that returns an env.
-
-    A class of the main program or within a function has no such name; it is registered with
-    Gymnasium under its own, for this process.
-
-    Raises:
-        EnvError: it is neither an id nor a class or function.
-    """
-    if isinstance(env, str):
-        return env
-    if not callable(env):
-        raise EnvError(
-            f"{env!r} is neither an env id nor a class or function that returns an env; pass its "
-            "class, so that copies can be made in processes of their own"
-        )
-    name, module = getattr(env, "__qualname__", ""), getattr(env, "__module__", "")
-    found: Any = sys.modules.get(module)
-    if module != "__main__" and getattr(found, name, None) is env:
-        return f"{module}:{name}"
-    own = re.sub(r"\W+", "-", name).strip("-") or type(env).__name__
-    gymnasium.registry.pop(own, None)
-    gymnasium.register(own, entry_point=env)
-    return own
 
 
 def known_ids() -> list[str]:

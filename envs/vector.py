@@ -184,6 +184,7 @@ class VectorEnv:
         trusted: run the backend without a time limit. For backends whose steps are bounded: our own
             array code, or workers with a limit of their own.
         adaptation: how the env's own observations were adapted; None if they were not.
+        from_object: the envs were passed as an object, which evaluations use, too.
 
     Raises:
         EnvError: the action space is not supported; the backend is closed.
@@ -201,9 +202,10 @@ class VectorEnv:
         timeout: float = 60.0,
         trusted: bool = False,
         adaptation: Adaptation | None = None,
+        from_object: bool = False,
     ) -> None:
         self.backend, self.env_id, self.protocol = backend, env_id, protocol
-        self.adaptation = adaptation
+        self.adaptation, self.from_object = adaptation, from_object
         self.num_envs = backend.num_envs
         self.observation_space, self.action_space = backend.observation_space, backend.action_space
         self.action_names = tuple(backend.action_names)

@@ -28,11 +28,17 @@ class OnlineTraining:
 
     def sentences(self) -> list[str]:
         """Return what the user should know about the env."""
-        adaptation = self.source.adaptation
-        if adaptation is None or not adaptation.dropped:
-            return []
-        keys = ", ".join(adaptation.dropped)
-        return [f"the agent does not see {keys}: no network reads it"]
+        adaptation, sentences = self.source.adaptation, []
+        if adaptation is not None and adaptation.dropped:
+            keys = ", ".join(adaptation.dropped)
+            sentences.append(f"the agent does not see {keys}: no network reads it")
+        if self.source.from_object:
+            sentences.append(
+                "the env is an object: it runs in this process without a timeout, it is evaluated "
+                "on itself when none of its games is running, and a resume needs it again: "
+                "ludus.resume(RUN, env)"
+            )
+        return sentences
 
     def close(self) -> None:
         """Close the env."""
@@ -51,7 +57,9 @@ class OnlineTraining:
             session.log.add_row(row, agent.env_steps)
             if session.log.due(agent.env_steps):
                 session.write_metrics(agent.metrics())
-            if session.after_step():
+            # an evaluation would end the running games of an env object, which it shares
+            idle = not env.from_object or bool(row.game_over.all())
+            if session.after_step(may_evaluate=idle):
                 session.save(self._tree(row, state))
             session.raise_if_stopping()
             return True

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ludus.agents.agent import AnyAgent, EnvLike
+from ludus.envs.env_object import PREFIX
 from ludus.envs.errors import (
     CheckpointError,
     EnvError,
@@ -208,15 +209,19 @@ class Session:
                 f"{type(error).__name__}: {text}"
             ) from error
 
-    def after_step(self) -> bool:
-        """Show progress, evaluate and record when due; return whether a checkpoint is due."""
+    def after_step(self, *, may_evaluate: bool = True) -> bool:
+        """Show progress, evaluate and record when due; return whether a checkpoint is due.
+
+        Args:
+            may_evaluate: evaluate and record now; otherwise wait for a later step.
+        """
         steps, t = self.agent.env_steps, self.config.train
         self.show_progress(steps)
-        if t.eval_every:
+        if t.eval_every and may_evaluate:
             last = max((e["env_steps"] for e in self._evaluations), default=0)
             if steps // t.eval_every > last // t.eval_every:
                 self._evaluate()
-        if t.video_every and steps // t.video_every > self._videos:
+        if t.video_every and may_evaluate and steps // t.video_every > self._videos:
             self._record_video(steps)
         late = time.monotonic() - self._saved_at > t.checkpoint_seconds
         return late or self.stopping or steps >= t.steps
@@ -414,6 +419,8 @@ class Session:
         if not self._saved_steps():
             return self._what_is_saved()
         c = self.config
+        if c.env.startswith(PREFIX):
+            return f'{self._what_is_saved()}; go on with: ludus.resume("{self.run.path}", env)'
         consent = consent_arguments(c.env, c.options.wrapper)
         command = shlex.join(["ludus", "train", "--resume", str(self.run.path), *consent])
         return f"{self._what_is_saved()}; go on with: {command}"

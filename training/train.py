@@ -1,10 +1,9 @@
 """Train an agent in a run folder, resume it bit for bit, load it to act."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,8 +18,9 @@ from ludus.agents.agent import (
 )
 from ludus.agents.capture import capture
 from ludus.envs.board.spiel import is_game
+from ludus.envs.env_object import PassedEnv, env_name
 from ludus.envs.errors import EnvError, RunError
-from ludus.envs.make import EnvOptions, env_name, make
+from ludus.envs.make import EnvOptions, make
 from ludus.envs.trust import modules_of, require_trust, trust_modules
 from ludus.envs.vector import VectorEnv
 from ludus.evaluation.rivals import Rivals
@@ -37,7 +37,7 @@ from ludus.training.transfer import transfer
 
 def train(
     agent: str,
-    env: str | Callable[..., Any],
+    env: str | PassedEnv,
     *,
     steps: int = 100_000,
     seed: int = 0,
@@ -73,6 +73,34 @@ def train(
     chosen = replace(train_options, steps=steps, seed=seed)
     session = start_session(agent, env, chosen, options, config, Path(root), quiet=quiet)
     return session.run_to_end()
+
+
+def resume(
+    path: Path | str,
+    env: PassedEnv | None = None,
+    *,
+    modules: Sequence[str] = (),
+    quiet: bool = False,
+) -> AnyAgent:
+    """Continue a training from its newest checkpoint and return its agent.
+
+    Args:
+        path: the run's folder.
+        env: the env, if it was passed to `train` as an object, or as a class without a name that
+            can be imported.
+        modules: Python modules that the run may name, see `load`.
+        quiet: show no progress.
+
+    Raises:
+        EnvError: the run names another module; its env was passed and is not passed now, or does
+            not lead to the same observations again.
+        RunError: the path is no run, or one that cannot be resumed.
+    """
+    trust_modules(modules)
+    run = Run.open(path)
+    if env is not None:
+        env_name(env, run.config().env)
+    return resume_session(run, quiet=quiet).run_to_end()
 
 
 def start_session(
@@ -113,6 +141,7 @@ def start_session(
                 sentences = [f"no evaluation: {evaluation.missing}"]
         else:
             protocol = source.protocol
+            t = replace(t, num_envs=source.num_envs)  # of an object, its own
         run_config = RunConfig(agent, env_id, t, options, chosen, protocol)
         mode = _make_mode(run_config, source, device)
         taken = None
@@ -142,6 +171,11 @@ def resume_session(run: Run, *, quiet: bool = False) -> Session:
     device = device_of(config.train.device)
     source = _open(config.env, config.train, config.options)
     try:
+        if isinstance(source, VectorEnv) and source.num_envs != config.train.num_envs:
+            raise RunError(
+                f"{run.path} trains in {config.train.num_envs} envs; what was passed as "
+                f"{config.env} has {source.num_envs}"
+            )
         mode = _make_mode(config, source, device)
         if not mode.resumable and run.status().state != "waiting":
             raise RunError(f"{run.path} is an SB3 run; it cannot be resumed, only evaluated")
@@ -198,6 +232,7 @@ def _make_rivals(config: RunConfig, env: VectorEnv, device: torch.device) -> Riv
 
 def load(
     path: Path | str,
+    env: PassedEnv | None = None,
     *,
     device: str = "cpu",
     simulations: int = 0,
@@ -208,6 +243,7 @@ def load(
 
     Args:
         path: the run's folder, or `RUN@ENV_STEPS` for one of its earlier checkpoints.
+        env: the env, if it was passed to `train`, see `resume`.
         device: auto, cpu or cuda.
         simulations: simulations per move of an agent that searches; 0 for its own number.
         config: of the run, if it has been read before.
@@ -215,13 +251,15 @@ def load(
             imported.
 
     Raises:
-        EnvError: the run names another module.
+        EnvError: the run names another module; its env was passed and is not passed now.
         RunError: the path is no run, has no weights yet, or its agent does not search.
     """
     trust_modules(modules)
     folder, steps = at_steps(path)
     run = Run.open(folder)
     config = run.config() if config is None else config
+    if env is not None:
+        env_name(env, config.env)
     require_trust(config.env, config.options.wrapper, f"the run {folder}")
     weights = run.newest_weights() if steps is None else run.weights_at(steps)
     try:

@@ -195,10 +195,10 @@ def test_the_replay_of_a_long_episode_shows_its_progress_and_can_be_stopped(
     )
     after = session.after_step
 
-    def stop_halfway():
+    def stop_halfway(**when):
         if session.agent.env_steps >= 20:
             session._signals.received = 15
-        return after()
+        return after(**when)
 
     session.after_step = stop_halfway
     with pytest.raises(TrainingStopped):

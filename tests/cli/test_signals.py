@@ -226,7 +226,7 @@ def test_a_disk_that_fails_is_one_sentence(tmp_path, monkeypatch, fault):
     )
     after, run, rows = session.after_step, session.run, 0
 
-    def fail():
+    def fail(**when):
         nonlocal rows
         rows += 1
         if rows == 12:
@@ -237,7 +237,7 @@ def test_a_disk_that_fails_is_one_sentence(tmp_path, monkeypatch, fault):
                 monkeypatch.setattr("ludus.training.checkpoint._write", _full)
         if rows == (12 if fault == "deleted" else 24) and fault.startswith("deleted"):
             shutil.rmtree(run.path)
-        return after()
+        return after(**when)
 
     session.after_step = fail
     with pytest.raises((RunError, CheckpointError)) as raised:

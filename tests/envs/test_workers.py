@@ -21,6 +21,7 @@ from env_fakes import LIMIT, assert_same, chooser, step, through_json
 
 from ludus.envs.errors import EnvError
 from ludus.envs.global_generators import GlobalGenerators
+from ludus.envs.guarded_env import GuardedEnv
 from ludus.envs.local import LocalBackend
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import VectorEnv, episode_seed
@@ -33,7 +34,11 @@ SEED = 11
 def begin(fault: str, index: int = 1, episode: int = 0, *, workers: bool = True) -> VectorEnv:
     """3 envs of which one goes wrong in one episode."""
     bad = partial(bad_envs.Bad, fault, episode_seed(SEED, index, episode))
-    backend = WorkerBackend(bad, 3, LIMIT) if workers else LocalBackend(bad, 3)
+    backend = (
+        WorkerBackend(bad, 3, LIMIT)
+        if workers
+        else LocalBackend([GuardedEnv(bad) for _ in range(3)])
+    )
     return VectorEnv(backend, env_id="bad", protocol={}, seed=SEED, trusted=True)
 
 
@@ -363,7 +368,11 @@ def test_a_resumed_worker_env_goes_on_as_if_never_stopped(
 def test_workers_and_this_process_play_alike(workers: bool, close: Any) -> None:
     """And as the env alone does, from the episode's seed."""
     make_env = bad_envs.Walk
-    backend = WorkerBackend(make_env, 2, LIMIT) if workers else LocalBackend(make_env, 2)
+    backend = (
+        WorkerBackend(make_env, 2, LIMIT)
+        if workers
+        else LocalBackend([GuardedEnv(make_env) for _ in range(2)])
+    )
     env = VectorEnv(backend, env_id="walk", protocol={}, seed=1, trusted=True)
     close(env)
     alone, choose = bad_envs.Walk(), chooser(env)
@@ -403,7 +412,11 @@ def test_an_env_that_forgets_its_seed_cannot_be_resumed(close: Any) -> None:
 def test_what_was_handed_out_is_not_the_env_s_buffer(close: Any) -> None:
     for workers in (True, False):
         make_env = bad_envs.Picture
-        backend = WorkerBackend(make_env, 2, LIMIT) if workers else LocalBackend(make_env, 2)
+        backend = (
+            WorkerBackend(make_env, 2, LIMIT)
+            if workers
+            else LocalBackend([GuardedEnv(make_env) for _ in range(2)])
+        )
         env = VectorEnv(backend, env_id="picture", protocol={}, seed=1, trusted=True)
         close(env)
         row = env.reset()

@@ -219,13 +219,13 @@ def _broken_off_and_resumed(tmp_path, agent, env_id, rivals, search="gumbel"):
     cut = _session(agent, tmp_path / "cut", 0.0, env_id, rivals, search)
     after, rows = cut.after_step, 0
 
-    def break_off():
+    def break_off(**when):
         nonlocal rows
         rows += 1
         cut._saved_at = 0.0 if rows % 13 == 0 else time.monotonic() + 1e9  # save now, or not
         if cut.agent.env_steps > cut.config.train.steps * 2 // 3 and rows % 13 == 5:
             raise _Gone  # some rows after the last checkpoint, which are lost
-        return after()
+        return after(**when)
 
     cut.after_step = break_off
     with pytest.raises(_Gone):
@@ -247,11 +247,11 @@ def test_what_is_learned_must_be_finite_and_the_checkpoint_before_stays(tmp_path
     session = _session(agent, tmp_path, 0.0)
     after, rows = session.after_step, 0
 
-    def save_once():
+    def save_once(**when):
         nonlocal rows
         rows += 1
         session._saved_at = 0.0 if rows == 5 else time.monotonic() + 1e9
-        return after()
+        return after(**when)
 
     session.after_step = save_once
     agent = session.agent

@@ -1,0 +1,196 @@
+"""A `gymnasium.vector.VectorEnv` of the user's program as a backend."""
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space, iterate
+
+from ludus.envs.action_mask import mask_size
+from ludus.envs.adapt import Channels, adapt, check_observation
+from ludus.envs.dict_observation import MASK
+from ludus.envs.env_object import EnvObject
+from ludus.envs.errors import EnvError
+from ludus.envs.frame import as_picture
+from ludus.envs.global_generators import GlobalGenerators
+from ludus.envs.vector import BackendStep
+
+
+class VectorObjectBackend:
+    """The envs of a `gymnasium.vector.VectorEnv`.
+
+    Its autoreset mode must be one of these:
+
+    - DISABLED: each episode gets its own seed, so a training can be resumed exactly. While other
+      games go on, a game that has ended takes one step of an episode that does not count.
+    - NEXT_STEP, Gymnasium's default: only a reset of all envs is seeded.
+
+    Args:
+        shared: the vector env.
+        channels: position of the channels of pictures; None to infer it.
+        seed: of the reset that shows whether there are action masks in `info`.
+
+    Raises:
+        EnvError: its autoreset mode is another one or is not stated.
+    """
+
+    def __init__(self, shared: EnvObject, channels: Channels | None, seed: int) -> None:
+        self._shared, self._env = shared, shared.env
+        self._next_step = _resets_at_next_step(self._env)
+        self.num_envs = int(self._env.num_envs)
+        self.action_space: spaces.Space[Any] = self._env.single_action_space
+        self.action_names: tuple[str, ...] = ()
+        self._generators = GlobalGenerators(seed)
+        self._source = self._env.single_observation_space
+        self._batched = batch_space(self._source, self.num_envs)
+        self.adaptation = adapt(self._source, channels, self._info_mask_size(seed))
+        self.observation_space = self.adaptation.space
+        shape = (self.num_envs, *self.observation_space.shape)
+        self._obs = np.zeros(shape, self.observation_space.dtype)
+        self._actions = np.zeros(0)
+        self._over = np.ones(self.num_envs, bool)  # [B] the game is over and was not reset
+        self._new = np.zeros(self.num_envs, bool)  # [B] the last step reset the env
+
+    def _info_mask_size(self, seed: int) -> int:
+        """Return the size of the action masks that a reset shows in `info`; 0 for none."""
+        needed = mask_size(self.action_space)
+        if not needed or (isinstance(self._source, spaces.Dict) and MASK in self._source.spaces):
+            return 0
+        self._shared.begin(self)
+        with self._generators:
+            _, infos = self._env.reset(seed=seed)
+        mask = np.asarray(infos.get(MASK, ()))
+        return needed if mask.shape == (self.num_envs, needed) else 0
+
+    def reset(self, mask: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+        """Start new episodes where mask [B] is true; return all observations.
+
+        Raises:
+            EnvError: the autoreset mode has no way to do so.
+        """
+        if not (mask & ~self._new).any():  # NEXT_STEP has reset them
+            return self._obs.copy()
+        options = None
+        if not mask.all():
+            if self._next_step:
+                raise EnvError(
+                    "cannot reset one env alone in its autoreset mode NEXT_STEP; trainings in a "
+                    "vector env of AutoresetMode.DISABLED can be resumed"
+                )
+            options = {"reset_mask": mask.copy()}
+        self._shared.begin(self)
+        chosen = [int(seed) if begins else None for seed, begins in zip(seeds, mask, strict=True)]
+        with self._generators:
+            if mask.all():
+                self._generators.seed(int(seeds[0]))
+            obs, infos = self._env.reset(seed=chosen, options=options)
+        self._obs[mask] = self._converted(obs, infos)[mask]
+        self._over &= ~mask
+        return self._obs.copy()
+
+    def send(self, actions: np.ndarray) -> None:
+        """Keep the actions for `recv`."""
+        self._actions = actions
+
+    def recv(self) -> BackendStep:
+        """Step every env."""
+        nowhere = np.zeros(self.num_envs, bool)
+        self._new = nowhere
+        if self._over.all():  # `reset` follows; an evaluation may have used the envs meanwhile
+            rewards = np.zeros(self.num_envs, np.float32)
+            return BackendStep(self._obs.copy(), rewards, nowhere, nowhere, nowhere)
+        self._shared.require(self)
+        over = self._over
+        with self._generators:
+            if over.any() and not self._next_step:  # a game that is over must not be stepped
+                self._env.reset(options={"reset_mask": over.copy()})
+            result = self._env.step(self._own_actions())
+        obs, rewards, terminated, truncated, infos = _step_result(result)
+        self._obs[:] = self._converted(obs, infos)
+        reward = _per_env(rewards, self.num_envs, "iufb", "reward").astype(np.float32)
+        ended = _per_env(terminated, self.num_envs, "b", "terminated")
+        cut = _per_env(truncated, self.num_envs, "b", "truncated")
+        if self._next_step:
+            self._new = over
+        self._over = ended | cut
+        return BackendStep(self._obs.copy(), reward, ended, cut, nowhere)
+
+    def render(self, index: int) -> np.ndarray:
+        """Return the image of one env, [height, width, 3] uint8.
+
+        Raises:
+            EnvError: the vector env cannot render.
+        """
+        with self._generators, self._generators.preserved():
+            frames = self._env.render()
+        several = isinstance(frames, list | tuple) and len(frames) == self.num_envs
+        return as_picture(frames[index] if several else frames)
+
+    def close(self) -> None:
+        """Do nothing: the envs belong to the program that passed them."""
+
+    def _own_actions(self) -> Any:
+        """Return actions [B, *action] in the dtype and within the bounds of the action space."""
+        space = self.action_space
+        own = self._actions.astype(space.dtype)  # a copy: the envs may keep it
+        if isinstance(space, spaces.Box):  # float32 rounds a bound of float64
+            np.clip(own, space.low, space.high, out=own)
+        return own
+
+    def _converted(self, obs: Any, infos: Any) -> np.ndarray:
+        """Check the observations of all envs and convert them, [B, *obs]."""
+        size = self.adaptation.info_mask_size
+        if isinstance(self._source, spaces.Box) and not size:
+            check_observation(self._batched, obs)
+            return self.adaptation.convert(obs)
+        masks = infos.get(MASK) if size else None
+        converted = []
+        for index, each in enumerate(iterate(self._batched, obs)):
+            check_observation(self._source, each)
+            if size:  # a game that has ended may show none
+                shown = np.zeros(size, np.int8) if masks is None else masks[index]
+                each = (each, shown)
+            converted.append(self.adaptation.convert(each))
+        return np.stack(converted)
+
+
+def _resets_at_next_step(env: VectorEnv[Any, Any, Any]) -> bool:
+    """Return whether the autoreset mode is NEXT_STEP; False for DISABLED.
+
+    Raises:
+        EnvError: it is another one.
+    """
+    stated = env.metadata.get("autoreset_mode")
+    try:
+        mode = AutoresetMode(stated)
+    except ValueError:
+        raise EnvError(
+            f"states the autoreset mode {stated} in its metadata; it must be one of Gymnasium's "
+            "AutoresetMode, NEXT_STEP or DISABLED"
+        ) from None
+    if mode is AutoresetMode.SAME_STEP:
+        raise EnvError(
+            "has the autoreset mode SAME_STEP, which hides the last observation of each game; "
+            "use AutoresetMode.DISABLED or NEXT_STEP"
+        )
+    return mode is AutoresetMode.NEXT_STEP
+
+
+def _step_result(result: Any) -> tuple[Any, Any, Any, Any, Any]:
+    if not isinstance(result, tuple) or len(result) != 5 or not isinstance(result[4], dict):
+        raise EnvError(
+            "returned no observations, rewards, terminations, truncations and infos from step"
+        )
+    return result
+
+
+def _per_env(values: Any, num_envs: int, kinds: str, name: str) -> np.ndarray:
+    """Check an array with one value of each env."""
+    array = np.asarray(values)
+    if array.shape != (num_envs,) or array.dtype.kind not in kinds:
+        raise EnvError(
+            f"returned {name} as {array.dtype}{list(array.shape)}; it needs {num_envs} values of "
+            f"{'numbers' if 'f' in kinds else 'True and False'}"
+        )
+    return array
