@@ -24,7 +24,8 @@ class VectorObjectBackend:
 
     - DISABLED: each episode gets its own seed, so a training can be resumed exactly. While other
       games go on, a game that has ended takes one step of an episode that does not count.
-    - NEXT_STEP, Gymnasium's default: only a reset of all envs is seeded.
+    - NEXT_STEP, Gymnasium's default: only a reset of all envs is seeded, by one number, which all
+      vector envs accept.
 
     Args:
         shared: the vector env.
@@ -80,11 +81,13 @@ class VectorObjectBackend:
                 )
             options = {"reset_mask": mask.copy()}
         self._shared.begin(self)
-        chosen = [int(seed) if begins else None for seed, begins in zip(seeds, mask, strict=True)]
+        first = int(seeds[0])
+        single = [int(seed) if begins else None for seed, begins in zip(seeds, mask, strict=True)]
         with self._generators:
             if mask.all():
-                self._generators.seed(int(seeds[0]))
-            obs, infos = self._env.reset(seed=chosen, options=options)
+                self._generators.seed(first)
+            seed = first if self._next_step else single
+            obs, infos = self._env.reset(seed=seed, options=options)
         self._obs[mask] = self._converted(obs, infos)[mask]
         self._over &= ~mask
         return self._obs.copy()
