@@ -1,5 +1,6 @@
 """Collect the games of an agent as a data set in Minari's format (https://minari.farama.org)."""
 
+import copy
 import json
 import math
 import shutil
@@ -12,6 +13,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 
 from ludus.envs.action_mask import legal_mask, mix_random_actions
 from ludus.envs.dict_observation import PackedDict
@@ -93,7 +95,7 @@ def collect(
     }
     (temporary / "data").mkdir(parents=True)
     try:
-        writer = _Writer(temporary / "data", env, dataset_id, record, on_game)
+        writer = _Writer(temporary / "data", env, options, dataset_id, record, on_game)
         try:
             with torch_settings(env):
                 _play(player, env, episodes, steps, epsilon, seed, writer)
@@ -121,6 +123,7 @@ class _Writer:
         self,
         folder: Path,
         env: VectorEnv,
+        options: EnvOptions,
         dataset_id: str,
         record: dict[str, Any],
         on_game: Callable[[int, int, float], None],
@@ -131,10 +134,7 @@ class _Writer:
 
         self._buffer_type, self._on_game = EpisodeBuffer, on_game
         self._stack, self._shape = env.stack, env.observation_space.shape
-        # Minari recreates an env from its spec: store it only if `gymnasium.make` alone gives
-        # the same observations
-        plain = env.protocol["kind"] == "gymnasium" and env.stack == 1
-        spec = gymnasium.registry.get(env.env_id.rpartition(":")[2]) if plain else None
+        spec = _minari_spec(env, options)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._storage = MinariStorage.new(
@@ -185,6 +185,29 @@ class _Writer:
         self.whole = False
         self._storage.update_episodes(self._waiting)
         self._waiting, self._bytes, self.whole = [], 0, True
+
+
+def _minari_spec(env: VectorEnv, options: EnvOptions) -> EnvSpec | None:
+    """Return the spec from which Gymnasium alone, as Minari does, makes this env.
+
+    None if there is none: an env that Gymnasium does not make or that has wrappers, or other spaces
+    than those of the data, because Ludus has adapted its observations.
+    """
+    spec = gymnasium.registry.get(env.env_id.rpartition(":")[2])
+    if env.protocol["kind"] != "gymnasium" or env.stack > 1 or options.wrapper:
+        return None
+    if spec is None or not isinstance(spec.entry_point, str):
+        return None
+    if env.adaptation is not None and env.adaptation.source != env.observation_space:
+        return None
+    spec = copy.deepcopy(spec)
+    spec.max_episode_steps = options.max_episode_steps or spec.max_episode_steps
+    spec.kwargs |= options.constructor_kwargs()
+    try:
+        spec.to_json()
+    except ValueError:  # a keyword argument that JSON does not have
+        return None
+    return spec
 
 
 def _play(

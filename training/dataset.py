@@ -11,6 +11,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -98,8 +99,13 @@ class Dataset:
             check_format(record, f"the data set {name}", ConfigError)
             self.options = from_json(EnvOptions, record.get("options", {}), ConfigError)
             self.stack = int(record.get("stack", 1))
-        self._collected_by_ludus = "env" in record
-        spec = self._data.env_spec
+            self._collected_by_ludus = "env" in record
+            spec = self._data.env_spec
+            if spec is not None and not self._collected_by_ludus:
+                registered = gymnasium.registry.get(spec.id)
+                if registered is None or registered.max_episode_steps != spec.max_episode_steps:
+                    limit = spec.max_episode_steps
+                    self.options = replace(self.options, max_episode_steps=limit)
         self.env_id: str = record.get("env", spec.id if spec else "dataset")
         self.notes: list[str] = []  # one sentence for each adaptation
         self.observation_space = self._adapted(self._data.observation_space)
@@ -155,6 +161,9 @@ class Dataset:
         given = {k: v for k, v in spec.kwargs.items() if k != "render_mode"}
         if registered is not None and (given != registered.kwargs or spec.additional_wrappers):
             return f"{self.name} is from {spec.id} with arguments or wrappers of its own"
+        limit = None if registered is None else registered.max_episode_steps
+        if limit is not None and spec.max_episode_steps is None:
+            return f"{self.name} is from {spec.id} without its time limit"
         return ""
 
     @cached_property

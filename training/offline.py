@@ -1,6 +1,6 @@
 """Offline training: the agent, its replay, and the env of the evaluations."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -29,12 +29,19 @@ class EvaluationEnv:
 def evaluation_env(data: Dataset, env_id: str, options: EnvOptions) -> EvaluationEnv:
     """Return the named env, or the data set's own if it can be made and has the same spaces.
 
+    Options that are not given are those of the data set.
+
     Raises:
         EnvError: the named env cannot be made.
         RunError: its observations or actions differ from the data set's.
     """
     name = env_id or data.env_id
-    options = data.options if options == EnvOptions() else options
+    given = {
+        field.name: getattr(options, field.name)
+        for field in fields(EnvOptions)
+        if getattr(options, field.name) != field.default
+    }
+    options = replace(data.options, **given)
     missing, protocol = "" if env_id else data.why_no_env(), {}
     if not env_id and not missing:
         try:

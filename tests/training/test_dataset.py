@@ -18,6 +18,7 @@ from gymnasium import spaces
 from ludus.agents import registry
 from ludus.agents.dqn_config import DQNConfig
 from ludus.agents.random_agent import RandomConfig
+from ludus.envs.env_object import env_name
 from ludus.envs.errors import ConfigError, EnvError, RunError
 from ludus.envs.make import EnvOptions, make
 from ludus.evaluation.evaluate import evaluate, torch_settings
@@ -184,6 +185,42 @@ def test_a_stack_of_pictures_comes_back_as_it_was(tmp_path):
     every = memory.sample((torch.arange(len(memory), dtype=torch.float64) + 0.5) / len(memory))
     assert (every.batch.discount > 0).all(), "where a limit ended the game, it bootstraps"
     assert data._data.env_spec is None, "Gymnasium's own make would show other pictures"
+
+
+def test_minari_is_told_of_an_env_only_if_gymnasium_makes_the_same(tmp_path):
+    """Observations that Ludus has adapted are not those of the env that Minari would make."""
+
+    class Own(gymnasium.Env):
+        observation_space, action_space = spaces.Box(-1, 1, (2,), np.float32), spaces.Discrete(2)
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            return np.zeros(2, np.float32), {}
+
+        def step(self, action):
+            return np.zeros(2, np.float32), 0.0, True, False, {}
+
+    limited = EnvOptions(max_episode_steps=7, env_kwargs=("goal_velocity=0.5",))
+    for env, options, told in [
+        ("FrozenLake-v1", EnvOptions(), False),  # numbers become one-hot
+        ("MountainCar-v0", limited, True),
+        ("MountainCar-v0", EnvOptions(stack=2), False),
+        (env_name(Own), EnvOptions(), False),  # a class that only this process has
+        (env_name(Own()), EnvOptions(), False),
+    ]:
+        out = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        collect(Watching(env, options), env, options, out, episodes=2, **FIRST)
+        data = Dataset(str(out), held_out=0)
+        spec = data._data.env_spec
+        assert (spec is not None) == told, env
+        if told:
+            again = data._data.recover_environment()
+            assert again.observation_space == data.observation_space
+            assert (again.spec.max_episode_steps, again.unwrapped.goal_velocity) == (7, 0.5)
+        assert offline.evaluation_env(data, "", EnvOptions()).missing == ""
+    session = _start(tmp_path / "runs", tmp_path / "0", eval_episodes=2)
+    session.run_to_end()
+    assert session.run.config().env == "FrozenLake-v1"
 
 
 @pytest.mark.parametrize("stops", ["interrupt", "env"])
@@ -454,6 +491,23 @@ def test_an_env_that_is_not_the_data_sets_is_no_place_to_evaluate(tmp_path, chan
     load(session.run.path).predict(np.zeros((2, *seen.shape), np.float32))
     if changes.get("kwargs"):  # unless it is named
         assert offline.evaluation_env(data, "CartPole-v1", EnvOptions()).missing == ""
+
+
+def test_a_sets_own_time_limit_holds_in_its_evaluations(tmp_path):
+    spec = copy.deepcopy(gymnasium.spec("CartPole-v1"))
+    spec.max_episode_steps = 9
+    folder = _write(tmp_path / "set", make("CartPole-v1", 1).observation_space, spec=spec)
+    for given, limit in [({}, 9), ({"timeout": 99.0}, 9), ({"max_episode_steps": 8}, 8)]:
+        env = offline.evaluation_env(Dataset(str(folder)), "", EnvOptions(**given))
+        assert env.protocol["max_episode_steps"] == limit
+        assert env.options == EnvOptions(**({"max_episode_steps": limit} | given))
+    session = _start(tmp_path / "runs", folder, eval_episodes=3)
+    session.run_to_end()
+    assert max(session.run.evaluations()[0]["lengths"]) <= 9
+    spec.max_episode_steps = None
+    folder = _write(tmp_path / "endless", make("CartPole-v1", 1).observation_space, spec=spec)
+    missing = offline.evaluation_env(Dataset(str(folder)), "", EnvOptions()).missing
+    assert missing == f"{folder} is from CartPole-v1 without its time limit"
 
 
 def test_an_env_named_is_where_it_is_evaluated(cartpole, tmp_path):
