@@ -98,9 +98,10 @@ class Guard:
 
     def _with_headers(self, scope: Scope, send: Send) -> Send:
         host = Headers(scope=scope).get("host", "")
+        socket = "" if host.startswith("[") else f" ws://{host}"  # a policy has no IPv6 addresses
         policy = (
             "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
-            f"connect-src 'self' ws://{host}; base-uri 'none'; form-action 'none'; "
+            f"connect-src 'self'{socket}; base-uri 'none'; form-action 'none'; "
             "frame-ancestors 'none'"
         )
 

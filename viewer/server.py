@@ -328,9 +328,9 @@ def _bind(host: str, port: int) -> socket.socket:
     try:
         bound.bind((host, port))
         bound.listen()
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, TypeError, UnicodeError) as error:  # a host of odd characters
         bound.close()
         reason = getattr(error, "strerror", None) or error
-        sentence = f"cannot listen on {host} port {port}: {reason}; try another --port"
+        sentence = f"cannot listen on {host} port {port}: {reason}; try another --host or --port"
         raise RunError(sentence) from error
     return bound

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from urllib.parse import quote
@@ -395,6 +396,21 @@ def test_without_the_token_the_page_says_so(at, browser):
         expect(page.locator("body")).to_contain_text(
             "The token is missing or wrong: open the link that ludus watch printed."
         )
+    context.close()
+
+
+def test_a_viewer_that_was_started_again_is_said(watch, place, runs, browser):
+    """The new one has another token; the page would try to reconnect for ever."""
+    first = watch("--run-dir", place, cwd=place.parent)
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(_to(first.address, "watch", runs[1]["cartpole"]))
+    expect(_fact(page, "step")).to_have_text(re.compile(r"\d"))
+    first.end(signal.SIGTERM)
+    expect(page.locator("main")).to_contain_text("Connection lost. Reconnecting…")
+    watch("--run-dir", place, "--port", first.address.port, cwd=place.parent)
+    again = "The viewer was started again. Open the link that it printed."
+    expect(page.locator("main")).to_contain_text(again)
     context.close()
 
 

@@ -20,6 +20,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from ludus.cli.main import main
+from ludus.training.train import load
 from ludus.viewer import priority
 from ludus.viewer.server import MAX_MESSAGE_BYTES
 
@@ -206,6 +207,33 @@ def test_the_names_of_this_machine_are_its_own(at):
         host = host.format(at.port)
         assert at.get("/", Host=host)[0] == 200
         assert at.get("/api/runs", Host=host, Origin=f"http://{host}")[0] == 200
+
+
+def test_a_policy_holds_no_ipv6_address_which_browsers_do_not_know(at):
+    for host, allowed in [("127.0.0.1", "'self' ws://127.0.0.1:{}"), ("[::1]", "'self'")]:
+        _, headers, _ = at.get("/", Host=f"{host}:{at.port}")
+        assert f"connect-src {allowed.format(at.port)};" in headers["content-security-policy"]
+
+
+def test_the_server_answers_while_an_agent_loads(served, place, monkeypatch, wait_until):
+    at = served(place[0] / "runs")
+    loading, may_end = threading.Event(), threading.Event()
+
+    def load_slowly(*arguments, **options):
+        loading.set()
+        assert may_end.wait(LIMIT)
+        return load(*arguments, **options)
+
+    monkeypatch.setattr("ludus.viewer.playback_session.load", load_slowly)
+    with at.stream("watch", place[1]["cartpole"]) as slow:
+        try:
+            wait_until(loading.is_set, "the agent loads")
+            assert at.json("/api/runs")["runs"]
+            with at.stream("watch", "no such run") as other:
+                assert other.next()[0]["kind"] == "error"
+        finally:
+            may_end.set()
+        slow.until(lambda head: head["kind"] == "frame")
 
 
 def test_a_foreign_origin_is_refused(at, place):
@@ -647,7 +675,10 @@ def test_what_it_says_when_it_starts(viewer, place):
     assert viewer.first_lines[0].startswith(f"{count} runs under runs")
 
 
-@pytest.mark.parametrize("more", [(), ("--host", "192.0.2.1"), ("--host", "no such host")])
+@pytest.mark.parametrize(
+    "more",
+    [(), *(("--host", host) for host in ("192.0.2.1", "no such host", "a\0b", "\udcff", "é" * 70))],
+)
 def test_an_address_that_cannot_be_had_is_one_sentence(at, place, more, capsys, monkeypatch):
     monkeypatch.chdir(place[0])
     with pytest.raises(SystemExit) as ended:

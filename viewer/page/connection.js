@@ -9,7 +9,8 @@ export async function fetchJson(path) {
   return body;
 }
 
-// Opens a web socket, and opens it again after the connection is lost. It ends with the page.
+// Opens a web socket, and opens it again after the connection is lost. It ends with the page, and
+// where the server no longer accepts the page's token.
 export function connect(path, onMessage, onState) {
   let socket;
   let ended = false;
@@ -19,9 +20,14 @@ export function connect(path, onMessage, onState) {
     socket.binaryType = "arraybuffer";
     socket.onopen = () => { delay = 500; onState("Connected. Loading the agent…"); };
     socket.onmessage = (event) => onMessage(...unpack(event.data));
-    socket.onclose = () => {
+    socket.onclose = async () => {
       if (ended) return;
       onState("Connection lost. Reconnecting…");
+      const answer = await fetch("/icon.svg").catch(() => null); // a web socket shows no status
+      if (answer?.status === 403) {
+        onState("The viewer was started again. Open the link that it printed.");
+        return;
+      }
       setTimeout(() => { if (!ended) open(); }, delay);
       delay = Math.min(delay * 2, 8000);
     };
