@@ -3,10 +3,14 @@
     python benchmarks/env_faults.py --out benchmarks/env_faults.md
 
 Every fault happens in the third step of a game, or in the constructor or reset that its name says.
-The time limit is 2 seconds a call. A command counts as hung after 120 seconds.
+The time limit is 2 seconds a call. A command counts as hung after 120 seconds. `watch` is a server:
+the time is that of the message on the page of a run, and it must answer afterwards, and end on a
+signal.
 """
 
 import argparse
+import contextlib
+import json
 import os
 import re
 import shutil
@@ -14,10 +18,13 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 import uuid
 from pathlib import Path
+from urllib.parse import quote
 
 import psutil
+import websockets.sync.client
 
 FAULTS = {
     "raises in step": 'raise ZeroDivisionError("the ball is gone")',
@@ -117,6 +124,7 @@ def main() -> None:
         rows = []
         for fault in FAULTS:
             cells = [_run(home, fault, words) for words in commands.values()]
+            cells.append(_watch(home, fault, run))
             rows.append((fault, cells))
             print(f"{fault}: {'; '.join(cells)}", flush=True)
             for left in (home / "compared", home / "game.gif"):
@@ -124,34 +132,38 @@ def main() -> None:
                     shutil.rmtree(left)
                 else:
                     left.unlink(missing_ok=True)
-    head = "| fault | " + " | ".join(commands) + " |\n|---|" + "---|" * len(commands) + "\n"
+    names = [*commands, "watch"]
+    head = "| fault | " + " | ".join(names) + " |\n|---|" + "---|" * len(names) + "\n"
     lines = [f"| {fault} | {' | '.join(cells)} |\n" for fault, cells in rows]
     out.write_text(
         "# What each command does with an env that goes wrong\n\n"
         "Made by `python benchmarks/env_faults.py`. Seconds until the command ended, its exit "
         "code, and, where they are not 0, the lines on stderr beyond one sentence, the processes "
         "and the files in /dev/shm that were left. The time limit of a call is 2 seconds. compare "
-        "prints a sentence on the training that failed and one of its own.\n\n"
+        "prints a sentence on the training that failed and one of its own. For watch, the seconds "
+        "until the page shows the sentence, and the exit code after a SIGTERM.\n\n"
         + head
         + "".join(lines)
     )
 
 
-def _run(home: Path, fault: str, words: list[str]) -> str:
-    """Run one command; describe its end."""
-    mark = uuid.uuid4().hex
-    shared = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
-    env = os.environ | {"FAULT": fault, "MARK": mark, "OMP_NUM_THREADS": "1"}
-    began = time.monotonic()
-    process = subprocess.Popen(
+def _start(home: Path, fault: str, words: list[str], mark: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
         [sys.executable, "-m", "ludus", *words],
         cwd=home,
-        env=env,
+        env=os.environ | {"FAULT": fault, "MARK": mark, "OMP_NUM_THREADS": "1"},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
+
+
+def _run(home: Path, fault: str, words: list[str]) -> str:
+    """Run one command; describe its end."""
+    mark, shared = uuid.uuid4().hex, _shared_files()
+    began = time.monotonic()
+    process = _start(home, fault, words, mark)
     try:
         _, err = process.communicate(timeout=_HUNG)
     except subprocess.TimeoutExpired:
@@ -160,16 +172,66 @@ def _run(home: Path, fault: str, words: list[str]) -> str:
         return "HUNG"
     text = f"{time.monotonic() - began:.1f} s, {process.returncode}"
     sentences = [line for line in err.splitlines() if line.startswith("ludus: ")]
-    other = [line for line in err.splitlines() if re.match(r"Traceback|  File ", line)]
-    if fault != "none" and (len(sentences) != 1 or other):
-        text += f", {len(sentences)} sentences, {len(other)} lines of tracebacks"
+    if fault != "none" and (len(sentences) != 1 or _tracebacks(err)):
+        text += f", {len(sentences)} sentences, {_tracebacks(err)} lines of tracebacks"
+    return text + _left(mark, shared)
+
+
+def _watch(home: Path, fault: str, run: Path) -> str:
+    """Watch a run in the viewer until its page shows an error; describe what happens."""
+    mark, shared = uuid.uuid4().hex, _shared_files()
+    words = ["watch", "--run-dir", "runs", "--port", "0", "--modules", "faulty"]
+    process = _start(home, fault, words, mark)
+    assert process.stdout is not None
+    link = ""
+    while "http://" not in link:
+        link = process.stdout.readline()
+    found = re.search(r"(http://[^/]+)/[?]token=(\S+)", link)
+    assert found is not None
+    address, token = found.groups()
+    name = run.relative_to(home / "runs").as_posix()
+    page = f"{address.replace('http', 'ws')}/watch?run={quote(name, safe='')}&token={token}"
+    began, text = time.monotonic(), "HUNG"
+    with (
+        websockets.sync.client.connect(page, max_size=None, proxy=None) as socket,
+        contextlib.suppress(TimeoutError),
+    ):
+        while text == "HUNG":
+            message = socket.recv(timeout=_HUNG - (time.monotonic() - began))
+            assert isinstance(message, bytes)
+            length = int.from_bytes(message[:4], "big")
+            if json.loads(message[4 : 4 + length])["kind"] == "error":
+                text = f"{time.monotonic() - began:.1f} s"
+    with urllib.request.urlopen(f"{address}/api/runs?token={token}", timeout=_HUNG) as answer:
+        assert json.load(answer)["runs"]
+    process.terminate()
+    try:
+        _, err = process.communicate(timeout=_HUNG)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return f"{text}, HUNG at its end"
+    text += f", {process.returncode}"
+    if _tracebacks(err):
+        text += f", {_tracebacks(err)} lines of tracebacks"
+    return text + _left(mark, shared)
+
+
+def _tracebacks(err: str) -> int:
+    """Return the number of lines of tracebacks."""
+    return len([line for line in err.splitlines() if re.match(r"Traceback|  File ", line)])
+
+
+def _shared_files() -> set[str]:
+    return set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
+
+
+def _left(mark: str, shared: set[str]) -> str:
+    """Describe the processes with this mark and the shared memory that are left."""
     left = [each.pid for each in psutil.process_iter() if _has_mark(each, mark)]
-    if left:
-        text += f", {len(left)} processes left"
-    new = set(os.listdir("/dev/shm")) - shared if shared or os.path.isdir("/dev/shm") else set()
-    if new:
-        text += f", {len(new)} files left in /dev/shm"
-    return text
+    new = _shared_files() - shared
+    text = f", {len(left)} processes left" if left else ""
+    return text + (f", {len(new)} files left in /dev/shm" if new else "")
 
 
 def _has_mark(process: psutil.Process, mark: str) -> bool:
