@@ -395,7 +395,7 @@ def make_network(config: AlphaZeroConfig, game: Game) -> Network[PolicyOut]:
     if c.encoder == "mlp":
         encoder = MLP(space, c.hidden)
     elif len(space.shape) == 3:
-        encoder = Tower(space, c.channels, c.blocks)
+        encoder = Tower(space, c.tower_channels, c.blocks)
     else:
         raise ConfigError(
             f"the tower needs positions that are planes; those of {game.name} have shape "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from ludus.agents.preset import Preset, board_space
@@ -15,6 +15,7 @@ from ludus.envs.bounds import (
     check_bounds,
 )
 from ludus.envs.errors import ConfigError
+from ludus.envs.from_json import former
 
 if TYPE_CHECKING:
     from ludus.agents.agent import EnvLike
@@ -28,7 +29,7 @@ class AlphaZeroConfig:
 
     encoder: Literal["tower", "mlp"] = "tower"
     """residual tower for positions that are planes, or fully connected layers"""
-    channels: Annotated[int, AT_LEAST_ONE] = 32
+    tower_channels: Annotated[int, AT_LEAST_ONE] = field(default=32, metadata=former("channels"))
     """tower: channels of each block"""
     blocks: Annotated[int, AT_LEAST_ONE] = 4
     """tower: residual blocks"""

@@ -8,6 +8,11 @@ _T = TypeVar("_T")
 _Failure = type[Exception]
 
 
+def former(name: str) -> dict[str, str]:
+    """Return the metadata of a field that older files know under another name."""
+    return {"former": name}
+
+
 def from_json(kind: type[_T], values: Any, error: _Failure) -> _T:
     """Build a dataclass from a JSON object, in which tuples are lists.
 
@@ -21,6 +26,8 @@ def from_json(kind: type[_T], values: Any, error: _Failure) -> _T:
         raise error(f"{name} is {_short(values)}; it must be an object")
     hints = get_type_hints(kind)
     known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]  # a dataclass
+    names = {field.metadata.get("former"): name for name, field in known.items()}
+    values = {names.get(key, key): value for key, value in values.items()}
     for key in values:
         if key not in known:
             raise error(f"{name} has no field {_short(key)}")

@@ -60,7 +60,7 @@ class VectorObjectBackend:
             return 0
         self._shared.begin(self)
         with self._generators:
-            _, infos = self._env.reset(seed=seed)
+            _, infos = _reset_result(self._env.reset(seed=seed))
         mask = np.asarray(infos.get(MASK, ()))
         return needed if mask.shape == (self.num_envs, needed) else 0
 
@@ -76,8 +76,8 @@ class VectorObjectBackend:
         if not mask.all():
             if self._next_step:
                 raise EnvError(
-                    "cannot reset one env alone in its autoreset mode NEXT_STEP; trainings in a "
-                    "vector env of AutoresetMode.DISABLED can be resumed"
+                    "cannot reset one env alone in its autoreset mode NEXT_STEP, as a resume and "
+                    "SB3's agents need it; make it with AutoresetMode.DISABLED"
                 )
             options = {"reset_mask": mask.copy()}
         self._shared.begin(self)
@@ -87,7 +87,7 @@ class VectorObjectBackend:
             if mask.all():
                 self._generators.seed(first)
             seed = first if self._next_step else single
-            obs, infos = self._env.reset(seed=seed, options=options)
+            obs, infos = _reset_result(self._env.reset(seed=seed, options=options))
         self._obs[mask] = self._converted(obs, infos)[mask]
         self._over &= ~mask
         return self._obs.copy()
@@ -180,10 +180,17 @@ def _resets_at_next_step(env: VectorEnv[Any, Any, Any]) -> bool:
     return mode is AutoresetMode.NEXT_STEP
 
 
+def _reset_result(result: Any) -> tuple[Any, dict[str, Any]]:
+    if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
+        raise EnvError("returned no observations with a dictionary of infos from reset")
+    return result
+
+
 def _step_result(result: Any) -> tuple[Any, Any, Any, Any, Any]:
     if not isinstance(result, tuple) or len(result) != 5 or not isinstance(result[4], dict):
         raise EnvError(
-            "returned no observations, rewards, terminations, truncations and infos from step"
+            "returned no observations, rewards, terminations and truncations with a dictionary of "
+            "infos from step"
         )
     return result
 

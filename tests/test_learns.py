@@ -347,7 +347,7 @@ def test_alphazero_never_loses_at_tic_tac_toe(seed):
     """Tested against every sequence of replies; `benchmarks/README.md` has more seeds."""
     env = make("tic_tac_toe", 1)
     config = replace(
-        registry.preset("alphazero", env).config, channels=16, blocks=2, simulations=16
+        registry.preset("alphazero", env).config, tower_channels=16, blocks=2, simulations=16
     )
     untrained = registry.build(config, env, device=torch.device("cpu"), seed=seed, steps=1)
     assert lines_lost(untrained) > 0

@@ -33,10 +33,11 @@ class OnlineTraining:
             keys = ", ".join(adaptation.dropped)
             sentences.append(f"the agent does not see {keys}: no network reads it")
         if self.source.from_object:
+            several = ", which may be at the end only" if self.source.num_envs > 1 else ""
             sentences.append(
                 "the env is an object: it runs in this process without a timeout, it is evaluated "
-                "on itself when none of its games is running, and a resume needs it again: "
-                "ludus.resume(RUN, env)"
+                f"on itself when none of its games is running{several}, and a resume needs it "
+                "again: ludus.resume(RUN, env)"
             )
         return sentences
 

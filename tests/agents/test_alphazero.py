@@ -17,7 +17,7 @@ from ludus.networks.heads import ILLEGAL
 
 CPU = torch.device("cpu")
 CONFIG = AlphaZeroConfig(
-    channels=8,
+    tower_channels=8,
     blocks=1,
     simulations=4,
     considered=2,
@@ -136,7 +136,7 @@ def test_a_turned_position_has_its_policy_turned_with_it():
 
 
 CHANGES = {
-    "channels": 4,
+    "tower_channels": 4,
     "blocks": 2,
     "search": "puct",
     "simulations": 6,

@@ -4,9 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from ludus.agents import registry
 from ludus.cli.check import CheckOptions
 from ludus.cli.compare import Arguments
 from ludus.cli.options import parse
+from ludus.cli.train import _arguments
+from ludus.envs.errors import LudusError
+from ludus.envs.make import EnvOptions
 
 
 @pytest.mark.parametrize(
@@ -23,6 +27,20 @@ def test_options_that_list_names_may_be_repeated(words):
     assert given.options.wrapper == ("a:A", "b:B")
     assert given.options.constructor_kwargs() == {"x": 1, "y": 2}
     assert (given.env, given.seed) == ("Env-v0", 3)
+
+
+@pytest.mark.parametrize("agent", registry.names())
+def test_no_two_options_of_a_training_have_one_name(agent):
+    """The agent's, the env's and the training's options share one command line."""
+    for env in ("CartPole-v1", "PongNoFrameskip-v4", "tic_tac_toe"):
+        try:
+            kind = _arguments(agent, env, None, EnvOptions())
+        except LudusError:  # the agent is for other envs
+            continue
+        given = parse(kind, ["--steps", "7"], command="train", about="")
+        assert given.train.steps == 7
+        return
+    pytest.fail(f"no env for {agent}")
 
 
 def test_paths_and_agents_are_joined_and_numbers_are_replaced():

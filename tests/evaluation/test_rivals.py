@@ -226,7 +226,7 @@ def test_every_preset_plays_against_itself_and_learns(tmp_path, agent):
     if hasattr(config, "learning_starts"):
         config = replace(config, learning_starts=200)
     if agent == "alphazero":
-        config = replace(config, channels=8, blocks=1, simulations=8, fast_simulations=3)
+        config = replace(config, tower_channels=8, blocks=1, simulations=8, fast_simulations=3)
     session = start_session(
         agent, "tic_tac_toe", options, EnvOptions(), config, tmp_path, quiet=True
     )

@@ -187,7 +187,7 @@ def test_a_stack_of_pictures_comes_back_as_it_was(tmp_path):
     assert data._data.env_spec is None, "Gymnasium's own make would show other pictures"
 
 
-def test_minari_is_told_of_an_env_only_if_gymnasium_makes_the_same(tmp_path):
+def test_minari_gets_an_env_only_if_gymnasium_makes_the_same(tmp_path):
     """Observations that Ludus has adapted are not those of the env that Minari would make."""
 
     class Own(gymnasium.Env):
@@ -201,7 +201,7 @@ def test_minari_is_told_of_an_env_only_if_gymnasium_makes_the_same(tmp_path):
             return np.zeros(2, np.float32), 0.0, True, False, {}
 
     limited = EnvOptions(max_episode_steps=7, env_kwargs=("goal_velocity=0.5",))
-    for env, options, told in [
+    for env, options, stored in [
         ("FrozenLake-v1", EnvOptions(), False),  # numbers become one-hot
         ("MountainCar-v0", limited, True),
         ("MountainCar-v0", EnvOptions(stack=2), False),
@@ -212,8 +212,8 @@ def test_minari_is_told_of_an_env_only_if_gymnasium_makes_the_same(tmp_path):
         collect(Watching(env, options), env, options, out, episodes=2, **FIRST)
         data = Dataset(str(out), held_out=0)
         spec = data._data.env_spec
-        assert (spec is not None) == told, env
-        if told:
+        assert (spec is not None) == stored, env
+        if stored:
             again = data._data.recover_environment()
             assert again.observation_space == data.observation_space
             assert (again.spec.max_episode_steps, again.unwrapped.goal_velocity) == (7, 0.5)

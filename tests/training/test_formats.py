@@ -8,7 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ludus.agents.alphazero_config import AlphaZeroConfig
 from ludus.envs.errors import CheckpointError, ConfigError, FormatError, RunError
+from ludus.envs.from_json import from_json
 from ludus.envs.make import EnvOptions
 from ludus.evaluation.evaluate import evaluate
 from ludus.training.checkpoint import (
@@ -210,6 +212,11 @@ def test_a_resume_of_version_1_is_refused_in_one_sentence(version_1_run):
     with pytest.raises(CheckpointError, match=sentence):
         resume_session(version_1_run, quiet=True)
     assert version_1_run.status().state == "finished", "a refusal changes nothing"
+
+
+def test_a_field_is_read_under_its_former_name():
+    old = {"channels": 16, "blocks": 2}
+    assert from_json(AlphaZeroConfig, old, RunError) == AlphaZeroConfig(tower_channels=16, blocks=2)
 
 
 def test_a_checkpoint_of_a_newer_format_is_named_and_not_taken_for_damaged(tmp_path):

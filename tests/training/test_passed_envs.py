@@ -98,7 +98,9 @@ def test_what_an_object_leads_to_must_be_what_it_led_to(tmp_path):
     ludus.train("dqn", env, steps=300, train_options=BRIEF, root=tmp_path, quiet=True)
     run = _only_run(tmp_path)
     assert run.status().score is not None
-    with pytest.raises(EnvError, match=r"cannot reset one env alone.*NEXT_STEP; .*DISABLED can be"):
+    with pytest.raises(
+        EnvError, match=r"cannot reset one env alone.*NEXT_STEP.*; make it with .*DISABLED"
+    ):
         ludus.resume(run.path, SyncVectorEnv([_cartpole] * 2), quiet=True)
     with pytest.raises(RunError, match=r"trains in 2 envs; what was passed as .* has 1"):
         ludus.resume(run.path, _cartpole(), quiet=True)

@@ -170,7 +170,7 @@ def _session(agent, root, checkpoint_seconds, env_id="CartPole-v1", rivals=(), s
     if hasattr(config, "learning_starts"):
         changes |= {"learning_starts": 120, "batch_size": 16}
     if agent == "alphazero":  # the search, its noise, trees, the playout cap
-        changes |= {"channels": 8, "blocks": 1, "simulations": 8, "fast_simulations": 3}
+        changes |= {"tower_channels": 8, "blocks": 1, "simulations": 8, "fast_simulations": 3}
         changes |= {"batch_size": 32, "replay_ratio": 0.1, "search": search}
         changes |= {"reuse_tree": search == "puct"}
     if agent.endswith("ppo"):
