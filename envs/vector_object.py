@@ -7,7 +7,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, iterate
 
-from ludus.envs.action_mask import mask_size
+from ludus.envs.action_mask import legal_mask, mask_size, random_actions
 from ludus.envs.adapt import Channels, adapt, check_observation
 from ludus.envs.dict_observation import MASK
 from ludus.envs.env_object import EnvObject
@@ -106,8 +106,8 @@ class VectorObjectBackend:
         self._shared.require(self)
         over = self._over
         with self._generators:
-            if over.any() and not self._next_step:  # a game that is over must not be stepped
-                self._env.reset(options={"reset_mask": over.copy()})
+            if over.any() and not self._next_step:
+                self._begin_idle(over)
             result = self._env.step(self._own_actions())
         obs, rewards, terminated, truncated, infos = _step_result(result)
         self._obs[:] = self._converted(obs, infos)
@@ -132,6 +132,16 @@ class VectorObjectBackend:
 
     def close(self) -> None:
         """Do nothing: the envs belong to the program that passed them."""
+
+    def _begin_idle(self, over: np.ndarray) -> None:
+        """Reset games that are over [B], which must not be stepped, and give them legal actions."""
+        reset = self._env.reset(options={"reset_mask": over.copy()})
+        legal = legal_mask(self.observation_space, self._converted(*_reset_result(reset)))
+        if legal is not None:  # otherwise the actions that were sent will do
+            generator = np.random.default_rng(0)
+            idle = random_actions(self.action_space, self.num_envs, generator, legal)
+            self._actions = self._actions.copy()
+            self._actions[over] = idle[over]
 
     def _own_actions(self) -> Any:
         """Return actions [B, *action] in the dtype and within the bounds of the action space."""

@@ -85,6 +85,38 @@ def test_a_vector_env_that_resets_at_the_next_step() -> None:
         assert (np.abs(following.obs[following.first]) <= 0.05).all(), "a state after a reset"
 
 
+class Strict(gymnasium.Env[Any, Any]):
+    """Allows one number in its first step, another one later, and raises at others."""
+
+    observation_space = spaces.Box(-1, 1, (2,), np.float32)
+    action_space = spaces.Discrete(5)
+
+    def _show(self) -> Any:
+        self.allowed = int(self.np_random.integers(5))
+        mask = np.arange(5) == self.allowed
+        return np.full(2, self.allowed / 5, np.float32), {"action_mask": mask.astype(np.int8)}
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, Any]:
+        super().reset(seed=seed)
+        return self._show()
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, Any]:
+        if action != self.allowed:
+            raise ValueError(f"{action} is illegal")
+        over = bool(self.np_random.random() < 0.3)
+        obs, info = self._show()
+        return obs, 1.0, over, False, info
+
+
+@pytest.mark.parametrize("mode", [DISABLED, NEXT_STEP])
+def test_a_step_that_does_not_count_is_legal_too(mode: AutoresetMode) -> None:
+    stream = _stream(make(_vector(Strict, 3, mode), seed=2), 100)
+    assert any(row.first.any() and not row.first.all() for row in stream)
+    if mode is DISABLED:
+        _assert_same(stream, _stream(known := make(Strict, 3, seed=2), 100))
+        known.close()
+
+
 def test_pictures_of_a_vector_env_are_channels_first() -> None:
     known, env = make("bad_envs:Picture", 2, seed=1), make(_vector(bad_envs.Picture, 2), seed=1)
     assert env.observation_space == known.observation_space
