@@ -62,7 +62,8 @@ def join_repeated(kind: type[Any], argv: Sequence[str]) -> list[str]:
     joined: dict[str, list[str]] = {}
     rest: list[str] = []
     target = rest
-    for word in argv:
+    end = argv.index("--") if "--" in argv else len(argv)
+    for word in argv[:end]:
         name, equals, value = word.partition("=")
         option = name.replace("_", "-")
         if word.startswith("--"):
@@ -73,7 +74,8 @@ def join_repeated(kind: type[Any], argv: Sequence[str]) -> list[str]:
             target.append(word)
         elif equals:
             target.append(value)
-    return [*rest, *(word for name, values in joined.items() for word in (name, *values))]
+    lists = [word for name, values in joined.items() for word in (name, *values)]
+    return [*rest, *lists, *argv[end:]]
 
 
 def _listing_options(kind: Any) -> set[str]:

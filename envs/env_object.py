@@ -11,12 +11,12 @@ from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import VectorEnv as GymnasiumVectorEnv
 
 from ludus.envs.errors import EnvError
 
 PREFIX = "passed/"  # of the ids of objects, and of classes without a name that can be imported
-PassedEnv = Callable[..., gymnasium.Env[Any, Any]] | gymnasium.Env[Any, Any] | VectorEnv
+PassedEnv = Callable[..., gymnasium.Env[Any, Any]] | gymnasium.Env[Any, Any] | GymnasiumVectorEnv
 
 
 class EnvObject:
@@ -88,8 +88,8 @@ def env_name(env: str | PassedEnv, env_id: str = "") -> str:
         return env
     limit = None
     entry_point: Any
-    if isinstance(env, gymnasium.Env | VectorEnv):
-        entry_point, spec = EnvObject(env), env.spec
+    if isinstance(env, gymnasium.Env | GymnasiumVectorEnv):
+        entry_point, spec = _shared(env), _spec_of(env)
         name = type(env.unwrapped).__name__ if spec is None else spec.id
         limit = None if spec is None else spec.max_episode_steps
     elif callable(env):
@@ -105,6 +105,25 @@ def env_name(env: str | PassedEnv, env_id: str = "") -> str:
     own = env_id or PREFIX + (re.sub(r"[^\w-]+", "-", name).strip("-") or "env")
     gymnasium.registry[own] = EnvSpec(id=own, entry_point=entry_point, max_episode_steps=limit)
     return own
+
+
+def _shared(env: gymnasium.Env[Any, Any] | GymnasiumVectorEnv) -> EnvObject:
+    """Return the `EnvObject` of an env: one for all ids under which it is passed."""
+    for spec in gymnasium.registry.values():
+        if isinstance(spec.entry_point, EnvObject) and spec.entry_point.env is env:
+            return spec.entry_point
+    return EnvObject(env)
+
+
+def _spec_of(env: gymnasium.Env[Any, Any] | GymnasiumVectorEnv) -> EnvSpec | None:
+    """Return the spec of an env, or of the first env of a vector env; None if it has none."""
+    if env.spec is not None or isinstance(env, gymnasium.Env):
+        return env.spec
+    try:
+        spec = env.get_attr("spec")[0]  # type: ignore[attr-defined]  # not of all vector envs
+    except Exception:  # whatever a user's vector env may raise
+        return None
+    return spec if isinstance(spec, EnvSpec) else None
 
 
 def _attribute(module: str, name: str) -> Any:

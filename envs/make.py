@@ -281,6 +281,7 @@ def _make_gymnasium(
         trusted=True,  # workers have a time limit of their own; our probes cannot hang
         adaptation=adaptation,
         from_object=env_object(env_id) is not None,
+        resets_alone=not isinstance(backend, VectorObjectBackend) or backend.resets_alone,
     )
 
 
@@ -300,11 +301,11 @@ def _gymnasium_backend(
     )
     known = source.startswith(("gymnasium.envs.classic", "ludus.envs.probes"))
     if known and not make_env.kwargs and not options.wrapper and not spec.kwargs:
-        if source != "gymnasium.envs.classic_control.cartpole:CartPoleEnv":
+        limit = options.max_episode_steps or spec.max_episode_steps
+        if limit is None or source != "gymnasium.envs.classic_control.cartpole:CartPoleEnv":
             return LocalBackend([GuardedEnv(make_env) for _ in range(num_envs)])
         if render:
             os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-        limit = options.max_episode_steps or spec.max_episode_steps or 500
         return CartPoleBackend(num_envs, limit, render)
     try:
         if passed is None:

@@ -185,6 +185,7 @@ class VectorEnv:
             array code, or workers with a limit of their own.
         adaptation: how the env's own observations were adapted; None if they were not.
         from_object: the envs were passed as an object, which evaluations use, too.
+        resets_alone: an env can be reset while others play on.
 
     Raises:
         EnvError: the action space is not supported; the backend is closed.
@@ -203,9 +204,11 @@ class VectorEnv:
         trusted: bool = False,
         adaptation: Adaptation | None = None,
         from_object: bool = False,
+        resets_alone: bool = True,
     ) -> None:
         self.backend, self.env_id, self.protocol = backend, env_id, protocol
-        self.adaptation, self.from_object = adaptation, from_object
+        self.adaptation = adaptation
+        self.from_object, self.resets_alone = from_object, resets_alone
         self.num_envs = backend.num_envs
         self.observation_space, self.action_space = backend.observation_space, backend.action_space
         self.action_names = tuple(backend.action_names)

@@ -9,7 +9,7 @@ from gymnasium.vector.utils import batch_space, iterate
 
 from ludus.envs.action_mask import legal_mask, mask_size, random_actions
 from ludus.envs.adapt import Channels, adapt, check_observation
-from ludus.envs.dict_observation import MASK
+from ludus.envs.dict_observation import MASK, PackedDict
 from ludus.envs.env_object import EnvObject
 from ludus.envs.errors import EnvError
 from ludus.envs.frame import as_picture
@@ -40,6 +40,7 @@ class VectorObjectBackend:
         self._shared, self._env = shared, shared.env
         self._next_step = _resets_at_next_step(self._env)
         self.num_envs = int(self._env.num_envs)
+        self.resets_alone = not self._next_step or self.num_envs == 1
         self.action_space: spaces.Space[Any] = self._env.single_action_space
         self.action_names: tuple[str, ...] = ()
         self._generators = GlobalGenerators(seed)
@@ -61,8 +62,15 @@ class VectorObjectBackend:
         self._shared.begin(self)
         with self._generators:
             _, infos = _reset_result(self._env.reset(seed=seed))
-        mask = np.asarray(infos.get(MASK, ()))
-        return needed if mask.shape == (self.num_envs, needed) else 0
+        if MASK not in infos:
+            return 0
+        try:
+            sizes = {np.asarray(mask).size for mask in infos[MASK]}
+        except ValueError:  # parts of different lengths
+            sizes = set()
+        if sizes != {needed}:
+            raise EnvError(f"shows an {MASK} in infos that has not {needed} numbers for each env")
+        return needed
 
     def reset(self, mask: np.ndarray, seeds: np.ndarray) -> np.ndarray:
         """Start new episodes where mask [B] is true; return all observations.
@@ -76,8 +84,8 @@ class VectorObjectBackend:
         if not mask.all():
             if self._next_step:
                 raise EnvError(
-                    "cannot reset one env alone in its autoreset mode NEXT_STEP, as a resume and "
-                    "SB3's agents need it; make it with AutoresetMode.DISABLED"
+                    "cannot reset one env alone in its autoreset mode NEXT_STEP, which a resume "
+                    "and a limit of steps need; make it with AutoresetMode.DISABLED"
                 )
             options = {"reset_mask": mask.copy()}
         self._shared.begin(self)
@@ -88,7 +96,9 @@ class VectorObjectBackend:
                 self._generators.seed(first)
             seed = first if self._next_step else single
             obs, infos = _reset_result(self._env.reset(seed=seed, options=options))
-        self._obs[mask] = self._converted(obs, infos)[mask]
+        converted = self._converted(obs, infos)
+        self._require_unchanged(converted, ~mask & ~self._over)
+        self._obs[mask] = converted[mask]
         self._over &= ~mask
         return self._obs.copy()
 
@@ -136,12 +146,30 @@ class VectorObjectBackend:
     def _begin_idle(self, over: np.ndarray) -> None:
         """Reset games that are over [B], which must not be stepped, and give them legal actions."""
         reset = self._env.reset(options={"reset_mask": over.copy()})
-        legal = legal_mask(self.observation_space, self._converted(*_reset_result(reset)))
+        converted = self._converted(*_reset_result(reset))
+        self._require_unchanged(converted, ~over)
+        legal = legal_mask(self.observation_space, converted)
         if legal is not None:  # otherwise the actions that were sent will do
             generator = np.random.default_rng(0)
             idle = random_actions(self.action_space, self.num_envs, generator, legal)
             self._actions = self._actions.copy()
             self._actions[over] = idle[over]
+
+    def _require_unchanged(self, obs: np.ndarray, where: np.ndarray) -> None:
+        """Check that a reset of other envs has left the observations [B, *obs] where [B] is true.
+
+        Raises:
+            EnvError: it has not, so the reset mask is not obeyed.
+        """
+        before, after = self._obs[where], obs[where]
+        if self.adaptation.info_mask_size and isinstance(self.observation_space, PackedDict):
+            part = self.observation_space.parts[MASK]  # infos show those of the reset envs only
+            before, after = (np.delete(o, range(part.start, part.end), 1) for o in (before, after))
+        if not np.array_equal(before, after):
+            raise EnvError(
+                'has reset envs that options["reset_mask"] did not name, which its autoreset mode '
+                "DISABLED demands"
+            )
 
     def _own_actions(self) -> Any:
         """Return actions [B, *action] in the dtype and within the bounds of the action space."""
@@ -162,8 +190,8 @@ class VectorObjectBackend:
         for index, each in enumerate(iterate(self._batched, obs)):
             check_observation(self._source, each)
             if size:  # a game that has ended may show none
-                shown = np.zeros(size, np.int8) if masks is None else masks[index]
-                each = (each, shown)
+                mask = None if masks is None else masks[index]
+                each = (each, np.zeros(size, np.int8) if mask is None else mask)
             converted.append(self.adaptation.convert(each))
         return np.stack(converted)
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from ludus.agents.agent import SelfTraining
 from ludus.envs.vector import Row, VectorEnv
+from ludus.training.online import object_sentences
 from ludus.training.session import Session
 
 
@@ -21,8 +22,8 @@ class BaselineTraining:
         self.agent, self.source = agent, env
 
     def sentences(self) -> list[str]:
-        """Return no sentences."""
-        return []
+        """Return what the user should know about the env."""
+        return object_sentences(self.source)
 
     def close(self) -> None:
         """Close the env."""

@@ -12,6 +12,18 @@ from ludus.training.loop import train_loop
 from ludus.training.session import Session
 
 
+def object_sentences(env: VectorEnv) -> list[str]:
+    """Return what the user should know about an env that was passed as an object."""
+    if not env.from_object:
+        return []
+    several = ", with several envs often at the end only" if env.num_envs > 1 else ""
+    return [
+        "the env is an object: it runs in this process without a timeout, it is evaluated on "
+        f"itself when none of its games is running{several}, and a resume needs it again: "
+        "ludus.resume(RUN, env)"
+    ]
+
+
 class OnlineTraining:
     """An agent that learns from an env, see `session.Mode`.
 
@@ -32,14 +44,7 @@ class OnlineTraining:
         if adaptation is not None and adaptation.dropped:
             keys = ", ".join(adaptation.dropped)
             sentences.append(f"the agent does not see {keys}: no network reads it")
-        if self.source.from_object:
-            several = ", which may be at the end only" if self.source.num_envs > 1 else ""
-            sentences.append(
-                "the env is an object: it runs in this process without a timeout, it is evaluated "
-                f"on itself when none of its games is running{several}, and a resume needs it "
-                "again: ludus.resume(RUN, env)"
-            )
-        return sentences
+        return [*sentences, *object_sentences(self.source)]
 
     def close(self) -> None:
         """Close the env."""

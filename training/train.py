@@ -210,6 +210,13 @@ def _make_mode(config: RunConfig, source: VectorEnv | Dataset, device: torch.dev
         capture(learner)
         return OfflineTraining(learner, source)
     agent = registry.build(config.config, source, device=device, seed=t.seed, steps=t.steps)
+    self_training = isinstance(agent, SelfTraining)
+    if not source.resets_alone and (self_training or t.eval_max_episode_steps):
+        needs = f"{config.agent} needs" if self_training else "eval_max_episode_steps needs"
+        raise RunError(
+            f"{config.env} has the autoreset mode NEXT_STEP, in which no env is reset alone, as "
+            f"{needs} it; make it with AutoresetMode.DISABLED"
+        )
     if isinstance(agent, SelfTraining):
         return BaselineTraining(agent, source)
     capture(agent)

@@ -19,6 +19,7 @@ from ludus.envs.make import EnvOptions
         "--wrapper a:A b:B --env-kwargs x=1 y=2 --seed 3",
         "--wrapper a:A --env-kwargs x=1 --wrapper b:B --seed 3 --env-kwargs y=2",
         "--wrapper=a:A --env_kwargs=x=1 --seed=3 --env-kwargs y=2 --wrapper=b:B",
+        "--wrapper a:A b:B --seed 3 --env-kwargs x=1 y=2 --",
     ],
 )
 def test_options_that_list_names_may_be_repeated(words):

@@ -9,12 +9,14 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TransformObservation
 
 from ludus.envs.action_mask import legal_mask, random_actions
 from ludus.envs.env_object import env_name
 from ludus.envs.errors import EnvError
+from ludus.envs.local import LocalBackend
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import VectorEnv
 
@@ -91,10 +93,14 @@ class Strict(gymnasium.Env[Any, Any]):
     observation_space = spaces.Box(-1, 1, (2,), np.float32)
     action_space = spaces.Discrete(5)
 
+    def __init__(self, as_list: bool = False) -> None:
+        self.as_list = as_list
+
     def _show(self) -> Any:
         self.allowed = int(self.np_random.integers(5))
-        mask = np.arange(5) == self.allowed
-        return np.full(2, self.allowed / 5, np.float32), {"action_mask": mask.astype(np.int8)}
+        mask: Any = (np.arange(5) == self.allowed).astype(np.int8)
+        mask = mask.tolist() if self.as_list else mask
+        return np.full(2, self.allowed / 5, np.float32), {"action_mask": mask}
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, Any]:
         super().reset(seed=seed)
@@ -108,9 +114,10 @@ class Strict(gymnasium.Env[Any, Any]):
         return obs, 1.0, over, False, info
 
 
+@pytest.mark.parametrize("as_list", [False, True])
 @pytest.mark.parametrize("mode", [DISABLED, NEXT_STEP])
-def test_a_step_that_does_not_count_is_legal_too(mode: AutoresetMode) -> None:
-    stream = _stream(make(_vector(Strict, 3, mode), seed=2), 100)
+def test_a_step_that_does_not_count_is_legal_too(mode: AutoresetMode, as_list: bool) -> None:
+    stream = _stream(make(_vector(lambda: Strict(as_list), 3, mode), seed=2), 100)
     assert any(row.first.any() and not row.first.all() for row in stream)
     if mode is DISABLED:
         _assert_same(stream, _stream(known := make(Strict, 3, seed=2), 100))
@@ -147,6 +154,40 @@ def test_one_use_at_a_time(passed: Callable[[], Any]) -> None:
     first.send(left)
     with pytest.raises(EnvError, match=r"passed/.*reset by somebody else in the middle"):
         first.recv()
+
+
+def test_an_object_that_is_passed_twice_is_one() -> None:
+    env = _cartpole()
+    first, second = make(env), make(env)
+    first.reset()
+    second.reset()
+    first.send(np.zeros(1, np.int64))
+    with pytest.raises(EnvError, match="reset by somebody else"):
+        first.recv()
+
+
+def test_a_vector_env_must_reset_only_what_it_is_asked_to() -> None:
+    class Deaf(SyncVectorEnv):
+        def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+            return super().reset(seed=7)
+
+    env = make(Deaf([_cartpole] * 3, autoreset_mode=DISABLED), seed=1)
+    with pytest.raises(EnvError, match=r'has reset envs that options\["reset_mask"\] did not name'):
+        _stream(env, 200)
+
+
+def test_a_mask_in_infos_must_fit() -> None:
+    class Wide(Strict):
+        action_space = spaces.Discrete(6)
+
+    with pytest.raises(EnvError, match="action_mask in infos that has not 6 numbers"):
+        make(_vector(Wide, 2))
+
+
+def test_a_class_without_a_time_limit_has_none() -> None:
+    env = make(CartPoleEnv, 1)
+    assert env.protocol["max_episode_steps"] is None
+    assert isinstance(env.backend, LocalBackend)  # CartPoleBackend would truncate at 500
 
 
 def test_an_object_is_never_closed_and_keeps_its_name() -> None:

@@ -106,6 +106,16 @@ def test_what_an_object_leads_to_must_be_what_it_led_to(tmp_path):
         ludus.resume(run.path, _cartpole(), quiet=True)
 
 
+def test_what_needs_to_reset_one_env_alone_is_refused_before_it_trains(tmp_path):
+    limited = replace(BRIEF, eval_max_episode_steps=9)
+    for agent, options in [("sb3:ppo", BRIEF), ("dqn", limited)]:
+        with pytest.raises(RunError, match=r"NEXT_STEP.* needs it; make it with .*DISABLED"):
+            ludus.train(agent, SyncVectorEnv([_cartpole] * 2), train_options=options, root=tmp_path)
+    assert not list(tmp_path.iterdir())
+    ludus.train("dqn", _two(), steps=40, train_options=limited, root=tmp_path, quiet=True)
+    assert max(_only_run(tmp_path).evaluations()[0]["lengths"]) <= 9
+
+
 def test_agents_of_sb3_and_of_ours_take_objects(tmp_path):
     config = PPOConfig(rollout_length=32)
     for agent, env in [("sb3:dqn", _cartpole()), ("random", _two()), ("ppo", _cartpole())]:
