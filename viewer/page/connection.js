@@ -2,8 +2,12 @@
 
 import { onLeave } from "./page.js";
 
+// what it means that the server does not accept the token any more
+const STARTED_AGAIN = "The viewer was started again. Open the link that it printed.";
+
 export async function fetchJson(path) {
   const response = await fetch(path);
+  if (response.status === 403) throw new Error(STARTED_AGAIN);
   const body = await response.json().catch(() => ({ error: response.statusText }));
   if (!response.ok) throw new Error(body.error ?? response.statusText);
   return body;
@@ -25,7 +29,7 @@ export function connect(path, onMessage, onState) {
       onState("Connection lost. Reconnecting…");
       const answer = await fetch("/icon.svg").catch(() => null); // a web socket shows no status
       if (answer?.status === 403) {
-        onState("The viewer was started again. Open the link that it printed.");
+        onState(STARTED_AGAIN);
         return;
       }
       setTimeout(() => { if (!ended) open(); }, delay);
