@@ -18,9 +18,9 @@ def object_sentences(env: VectorEnv) -> list[str]:
         return []
     several = ", with several envs often at the end only" if env.num_envs > 1 else ""
     return [
-        "the env is an object: it runs in this process without a timeout, it is evaluated on "
-        f"itself when none of its games is running{several}, and a resume needs it again: "
-        "ludus.resume(RUN, env)"
+        f"the env is an object, so num_envs is {env.num_envs}: it runs in this process without a "
+        f"timeout, it is evaluated on itself when none of its games is running{several}, and a "
+        "resume needs it again: ludus.resume(RUN, env)"
     ]
 
 
