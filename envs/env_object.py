@@ -72,8 +72,9 @@ class _SharedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 def env_name(env: str | PassedEnv, env_id: str = "") -> str:
     """Return the id of an env that may be passed in its place.
 
-    A class or a function of a module is `module:Class`. Everything else is registered with
-    Gymnasium for this process, and replaces what was passed under the same name before.
+    A class or a function of a module that other processes can import is `module:Class`. Everything
+    else is registered with Gymnasium for this process, and replaces what was passed under the same
+    name before.
 
     Args:
         env: an id, a class or a function that returns an env, or an env.
@@ -95,7 +96,8 @@ def env_name(env: str | PassedEnv, env_id: str = "") -> str:
     elif callable(env):
         entry_point, name = env, getattr(env, "__qualname__", type(env).__name__)
         module = getattr(env, "__module__", "")
-        if not env_id and module != "__main__" and _attribute(module, name) is env:
+        importable = module != "__main__" and _attribute(module, name) is env and can_import(module)
+        if importable and not env_id:
             return f"{module}:{name}"
     else:
         raise EnvError(
@@ -135,3 +137,15 @@ def env_object(env_id: str) -> EnvObject | None:
     spec = gymnasium.registry.get(env_id)
     found = None if spec is None else spec.entry_point
     return found if isinstance(found, EnvObject) else None
+
+
+def can_import(module: str) -> bool:
+    """Return whether another process with this path would find a module."""
+    package = module.partition(".")[0]
+    if package in sys.builtin_module_names:
+        return True
+    for finder in sys.meta_path:
+        find = getattr(finder, "find_spec", None)
+        if find is not None and find(package, None) is not None:
+            return True
+    return False

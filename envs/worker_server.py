@@ -17,6 +17,7 @@ from typing import Any
 import cloudpickle
 
 from ludus.envs.adapt import Channels
+from ludus.envs.env_object import can_import
 from ludus.envs.errors import EnvError
 
 _MOST_IDLE = 2  # servers that are kept for the next env of their kind
@@ -159,25 +160,13 @@ def _dumps(make_env: Callable[[], Any]) -> bytes:
     source = getattr(source, "entry_point", source)
     source = getattr(source, "func", source)  # of a partial
     module = sys.modules.get(getattr(source, "__module__", None) or "")
-    if module is None or module.__name__ == "__main__" or _can_import(module.__name__):
+    if module is None or module.__name__ == "__main__" or can_import(module.__name__):
         return bytes(cloudpickle.dumps(make_env))
     cloudpickle.register_pickle_by_value(module)
     try:
         return bytes(cloudpickle.dumps(make_env))
     finally:
         cloudpickle.unregister_pickle_by_value(module)
-
-
-def _can_import(module: str) -> bool:
-    """Return whether another process with this path would find a module."""
-    package = module.partition(".")[0]
-    if package in sys.builtin_module_names:
-        return True
-    for finder in sys.meta_path:
-        find = getattr(finder, "find_spec", None)
-        if find is not None and find(package, None) is not None:
-            return True
-    return False
 
 
 def release_server(server: WorkerServer) -> None:
