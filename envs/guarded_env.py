@@ -111,12 +111,7 @@ class GuardedEnv:
     def _own_action(self, action: np.ndarray) -> Any:
         """Return an action [*action] in the dtype and within the bounds of the env's own space."""
         space = self.action_space
-        if isinstance(space, spaces.Discrete):
-            return int(action)
-        own = action.astype(space.dtype)  # a copy: the env may keep it
-        if isinstance(space, spaces.Box):  # float32 rounds a bound of float64
-            np.clip(own, space.low, space.high, out=own)
-        return own
+        return int(action) if isinstance(space, spaces.Discrete) else own_actions(space, action)
 
     def _checked(self, obs: Any, info: Any, over: bool) -> np.ndarray:
         """Check an observation against the env's space and convert it."""
@@ -130,6 +125,14 @@ class GuardedEnv:
                 raise EnvError(f"shows no {MASK} in info, which it had at its first reset")
             mask = np.zeros(size, np.int8)
         return self.adaptation.convert((obs, mask))
+
+
+def own_actions(space: spaces.Space[Any], actions: np.ndarray) -> np.ndarray:
+    """Return actions [..., *action] in the dtype and within the bounds of an env's own space."""
+    own = actions.astype(space.dtype)  # a copy: the env may keep it
+    if isinstance(space, spaces.Box):  # float32 rounds a bound of float64
+        np.clip(own, space.low, space.high, out=own)
+    return own
 
 
 def _info_mask_size(env: gymnasium.Env[Any, Any], seed: int) -> int:

@@ -14,6 +14,7 @@ from ludus.envs.env_object import EnvObject
 from ludus.envs.errors import EnvError
 from ludus.envs.frame import as_picture
 from ludus.envs.global_generators import GlobalGenerators
+from ludus.envs.guarded_env import own_actions
 from ludus.envs.vector import BackendStep
 
 
@@ -118,7 +119,7 @@ class VectorObjectBackend:
         with self._generators:
             if over.any() and not self._next_step:
                 self._begin_idle(over)
-            result = self._env.step(self._own_actions())
+            result = self._env.step(own_actions(self.action_space, self._actions))
         obs, rewards, terminated, truncated, infos = _step_result(result)
         self._obs[:] = self._converted(obs, infos)
         reward = _per_env(rewards, self.num_envs, "iufb", "reward").astype(np.float32)
@@ -170,14 +171,6 @@ class VectorObjectBackend:
                 'has reset envs that options["reset_mask"] did not name, which its autoreset mode '
                 "DISABLED demands"
             )
-
-    def _own_actions(self) -> Any:
-        """Return actions [B, *action] in the dtype and within the bounds of the action space."""
-        space = self.action_space
-        own = self._actions.astype(space.dtype)  # a copy: the envs may keep it
-        if isinstance(space, spaces.Box):  # float32 rounds a bound of float64
-            np.clip(own, space.low, space.high, out=own)
-        return own
 
     def _converted(self, obs: Any, infos: Any) -> np.ndarray:
         """Check the observations of all envs and convert them, [B, *obs]."""

@@ -193,7 +193,7 @@ def test_a_class_without_a_time_limit_has_none() -> None:
 def test_an_object_is_never_closed_and_keeps_its_name() -> None:
     env = bad_envs.Walk()
     closed: list[bool] = []
-    env.close = lambda: closed.append(True)  # type: ignore[method-assign]
+    env.close = lambda: closed.append(True)  # type: ignore[method-assign]  # to see a call
     made = make(env)
     assert made.env_id == "passed/Walk"
     made.reset()
