@@ -1,0 +1,309 @@
+"""Train what the tables of experiments need, and keep the result of each training.
+
+python benchmarks/trainings.py run [EXPERIMENT ...]      # all, in the order of `EXPERIMENTS`
+python benchmarks/trainings.py status
+python benchmarks/trainings.py table EXPERIMENT
+
+Two trainings run at once, with one thread each and the lowest priority. `results/EXPERIMENT.jsonl`
+gets one line for each training that ends; what has a line is not trained again. An interrupted
+training is resumed by the next call, if its run folder still exists; SB3's starts anew.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ludus.comparison.aggregates import estimate, improvement, pooled_iqm, smooth
+from ludus.envs.errors import LudusError
+from ludus.training.run import Run, all_runs
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+RUNS = HERE.parent / "runs" / "experiments"
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of an experiment."""
+
+    experiment: str
+    env: str
+    agent: str
+    variant: str
+    """row of the table"""
+    options: tuple[str, ...]
+    """of `ludus train`, besides env, agent, steps and seed"""
+    steps: int
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """Return what names the training in its file of results."""
+        return f"{self.env} {self.variant} {self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        """Return the folder of its run."""
+        return RUNS / self.experiment / self.key.replace("/", "-").replace(" ", "_")
+
+
+def _dqn_sb3() -> Iterator[Training]:
+    """DQN with one env, with the preset's envs, and SB3's DQN: same values, same network."""
+    variants = {
+        "dqn, 1 env": ("dqn", ("--num-envs", "1")),
+        "dqn, the preset's envs": ("dqn", ()),
+        "sb3:dqn": ("sb3:dqn", ()),
+    }
+    envs = {"CartPole-v1": 50_000, "MinAtar/Breakout-v1": 200_000}
+    envs["MinAtar/SpaceInvaders-v1"] = 200_000
+    for seed, (env, steps) in product(range(10), envs.items()):
+        for variant, (agent, options) in variants.items():
+            games = ("--eval-episodes", "20")
+            yield Training("dqn_sb3", env, agent, variant, (*options, *games), steps, seed)
+
+
+def _r2d2_eps() -> Iterator[Training]:
+    """R2D2 with three values of Adam's epsilon."""
+    envs = ("ludus/MaskedCartPole-v0", "MinAtar/SpaceInvaders-v1")
+    for seed, env, eps in product(range(5), envs, ("1e-3", "1e-4", "1e-8")):
+        options = ("--optimizer-eps", eps, "--eval-every", "12500", "--eval-episodes", "20")
+        yield Training("r2d2_eps", env, "r2d2", f"eps {eps}", options, 50_000, seed)
+
+
+# Env steps of 10 minutes on two cores of an Intel Xeon (model 167), measured at the start of a
+# training on the quiet machine: 9,000 steps of dqn2013 and 20,000 of ppo_small on each game.
+_TEN_MINUTES = {
+    "Pong": {"dqn2013": 290_000, "ppo_small": 810_000},
+    "Boxing": {"dqn2013": 280_000, "ppo_small": 855_000},
+    "Breakout": {"dqn2013": 245_000, "ppo_small": 415_000},
+    "Freeway": {"dqn2013": 295_000, "ppo_small": 900_000},
+    "RoadRunner": {"dqn2013": 250_000, "ppo_small": 545_000},
+}
+
+
+def _small_machine() -> Iterator[Training]:
+    """The two presets for two cores, after the env steps of 10 and of 20 minutes."""
+    for seed, (game, presets) in product(range(2), _TEN_MINUTES.items()):
+        for agent, steps in presets.items():
+            options = ("--eval-every", str(steps), "--eval-episodes", "20")
+            env = f"{game}NoFrameskip-v4"
+            yield Training("small_machine", env, agent, agent, options, 2 * steps, seed)
+
+
+EXPERIMENTS = {"r2d2_eps": _r2d2_eps, "dqn_sb3": _dqn_sb3, "small_machine": _small_machine}
+
+
+def results(experiment: str) -> dict[str, dict[str, Any]]:
+    """Return the results of an experiment by the trainings' keys."""
+    path = RESULTS / f"{experiment}.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {line["key"]: line for line in map(json.loads, lines)}
+
+
+class Stopped(Exception):
+    """Raised in a worker when the whole queue is being stopped."""
+
+
+class Queue:
+    """Trainings that are done by workers, in order.
+
+    Args:
+        waiting: the trainings.
+        commit: commit each result.
+    """
+
+    def __init__(self, waiting: list[Training], *, commit: bool) -> None:
+        self._waiting, self._commit, self._lock = waiting, commit, threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self.stopping = False
+
+    def stop(self, *_: object) -> None:
+        """Ask the running trainings to save and end; start no more."""
+        self.stopping = True
+        for process in list(self._running):
+            process.send_signal(signal.SIGTERM)
+
+    def work(self) -> None:
+        """Do trainings until none is left."""
+        while not self.stopping:
+            with self._lock:
+                if not self._waiting:
+                    return
+                training = self._waiting.pop(0)
+            try:
+                run = self._train(training)
+            except (LudusError, RuntimeError) as error:
+                print(f"{training.experiment}: {training.key}: {error}", flush=True)
+            except Stopped:
+                return
+            else:
+                self._keep(training, run)
+
+    def _train(self, training: Training) -> Run:
+        """Train or resume, and return the finished run."""
+        run = next(iter(all_runs(training.folder)), None)
+        if run is None or (run.status().state != "finished" and training.agent.startswith("sb3")):
+            command = [training.agent, training.env, "--steps", str(training.steps)]
+            command += ["--seed", str(training.seed), "--video-every", "0", *training.options]
+            command += ["--run-dir", str(training.folder)]
+        elif run.status().state == "finished":
+            return run
+        else:
+            command = ["--resume", str(run.path)]
+        print(f"{training.experiment}: {training.key}", flush=True)
+        training.folder.mkdir(parents=True, exist_ok=True)
+        with (training.folder / "output.txt").open("ab") as output:
+            process = subprocess.Popen(
+                ["nice", "-n", "19", sys.executable, "-m", "ludus", "train", *command, "--quiet"],
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+            self._running.add(process)
+            code = process.wait()
+            self._running.discard(process)
+        if self.stopping and code:
+            raise Stopped
+        finished = [r for r in all_runs(training.folder) if r.status().state == "finished"]
+        if code or not finished:
+            raise RuntimeError(f"exit code {code}; see {training.folder / 'output.txt'}")
+        return finished[-1]
+
+    def _keep(self, training: Training, run: Run) -> None:
+        """Append the result to its file."""
+        episodes, grid = run.episodes(), np.linspace(0, training.steps, 21)[1:]
+        curve = smooth(episodes, grid, window=100)
+        line = {
+            "key": training.key,
+            "env": training.env,
+            "variant": training.variant,
+            "seed": training.seed,
+            "agent": training.agent,
+            "options": training.options,
+            "steps": training.steps,
+            "evaluations": [
+                {"env_steps": e["env_steps"], "returns": e["returns"]} for e in run.evaluations()
+            ],
+            "training_returns": [None if np.isnan(x) else round(float(x), 3) for x in curve],
+            "seconds": round(run.status().seconds or 0),
+            "commit": json.loads((run.path / "config.json").read_text()).get("commit"),
+        }
+        path = RESULTS / f"{training.experiment}.jsonl"
+        with self._lock:
+            RESULTS.mkdir(exist_ok=True)
+            with path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            if self._commit:
+                title = f"Result of {training.experiment}: {training.key}"
+                git = ["git", "-C", str(RESULTS)]
+                subprocess.run([*git, "add", path.name], check=False)
+                subprocess.run([*git, "commit", "-qm", title, "--", path.name], check=False)
+
+
+def run(names: list[str], jobs: int, *, commit: bool) -> None:
+    """Do the missing trainings of some experiments."""
+    waiting = [
+        training
+        for name in names
+        for training in EXPERIMENTS[name]()
+        if training.key not in results(name)
+    ]
+    queue = Queue(waiting, commit=commit)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, queue.stop)
+    workers = [threading.Thread(target=queue.work) for _ in range(jobs)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+
+
+def status() -> None:
+    """Print how many trainings of each experiment are done, and the core-hours they took."""
+    for name, trainings in EXPERIMENTS.items():
+        planned, done = [training.key for training in trainings()], results(name)
+        hours = sum(line["seconds"] for line in done.values()) / 3600
+        print(
+            f"{name}: {len(done.keys() & set(planned))} of {len(planned)}, {hours:.1f} core-hours"
+        )
+
+
+def scores(lines: list[dict[str, Any]]) -> np.ndarray:
+    """Return the mean return of the last evaluation of each training, [seeds]."""
+    ordered = sorted(lines, key=lambda line: line["seed"])
+    return np.array([np.mean(line["evaluations"][-1]["returns"]) for line in ordered])
+
+
+def table(name: str) -> None:
+    """Print the scores of an experiment as a table in Markdown.
+
+    A cell is the IQM over trainings of their mean return, with a 95% bootstrap interval over
+    trainings, and in brackets the probability that a training of the row is better than one of the
+    last row.
+    """
+    done = list(results(name).values())
+    trainings = list(EXPERIMENTS[name]())
+    envs = list(dict.fromkeys(training.env for training in trainings))
+    variants = list(dict.fromkeys(training.variant for training in trainings))
+    print("| | " + " | ".join(envs) + " |\n|---" * 1 + "|---" * len(envs) + "|")
+    for variant in variants:
+        cells = []
+        for env in envs:
+            here, last = (
+                scores([line for line in done if (line["env"], line["variant"]) == (env, each)])
+                for each in (variant, variants[-1])
+            )
+            if not len(here):
+                cells.append("")
+                continue
+            value = estimate(here[:, None], pooled_iqm)
+            cell = f"{value.value:.1f} ({value.low:.1f} to {value.high:.1f})"
+            if variant != variants[-1] and len(last):
+                better = improvement(here[:, None], last[:, None])
+                cell += f" [{better.value:.2f}, {better.low:.2f} to {better.high:.2f}]"
+            cells.append(cell)
+        print(f"| {variant} | " + " | ".join(cells) + " |")
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    running = commands.add_parser("run", help="do the missing trainings")
+    running.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help=f"{[*EXPERIMENTS]}")
+    running.add_argument("--jobs", type=int, default=2, help="trainings at once")
+    running.add_argument("--commit", action="store_true", help="commit each result")
+    commands.add_parser("status", help="print what is done")
+    commands.add_parser("table", help="print a table").add_argument(
+        "experiment", choices=EXPERIMENTS
+    )
+    given = parser.parse_args()
+    match given.command:
+        case "run":
+            unknown = [name for name in given.experiments if name not in EXPERIMENTS]
+            if unknown:
+                parser.error(f"no experiment {unknown[0]}; there are {', '.join(EXPERIMENTS)}")
+            run(given.experiments or list(EXPERIMENTS), given.jobs, commit=given.commit)
+        case "status":
+            status()
+        case "table":
+            table(given.experiment)
+
+
+if __name__ == "__main__":
+    main()
