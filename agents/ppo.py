@@ -47,6 +47,7 @@ _METRICS = (  # SB3's names
     "grad_norm",
 )
 _KL = _METRICS.index("approx_kl")
+_OLDER_ROWS = 2  # of a rollout, played by the policy before the last updates
 
 
 class PPO:
@@ -103,6 +104,8 @@ class PPO:
         self.capturable = config.core not in ("lstm", "gru")
         self._advantage = rollout.extras["advantage"][:-1]  # [T, B]
         self._target = rollout.extras["target"][:-1]  # [T, B]
+        self._newer = torch.ones_like(rollout.valid)  # [T + 1, B] rows of the current policy
+        self._newer[:_OLDER_ROWS] = False
         self._reward_scale = RewardScale(config.gamma, rollout.num_envs)
         self._returns = RunningMeanStd()
         self._explained = torch.zeros((), device=device)
@@ -213,11 +216,12 @@ class PPO:
         entropy_loss = -batch.mean(policy.entropy())
         loss = policy_loss + c.value_coef * value_loss + c.entropy_coef * entropy_loss
         gradient, norm = self.learner.gradient(loss)
+        newer = batch.weight * self.rollout.select(self._newer, index)
+        newer = newer / newer.sum().clamp(min=1e-8)
         distance = ratio.detach() - 1
-        kl = batch.mean(
-            distance - log_ratio.detach()
-        )  # k3 of http://joschu.net/blog/kl-approx.html
-        clipped = batch.mean((distance.abs() > self._clip).to(torch.float32))
+        divergence = distance - log_ratio.detach()  # k3 of http://joschu.net/blog/kl-approx.html
+        kl = (divergence * newer).sum()
+        clipped = ((distance.abs() > self._clip) * newer).sum()
         metrics = [
             loss.detach(),
             policy_loss.detach(),

@@ -107,6 +107,11 @@ class PPOConfig:
                 "desired_kl and anneal_learning_rate both change the learning rate; turn one of "
                 "them off"
             )
+        if (self.desired_kl or self.target_kl) and self.rollout_length < 3:
+            raise ConfigError(
+                f"rollout_length is {self.rollout_length}; desired_kl and target_kl need 3 or "
+                "more, because the first two rows say nothing about the newest updates"
+            )
         if self.core == "gtrxl" and self.core_units % self.heads:
             raise ConfigError(
                 f"heads is {self.heads}, which does not divide core_units, {self.core_units}"

@@ -123,14 +123,16 @@ def _by_rows(agent, stream, index):
     advantages = np.array([float(agent._advantage[t, b]) for *_, t, b in rows])
     advantages = (advantages - advantages.mean()) / advantages.std()
     policy, value, entropy, kl, clipped = 0.0, 0.0, 0.0, 0.0, 0
+    newer = sum(t >= 2 for *_, t, _ in rows)
     for (p, v, action, t, b), advantage in zip(rows, advantages, strict=True):
         ratio = p[action] / math.exp(float(agent.rollout.extras["log_prob"][t, b]))
         within = ratio.clamp(1 - c.clip_range, 1 + c.clip_range)
         policy = policy - torch.minimum(ratio * advantage, within * advantage) / len(rows)
         value = value + 0.5 * (v - agent._target[t, b]) ** 2 / len(rows)
         entropy = entropy - (p * p.log()).sum() / len(rows)
-        kl += float((ratio - 1 - ratio.log()).detach()) / len(rows)
-        clipped += float(abs(ratio - 1) > c.clip_range) / len(rows)
+        if t >= 2:  # the rows before were played by the policy before the last updates
+            kl += float((ratio - 1 - ratio.log()).detach()) / newer
+            clipped += float(abs(ratio - 1) > c.clip_range) / newer
     loss = policy + 0.7 * value - 0.03 * entropy
     parts = torch.autograd.grad(loss, list(agent.network.parameters()))
     gradient = torch.cat([part.flatten() for part in parts])
@@ -305,6 +307,34 @@ def test_values_keep_their_units_when_they_are_normalised(random_stream):
     assert isinstance(head, PolicyHead)
     assert head.value_std > 1.2  # rewards deviate by 2
     torch.testing.assert_close(agent.network(*probe)[0].value, before, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("core", ["none", "lstm"])
+def test_the_rows_of_the_policy_before_are_learned_from_but_not_measured(random_stream, core):
+    """In the first epoch every newer row has the ratio 1; rows 0 and 1 of the 2nd rollout do not."""
+    agent = _agent(core=core, learning_rate=0.1)
+    stream = random_stream(4, 1, 0, _frame)
+    _train(agent, stream, 8)  # updates once, after the action of row 1 of the 2nd rollout
+    agent.learn = lambda: 0
+    _, _ = _train(agent, stream, 5)
+    agent._set_targets()
+    index = torch.arange(4 if core == "lstm" else 24)
+    before = agent.gradients(index)
+    kl, clipped = before[0][4:6].tolist()
+    if core == "none":  # else the stored states of newer rows come from older weights
+        assert kl == pytest.approx(0, abs=1e-6)
+        assert clipped == 0
+    agent.rollout.extras["log_prob"][:2] -= 1.0
+    after = agent.gradients(index)
+    assert after[0][4:6].tolist() == [kl, clipped]
+    assert not torch.equal(before[1], after[1])
+
+
+def test_a_kl_divergence_needs_a_row_of_the_current_policy():
+    assert PPOConfig(rollout_length=3, desired_kl=0.01, anneal_learning_rate=False)
+    for field in ("desired_kl", "target_kl"):
+        with pytest.raises(ConfigError, match="rollout_length is 2; .* need 3 or more"):
+            replace(CONFIG, rollout_length=2, **{field: 0.01})
 
 
 def test_a_round_ends_after_an_epoch_beyond_the_target_kl(random_stream):
