@@ -17,7 +17,7 @@ from torch import Tensor
 from ludus.agents import losses
 from ludus.agents.agent import Batch, EnvLike, Extras, Step
 from ludus.agents.dqn_config import DQNConfig
-from ludus.agents.learner import Learner, TargetNetwork, UpdateSchedule, linear
+from ludus.agents.learner import Learner, TargetNetwork, UpdateSchedule, exponential, linear
 from ludus.agents.memory.priority import importance_weights
 from ludus.agents.memory.replay import Replay
 from ludus.agents.seeding import generator, seed_of, seeded_weights
@@ -112,7 +112,10 @@ class DQN:
         c = self.config
         if self.env_steps < c.learning_starts:
             return 1.0
-        return linear(c.epsilon_start, c.epsilon_end, c.epsilon_steps, self.env_steps)
+        if c.epsilon_off and self.env_steps >= c.epsilon_off:
+            return 0.0
+        decay = linear if c.epsilon_decay == "linear" else exponential
+        return decay(c.epsilon_start, c.epsilon_end, c.epsilon_steps, self.env_steps)
 
     def act(
         self, obs: np.ndarray, state: State, first: np.ndarray, *, explore: bool
@@ -210,13 +213,16 @@ class DQN:
         # The network has a time dimension; transitions are sequences of one row, [1, N].
         action = batch.action.unsqueeze(0)
         reward, discount = batch.reward.unsqueeze(0), batch.discount.unsqueeze(0)
+        out = self._forward(self.network, batch.obs, online)
         with torch.no_grad():
             next_out = self._forward(self.target.network, batch.next_obs, target)
             next_action = next_out.q.argmax(-1)  # [1, N], or a policy [1, N, A]
             if self.config.munchausen:
-                here = self._forward(self.target.network, batch.obs, target)
+                here = out.q.detach()
+                if not self.config.munchausen_online:
+                    here = self._forward(self.target.network, batch.obs, target).q
                 reward, next_action = losses.munchausen(
-                    here.q,
+                    here,
                     next_out.q,
                     action,
                     reward,
@@ -227,7 +233,6 @@ class DQN:
                 )
             elif self.config.double:
                 next_action = self._forward(self.network, batch.next_obs, selection).q.argmax(-1)
-        out = self._forward(self.network, batch.obs, online)
         return self._head.loss(out, action, reward, discount, next_out, next_action), out
 
     @torch.no_grad()
@@ -300,8 +305,9 @@ def make_network(
         head.outputs,
         hidden=c.head_hidden,
         dueling=c.dueling,
+        rescale_dueling=c.rescale_dueling,
         sigma=c.noisy_sigma if c.noisy else 0.0,
-        layer_norm=c.layer_norm,
+        layer_norm=c.layer_norm != "none",
     )
     return Network(encoder, core, head.make(streams), space)
 

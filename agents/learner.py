@@ -4,6 +4,7 @@ An agent holds a `Learner` and implements `Algorithm`; there is no base class.
 """
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -371,6 +372,11 @@ def linear(start: float, end: float, duration: float, step: float) -> float:
     if step >= duration:
         return end
     return start + (end - start) * step / duration
+
+
+def exponential(start: float, end: float, duration: float, step: float) -> float:
+    """Let the distance from `start` to `end` fall to 1/e of it in `duration` steps, and so on."""
+    return end + (start - end) * math.exp(-step / duration) if duration else end
 
 
 class UpdateSchedule:

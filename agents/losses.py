@@ -8,7 +8,7 @@ no special case. The next action is an action, or a policy whose mean is used. L
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -169,6 +169,7 @@ def quantile_td(
     next_action: Tensor,
     *,
     backup: Backup = bellman,
+    priority: Literal["loss", "error"] = "loss",
 ) -> TD:
     """Return the quantile Huber loss of QR-DQN and IQN.
 
@@ -176,7 +177,8 @@ def quantile_td(
 
     |tau - (delta < 0)| * huber(delta), for each pair of a quantile and a target quantile.
     https://arxiv.org/abs/1710.10044 equation 10, https://arxiv.org/abs/1806.06923 equation 3; the
-    Huber threshold is 1. The priority is the loss.
+    Huber threshold is 1. The priority is the loss, or |delta| summed and averaged in the same way,
+    as in the code of https://arxiv.org/abs/2411.03820.
     """
     assert action.shape == reward.shape == discount.shape == out.q.shape[:-1]
     with torch.no_grad():
@@ -188,7 +190,9 @@ def quantile_td(
     huber = F.smooth_l1_loss(value, target, reduction="none")
     slope = (out.taus.unsqueeze(-1) - (target < value).to(value.dtype)).abs()
     loss = (slope * huber).mean(-1).sum(-1)
-    return TD(loss, loss.detach())
+    if priority == "loss":
+        return TD(loss, loss.detach())
+    return TD(loss, (target - value.detach()).abs().mean(-1).sum(-1))
 
 
 class Munchausen(NamedTuple):
@@ -219,7 +223,7 @@ def munchausen(
     pi' as next action.
 
     Args:
-        q: [..., A], the target network's, of the observation.
+        q: [..., A], of the observation by the target network; by the online one in BTR.
         next_q: [..., A], of the next one.
         action: [...] int64.
         reward: [...].

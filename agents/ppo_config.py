@@ -239,5 +239,6 @@ def preset(name: str, env: EnvLike) -> Preset:
     if name == "a2c":
         config = _a2c(config)
     # MinAtar: on one seed 32 envs scored as well as 8, at twice the speed.
-    num_envs = {"classic": 16, "minatar": 32, "atari": 8}[kind]
+    atari = 16 if name == "a2c" else 8  # as rl-baselines3-zoo's, and A3C's 16 actors
+    num_envs = {"classic": 16, "minatar": 32, "atari": atari}[kind]
     return Preset(config, num_envs)

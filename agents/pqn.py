@@ -24,6 +24,7 @@ from ludus.agents.value_policy import ValuePolicy, discrete
 from ludus.networks.cores import State, make_core
 from ludus.networks.encoders import make_encoder
 from ludus.networks.heads import QHead, QOut, Streams
+from ludus.networks.layers import start_truncated_normal
 from ludus.networks.network import Network, flatten_parameters
 
 _CHUNK = 256  # observations in one forward pass of the targets: they fit a CPU's cache
@@ -207,6 +208,16 @@ def _make_network(config: PQNConfig, space: spaces.Box, actions: int) -> Network
     encoder = make_encoder(c.encoder, space, c.hidden, c.width, layer_norm=c.layer_norm)
     core = make_core(c.core, encoder.dim, c.core_units)
     streams = Streams(
-        core.dim, actions, hidden=c.head_hidden, dueling=c.dueling, layer_norm=c.layer_norm
+        core.dim,
+        actions,
+        hidden=c.head_hidden,
+        dueling=c.dueling,
+        layer_norm=c.layer_norm != "none",
     )
+    # The authors' code: he_normal for images, lecun_normal for MLPs and the last layer.
+    gain = 1.0 if c.encoder == "mlp" else 2.0
+    start_truncated_normal(encoder, gain)
+    start_truncated_normal(streams, gain)
+    for last in streams.last_layers():
+        start_truncated_normal(last, 1.0)
     return Network(encoder, core, QHead(streams), space)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from ludus.agents.preset import Family, OptimizerName, Preset, family
@@ -15,7 +15,8 @@ from ludus.envs.bounds import (
     check_bounds,
 )
 from ludus.envs.errors import ConfigError
-from ludus.networks.names import EncoderName, RecurrentName
+from ludus.envs.from_json import former_bool
+from ludus.networks.names import EncoderName, LayerNormName, RecurrentName
 
 if TYPE_CHECKING:
     from ludus.agents.agent import EnvLike
@@ -33,8 +34,8 @@ class PQNConfig:
     """units of the MLP encoder's layers"""
     width: Annotated[int, AT_LEAST_ONE] = 1
     """IMPALA encoder: multiple of the paper's channels"""
-    layer_norm: bool = True
-    """layer normalisation before each ReLU"""
+    layer_norm: LayerNormName = field(default="channels", metadata=former_bool("none", "all"))
+    """layer normalisation before each ReLU: over the channels of each pixel, or over all"""
     core: RecurrentName = "none"
     """memory between encoder and head"""
     core_units: Annotated[int, AT_LEAST_ONE] = 128
@@ -77,7 +78,7 @@ class PQNConfig:
     def __post_init__(self) -> None:
         """Check the bounds, and refuse combinations that cannot work."""
         check_bounds(self, ConfigError)
-        if self.layer_norm and self.encoder == "impala":
+        if self.layer_norm != "none" and self.encoder == "impala":
             raise ConfigError(
                 "layer_norm does not go with the encoder impala; turn one of them off"
             )

@@ -45,7 +45,7 @@ def head_kind(config: DQNConfig) -> HeadKind:
     """Return the kind of head that the config describes."""
     c = config
     backup = losses.rescaled if c.value_rescaling else losses.bellman
-    quantile_loss: Any = partial(losses.quantile_td, backup=backup)
+    quantile_loss: Any = partial(losses.quantile_td, backup=backup, priority=c.quantile_priority)
     match c.head:
         case "q":
             scalar = losses.huber_td if c.loss == "huber" else losses.mse_td

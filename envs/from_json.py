@@ -13,6 +13,11 @@ def former(name: str) -> dict[str, str]:
     return {"former": name}
 
 
+def former_bool(false: str, true: str) -> dict[str, tuple[str, str]]:
+    """Return the metadata of a field of strings that older files have as a bool."""
+    return {"former_bool": (false, true)}
+
+
 def from_json(kind: type[_T], values: Any, error: _Failure) -> _T:
     """Build a dataclass from a JSON object, in which tuples are lists.
 
@@ -34,6 +39,8 @@ def from_json(kind: type[_T], values: Any, error: _Failure) -> _T:
     arguments: dict[str, Any] = {}
     for key, field in known.items():
         if key in values:
+            if "former_bool" in field.metadata and isinstance(values[key], bool):
+                values[key] = field.metadata["former_bool"][values[key]]
             arguments[key] = _converted(values[key], hints[key])
             if arguments[key] is _WRONG:
                 raise error(

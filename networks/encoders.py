@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from ludus.envs.dict_observation import PackedDict
 from ludus.envs.errors import ConfigError
-from ludus.networks.layers import SpectralConv2d
-from ludus.networks.names import Activation, EncoderName
+from ludus.networks.layers import ChannelNorm, SpectralConv2d
+from ludus.networks.names import Activation, EncoderName, LayerNormName
 from ludus.networks.running_stats import Normalise
 from ludus.networks.scale import ObservationScale, scale_of
 
@@ -48,13 +48,15 @@ def _flat_size(layers: nn.Module, shape: tuple[int, ...]) -> int:
         return int(layers(torch.zeros(1, *shape)).numel())
 
 
-def _block(layer: nn.Conv2d | nn.Linear, layer_norm: bool) -> list[nn.Module]:
-    """Return the layer and ReLU, with layer normalisation between them if `layer_norm`."""
-    if not layer_norm:
+def _block(layer: nn.Conv2d | nn.Linear, layer_norm: LayerNormName) -> list[nn.Module]:
+    """Return the layer and ReLU, with layer normalisation between them if there is any."""
+    if layer_norm == "none":
         return [layer, nn.ReLU()]
     if isinstance(layer, nn.Linear):
         return [layer, nn.LayerNorm(layer.out_features), nn.ReLU()]
-    return [layer, nn.GroupNorm(1, layer.out_channels), nn.ReLU()]  # over channels and pixels
+    channels = layer.out_channels
+    over_all = layer_norm == "all"  # channels and pixels
+    return [layer, nn.GroupNorm(1, channels) if over_all else ChannelNorm(channels), nn.ReLU()]
 
 
 class MLP(nn.Module):
@@ -63,7 +65,7 @@ class MLP(nn.Module):
     Args:
         space: observation space; pictures and other uint8 arrays are scaled to [0, 1].
         hidden: units of each layer.
-        layer_norm: normalise each layer before its activation.
+        layer_norm: normalisation of each layer before its activation.
         activation: activation after each layer.
     """
 
@@ -71,7 +73,7 @@ class MLP(nn.Module):
         self,
         space: spaces.Box,
         hidden: tuple[int, ...],
-        layer_norm: bool = False,
+        layer_norm: LayerNormName = "none",
         activation: Activation = "relu",
     ) -> None:
         super().__init__()
@@ -96,7 +98,7 @@ class MLP(nn.Module):
 class DQN2013(nn.Module):
     """The two convolutions of the first DQN (https://arxiv.org/abs/1312.5602), 2,592 features."""
 
-    def __init__(self, space: spaces.Box, layer_norm: bool = False) -> None:
+    def __init__(self, space: spaces.Box, layer_norm: LayerNormName = "none") -> None:
         super().__init__()
         channels, self._scale = space.shape[0], scale_of(space)
         self.layers = nn.Sequential(
@@ -114,7 +116,7 @@ class DQN2013(nn.Module):
 class NatureCNN(nn.Module):
     """The three convolutions of the 2015 DQN (https://doi.org/10.1038/nature14236)."""
 
-    def __init__(self, space: spaces.Box, layer_norm: bool = False) -> None:
+    def __init__(self, space: spaces.Box, layer_norm: LayerNormName = "none") -> None:
         super().__init__()
         channels, self._scale = space.shape[0], scale_of(space)
         self.layers = nn.Sequential(
@@ -133,7 +135,7 @@ class NatureCNN(nn.Module):
 class MinAtarCNN(nn.Module):
     """One 3x3 convolution of 16 filters, as in the MinAtar paper (https://arxiv.org/abs/1903.03176)."""
 
-    def __init__(self, space: spaces.Box, layer_norm: bool = False) -> None:
+    def __init__(self, space: spaces.Box, layer_norm: LayerNormName = "none") -> None:
         super().__init__()
         self.layers = nn.Sequential(*_block(nn.Conv2d(space.shape[0], 16, 3), layer_norm))
         self.dim, self._scale = _flat_size(self.layers, space.shape), scale_of(space)
@@ -358,7 +360,7 @@ def make_encoder(
     *,
     pool: int = 0,
     spectral_norm: bool = False,
-    layer_norm: bool = False,
+    layer_norm: LayerNormName = "none",
     activation: Activation = "relu",
     normalise: bool = False,
 ) -> Encoder:
@@ -373,7 +375,8 @@ def make_encoder(
         width: factor of the channels (impala).
         pool: side of the max pooling at the end (impala).
         spectral_norm: normalise the residual convolutions (impala).
-        layer_norm: normalise each layer (all but impala).
+        layer_norm: normalisation of each layer, after convolutions over the channels of each
+            pixel or over all (all but impala).
         activation: activation after each layer (mlp).
         normalise: normalise observations with running statistics if they are floats or images.
 
@@ -383,7 +386,7 @@ def make_encoder(
     if name != "impala" and (spectral_norm or pool):
         field = "spectral_norm" if spectral_norm else "pool"
         raise ConfigError(f"{field} is for the impala encoder; the encoder is {name}")
-    if name == "impala" and layer_norm:
+    if name == "impala" and layer_norm != "none":
         raise ConfigError("layer_norm is not for the impala encoder; choose another encoder")
     if isinstance(space, PackedDict):
         encoders: dict[str, Encoder] = {}

@@ -86,6 +86,7 @@ class Streams(nn.Module):
         outputs: numbers per action, K; 1 for plain values.
         hidden: units of the hidden layer of each stream; 0 for none.
         dueling: use two streams.
+        rescale_dueling: multiply their common gradient by 1/sqrt(2) (section 4.2).
         sigma: initial scale of the noise of noisy layers; 0 for plain layers.
         layer_norm: normalise the hidden layer before its ReLU.
     """
@@ -98,20 +99,29 @@ class Streams(nn.Module):
         *,
         hidden: int = 0,
         dueling: bool = False,
+        rescale_dueling: bool = False,
         sigma: float = 0.0,
         layer_norm: bool = False,
     ) -> None:
         super().__init__()
         self.dim, self.actions, self.outputs = dim, actions, outputs
+        self._rescale = dueling and rescale_dueling
         self.value = _Stream(dim, hidden, outputs, sigma, layer_norm) if dueling else None
         self.advantage = _Stream(dim, hidden, actions * outputs, sigma, layer_norm)
         self._split = [0 if self.value is None else self.value.noise_size]
         self._split.append(self.advantage.noise_size)
         self.noise_size = sum(self._split)
 
+    def last_layers(self) -> list[nn.Module]:
+        """Return the last layer of each stream."""
+        streams = (self.value, self.advantage)
+        return [stream.layers[-1] for stream in streams if stream is not None]
+
     def forward(self, x: Tensor, noise: Tensor | None) -> Tensor:
         """Map [..., dim] to [..., A, K], or to [..., A] if K is 1; noise [..., noise_size]."""
         first, second = (None, None) if noise is None else noise.split(self._split, dim=-1)
+        if self._rescale:  # the same values with another gradient
+            x = x.detach() + 0.5**0.5 * (x - x.detach())
         y = self.advantage(x, second)  # [..., A * K]
         y = y if self.outputs == 1 else y.unflatten(-1, (self.actions, self.outputs))
         if self.value is None:

@@ -1,4 +1,4 @@
-"""Layers beyond torch's own: noisy linear, spectral normalisation; orthogonal initialisation."""
+"""Layers and initialisations beyond torch's own."""
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +86,31 @@ class SpectralConv2d(nn.Module):
         # u and v are constants here, so the gradient flows through the weight in sigma only.
         sigma = torch.dot(self.u, self.weight.flatten(1) @ self.v)
         return F.conv2d(x, self.weight / sigma, self.bias, padding=self._padding)
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer normalisation over the channels of each pixel, [N, C, H, W] to the same.
+
+    It is Flax's `LayerNorm` after a convolution, as in the code of PQN's authors.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise each pixel."""
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+def start_truncated_normal(module: nn.Module, gain: float) -> None:
+    """Initialise all linear layers and convolutions as Flax does, with zero biases.
+
+    The weights follow a normal distribution truncated at 2 deviations, with variance gain / fan-in:
+    a gain of 2 is Flax's `he_normal`, a gain of 1 its `lecun_normal`.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            std = (gain / layer.weight[0].numel()) ** 0.5 / 0.87962566103423978
+            nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 def start_orthogonal(module: nn.Module, gain: float) -> None:

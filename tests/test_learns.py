@@ -131,7 +131,7 @@ def test_mechanisms_combined_learn_the_delayed_reward(change, seed):
         {"optimizer": "sgd", "learning_rate": 0.05, "momentum": 0.9},
         {"optimizer": "adagrad", "learning_rate": 0.05},
         {"optimizer": "radam"},
-        {"layer_norm": True},
+        {"layer_norm": "channels"},
         {"prioritised": True},
         {"noisy": True, "head_hidden": 16, "epsilon_start": 0.0, "epsilon_end": 0.0},
         {"head": "c51", "v_min": -1.5, "v_max": 1.5},

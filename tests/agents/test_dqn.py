@@ -147,6 +147,22 @@ def test_every_action_is_random_before_learning_starts():
     assert seen == [1.0] * 7 + [0.0] * 2
 
 
+def test_an_exponential_epsilon_nears_its_end_and_is_turned_off():
+    """As the code of BTR: eps -= (eps - end) / steps at each env step, and 0 from some step on."""
+    agent = _agent(
+        **{"epsilon_start": 0.9, "epsilon_end": 0.1, "epsilon_steps": 1_000},
+        **{"epsilon_decay": "exponential", "epsilon_off": 2_500, "learning_starts": 0},
+    )
+    epsilon = 0.9
+    for step in range(2_500):
+        agent.env_steps = step
+        assert agent.epsilon == pytest.approx(epsilon, abs=1e-3)
+        epsilon -= (epsilon - 0.1) / 1_000
+    assert agent.epsilon == pytest.approx(0.1 + 0.8 * math.exp(-2.499))
+    agent.env_steps = 2_500
+    assert agent.epsilon == 0.0
+
+
 def test_epsilon_falls_with_env_steps_not_with_rows(random_stream):
     agent = _agent(4, epsilon_start=0.8, epsilon_end=0.2, epsilon_steps=40, learning_starts=0)
     stream = random_stream(4, 1, 0, _frame, (0, 0, 0, 0))
@@ -428,7 +444,7 @@ def _element_by_hand(config, out, action, reward, backup, next_out, policy):
             target[below + 1] += mass * (place - below)
         cross = -sum(m * float(v) for m, v in zip(target, out.log_p[action], strict=True))
         return cross, cross + sum(m * math.log(m) for m in target if m > 0)
-    values, loss = out.quantiles[action].tolist(), 0.0
+    values, loss, error = out.quantiles[action].tolist(), 0.0, 0.0
     targets = [
         backup(sum(p * float(next_out.quantiles[a, k]) for a, p in pairs))
         for k in range(next_out.quantiles.shape[-1])
@@ -438,7 +454,8 @@ def _element_by_hand(config, out, action, reward, backup, next_out, policy):
             delta = target - value
             huber = delta**2 / 2 if abs(delta) <= 1 else abs(delta) - 0.5
             loss += abs(tau - (delta < 0)) * huber / len(targets)
-    return loss, loss
+            error += abs(delta) / len(targets)
+    return loss, loss if config.quantile_priority == "loss" else error
 
 
 @torch.no_grad()
@@ -459,7 +476,8 @@ def _family_by_hand(agent, draw):
         policy = [float(a == chooser[i].argmax()) for a in range(4)]
         if c.munchausen:
             t = c.munchausen_temperature
-            log = t * torch.log_softmax(here.q[i].double() / t, 0)[action].item()
+            source = out if c.munchausen_online else here
+            log = t * torch.log_softmax(source.q[i].double() / t, 0)[action].item()
             reward += c.munchausen_scale * min(max(log, c.munchausen_floor), 0)
             policy = torch.softmax(next_out.q[i].double() / t, 0).tolist()
             reward -= discount * t * sum(p * math.log(p) for p in policy if p)
@@ -495,6 +513,11 @@ FAMILY = [
     {"head": "iqn", "noisy": True, "conservative": 0.5},
     {"head": "iqn", "double": True, "noisy": True, "n_step": 3},
     {"head": "iqn", "munchausen": True, "munchausen_temperature": 0.3, "prioritised": True},
+    {
+        **{"head": "iqn", "munchausen": True, "munchausen_temperature": 0.3, "noisy": True},
+        **{"munchausen_online": True, "prioritised": True, "quantile_priority": "error"},
+    },
+    {"head": "qr", "prioritised": True, "quantile_priority": "error", "value_rescaling": True},
 ]
 
 

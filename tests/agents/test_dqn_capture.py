@@ -89,14 +89,20 @@ VARIANTS = [
         marks=pytest.mark.slow,
     ),
     {"encoder": "impala", "spectral_norm": True, "pool": 2, "noisy": True},
-    {"encoder": "minatar", "layer_norm": True, "prioritised": True, "noisy": True, "n_step": 3},
+    {
+        "encoder": "minatar",
+        "layer_norm": "channels",
+        "prioritised": True,
+        "noisy": True,
+        "n_step": 3,
+    },
     pytest.param(
         {"encoder": "impala", "freeze": "encoder", "prioritised": True, "conservative": 0.3},
         marks=pytest.mark.slow,
     ),
     {"head": "c51", "munchausen": True, "conservative": 0.3, "prioritised": True, "hidden": ()},
     pytest.param(
-        {"head": "c51", "value_rescaling": True, "noisy": True, "layer_norm": True},
+        {"head": "c51", "value_rescaling": True, "noisy": True, "layer_norm": "all"},
         marks=pytest.mark.slow,
     ),
     pytest.param(

@@ -96,14 +96,18 @@ WITHIN = {
     "samples": ({"head": "iqn"}, 3),
     "target_samples": ({"head": "iqn"}, 3),
     "noisy_sigma": ({"noisy": True}, 0.1),
+    "rescale_dueling": ({"dueling": True, "optimizer": "sgd"}, True),
+    "munchausen_online": ({"munchausen": True}, True),
     "munchausen_scale": ({"munchausen": True}, 0.2),
     "munchausen_temperature": ({"munchausen": True}, 0.5),
     "munchausen_floor": ({"munchausen": True}, -0.1),
+    "quantile_priority": ({"head": "qr", "prioritised": True, "priority_alpha": 1.0}, "error"),
     "priority_alpha": ({"prioritised": True}, 1.0),
     "priority_beta_start": ({"prioritised": True, "priority_alpha": 1.0}, 0.0),
     "priority_beta_end": ({"prioritised": True, "priority_alpha": 1.0}, 0.4),
 }
 EXPLORATION = {"epsilon_start": 0.5, "epsilon_end": 0.9, "epsilon_steps": 500}
+EXPLORATION |= {"epsilon_decay": "exponential", "epsilon_off": 40}
 ELSEWHERE = {"encoder", "hidden", "width", "head_hidden", "dueling", "momentum"}
 ELSEWHERE |= {"head", "noisy", "layer_norm"}  # another network: below
 ELSEWHERE |= {"evaluation_epsilon"}  # test_dqn.py
@@ -174,7 +178,7 @@ def test_policy_samples_teach_only_where_the_online_network_chooses(trained, dou
 @pytest.mark.parametrize("captured", [False, True])
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_a_frozen_encoder_keeps_its_weights_bit_for_bit(random_stream, optimizer, captured):
-    more = {"optimizer": optimizer, "momentum": 0.9, "layer_norm": True, "noisy": True}
+    more = {"optimizer": optimizer, "momentum": 0.9, "layer_norm": "all", "noisy": True}
     agent = _agent(replace(CONFIG, freeze="encoder", polyak=0.5, **more))
     if captured:
         capture(agent)
@@ -195,7 +199,7 @@ def test_a_frozen_encoder_keeps_its_weights_bit_for_bit(random_stream, optimizer
 
 
 def test_without_freezing_every_weight_moves(random_stream):
-    for more in ({}, {"noisy": True, "dueling": True}, {"head": "iqn"}, {"layer_norm": True}):
+    for more in ({}, {"noisy": True, "dueling": True}, {"head": "iqn"}, {"layer_norm": "channels"}):
         agent = _agent(replace(CONFIG, head_hidden=6, **more))
         before = {name: p.detach().clone() for name, p in agent.network.named_parameters()}
         stream = random_stream(2, 1, 0, _frame)
@@ -270,7 +274,7 @@ def test_the_network_is_what_the_config_says():
         ({"head": "iqn"}, ImplicitQuantileHead, 1),
         ({"noisy": True}, NoisyLinear, 2),
         ({"noisy": True, "dueling": True}, NoisyLinear, 4),
-        ({"layer_norm": True}, nn.LayerNorm, 2),  # one in the encoder, one in the head
+        ({"layer_norm": "channels"}, nn.LayerNorm, 2),  # one in the encoder, one in the head
         ({}, (CategoricalHead, QuantileHead, ImplicitQuantileHead, NoisyLinear, nn.LayerNorm), 0),
     ],
 )
@@ -289,7 +293,10 @@ def test_replay_size_is_what_the_memory_holds():
 BAD = [
     *((name, 0) for name in ("learning_rate", "optimizer_eps", "batch_size", "n_step", "width")),
     *((name, 0) for name in ("replay_size", "replay_ratio", "target_interval", "polyak")),
-    *((name, -1) for name in ("learning_starts", "epsilon_steps", "momentum", "max_grad_norm")),
+    *(
+        (name, -1)
+        for name in ("learning_starts", "epsilon_steps", "epsilon_off", "momentum", "max_grad_norm")
+    ),
     *((name, -1) for name in ("head_hidden", "learning_rate", "n_step")),
     *((name, -0.1) for name in ("gamma", "epsilon_start", "epsilon_end", "evaluation_epsilon")),
     *((name, 1.1) for name in ("gamma", "polyak", "epsilon_start", "epsilon_end")),
@@ -359,7 +366,7 @@ def test_an_infinity_that_makes_every_weight_nan_is_refused_by_name(name, value)
                 ("pool", {"pool": 6}),
             )
         ),
-        ({"encoder": "impala", "layer_norm": True}, "layer_norm", "encoder impala"),
+        ({"encoder": "impala", "layer_norm": "all"}, "layer_norm", "encoder impala"),
     ],
     ids=str,
 )

@@ -311,7 +311,7 @@ def test_values_keep_their_units_when_they_are_normalised(random_stream):
 
 @pytest.mark.parametrize("core", ["none", "lstm"])
 def test_the_rows_of_the_policy_before_are_learned_from_but_not_measured(random_stream, core):
-    """In the first epoch every newer row has the ratio 1; rows 0 and 1 of the 2nd rollout do not."""
+    """In the first update every newer row has the ratio 1; rows 0 and 1 need not."""
     agent = _agent(core=core, learning_rate=0.1)
     stream = random_stream(4, 1, 0, _frame)
     _train(agent, stream, 8)  # updates once, after the action of row 1 of the 2nd rollout
@@ -333,7 +333,7 @@ def test_the_rows_of_the_policy_before_are_learned_from_but_not_measured(random_
 def test_a_kl_divergence_needs_a_row_of_the_current_policy():
     assert PPOConfig(rollout_length=3, desired_kl=0.01, anneal_learning_rate=False)
     for field in ("desired_kl", "target_kl"):
-        with pytest.raises(ConfigError, match="rollout_length is 2; .* need 3 or more"):
+        with pytest.raises(ConfigError, match=r"rollout_length is 2; .* need 3 or more"):
             replace(CONFIG, rollout_length=2, **{field: 0.01})
 
 

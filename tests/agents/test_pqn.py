@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from torch import nn
 
 from ludus.agents import pqn
 from ludus.agents.agent import EnvSpec
@@ -192,7 +193,7 @@ def test_what_a_row_without_a_decision_holds_changes_nothing(random_stream):
         {},
         {"dueling": True, "head_hidden": 5},
         {"optimizer": "adam"},
-        {"anneal_learning_rate": True, "layer_norm": False},
+        {"anneal_learning_rate": True, "layer_norm": "none"},
     ],
 )
 def test_a_captured_update_equals_the_eager_one(random_stream, changes):
@@ -326,7 +327,7 @@ def test_metrics_are_means_since_the_last_call(random_stream):
 CHANGES = {
     "core": "lstm",
     "dueling": True,
-    "layer_norm": False,
+    "layer_norm": "none",
     "optimizer": "sgd",
     "learning_rate": 1e-3,
     "anneal_learning_rate": True,
@@ -343,7 +344,7 @@ CHANGES = {
     "epsilon_fraction": 1.0,
 }
 PICTURES = spaces.Box(0, 255, (2, 20, 20), np.uint8)
-WIDE = {"encoder": "impala", "width": 2, "layer_norm": False}
+WIDE = {"encoder": "impala", "width": 2, "layer_norm": "none"}
 SHAPES = [  # what is changed, the space, and how many parameters there are then, norms included
     ({"hidden": (5,)}, OBS, (3 + 1) * 5 + 2 * 5 + (5 + 1) * 4),
     ({"head_hidden": 5}, OBS, (3 + 1) * 8 + 2 * 8 + (8 + 1) * 5 + 2 * 5 + (5 + 1) * 4),
@@ -362,6 +363,22 @@ def test_the_fields_of_the_network_make_it_as_they_say(changes, space, parameter
     config = replace(CONFIG, **changes)
     agent = build(config, EnvSpec(space, spaces.Discrete(4), 4), device=CPU, seed=0, steps=1)
     assert agent.learner.flat.numel() == parameters
+
+
+@pytest.mark.parametrize(
+    ("changes", "space", "gain"), [({}, OBS, 1.0), ({"encoder": "dqn2013"}, PICTURES, 2.0)]
+)
+def test_weights_start_as_in_the_authors_code(changes, space, gain):
+    """Normal within two deviations, of variance gain / fan-in, and 1 / fan-in in the last layer."""
+    config = replace(CONFIG, hidden=(60, 60), head_hidden=60, **changes)
+    agent = build(config, EnvSpec(space, spaces.Discrete(50), 4), device=CPU, seed=0, steps=1)
+    layers = [m for m in agent.network.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    for layer in layers[1:]:  # the MLP's first one has 180 weights, too few
+        variance = (1.0 if layer is layers[-1] else gain) / layer.weight[0].numel()
+        assert float(layer.weight.var()) == pytest.approx(variance, rel=0.08)
+        # the cut of a unit normal at 2 leaves a deviation of 0.8796
+        assert float(layer.weight.abs().max()) < 2 / 0.8796 * variance**0.5
+        assert (layer.bias == 0).all()
 
 
 def _learned(random_stream, config):

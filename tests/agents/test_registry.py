@@ -54,7 +54,7 @@ def test_every_name_is_a_preset_that_can_be_built(name, kind):
 
 MARKS = {
     "ddqn": {"double": True},
-    "dueling": {"double": True, "dueling": True},
+    "dueling": {"double": True, "dueling": True, "rescale_dueling": True},
     "c51": {"head": "c51", "atoms": 51},
     "qrdqn": {"head": "qr"},
     "iqn": {"head": "iqn"},
@@ -66,6 +66,8 @@ MARKS = {
     "btr": {
         **{"head": "iqn", "samples": 8, "target_samples": 8, "munchausen": True, "noisy": True},
         **{"dueling": True, "prioritised": True, "priority_alpha": 0.2, "n_step": 3},
+        **{"munchausen_online": True, "quantile_priority": "error"},
+        **{"priority_beta_start": 0.2, "priority_beta_end": 0.2},
     },
 }
 
@@ -90,14 +92,34 @@ def test_variants_are_what_their_names_say(name, kind):
 
 PRINTED = {  # as the papers print them, in updates and env steps
     "dqn": {"replay_size": 1_000_000, "learning_starts": 50_000, "learning_rate": 2.5e-4},
-    "c51": {"learning_rate": 2.5e-4, "optimizer_eps": 0.01 / 32, "v_min": -10, "v_max": 10},
-    "qrdqn": {"learning_rate": 5e-5, "optimizer_eps": 0.01 / 32, "quantiles": 200},
-    "iqn": {"learning_rate": 5e-5, "samples": 64, "target_samples": 64, "policy_samples": 32},
+    "dueling": {"learning_rate": 6.25e-5, "max_grad_norm": 10.0, "target_interval": 2_500},
+    "c51": {
+        "max_grad_norm": 10.0,
+        "learning_rate": 2.5e-4,
+        "optimizer_eps": 0.01 / 32,
+        "v_min": -10,
+        "v_max": 10,
+    },
+    "qrdqn": {
+        "max_grad_norm": 10.0,
+        "learning_rate": 5e-5,
+        "optimizer_eps": 0.01 / 32,
+        "quantiles": 200,
+    },
+    "iqn": {
+        "max_grad_norm": 0.0,
+        "learning_rate": 5e-5,
+        "samples": 64,
+        "target_samples": 64,
+        "policy_samples": 32,
+    },
     "rainbow": {"learning_rate": 6.25e-5, "optimizer_eps": 1.5e-4, "learning_starts": 20_000},
     "btr": {
         **{"encoder": "impala", "width": 2, "pool": 6, "spectral_norm": True, "batch_size": 256},
         **{"replay_ratio": 1 / 64, "learning_rate": 1e-4, "optimizer_eps": 0.005 / 256},
         **{"gamma": 0.997, "target_interval": 500, "polyak": 1.0, "munchausen_floor": -1.0},
+        **{"learning_starts": 200_000, "epsilon_steps": 2_000_000, "epsilon_off": 25_000_000},
+        **{"epsilon_decay": "exponential", "epsilon_start": 1.0, "epsilon_end": 0.01},
     },
     "ppo": {
         **{"rollout_length": 128, "epochs": 4, "minibatches": 4, "clip_range": 0.1, "lam": 0.95},
@@ -110,6 +132,7 @@ PRINTED = {  # as the papers print them, in updates and env steps
     "pqn": {
         **{"rollout_length": 32, "epochs": 2, "minibatches": 32, "optimizer": "radam"},
         **{"learning_rate": 2.5e-4, "lam": 0.65, "epsilon_end": 0.001, "epsilon_fraction": 0.1},
+        **{"layer_norm": "channels", "max_grad_norm": 10.0},
     },
     "r2d2": {"burn_in": 40, "sequence_length": 80, "n_step": 5, "gamma": 0.997, "batch_size": 64},
 }
@@ -220,6 +243,8 @@ def test_no_limit_of_the_gradient_is_no_limit_there_either():
         ("sb3:ppo", "classic", 16),
         ("ppo", "minatar", 32),
         ("ppo_small", "atari", 16),
+        ("ppo", "atari", 8),
+        ("a2c", "atari", 16),
     ],
 )
 def test_envs_by_default(name, kind, expected):

@@ -159,19 +159,20 @@ def test_the_smallest_picture_works_and_a_smaller_one_is_refused(name, side):
             make_encoder(name, _pixels(shape))
 
 
-def _normalised(x, weight, bias):
-    """Over all of an observation's values in one layer, then scaled for each channel or unit."""
-    dims = tuple(range(1, x.ndim))
+def _normalised(x, weight, bias, over):
+    """Over the channels of a pixel or all values of a layer, then scaled for each channel."""
+    dims = (1,) if over == "channels" else tuple(range(1, x.ndim))
     variance = x.var(dims, correction=0, keepdim=True)
     scaled = (x - x.mean(dims, keepdim=True)) / (variance + 1e-5).sqrt()
     shape = (1, -1, *[1] * (x.ndim - 2))
     return scaled * weight.view(shape) + bias.view(shape)
 
 
+@pytest.mark.parametrize("over", ["channels", "all"])
 @pytest.mark.parametrize("name", ["mlp", "dqn2013", "nature", "minatar"])
-def test_layer_norm_comes_before_each_relu(name):
+def test_layer_norm_comes_before_each_relu(name, over):
     space = _space(name)
-    encoder = make_encoder(name, space, hidden=(9, 7), layer_norm=True)
+    encoder = make_encoder(name, space, hidden=(9, 7), layer_norm=over)
     assert encoder.dim == make_encoder(name, space, hidden=(9, 7)).dim
     weights = list(encoder.parameters())
     for weight in (*weights[2::4], *weights[3::4]):
@@ -182,13 +183,13 @@ def test_layer_norm_comes_before_each_relu(name):
     for depth, stride in enumerate(strides):
         weight, bias, *norm = weights[4 * depth : 4 * depth + 4]
         x = F.conv2d(x, weight, bias, stride) if stride else F.linear(x, weight, bias)
-        x = F.relu(_normalised(x, *norm))
+        x = F.relu(_normalised(x, *norm, over))
     torch.testing.assert_close(encoder(obs), x.flatten(1), rtol=1e-3, atol=1e-4)
 
 
 def test_layer_norm_takes_the_scale_of_the_observation_away():
     space = spaces.Box(-9, 9, (5,), np.float32)
-    encoder = make_encoder("mlp", space, hidden=(50, 40), layer_norm=True)
+    encoder = make_encoder("mlp", space, hidden=(50, 40), layer_norm="channels")
     obs = torch.randn(6, 5)
     with torch.no_grad():
         for layer in (encoder.layers[0], encoder.layers[3]):
@@ -247,7 +248,7 @@ def test_spectral_norm_is_of_the_residual_convolutions_alone():
     [
         *((name, {"pool": 6}, "pool") for name in SHAPES if name != "impala"),
         *((name, {"spectral_norm": True}, "spectral_norm") for name in SHAPES if name != "impala"),
-        ("impala", {"layer_norm": True}, "layer_norm"),
+        ("impala", {"layer_norm": "all"}, "layer_norm"),
     ],
 )
 def test_a_choice_that_is_not_for_the_encoder_is_refused_by_name(name, options, field):

@@ -94,6 +94,27 @@ def test_layer_norm_comes_before_the_relu_of_the_hidden_layer():
     assert Streams(5, 4, layer_norm=True).advantage.norm is None  # nothing hidden to normalise
 
 
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_rescaling_changes_the_gradient_that_leaves_both_streams_alone(outputs):
+    """Wang et al. 2016, section 4.2: 1/sqrt(2) on what enters the last convolution."""
+    plain, rescaled = (
+        Streams(5, 4, outputs, hidden=6, dueling=True, rescale_dueling=on) for on in (False, True)
+    )
+    rescaled.load_state_dict(plain.state_dict())
+    x = torch.randn(7, 5)
+    results = []
+    for streams in (plain, rescaled):
+        features = x.clone().requires_grad_()
+        y = streams(features, None)
+        y.square().sum().backward()
+        results.append((y.detach(), features.grad, [p.grad for p in streams.parameters()]))
+    (y, into, within), (same, scaled, same_within) = results
+    assert torch.equal(y, same)
+    torch.testing.assert_close(scaled, into / 2**0.5)
+    for a, b in zip(within, same_within, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_noise_reaches_every_layer_of_both_streams():
     streams = Streams(3, 4, hidden=6, dueling=True, sigma=0.5)
     assert streams.noise_size == (3 + 6) + (6 + 1) + (3 + 6) + (6 + 4)

@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from ludus.agents.alphazero_config import AlphaZeroConfig
+from ludus.agents.dqn_config import DQNConfig
+from ludus.agents.pqn_config import PQNConfig
 from ludus.envs.errors import CheckpointError, ConfigError, FormatError, RunError
 from ludus.envs.from_json import from_json
 from ludus.envs.make import EnvOptions
@@ -217,6 +219,16 @@ def test_a_resume_of_version_1_is_refused_in_one_sentence(version_1_run):
 def test_a_field_is_read_under_its_former_name():
     old = {"channels": 16, "blocks": 2}
     assert from_json(AlphaZeroConfig, old, RunError) == AlphaZeroConfig(tower_channels=16, blocks=2)
+
+
+@pytest.mark.parametrize("kind", [DQNConfig, PQNConfig])
+def test_layer_normalisation_is_read_as_older_versions_meant_it(kind):
+    for old, now in ((False, "none"), (True, "all")):
+        assert from_json(kind, {"layer_norm": old}, RunError).layer_norm == now
+    for value in ("none", "channels", "all"):
+        assert from_json(kind, {"layer_norm": value}, RunError).layer_norm == value
+    with pytest.raises(RunError, match="layer_norm is 1 in"):
+        from_json(kind, {"layer_norm": 1}, RunError)
 
 
 def test_a_checkpoint_of_a_newer_format_is_named_and_not_taken_for_damaged(tmp_path):

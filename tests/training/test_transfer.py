@@ -148,7 +148,7 @@ def test_a_head_whose_outputs_mean_something_else_stays(c51, tmp_path, changes, 
 
 
 def test_other_agents_of_ours_start_from_it_too(breakout, tmp_path):
-    pqn = PQNConfig(encoder="minatar", layer_norm=False, head_hidden=16)
+    pqn = PQNConfig(encoder="minatar", layer_norm="none", head_hidden=16)
     record = _record(_start(tmp_path, BREAKOUT, pqn, source=breakout, agent="pqn"))
     assert record["taken"] == ["encoder", "head"]
     r2d2 = R2D2Config(encoder="minatar", core_units=128, dueling=False, replay_size=4_000)
