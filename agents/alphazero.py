@@ -126,9 +126,14 @@ class AlphaZero:
             sampled = _sample_move(legal.to(torch.float32), legal, self._exploration)
             action = torch.where(opening, sampled, action)
         policy_trained = torch.full_like(opening, not fast)
-        row = Position(
-            parts[BOARD], legal, result.policy, result.value, policy_trained, trained=~opening
-        )
+        match c.value_target:
+            case "policy":
+                value = result.value
+            case "visits":
+                value = result.root_mean
+            case "mix":
+                value = (result.value + result.root_mean) / 2
+        row = Position(parts[BOARD], legal, result.policy, value, policy_trained, trained=~opening)
         return action.cpu().numpy(), state, {"position": row}
 
     def _sample_openings(self) -> np.ndarray:

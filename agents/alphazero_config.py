@@ -67,6 +67,8 @@ class AlphaZeroConfig:
     """a training game starts with up to this many random moves, which are not trained on"""
     symmetries: bool = True
     """apply a random symmetry of the game to each trained position"""
+    value_target: Literal["policy", "visits", "mix"] = "policy"
+    """search's value: that of the improved policy, the mean over visits, or the mean of both"""
     outcome_share: Annotated[float, FRACTION] = 0.5
     """weight of the outcome in the value target; the rest is the search's value"""
     optimizer_eps: Annotated[float, POSITIVE] = 1e-8

@@ -62,6 +62,7 @@ class SearchResult(NamedTuple):
     policy: Tensor  # [B, A] improved
     action: Tensor  # [B] int64, to play
     value: Tensor  # [B] of that policy, for the player to move
+    root_mean: Tensor  # [B] of the network's value and all returns, for the player to move
     visits: Tensor  # [B, A] float32
     mean: Tensor  # [B, A] mean return of each action
 
@@ -155,7 +156,7 @@ def search(
         simulate(game, tree, evaluate, chooser)
     edges = tree.edges(tree.root)
     policy, action, value = chooser.result(edges)
-    return SearchResult(policy, action, value, edges.visits, edges.mean())
+    return SearchResult(policy, action, value, edges.value(), edges.visits, edges.mean())
 
 
 def simulate(game: Game, tree: Tree, evaluate: Evaluate, chooser: Chooser) -> None:

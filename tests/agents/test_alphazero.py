@@ -182,7 +182,26 @@ def test_every_field_changes_what_is_learned(field):
 
 def test_there_is_no_field_without_a_test():
     others = {"encoder", "hidden", "full_share", "play_simulations", "play_c_scale"}  # below
+    others |= {"value_target"}
     assert {f.name for f in fields(AlphaZeroConfig)} == {*CHANGES, *PUCT, *others}
+
+
+@pytest.mark.parametrize("search", ["gumbel", "puct"])
+def test_the_value_target_is_the_searchs_that_is_asked_for(search):
+    values = {}
+    for target in ("policy", "visits", "mix"):
+        agent = _agent(value_target=target, search=search, simulations=9, considered=4)
+        found = []
+        searched = agent._search
+        agent._search = lambda *given, s=searched, f=found: f.append(s(*given)) or f[-1]
+        _, kept = _train(agent, 1)
+        result = found[0][0]
+        mean = (result.value + result.root_mean) / 2
+        wanted = {"policy": result.value, "visits": result.root_mean, "mix": mean}
+        assert torch.equal(kept[0].value, wanted[target])
+        values[target] = kept[0].value
+    same = torch.allclose(values["policy"], values["visits"])
+    assert same == (search == "puct")  # its policy is the visits
 
 
 def test_fully_connected_layers_are_for_positions_that_are_no_planes():
