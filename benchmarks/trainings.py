@@ -101,7 +101,33 @@ def _small_machine() -> Iterator[Training]:
             yield Training("small_machine", env, agent, agent, options, 2 * steps, seed)
 
 
-EXPERIMENTS = {"r2d2_eps": _r2d2_eps, "dqn_sb3": _dqn_sb3, "small_machine": _small_machine}
+def _pqn() -> Iterator[Training]:
+    """PQN, initialised and normalised as in its authors' code.
+
+    The rows "before" are of commit 679b996: PyTorch's initialisation, and layer normalisation over
+    all values of a convolution.
+    """
+    for seed, game in product(range(5), ("Breakout", "SpaceInvaders")):
+        games = ("--eval-episodes", "20")
+        yield Training("pqn", f"MinAtar/{game}-v1", "pqn", "now", games, 1_000_000, seed)
+
+
+def _alphazero_value() -> Iterator[Training]:
+    """AlphaZero with three value targets; 400,000 moves take 15 minutes on one core or less."""
+    for seed, target in product(range(3), ("policy", "visits", "mix")):
+        options = ("--value-target", target, "--opponent", "mcts:1000", "--eval-episodes", "100")
+        yield Training(
+            "alphazero_value", "connect_four", "alphazero", target, options, 400_000, seed
+        )
+
+
+EXPERIMENTS = {
+    "pqn": _pqn,
+    "alphazero_value": _alphazero_value,
+    "r2d2_eps": _r2d2_eps,
+    "dqn_sb3": _dqn_sb3,
+    "small_machine": _small_machine,
+}
 
 
 def results(experiment: str) -> dict[str, dict[str, Any]]:
