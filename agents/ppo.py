@@ -2,8 +2,15 @@
 
 The choices of "What matters in on-policy RL" (https://arxiv.org/abs/2006.05990) and "The 37
 implementation details of PPO" are fields. A2C is the preset with one epoch and one minibatch
-(https://arxiv.org/abs/2205.09123). The first two rows of a rollout were played before the last
-updates; their stored log-probabilities are those of that policy.
+(https://arxiv.org/abs/2205.09123).
+
+Learning overlaps the env's step, so the first two rows of a rollout were played by the policy
+before the last updates. Their stored log-probabilities are those of that policy, and they are
+learned from as rows of a later epoch are: when the first update begins, the ratios of 8% of these
+rows lie outside the clip range on CartPole, of 9% on MinAtar's Breakout and of 16% on Pong with
+`ppo_small` (means over a training), where all other ratios are 1. That is 1 row in 16 with rollouts
+of 32 rows, and 1 in 64 with 128. `approx_kl`, `clip_fraction`, `target_kl` and `desired_kl` leave
+these rows out: they measure the newest updates alone.
 """
 
 from typing import Any

@@ -3,7 +3,8 @@
 https://arxiv.org/abs/2407.04811. Layer normalisation keeps bootstrapping stable, and many envs
 replace the replay memory: each rollout of T rows of B envs is used for a few epochs with the fixed
 targets G_t = r_t + gamma ((1 - lambda) max_a q(s_{t+1}, a) + lambda G_{t+1}). The first two rows of
-a rollout were played before the last updates, which is harmless to Q-learning.
+a rollout were played before the last updates, which is harmless to Q-learning. Normalisation and
+initialisation are those of the authors' code, https://github.com/mttga/purejaxql.
 """
 
 from typing import Any
