@@ -1,5 +1,6 @@
 import re
 from dataclasses import fields
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -142,6 +143,26 @@ PRINTED = {  # as the papers print them, in updates and env steps
 def test_values_on_atari_are_the_papers(name):
     config = registry.preset(name, _env("atari")).config
     assert {field: getattr(config, field) for field in PRINTED[name]} == PRINTED[name]
+
+
+def _decisions():
+    """Agent, kind of env, field and our value of each row of docs/agents.md that has a value."""
+    page = Path(__file__).parents[2] / "docs" / "agents.md"
+    row = re.compile(r"\| `(\w+)`( on MinAtar)? \| `(\w+)` \| .* \| .* \| `([^`]+)`.* \| .* \|")
+    rows = (row.fullmatch(line) for line in page.read_text().splitlines())
+    return [(m[1], "minatar" if m[2] else "atari", m[3], m[4]) for m in rows if m]
+
+
+@pytest.mark.parametrize(("agent", "kind", "field", "ours"), _decisions())
+def test_the_page_on_presets_says_what_they_are(agent, kind, field, ours):
+    env = make("connect_four", 1) if agent == "alphazero" else _env(kind)
+    preset = registry.preset(agent, env)
+    value = preset.num_envs if field == "num_envs" else getattr(preset.config, field)
+    assert value == eval(ours, {"__builtins__": {}})
+
+
+def test_the_page_on_presets_has_its_rows():
+    assert len(_decisions()) >= 25
 
 
 def test_the_small_dqn_is_small():
