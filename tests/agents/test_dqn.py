@@ -150,8 +150,12 @@ def test_every_action_is_random_before_learning_starts():
 def test_an_exponential_epsilon_nears_its_end_and_is_turned_off():
     """As the code of BTR: eps -= (eps - end) / steps at each env step, and 0 from some step on."""
     agent = _agent(
-        **{"epsilon_start": 0.9, "epsilon_end": 0.1, "epsilon_steps": 1_000},
-        **{"epsilon_decay": "exponential", "epsilon_off": 2_500, "learning_starts": 0},
+        epsilon_start=0.9,
+        epsilon_end=0.1,
+        epsilon_steps=1_000,
+        epsilon_decay="exponential",
+        epsilon_off=2_500,
+        learning_starts=0,
     )
     epsilon = 0.9
     for step in range(2_500):

@@ -365,16 +365,14 @@ def test_the_fields_of_the_network_make_it_as_they_say(changes, space, parameter
     assert agent.learner.flat.numel() == parameters
 
 
-@pytest.mark.parametrize(
-    ("changes", "space", "gain"), [({}, OBS, 1.0), ({"encoder": "dqn2013"}, PICTURES, 2.0)]
-)
-def test_weights_start_as_in_the_authors_code(changes, space, gain):
-    """Normal within two deviations, of variance gain / fan-in, and 1 / fan-in in the last layer."""
-    config = replace(CONFIG, hidden=(60, 60), head_hidden=60, **changes)
-    agent = build(config, EnvSpec(space, spaces.Discrete(50), 4), device=CPU, seed=0, steps=1)
+def test_networks_for_images_start_as_in_the_authors_code():
+    """Normal within two deviations, of variance 2 / fan-in, and 1 / fan-in in the last layer."""
+    config = replace(CONFIG, encoder="dqn2013", head_hidden=60)
+    agent = build(config, EnvSpec(PICTURES, spaces.Discrete(50), 4), device=CPU, seed=0, steps=1)
     layers = [m for m in agent.network.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    for layer in layers[1:]:  # the MLP's first one has 180 weights, too few
-        variance = (1.0 if layer is layers[-1] else gain) / layer.weight[0].numel()
+    assert len(layers) == 4
+    for layer in layers:
+        variance = (1 if layer is layers[-1] else 2) / layer.weight[0].numel()
         assert float(layer.weight.var()) == pytest.approx(variance, rel=0.08)
         # the cut of a unit normal at 2 leaves a deviation of 0.8796
         assert float(layer.weight.abs().max()) < 2 / 0.8796 * variance**0.5

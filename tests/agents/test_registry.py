@@ -135,7 +135,14 @@ PRINTED = {  # as the papers print them, in updates and env steps
         **{"learning_rate": 2.5e-4, "lam": 0.65, "epsilon_end": 0.001, "epsilon_fraction": 0.1},
         **{"layer_norm": "channels", "max_grad_norm": 10.0},
     },
-    "r2d2": {"burn_in": 40, "sequence_length": 80, "n_step": 5, "gamma": 0.997, "batch_size": 64},
+    "r2d2": {
+        "optimizer_eps": 1e-3 / 40,
+        "burn_in": 40,
+        "sequence_length": 80,
+        "n_step": 5,
+        "gamma": 0.997,
+        "batch_size": 64,
+    },
 }
 
 
