@@ -3,8 +3,8 @@
 https://arxiv.org/abs/2407.04811. Layer normalisation keeps bootstrapping stable, and many envs
 replace the replay memory: each rollout of T rows of B envs is used for a few epochs with the fixed
 targets G_t = r_t + gamma ((1 - lambda) max_a q(s_{t+1}, a) + lambda G_{t+1}). The first two rows of
-a rollout were played before the last updates, which is harmless to Q-learning. Normalisation and,
-for images, initialisation are those of the authors' code, https://github.com/mttga/purejaxql.
+a rollout were played before the last updates, which is harmless to Q-learning. Layer
+normalisation is that of the authors' code, https://github.com/mttga/purejaxql.
 """
 
 from typing import Any
@@ -25,7 +25,6 @@ from ludus.agents.value_policy import ValuePolicy, discrete
 from ludus.networks.cores import State, make_core
 from ludus.networks.encoders import make_encoder
 from ludus.networks.heads import QHead, QOut, Streams
-from ludus.networks.layers import start_truncated_normal
 from ludus.networks.network import Network, flatten_parameters
 
 _CHUNK = 256  # observations in one forward pass of the targets: they fit a CPU's cache
@@ -215,11 +214,4 @@ def _make_network(config: PQNConfig, space: spaces.Box, actions: int) -> Network
         dueling=c.dueling,
         layer_norm=c.layer_norm != "none",
     )
-    # As the authors' code initialises networks for images. An MLP keeps PyTorch's: with theirs,
-    # 4 of 10 seeds learned `ludus/DelayedReward-v0`, with PyTorch's all did.
-    if c.encoder != "mlp":
-        start_truncated_normal(encoder, 2.0)
-        start_truncated_normal(streams, 2.0)
-        for last in streams.last_layers():
-            start_truncated_normal(last, 1.0)
     return Network(encoder, core, QHead(streams), space)

@@ -103,14 +103,16 @@ def _small_machine() -> Iterator[Training]:
 
 
 def _pqn() -> Iterator[Training]:
-    """PQN, initialised and normalised as in its authors' code.
+    """PQN with layer normalisation over the channels of each pixel, or over all values.
 
-    The rows "before" are of commit 679b996: PyTorch's initialisation, and layer normalisation over
-    all values of a convolution.
+    The rows he_normal are of commit 5abfe81, where networks were initialised as in the authors'
+    code, and cannot be trained with another.
     """
-    for seed, game in product(range(5), ("Breakout", "SpaceInvaders")):
-        games = ("--eval-episodes", "20")
-        yield Training("pqn", f"MinAtar/{game}-v1", "pqn", "now", games, 1_000_000, seed)
+    games, norms = ("Breakout", "SpaceInvaders"), ("channels", "all")
+    for seed, game, norm in product(range(5), games, norms):
+        options = ("--layer-norm", norm, "--eval-episodes", "20")
+        variant = f"{norm}, PyTorch's initialisation"
+        yield Training("pqn", f"MinAtar/{game}-v1", "pqn", variant, options, 1_000_000, seed)
 
 
 def _alphazero_value() -> Iterator[Training]:
@@ -284,7 +286,7 @@ def table(name: str) -> None:
     done = list(results(name).values())
     trainings = list(EXPERIMENTS[name]())
     envs = list(dict.fromkeys(training.env for training in trainings))
-    variants = list(dict.fromkeys(training.variant for training in trainings))
+    variants = list(dict.fromkeys([t.variant for t in trainings] + [r["variant"] for r in done]))
     print("| | " + " | ".join(envs) + " |\n|---" * 1 + "|---" * len(envs) + "|")
     for variant in variants:
         cells = []

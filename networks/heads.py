@@ -112,11 +112,6 @@ class Streams(nn.Module):
         self._split.append(self.advantage.noise_size)
         self.noise_size = sum(self._split)
 
-    def last_layers(self) -> list[nn.Module]:
-        """Return the last layer of each stream."""
-        streams = (self.value, self.advantage)
-        return [stream.layers[-1] for stream in streams if stream is not None]
-
     def forward(self, x: Tensor, noise: Tensor | None) -> Tensor:
         """Map [..., dim] to [..., A, K], or to [..., A] if K is 1; noise [..., noise_size]."""
         first, second = (None, None) if noise is None else noise.split(self._split, dim=-1)

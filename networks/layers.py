@@ -99,20 +99,6 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
-def start_truncated_normal(module: nn.Module, gain: float) -> None:
-    """Initialise all linear layers and convolutions as Flax does, with zero biases.
-
-    The weights follow a normal distribution truncated at 2 deviations, with variance gain / fan-in:
-    a gain of 2 is Flax's `he_normal`, a gain of 1 its `lecun_normal`.
-    """
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d):
-            std = (gain / layer.weight[0].numel()) ** 0.5 / 0.87962566103423978
-            nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-
-
 def start_orthogonal(module: nn.Module, gain: float) -> None:
     """Initialise all linear layers and convolutions with orthogonal weights and zero biases."""
     for layer in module.modules():
