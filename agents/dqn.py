@@ -20,7 +20,7 @@ from ludus.agents.dqn_config import DQNConfig
 from ludus.agents.learner import Learner, TargetNetwork, UpdateSchedule, exponential, linear
 from ludus.agents.memory.priority import importance_weights
 from ludus.agents.memory.replay import Replay
-from ludus.agents.seeding import generator, seed_of, seeded_weights
+from ludus.agents.seeding import generator, sampling_dtype, seed_of, seeded_weights
 from ludus.agents.value_heads import HeadKind, head_kind
 from ludus.agents.value_policy import ValuePolicy, discrete
 from ludus.envs.errors import ConfigError
@@ -167,7 +167,9 @@ class DQN:
 
     def example(self) -> UpdateRandomness:
         """Return fixed randomness, of the shapes of all other."""
-        uniforms = torch.zeros(self.config.batch_size, dtype=torch.float64, device=self.device)
+        uniforms = torch.zeros(
+            self.config.batch_size, dtype=sampling_dtype(self.device), device=self.device
+        )
         shape = (3, self._noise_size)
         noise = torch.zeros(shape, device=self.device) if self._noise_size else None
         return self._randomness(uniforms, noise, None)

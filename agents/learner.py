@@ -17,6 +17,7 @@ from torch import Tensor
 from ludus.agents.agent import Advice, Algorithm, Observation
 from ludus.agents.memory.priority import Priorities
 from ludus.agents.preset import OptimizerName
+from ludus.agents.seeding import restore_generator
 from ludus.envs.dict_observation import PackedDict
 from ludus.networks.network import Network, flat_gradient, flatten_parameters
 
@@ -230,7 +231,7 @@ def _load(part: Any, saved: Any) -> None:
         case np.ndarray():
             part[...] = saved
         case torch.Generator():
-            part.set_state(saved)
+            restore_generator(part, saved)
         case np.random.Generator():
             part.bit_generator.state = saved
         case _:

@@ -23,7 +23,7 @@ from ludus.agents.memory.replay import Replay
 from ludus.agents.memory.sequences import SequenceBatch, Sequences
 from ludus.agents.r2d2_config import R2D2Config
 from ludus.agents.returns import NStep, n_step_return
-from ludus.agents.seeding import seed_of, seeded_weights
+from ludus.agents.seeding import sampling_dtype, seed_of, seeded_weights
 from ludus.agents.value_policy import ValuePolicy, discrete
 from ludus.envs.errors import ConfigError
 from ludus.networks.cores import State, make_core
@@ -138,7 +138,11 @@ class R2D2:
 
     def example(self) -> tuple[Tensor]:
         """Return fixed uniforms."""
-        return (torch.zeros(self.config.batch_size, dtype=torch.float64, device=self.device),)
+        return (
+            torch.zeros(
+                self.config.batch_size, dtype=sampling_dtype(self.device), device=self.device
+            ),
+        )
 
     def loss(self, batch: SequenceBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Return each sequence's mean loss [N] and priority [N], and the mean q, a scalar."""

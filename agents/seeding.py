@@ -1,5 +1,6 @@
 """One random generator for each purpose, all derived from the seed of a run."""
 
+import hashlib
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ludus.envs.errors import ConfigError
@@ -21,6 +23,24 @@ def seed_of(seed: int, purpose: int) -> int:
 def generator(device: torch.device, seed: int, purpose: int) -> torch.Generator:
     """Return a torch generator for one purpose."""
     return torch.Generator(device).manual_seed(seed_of(seed, purpose))
+
+
+def sampling_dtype(device: torch.device) -> torch.dtype:
+    """Return the type of the numbers that select from memory: float64, where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def restore_generator(generator: torch.Generator, state: Tensor) -> None:
+    """Set a state that `get_state` returned, on any kind of device.
+
+    A state of another kind of device cannot be set: the generator is seeded from it instead, so
+    that the same state leads to the same numbers.
+    """
+    if state.shape == generator.get_state().shape:
+        generator.set_state(state)
+        return
+    digest = hashlib.sha256(state.cpu().numpy().tobytes()).digest()
+    generator.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 @contextmanager

@@ -47,7 +47,7 @@ class Arguments:
     peers: bool = True
     """also measure SB3, or OpenSpiel's search"""
     device: str = "auto"
-    """auto, cpu or cuda"""
+    """auto, cpu, cuda or mps"""
     json: bool = False
     """print one JSON object on stdout and nothing else"""
 

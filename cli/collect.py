@@ -38,7 +38,7 @@ class Arguments:
     num_envs: Annotated[int, AT_LEAST_ONE] = 8
     """number of games played at the same time"""
     device: str = "auto"
-    """auto, cpu or cuda"""
+    """auto, cpu, cuda or mps"""
     quiet: bool = False
     """print no progress"""
     json: bool = False

@@ -57,7 +57,7 @@ class Arguments:
     record: bool = False
     """write an MP4 of the first trained agent"""
     device: str = "auto"
-    """auto, cpu or cuda"""
+    """auto, cpu, cuda or mps"""
     quiet: bool = False
     """print no progress"""
     json: bool = False

@@ -41,7 +41,7 @@ class Arguments:
     simulations: int = 0
     """simulations of each move of a searching agent; 0 for the number of its configuration"""
     device: str = "auto"
-    """auto, cpu or cuda"""
+    """auto, cpu, cuda or mps"""
     json: bool = False
     """print one JSON object on stdout and nothing else"""
 

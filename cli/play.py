@@ -41,7 +41,7 @@ class Arguments:
     simulations: Annotated[int, NON_NEGATIVE] = 0
     """simulations of each move of a searching agent; 0 for the number of its configuration"""
     device: str = "auto"
-    """auto, cpu or cuda"""
+    """auto, cpu, cuda or mps"""
 
     def __post_init__(self) -> None:
         """Check the values."""

@@ -35,7 +35,7 @@ class Arguments:
     panel: bool = True
     """show action probabilities or values, the state value and the return beside the image"""
     device: str = "auto"
-    """auto, cpu or cuda"""
+    """auto, cpu, cuda or mps"""
     json: bool = False
     """print one JSON object on stdout and nothing else"""
 

@@ -47,6 +47,9 @@ class _Resume:
 
     resume: Path
     """folder of the run to resume"""
+    device: str | None = None
+    """auto, cpu, cuda or mps; None for the run's own. On another the run goes on, but not bit for
+    bit"""
     quiet: bool = False
     """print no progress"""
     json: bool = False
@@ -86,7 +89,9 @@ def _resume(argv: list[str]) -> int:
     from ludus.training.run import Run
     from ludus.training.train import resume_session
 
-    return _train(resume_session(Run.open(given.resume), quiet=given.quiet), given.json)
+    return _train(
+        resume_session(Run.open(given.resume), device=given.device, quiet=given.quiet), given.json
+    )
 
 
 def _start(agent: str, env_id: str, dataset: str | None, options: list[str]) -> int:

@@ -54,7 +54,7 @@ class Plan:
     root: Path
     """folder in which run folders are created and searched"""
     device: str
-    """auto, cpu or cuda"""
+    """auto, cpu, cuda or mps"""
     jobs: int
     """maximum number of trainings in parallel; 0 for one per core, as far as memory allows"""
     quiet: bool

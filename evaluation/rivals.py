@@ -15,6 +15,7 @@ from ludus.agents.agent import Agent
 from ludus.envs.board import spiel
 from ludus.envs.board.opponents import MinimaxOpponent, make_opponent
 from ludus.envs.vector import Row
+from ludus.networks.cores import state_on_device
 
 SELF, PAST = "self", "past"
 _POOL = 10  # past networks in the pool
@@ -150,4 +151,6 @@ class Rivals:
         ]
         if self._past is not None and self._pool:
             self._past.load_state_dict(state["past"])
-            self._past_state = tuple(state["past_state"])
+            fresh = self._past.initial_state(len(self._games))
+            stored = state["past_state"]  # empty before the network's first move
+            self._past_state = state_on_device(stored, fresh) if stored else None

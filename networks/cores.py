@@ -4,7 +4,7 @@ The state is a tuple of tensors [B, ...]: () without memory, (h, c) for an LSTM,
 the past rows in its window for a transformer. It is reset where an episode begins.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -14,6 +14,11 @@ from torch import Tensor, nn
 from ludus.envs.errors import ConfigError
 from ludus.networks.names import CoreName
 from ludus.networks.transformer import State, Transformer
+
+
+def state_on_device(saved: Sequence[Tensor], like: State) -> State:
+    """Return a saved state on the devices of the tensors of another one."""
+    return tuple(kept.to(new.device) for kept, new in zip(saved, like, strict=True))
 
 
 class NoCore(nn.Module):

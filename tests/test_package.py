@@ -189,3 +189,30 @@ def test_no_message_recommends_the_other_ludus_on_pypi():
 def test_a_heading_of_the_changelog_for_this_version():
     release = VERSION.partition(".dev")[0]
     assert f"## [{release}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+# Stands for Windows, where these are missing. What Ludus builds on is imported before.
+ELSEWHERE = """
+import importlib, os, pkgutil, signal, sys
+import gymnasium, matplotlib.pyplot, rich.console, stable_baselines3, torch, tyro, uvicorn
+import websockets
+for name in ("fcntl", "grp", "pty", "pwd", "resource", "termios", "tty"):
+    sys.modules[name] = None
+for name in ("fork", "killpg", "memfd_create", "nice", "sched_getaffinity", "setsid"):
+    delattr(os, name)
+del signal.SIGHUP, signal.SIGKILL
+import ludus
+for module in pkgutil.walk_packages(ludus.__path__, "ludus."):
+    if not module.name.startswith(("ludus.tests", "ludus.benchmarks", "ludus.runs")):
+        importlib.import_module(module.name)
+        print(module.name)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="removes what Linux has")
+def test_every_module_imports_without_what_only_unix_has():
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert {"ludus.training.lock", "ludus.envs.workers"} <= set(done.stdout.split())

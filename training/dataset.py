@@ -25,6 +25,7 @@ from gymnasium import spaces
 
 from ludus.agents.agent import OfflineLearner
 from ludus.agents.memory.replay import Replay
+from ludus.agents.seeding import sampling_dtype
 from ludus.envs.adapt import adapt, channels_of
 from ludus.envs.errors import ConfigError
 from ludus.envs.from_json import from_json
@@ -323,7 +324,9 @@ class Dataset:
         if memory is None or not len(memory):
             return None
         count = min(_MAX_VALIDATION, len(memory))
-        uniforms = (torch.arange(count, dtype=torch.float64, device=agent.device) + 0.5) / count
+        uniforms = (
+            torch.arange(count, dtype=sampling_dtype(agent.device), device=agent.device) + 0.5
+        ) / count
         sums = [
             agent.td_error(memory.sample(chunk).batch) * len(chunk)
             for chunk in uniforms.split(_CHUNK)

@@ -1,15 +1,18 @@
 """Locks that keep two processes from training in one run folder."""
 
-import fcntl
 import os
 import time
 from pathlib import Path
 from typing import IO, Protocol
 
+from filelock import lock_descriptor
+
 from ludus.envs.errors import RunError
 from ludus.training.files import open_plain
 
+# `held_by_other` of another process takes the lock for a moment.
 _ATTEMPTS, _PAUSE_SECONDS = 5, 0.05
+_LOOKS, _LOOK_SECONDS = 3, 0.01
 
 
 class RunLock(Protocol):
@@ -36,7 +39,7 @@ class RunLock(Protocol):
 
 
 class FileLock:
-    """A `RunLock` by `flock` on a file of a local disk.
+    """A `RunLock` by the operating system's lock on a file of a local disk.
 
     The operating system releases it when the process ends, however it ends.
 
@@ -58,16 +61,9 @@ class FileLock:
             file = os.fdopen(open_plain(self._path, os.O_RDWR | os.O_CREAT), "r+")
         except OSError as error:
             raise RunError(f"{self._path.parent} cannot be locked: {error}") from error
-        for attempt in range(_ATTEMPTS):
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                # `held_by_other` of another process takes the lock for a moment: try again
-                if attempt + 1 < _ATTEMPTS:
-                    time.sleep(_PAUSE_SECONDS)
-            else:
-                self._file = file
-                return
+        if _lock(file, _ATTEMPTS, _PAUSE_SECONDS):
+            self._file = file
+            return
         file.close()
         raise RunError(f"{self._path.parent} is being trained by another process")
 
@@ -86,11 +82,7 @@ class FileLock:
         except OSError:  # there is none, or it is none
             return False
         with os.fdopen(descriptor) as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                return True
-        return False
+            return not _lock(file, _LOOKS, _LOOK_SECONDS)
 
     def __enter__(self) -> "FileLock":
         """Return the lock, which must have been acquired."""
@@ -99,3 +91,16 @@ class FileLock:
     def __exit__(self, *_: object) -> None:
         """Release the lock."""
         self.release()
+
+
+def _lock(file: IO[str], attempts: int, pause: float) -> bool:
+    """Try to lock an open file, with a pause in seconds between attempts; return whether it is."""
+    for attempt in range(attempts):
+        if attempt:
+            time.sleep(pause)
+        try:
+            if lock_descriptor(file.fileno(), blocking=False):
+                return True
+        except OSError:  # of a disk that has no locks
+            return False
+    return False

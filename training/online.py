@@ -7,7 +7,7 @@ import numpy as np
 from ludus.agents.agent import Agent
 from ludus.envs.vector import Row, VectorEnv
 from ludus.evaluation.rivals import Rivals
-from ludus.networks.cores import State
+from ludus.networks.cores import State, state_on_device
 from ludus.training.loop import train_loop
 from ludus.training.session import Session
 
@@ -98,5 +98,4 @@ class OnlineTraining:
         if self._rivals is not None:
             self._rivals.load_state_dict(tree["rivals"])
         fresh = self.agent.initial_state(self.source.num_envs)
-        state = zip(tree["state"], fresh, strict=True)
-        return row, tuple(saved.to(like.device) for saved, like in state)
+        return row, state_on_device(tree["state"], fresh)

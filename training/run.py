@@ -33,6 +33,7 @@ from ludus.envs.errors import CheckpointError, FormatError, LudusError, RunError
 from ludus.envs.from_json import from_json
 from ludus.envs.make import EnvOptions
 from ludus.training.checkpoint import newest_checkpoint, read_checkpoint, write_atomically
+from ludus.training.device import check_device
 from ludus.training.files import read_json
 from ludus.training.formats import check_format, format_stamp
 from ludus.training.lock import FileLock, RunLock
@@ -50,7 +51,7 @@ class TrainOptions:
     num_envs: Annotated[int, AT_LEAST_ONE] = 8
     """number of parallel envs"""
     device: str = "auto"
-    """auto, cpu or cuda; auto uses the GPU if there is one"""
+    """auto, cpu, cuda or mps; auto is cuda if there is such a GPU, else cpu"""
     log_every: Annotated[int, AT_LEAST_ONE] = 1_000
     """env steps (updates with a data set) between two points in TensorBoard"""
     eval_every: Annotated[int, NON_NEGATIVE] = 0
@@ -88,8 +89,7 @@ class TrainOptions:
             raise RunError(
                 f"seed is {self.seed}; it must be below 2^40, where held-out seeds begin"
             )
-        if self.device not in ("auto", "cpu", "cuda"):
-            raise RunError(f"device is {self.device}; it must be auto, cpu or cuda")
+        check_device(self.device)
 
 
 @dataclass(frozen=True)
@@ -196,6 +196,12 @@ class Run:
         """Record that this version and command train the run from its start."""
         record = read_json(self.path / "config.json")
         record |= format_stamp() | made_by()
+        write_atomically(self.path / "config.json", json.dumps(record, indent=2))
+
+    def move(self, device: str) -> None:
+        """Record that the training goes on on another device."""
+        record = read_json(self.path / "config.json")
+        record["train"]["device"] = device
         write_atomically(self.path / "config.json", json.dumps(record, indent=2))
 
     @classmethod

@@ -177,6 +177,7 @@ class Session:
         t, name = self.config.train, f"{self.config.agent} {self.config.env}"
         with self.restoring():
             self._evaluations = [] if tree is None else tree["evaluations"]
+            moved_from = self._move(tree)
             done = 0 if tree is None else int(tree["agent"]["env_steps"])
             state = None if tree is None else tree["log"]
             self._log = Logger(
@@ -189,7 +190,20 @@ class Session:
             self.write_status("running")
         elif not self.quiet:
             console.print(f"resumed {self.run.path} at {done:,} {t.unit}")
+            if moved_from is not None:
+                console.print(
+                    f"it was saved on {moved_from} and goes on on {t.device}: from the same state, "
+                    "but not bit for bit, and with other random numbers"
+                )
         return tree
+
+    def _move(self, tree: dict[str, Any] | None) -> str | None:
+        """Record the device, if the run has another; return that of a checkpoint, if it differs."""
+        here, before = self.config.train.device, self.run.config().train.device
+        if before != here:
+            self.run.move(here)
+        saved = before if tree is None else str(tree.get("device", before))
+        return saved if tree is not None and saved != here else None
 
     @contextlib.contextmanager
     def restoring(self) -> Iterator[None]:
@@ -283,8 +297,12 @@ class Session:
         for name, weight in self.agent.weights().items():
             if not weight.isfinite().all():
                 raise TrainingError(f"the weight {name} is not finite any more; {_HINT}")
-        log = {"log": self.log.state_dict(), "evaluations": self._evaluations}
-        self._write_checkpoint(self.run.checkpoints, tree | log)
+        more = {
+            "log": self.log.state_dict(),
+            "evaluations": self._evaluations,
+            "device": self.config.train.device,
+        }
+        self._write_checkpoint(self.run.checkpoints, tree | more)
         self.save_weights()
         self.write_status("running")
         self._saved_at = time.monotonic()

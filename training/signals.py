@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-_HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
+_HANDLED = (signal.SIGINT, signal.SIGTERM, *([] if _HANGUP is None else [_HANGUP]))
 _DUPLICATES_SECONDS = 0.05  # `timeout` sends its signal twice, to the process and to its group
 _SHOW_CURSOR = "\x1b[?25h"
 
@@ -50,7 +51,7 @@ class Signals:
         self.received = number
         time.sleep(_DUPLICATES_SECONDS)
         for handled in self._handlers:
-            again = signal.SIG_IGN if handled == signal.SIGHUP else signal.SIG_DFL
+            again = signal.SIG_IGN if handled == _HANGUP else signal.SIG_DFL
             signal.signal(handled, again)
         if self._announcement:
             with contextlib.suppress(OSError):  # the terminal is gone
@@ -65,7 +66,7 @@ class Signals:
         # SDL, which renders Gymnasium's envs, takes SIGINT and SIGTERM otherwise
         os.environ.setdefault("SDL_NO_SIGNAL_HANDLERS", "1")
         for number in _HANDLED:
-            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+            if number == _HANGUP and signal.getsignal(number) == signal.SIG_IGN:
                 continue
             try:
                 self._handlers[number] = signal.signal(number, self._handle)
@@ -83,15 +84,15 @@ class Signals:
 @contextlib.contextmanager
 def hangup_as_sigterm() -> Iterator[None]:
     """Treat SIGHUP as SIGTERM, for a server that ends at SIGINT and SIGTERM by itself."""
-    previous = signal.getsignal(signal.SIGHUP)
-    if previous == signal.SIG_IGN:
+    previous = signal.SIG_IGN if _HANGUP is None else signal.getsignal(_HANGUP)
+    if _HANGUP is None or previous == signal.SIG_IGN:
         yield
         return
-    signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
+    signal.signal(_HANGUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     try:
         yield
     finally:
-        signal.signal(signal.SIGHUP, previous)
+        signal.signal(_HANGUP, previous)
 
 
 def signal_name(number: int) -> str:

@@ -79,6 +79,7 @@ def resume(
     path: Path | str,
     env: PassedEnv | None = None,
     *,
+    device: str | None = None,
     modules: Sequence[str] = (),
     quiet: bool = False,
 ) -> AnyAgent:
@@ -88,6 +89,8 @@ def resume(
         path: the run's folder.
         env: the env, if it was passed to `train` as an object, or as a class without a name that
             can be imported.
+        device: auto, cpu, cuda or mps; None for the run's own. On another kind of device the
+            training goes on from the same state, but not bit for bit.
         modules: Python modules that the run may name, see `load`.
         quiet: show no progress.
 
@@ -100,7 +103,7 @@ def resume(
     run = Run.open(path)
     if env is not None:
         env_name(env, run.config().env)
-    return resume_session(run, quiet=quiet).run_to_end()
+    return resume_session(run, device=device, quiet=quiet).run_to_end()
 
 
 def start_session(
@@ -162,13 +165,22 @@ def start_session(
     return session
 
 
-def resume_session(run: Run, *, quiet: bool = False) -> Session:
-    """Prepare to continue a training from its newest checkpoint, or from its start without one."""
+def resume_session(run: Run, *, device: str | None = None, quiet: bool = False) -> Session:
+    """Prepare to continue a training from its newest checkpoint, or from its start without one.
+
+    Args:
+        run: the run.
+        device: auto, cpu, cuda or mps; None for the run's own.
+        quiet: show no progress.
+    """
     config = run.config()
+    if device is not None:
+        train = replace(config.train, device=device_of(device).type)
+        config = replace(config, train=train)
     check_resumable(run.checkpoints)
     if config.train.dataset is None:
         require_trust(config.env, config.options.wrapper, f"the run {run.path}")
-    device = device_of(config.train.device)
+    place = device_of(config.train.device)
     source = _open(config.env, config.train, config.options)
     try:
         if isinstance(source, VectorEnv) and source.num_envs != config.train.num_envs:
@@ -176,7 +188,7 @@ def resume_session(run: Run, *, quiet: bool = False) -> Session:
                 f"{run.path} trains in {config.train.num_envs} envs; what was passed as "
                 f"{config.env} has {source.num_envs}"
             )
-        mode = _make_mode(config, source, device)
+        mode = _make_mode(config, source, place)
         if not mode.resumable and run.status().state != "waiting":
             raise RunError(f"{run.path} is an SB3 run; it cannot be resumed, only evaluated")
         resumed = any(run.checkpoints.glob("[0-9]*"))
@@ -251,7 +263,7 @@ def load(
     Args:
         path: the run's folder, or `RUN@ENV_STEPS` for one of its earlier checkpoints.
         env: the env, if it was passed to `train`, see `resume`.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda or mps.
         simulations: simulations per move of an agent that searches; 0 for its own number.
         config: of the run, if it has been read before.
         modules: Python modules that the run may name in its env id and its wrappers; they are

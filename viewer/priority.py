@@ -14,7 +14,7 @@ loader = ThreadPoolExecutor(1, "ludus-load")
 
 def lower() -> None:
     """Lower the priority of this thread and of those that it starts, and less that of `loader`."""
-    with suppress(OSError):  # systems where a thread has no priority of its own
+    with suppress(OSError, AttributeError):  # a thread has no priority of its own there
         os.nice(LOADING_NICENESS)
         # A thread inherits its parent's niceness, so start the thread of `loader` in between.
         loader.submit(int).result()

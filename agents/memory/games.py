@@ -12,6 +12,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from ludus.agents.memory.replay import free_bytes
+from ludus.agents.seeding import restore_generator
 from ludus.envs.errors import ConfigError
 
 
@@ -208,7 +209,7 @@ class Games:
         for name in _ARRAYS:
             getattr(self, f"_{name}")[: len(state[name])] = state[name]
         self._mover, self._length = np.array(state["mover"]), np.array(state["length"])
-        self._generator.set_state(state["generator"])
+        restore_generator(self._generator, state["generator"])
         self.written, self._sampleable = state["written"], None
 
 

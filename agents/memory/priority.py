@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ludus.agents.seeding import sampling_dtype
+
 _FLOOR = 1e-6  # keeps priorities above zero, so every transition can still be sampled
 
 
@@ -42,7 +44,8 @@ class Priorities:
             self._leaves = torch.from_numpy(np.zeros((blocks, self._block), np.float32))
         else:
             self._leaves = torch.zeros(blocks, self._block, device=device)
-        self._sums = torch.zeros(blocks, dtype=torch.float64, device=device)
+        self._dtype = sampling_dtype(device)
+        self._sums = torch.zeros(blocks, dtype=self._dtype, device=device)
         self._largest = torch.ones(1, device=device)  # without the exponent, so far
 
     def admit(self, indices: Tensor) -> None:
@@ -58,7 +61,7 @@ class Priorities:
         priority = priority.to(torch.float32) + _FLOOR
         torch.maximum(self._largest, priority.max(), out=self._largest)
         flat = self._leaves.view(-1)
-        flat[indices] = 0.0
+        flat.index_fill_(0, indices, 0.0)
         flat.scatter_reduce_(0, indices, priority.pow(self._alpha), "amax")
         self._sum_blocks(indices)
 
@@ -69,10 +72,10 @@ class Priorities:
     def _sum_blocks(self, indices: Tensor) -> None:
         """Sum the blocks of `indices` anew, so that rounding does not accumulate over updates."""
         if len(indices) >= len(self._sums):
-            self._sums.copy_(self._leaves.sum(1, dtype=torch.float64))
+            self._sums.copy_(self._leaves.sum(1, dtype=self._dtype))
             return
         blocks = indices // self._block
-        self._sums[blocks] = self._leaves[blocks].sum(1, dtype=torch.float64)
+        self._sums[blocks] = self._leaves[blocks].sum(1, dtype=self._dtype)
 
     def sample(self, uniforms: Tensor) -> tuple[Tensor, Tensor]:
         """Return indices [N] and their probabilities [N], by stratified sampling.
@@ -81,7 +84,7 @@ class Priorities:
             uniforms: [N] float64 in [0, 1), the position within each of N equal strata of the sum.
         """
         count = uniforms.shape[0]
-        strata = torch.arange(count, dtype=torch.float64, device=uniforms.device)
+        strata = torch.arange(count, dtype=self._dtype, device=uniforms.device)
         cumulative = self._sums.cumsum(0)  # [blocks]
         total = cumulative[-1:]
         target = (strata + uniforms) / count * total
@@ -93,7 +96,7 @@ class Priorities:
         within = target - (cumulative[block] - self._sums[block])
         # Level 2: the same search within each block.
         leaves = self._leaves[block]  # [N, block]
-        inner = leaves.cumsum(1, dtype=torch.float64)
+        inner = leaves.cumsum(1, dtype=self._dtype)
         last = inner[:, -1]
         within = torch.minimum(within, torch.nextafter(last, torch.zeros_like(last)))
         at = torch.searchsorted(inner, within.clamp(min=0).unsqueeze(1), right=True)  # [N, 1]

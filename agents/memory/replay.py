@@ -17,6 +17,7 @@ from torch import Tensor
 from ludus.agents.agent import Batch, Step
 from ludus.agents.memory.priority import Priorities
 from ludus.agents.returns import n_step_return
+from ludus.agents.seeding import restore_generator, sampling_dtype
 from ludus.envs.errors import ConfigError
 
 _PER_TRANSITION = 8 + 4 + 4 + 8 + 3 + 4  # bytes: action, reward, discount, index, flags, priority
@@ -170,7 +171,10 @@ class Replay:
     def uniforms(self, batch_size: int) -> Tensor:
         """Return the randomness of one sample: [batch_size] float64, uniform in [0, 1)."""
         return torch.rand(
-            batch_size, generator=self._generator, device=self.device, dtype=torch.float64
+            batch_size,
+            generator=self._generator,
+            device=self.device,
+            dtype=sampling_dtype(self.device),
         )
 
     def sample(self, uniforms: Tensor) -> Sample:
@@ -256,7 +260,7 @@ class Replay:
         used = len(state["action"])
         for name in _ARRAYS:
             getattr(self, f"_{name}")[:used].copy_(torch.from_numpy(state[name]))
-        self._generator.set_state(state["generator"])
+        restore_generator(self._generator, state["generator"])
         self.written = state["written"]
         rows = used // self.num_envs
         self._valid_on_host[:rows] = state["valid"].reshape(rows, self.num_envs)

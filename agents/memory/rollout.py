@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ludus.agents.agent import EnvLike, Step
 from ludus.agents.memory.replay import free_bytes
+from ludus.agents.seeding import restore_generator
 from ludus.envs.errors import ConfigError
 from ludus.networks.cores import State
 
@@ -209,4 +210,4 @@ class Rollout:
             stored[: self.filled].copy_(torch.from_numpy(state["rows"][name]))
         for stored, saved in zip(self._states, state["states"], strict=True):
             stored.copy_(torch.from_numpy(saved))
-        self._generator.set_state(state["generator"])
+        restore_generator(self._generator, state["generator"])

@@ -13,6 +13,7 @@ from torch import Tensor
 from ludus.agents.agent import Step
 from ludus.agents.memory.priority import Priorities
 from ludus.agents.memory.replay import Replay
+from ludus.agents.seeding import restore_generator, sampling_dtype
 from ludus.envs.errors import ConfigError
 from ludus.networks.cores import State
 
@@ -99,7 +100,10 @@ class Sequences:
     def uniforms(self, batch_size: int) -> Tensor:
         """Return the randomness of one sample: [batch_size] float64, uniform in [0, 1)."""
         return torch.rand(
-            batch_size, generator=self._generator, device=self.ring.device, dtype=torch.float64
+            batch_size,
+            generator=self._generator,
+            device=self.ring.device,
+            dtype=sampling_dtype(self.ring.device),
         )
 
     def sample(self, uniforms: Tensor) -> SequenceBatch:
@@ -132,6 +136,6 @@ class Sequences:
         self.ring.load_state_dict(state["ring"])
         for stored, saved in zip(self._states, state["states"], strict=True):
             stored.copy_(torch.from_numpy(saved))
-        self._generator.set_state(state["generator"])
+        restore_generator(self._generator, state["generator"])
         for name, tensor in self.priorities.tensors().items():
             tensor.copy_(torch.from_numpy(state["priorities"][name]))
