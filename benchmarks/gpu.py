@@ -1,0 +1,197 @@
+"""Run the tests of the CUDA path and measure speeds, on a machine with a GPU, in under 9 minutes.
+
+python benchmarks/gpu.py                            # writes gpu/<name of the GPU>.md and .json
+python benchmarks/gpu.py --device cpu --seconds 1   # tries this program out
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from ludus.agents import registry
+from ludus.agents.agent import Agent
+from ludus.agents.capture import capture
+from ludus.envs.action_mask import legal_mask, random_actions
+from ludus.envs.make import make
+from ludus.envs.vector import VectorEnv
+from ludus.evaluation.evaluate import torch_settings
+from ludus.training.device import device_of
+from ludus.training.loop import train_loop
+from ludus.training.provenance import commit, hardware
+
+ROOT = Path(__file__).parents[1]
+TEST_SECONDS = 240  # the tests end after this time at the latest
+PONG = "PongNoFrameskip-v4"
+
+
+class Row(NamedTuple):
+    """One line of the table."""
+
+    agent: str
+    env: str
+    num_envs: int
+    changes: dict[str, Any]
+
+
+EARLY: dict[str, Any] = {"learning_starts": 2_000, "replay_size": 100_000}
+ROWS = [
+    *(Row("dqn", PONG, envs, EARLY) for envs in (8, 64)),
+    Row("rainbow", PONG, 64, EARLY),
+    Row("iqn", PONG, 64, EARLY),
+    Row("btr", PONG, 64, EARLY),
+    *(Row("ppo", PONG, envs, {}) for envs in (8, 64)),
+    Row("ppo_small", PONG, 16, {}),
+    Row("pqn", PONG, 128, {}),
+    Row("r2d2", PONG, 64, EARLY),
+    Row("dqn", "CartPole-v1", 64, {}),
+    Row("ppo", "CartPole-v1", 64, {}),
+    Row("alphazero", "connect_four", 128, {}),
+]
+
+
+def run_tests() -> tuple[str, bool]:
+    """Run the tests of the CUDA path; return pytest's last line, and whether all passed."""
+    command = [sys.executable, "-m", "pytest", "-x", "-m", "not slow", "tests/cuda"]
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, timeout=TEST_SECONDS, capture_output=True, text=True, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"not finished after {TEST_SECONDS} s", False
+    lines = [line for line in done.stdout.strip().splitlines() if line]
+    if done.returncode:
+        print(done.stdout[-6_000:], done.stderr[-2_000:], flush=True)
+    return lines[-1] if lines else done.stderr[-200:], done.returncode == 0
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def env_rate(row: Row, seconds: float) -> float:
+    """Return the env steps per second of the env alone, with actions at random."""
+    env = make(row.env, row.num_envs, 0)
+    try:
+        now, generator = env.reset(), np.random.default_rng(0)
+        steps, end = 0, time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            legal = legal_mask(env.observation_space, now.obs)
+            env.send(random_actions(env.action_space, row.num_envs, generator, legal))
+            now = env.recv()
+            steps += row.num_envs
+        return steps / seconds
+    finally:
+        env.close()
+
+
+def train_rate(row: Row, seconds: float, device: torch.device) -> tuple[float, float]:
+    """Return env steps per second of a training, and its updates per second."""
+    env = make(row.env, row.num_envs, 0)
+    try:
+        config = replace(registry.preset(row.agent, env).config, **row.changes)
+        agent = registry.build(config, env, device=device, seed=0, steps=1_000_000)
+        assert isinstance(agent, Agent)
+        capture(agent)
+        with torch_settings(env, agent):
+            return _timed(agent, env, seconds, device)
+    finally:
+        env.close()
+
+
+def _timed(
+    agent: Agent, env: VectorEnv, seconds: float, device: torch.device
+) -> tuple[float, float]:
+    """Train until updates have begun, and then for some seconds."""
+    limit = time.perf_counter() + 2 * seconds  # of the part before the first update
+    marks: list[tuple[float, int, int]] = []
+
+    def on_step(*_: object) -> bool:
+        now = time.perf_counter()
+        if not marks:
+            if agent.updates >= 4 or now > limit:
+                _wait(device)
+                marks.append((time.perf_counter(), agent.env_steps, agent.updates))
+            return True
+        return now - marks[0][0] < seconds
+
+    train_loop(agent, env, env.reset(), agent.initial_state(env.num_envs), 10**9, on_step)
+    _wait(device)
+    began, steps, updates = marks[0]
+    spent = time.perf_counter() - began
+    return (agent.env_steps - steps) / spent, (agent.updates - updates) / spent
+
+
+def main() -> int:
+    """Run the tests, measure, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "gpu")
+    given = parser.parse_args()
+    device = device_of(given.device)
+    machine = hardware(device)
+    print(machine, flush=True)
+    tests, passed = run_tests()
+    print(tests, flush=True)
+    results = []
+    for row in ROWS:
+        alone = env_rate(row, given.seconds / 3)
+        try:
+            rate, updates = train_rate(row, given.seconds, device)
+        except RuntimeError as error:  # of CUDA: the other rows still say something
+            print(f"{row.agent} {row.env}: {error}", flush=True)
+            rate = updates = float("nan")
+            passed = False
+        results.append(
+            {
+                "agent": row.agent,
+                "env": row.env,
+                "num_envs": row.num_envs,
+                "env_steps_per_second": round(rate, 1),
+                "updates_per_second": round(updates, 1),
+                "env_alone": round(alone, 1),
+            }
+        )
+        print(json.dumps(results[-1]), flush=True)
+    write(given.out, machine, tests, results)
+    return 0 if passed else 1
+
+
+def write(folder: Path, machine: dict[str, Any], tests: str, results: list[dict[str, Any]]) -> None:
+    """Write the results as JSON and as a page."""
+    folder.mkdir(exist_ok=True)
+    versions = {"torch": torch.__version__, "cuda": torch.version.cuda, "commit": commit()}
+    name = str(machine["gpu"] or "cpu").replace(" ", "-").replace("/", "-")
+    record = {"machine": machine, "versions": versions, "tests": tests, "speeds": results}
+    (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    lines = [
+        f"# {machine['gpu'] or machine['processor']}",
+        "",
+        f"{machine['cores']} cores, torch {torch.__version__}, CUDA {torch.version.cuda}, commit "
+        f"{versions['commit']}. Made by `make gpu`. Tests of the CUDA path: {tests}.",
+        "",
+        "| agent | env | envs | env steps/s | updates/s | env alone, env steps/s |",
+        "|---|---|---|---|---|---|",
+    ]
+    for each in results:
+        lines.append(
+            f"| {each['agent']} | {each['env']} | {each['num_envs']} "
+            f"| {each['env_steps_per_second']:,.0f} | {each['updates_per_second']:,.1f} "
+            f"| {each['env_alone']:,.0f} |"
+        )
+    (folder / f"{name}.md").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "4")
+    sys.exit(main())

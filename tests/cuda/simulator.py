@@ -1,0 +1,498 @@
+"""A simulated CUDA device for a CPU build of torch.
+
+Tensors report the device cuda:0 and compute on the CPU. The simulator raises `SimulatedError` where
+CUDA would fail: for tensors of both devices in one operation, for NumPy arrays of the device's
+tensors, for a generator of another device, and for a copy from the host or a wait within the
+recording of a graph. It counts the kernels, graph launches, copies and waits of a program, and
+names their lines. It cannot show races, the time that anything takes, or the rounding of cuBLAS
+and cuDNN.
+
+`load` must be called before torch is imported, `install` after it. Both change torch for the whole
+process. All other code runs within `device()`.
+"""
+
+import contextlib
+import ctypes
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import subprocess
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+_SOURCE = Path(__file__).with_name("guard.cpp")
+
+
+def load() -> None:
+    """Compile the guard, once for each version of torch, and load it."""
+    version = importlib.metadata.version("torch")
+    made_from = hashlib.sha256(_SOURCE.read_bytes() + version.encode()).hexdigest()[:16]
+    library = ROOT / "build" / f"simulated_cuda-{made_from}.so"
+    if not library.exists():
+        found = importlib.util.find_spec("torch")
+        assert found is not None
+        assert found.origin is not None
+        torch_folder = Path(found.origin).parent
+        library.parent.mkdir(exist_ok=True)
+        part = library.with_suffix(f".{os.getpid()}")
+        command = ["g++", "-shared", "-fPIC", "-std=c++20", str(_SOURCE), "-o", str(part)]
+        for folder in ("include", "include/torch/csrc/api/include"):
+            command.append(f"-I{torch_folder / folder}")
+        command += [f"-L{torch_folder / 'lib'}", f"-Wl,-rpath,{torch_folder / 'lib'}"]
+        subprocess.run([*command, "-ltorch_cpu", "-lc10"], check=True)
+        part.replace(library)
+    ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+
+
+load()
+
+import torch  # noqa: E402  # after `load`
+from torch import Tensor  # noqa: E402
+from torch.overrides import TorchFunctionMode  # noqa: E402
+from torch.utils._python_dispatch import (  # noqa: E402
+    TorchDispatchMode,
+    _disable_current_modes,
+)
+from torch.utils._pytree import tree_flatten, tree_map  # noqa: E402
+
+CUDA = torch.device("cuda:0")
+_aten = torch.ops.aten
+
+# Views and allocations, which launch no kernel.
+_FREE = {
+    *("_reshape_alias", "_unsafe_view", "alias", "as_strided", "chunk", "detach", "diagonal"),
+    *("empty", "empty_like", "empty_strided", "expand", "flatten", "is_same_size", "lift_fresh"),
+    *("movedim", "narrow", "new_empty", "new_empty_strided", "permute", "resize_", "select"),
+    *("set_", "slice", "split", "split_with_sizes", "squeeze", "t", "transpose", "unbind"),
+    *("unfold", "unsqueeze", "view", "view_as_real"),
+}
+# Operations that return a value to the host, or whose result's size depends on the data.
+_WAITING = {
+    *("_assert_async", "_local_scalar_dense", "_unique2", "allclose", "bincount", "equal"),
+    *("is_nonzero", "isin", "masked_select", "nonzero", "unique", "unique_consecutive"),
+    "unique_dim",
+}
+# Operations of several kernels; all others count as one.
+_KERNELS = {
+    "_softmax_backward_data": 1,
+    "convolution": 2,
+    "convolution_backward": 4,
+    "cumsum": 2,
+    "native_group_norm_backward": 4,
+    "native_layer_norm_backward": 3,
+    "randperm": 6,
+    "sort": 4,
+}
+_BY_INDEX = ("index", "index_put", "index_put_", "_index_put_impl_")
+
+
+class SimulatedError(RuntimeError):
+    """What CUDA or torch's CUDA build would raise."""
+
+
+class SimulatedTensor(Tensor):
+    """A tensor of cuda:0, whose numbers are those of the CPU tensor `held`."""
+
+    held: Tensor
+    __slots__ = ("held",)
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @staticmethod
+    def __new__(cls: type, held: Tensor, requires_grad: bool = False) -> "SimulatedTensor":
+        """Wrap a CPU tensor."""
+        made = Tensor._make_wrapper_subclass(
+            cls,
+            held.size(),
+            strides=held.stride(),
+            storage_offset=held.storage_offset(),
+            dtype=held.dtype,
+            layout=held.layout,
+            device=CUDA,
+            requires_grad=requires_grad,
+        )
+        made.held = held
+        return made
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run an operation on the simulated device."""
+        return SIMULATOR.run(func, args, kwargs or {})
+
+    def __repr__(self) -> str:
+        """Show the numbers without counting a copy."""
+        return f"SimulatedTensor({self.held!r})"
+
+    def numpy(self, *_: Any, **__: Any) -> Any:
+        """Refuse, as CUDA's tensors do."""
+        raise TypeError("can't convert cuda:0 device type tensor to numpy; use Tensor.cpu() first")
+
+    __array__ = numpy
+
+    def tolist(self) -> Any:
+        """Copy to the host and wait."""
+        SIMULATOR.note("wait", "tolist")
+        return self.held.tolist()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "SimulatedTensor":
+        """Copy a parameter or a buffer of a module."""
+        if id(self) not in memo:
+            copy = self.held.detach().clone(memory_format=torch.preserve_format)
+            made = SimulatedTensor(copy, self.requires_grad)
+            if getattr(self, "_is_param", False):
+                made._is_param = True  # type: ignore[attr-defined]  # of torch's Parameter
+            memo[id(self)] = made
+        return memo[id(self)]
+
+
+def _held(x: Any) -> Any:
+    return x.held if isinstance(x, SimulatedTensor) else x
+
+
+class Simulator(TorchDispatchMode):
+    """Runs operations, checks them, and counts what they would cost.
+
+    `counts` has the keys kernel, launch (of a graph), wait, upload (asynchronous copy to the
+    device), waiting upload and download. `lines` counts the same but kernels by line.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.graph: Graph | None = None  # that is being recorded
+        self.counts = Counter[str]()
+        self.lines = Counter[str]()
+        self.recorded = 0  # operations of the newest graph
+
+    def reset(self) -> None:
+        """Forget all counts."""
+        self.counts.clear()
+        self.lines.clear()
+
+    def note(self, kind: str, what: str, count: int = 1) -> None:
+        """Count something; refuse what cannot be recorded.
+
+        Raises:
+            SimulatedError: a graph is being recorded, and this is no kernel.
+        """
+        if self.graph is not None:
+            if kind != "kernel":
+                raise SimulatedError(f"operation not permitted when stream is capturing: {what}")
+            return
+        self.counts[kind] += count
+        if kind != "kernel":
+            self.lines[f"{kind}, {what}, {_line()}"] += count
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run an operation that any tensor takes part in."""
+        return self.run(func, args, kwargs or {})
+
+    def run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Run an operation on the device that its arguments or `device` name."""
+        name = func._schema.name.split("::")[1]
+        everything, _ = tree_flatten((args, kwargs))
+        ours = any(isinstance(x, SimulatedTensor) for x in everything)
+        wanted = torch.device(kwargs["device"]).type if kwargs.get("device") is not None else None
+        if name == "_to_copy":
+            return self._to(args[0], wanted or args[0].device.type, kwargs)
+        if name == "copy_":
+            return self._copy(args[0], args[1], *args[2:], **kwargs)
+        if not ours and wanted != "cuda":
+            return func(*args, **kwargs)
+        if ours and wanted == "cpu":
+            raise SimulatedError(f"{name} of the device's tensors cannot make one of the CPU")
+        self._check(name, args, everything)
+        if name in _WAITING:
+            self.note("wait", name)
+        if name not in _FREE:
+            self.note("kernel", name, _KERNELS.get(name, 1))
+        if wanted is not None:
+            kwargs = {**kwargs, "device": torch.device("cpu")}
+        return self._execute(func, name, args, kwargs)
+
+    def _check(self, name: str, args: Any, everything: list[Any]) -> None:
+        """Refuse operations with tensors or generators of the CPU."""
+        for x in everything:
+            if isinstance(x, torch.Generator) and x.device.type != "cuda":
+                raise SimulatedError(f"{name} expected a generator of cuda, found cpu")
+        if name in _BY_INDEX:
+            indices = [i for i in args[1] if i is not None]
+            if any(not isinstance(i, SimulatedTensor) for i in indices):
+                self.note("waiting upload", f"{name} with an index of the CPU")
+            if any(i.dtype in (torch.bool, torch.uint8) for i in indices):
+                self.note("wait", f"{name} with a mask")
+            if name != "index" and not isinstance(args[2], SimulatedTensor):
+                if args[2].ndim:
+                    raise SimulatedError(f"{name} of a tensor of the CPU")
+                self.note("waiting upload", f"{name} of a Python number")
+            return
+        for x in everything:
+            if isinstance(x, Tensor) and not isinstance(x, SimulatedTensor) and x.ndim:
+                raise SimulatedError(
+                    f"Expected all tensors to be on the same device, but {name} found cuda:0 and "
+                    f"cpu, {_line()}"
+                )
+
+    def _to(self, source: Tensor, to: str, kwargs: dict[str, Any]) -> Tensor:
+        """Copy to another device or type."""
+        kwargs = {k: v for k, v in kwargs.items() if k not in ("device", "pin_memory")}
+        waits = not kwargs.pop("non_blocking", False)
+        here = isinstance(source, SimulatedTensor)
+        copy = _aten._to_copy(_held(source), **kwargs)
+        if here and to == "cpu":
+            self.note("download", "to cpu")
+            return copy
+        if not here and to == "cuda":
+            self._note_upload(source, waits)
+            return SimulatedTensor(copy)
+        if not here:
+            return copy
+        self.note("kernel", "_to_copy")
+        self._record(_aten._to_copy.default, (_held(source),), kwargs, copy)
+        return SimulatedTensor(copy)
+
+    def _copy(self, target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
+        """Copy into a tensor."""
+        here, there = isinstance(target, SimulatedTensor), isinstance(source, SimulatedTensor)
+        if here and not there:
+            self._note_upload(source, not non_blocking)
+        elif there and not here:
+            self.note("download", "copy_")
+        elif here:
+            self.note("kernel", "copy_")
+            self._record(_aten.copy_.default, (_held(target), _held(source)), {}, _held(target))
+        _held(target).copy_(_held(source))
+        return target
+
+    def _note_upload(self, source: Tensor, waits: bool) -> None:
+        """Count a copy to the device, which waits unless it is of pinned memory."""
+        pinned = getattr(source, "simulated_pin", False)
+        if source.ndim == 0 and self.graph is None and source.device.type == "cpu" and not waits:
+            waits = True
+        kind = "upload" if pinned and not waits else "waiting upload"
+        self.note(kind, f"of {source.nbytes} bytes")
+
+    def _execute(self, func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Run an operation on the held tensors and wrap its results."""
+        inner, inner_kwargs = tree_map(_held, (args, kwargs))
+        results = func(*inner, **inner_kwargs)
+        if name not in _FREE:
+            self._record(func, inner, inner_kwargs, results)
+        written = _written(func, args, kwargs)  # an operation in place returns its own argument
+
+        def wrap(x: Any) -> Any:
+            if not isinstance(x, Tensor) or isinstance(x, SimulatedTensor):
+                return x
+            return written[id(x)] if id(x) in written else SimulatedTensor(x)
+
+        return tree_map(wrap, results)
+
+    def _record(self, func: Any, args: Any, kwargs: dict[str, Any], results: Any) -> None:
+        if self.graph is not None:
+            self.graph.operations.append((func, args, kwargs, results))
+
+
+def _written(func: Any, args: Any, kwargs: dict[str, Any]) -> dict[int, SimulatedTensor]:
+    """Return the arguments that an operation writes to, by the identity of what they hold."""
+    written: dict[int, SimulatedTensor] = {}
+    for i, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = args[i] if i < len(args) else kwargs.get(argument.name)
+            for each in value if isinstance(value, list | tuple) else (value,):
+                if isinstance(each, SimulatedTensor):
+                    written[id(each.held)] = each
+    return written
+
+
+def _line() -> str:
+    """Return the innermost line of the package on the stack."""
+    for frame in reversed(traceback.extract_stack()):
+        # an editable installation is a link, below .venv
+        _, found, path = frame.filename.rpartition("/src/ludus/")
+        if not found and frame.filename.startswith(f"{ROOT}/"):
+            path = frame.filename.removeprefix(f"{ROOT}/")
+        if path != frame.filename and not path.startswith((".venv", "tests")):
+            return f"{path}:{frame.lineno}"
+    return "?"
+
+
+SIMULATOR = Simulator()
+
+
+class _Functions(TorchFunctionMode):
+    """Handles what torch decides above its dispatcher."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        args, kwargs = tree_map(
+            lambda x: CUDA if isinstance(x, torch.device) and x.type == "cuda" else x,
+            (args, kwargs or {}),
+        )
+        name = getattr(func, "__name__", "")
+        if func in (torch.tensor, torch.as_tensor):
+            device = kwargs.pop("device", None)
+            made = func(*args, **kwargs)
+            return made if device is None else made.to(device)
+        if name in ("lstm", "gru") and isinstance(args[0], SimulatedTensor):
+            return _recurrent(name, *args[:3])
+        if name == "pin_memory":
+            args[0].simulated_pin = True
+            return args[0]
+        if func == Tensor.data.__set__ and isinstance(args[0], SimulatedTensor):  # type: ignore[attr-defined]
+            args[0].held = args[1].held.detach()
+        return func(*args, **kwargs)
+
+
+def _recurrent(kind: str, x: Tensor, hidden: Any, weights: Any) -> tuple[Tensor, ...]:
+    """Run one layer of an LSTM or a GRU by its equations, for which the CPU has another kernel."""
+    w_in, w_hidden, b_in, b_hidden = weights
+    h = (hidden[0] if kind == "lstm" else hidden)[0]
+    c = hidden[1][0] if kind == "lstm" else h
+    rows = []
+    for row in x.unbind(0):
+        of_input, of_hidden = row @ w_in.t() + b_in, h @ w_hidden.t() + b_hidden
+        if kind == "lstm":
+            enter, keep, new, out = (of_input + of_hidden).chunk(4, -1)
+            c = keep.sigmoid() * c + enter.sigmoid() * new.tanh()
+            h = out.sigmoid() * c.tanh()
+        else:
+            reset, update, new = of_input.chunk(3, -1)
+            reset_h, update_h, new_h = of_hidden.chunk(3, -1)
+            keep = (update + update_h).sigmoid()
+            h = (1 - keep) * (new + (reset + reset_h).sigmoid() * new_h).tanh() + keep * h
+        rows.append(h)
+    out = torch.stack(rows)
+    if kind == "lstm":
+        return out, h.unsqueeze(0), c.unsqueeze(0)
+    return out, h.unsqueeze(0)
+
+
+class _Generator(torch.Generator):
+    """A generator of the device, with the CPU's numbers and a state of another size."""
+
+    def __new__(cls, device: Any = "cpu") -> "_Generator":
+        """Make a generator of the CPU that names another device."""
+        made = super().__new__(cls, "cpu")
+        made._names = torch.device(device)  # type: ignore[attr-defined]
+        return made
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        """Return the device that it was made for."""
+        return CUDA if self._names.type == "cuda" else self._names  # type: ignore[attr-defined]
+
+    def get_state(self) -> Tensor:
+        """Return the state; that of a device's generator is one number longer than the CPU's."""
+        state = super().get_state()
+        return torch.cat([state, state[:1]]) if self.device.type == "cuda" else state
+
+    def set_state(self, state: Tensor) -> "_Generator":  # type: ignore[override]
+        """Set a state that `get_state` returned."""
+        super().set_state(state[:-1] if self.device.type == "cuda" else state)
+        return self
+
+    def manual_seed(self, seed: int) -> "_Generator":
+        """Seed, and return this object, which torch's own method does not."""
+        super().manual_seed(seed)
+        return self
+
+
+class _Stream:
+    def is_capturing(self) -> bool:
+        """Return whether a graph is being recorded."""
+        return SIMULATOR.graph is not None
+
+    def wait_stream(self, other: "_Stream") -> None:
+        """Do nothing: all operations are done in order."""
+
+    def synchronize(self) -> None:
+        """Count a wait."""
+        SIMULATOR.note("wait", "synchronize")
+
+
+class Graph:
+    """A CUDA graph: operations that are done again on the same memory."""
+
+    def __init__(self) -> None:
+        self.operations: list[tuple[Callable[..., Any], Any, dict[str, Any], Any]] = []
+
+    def replay(self) -> None:
+        """Do the recorded operations again."""
+        SIMULATOR.note("launch", "replay")
+        with torch.no_grad(), _disable_current_modes():
+            for func, args, kwargs, results in self.operations:
+                again, _ = tree_flatten(func(*args, **kwargs))
+                kept, _ = tree_flatten(results)
+                for new, old in zip(again, kept, strict=True):
+                    if isinstance(new, Tensor) and new.data_ptr() != old.data_ptr():
+                        old.copy_(new)
+
+
+@contextlib.contextmanager
+def _recording(graph: Graph) -> Iterator[None]:
+    """Record operations; their effects on memory are undone, for a recording does not run them."""
+    import gc
+
+    assert SIMULATOR.graph is None, "graphs are not recorded within each other"
+    with torch.no_grad(), _disable_current_modes():
+        tensors = [x.held for x in gc.get_objects() if type(x) is SimulatedTensor]
+        before = [(held, held.clone()) for held in tensors]
+    SIMULATOR.graph = graph
+    try:
+        yield
+    finally:
+        SIMULATOR.graph, SIMULATOR.recorded = None, len(graph.operations)
+        with torch.no_grad(), _disable_current_modes():
+            for held, value in before:
+                held.copy_(value)
+
+
+def install() -> None:
+    """Let torch see one GPU."""
+    from torch.optim import optimizer as torch_optimizer
+
+    cuda = torch.cuda
+    changes: dict[str, Any] = {
+        "_lazy_init": lambda: None,
+        "is_available": lambda: True,
+        "is_initialized": lambda: True,
+        "device_count": lambda: 1,
+        "current_device": lambda: 0,
+        "current_stream": lambda *_: _Stream(),
+        "stream": lambda *_: contextlib.nullcontext(),
+        "synchronize": lambda *_: SIMULATOR.note("wait", "synchronize"),
+        "is_current_stream_capturing": lambda: SIMULATOR.graph is not None,
+        "get_device_name": lambda *_: "simulated",
+        "mem_get_info": lambda *_: (64 << 30, 64 << 30),
+        "get_rng_state": lambda *_: torch.zeros(16, dtype=torch.uint8),
+        "set_rng_state": lambda *_: None,
+        "manual_seed": lambda *_: None,
+        "manual_seed_all": lambda *_: None,
+        "Stream": _Stream,
+        "CUDAGraph": Graph,
+        "graph": _recording,
+    }
+    for name, value in changes.items():
+        setattr(cuda, name, value)
+    torch.Generator = _Generator  # type: ignore[misc]
+    torch.backends.cuda.is_built = lambda: True
+    torch.accelerator.current_accelerator = lambda check_available=False: torch.device("cuda")
+    torch.accelerator.current_stream = lambda *_: _Stream()  # type: ignore[assignment,return-value]
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    supported = torch_optimizer._foreach_supported_types
+    torch_optimizer._foreach_supported_types = [*supported, SimulatedTensor]
+
+
+@contextlib.contextmanager
+def device() -> Iterator[Simulator]:
+    """Run everything within on a torch that has a GPU; backward passes in this thread."""
+    with torch.autograd.set_multithreading_enabled(False), _Functions(), SIMULATOR:
+        yield SIMULATOR

@@ -1,0 +1,308 @@
+"""Every agent on a CUDA device.
+
+On a real GPU, numbers agree within tolerances. On a CPU build of torch the device is simulated,
+see `simulator.py`: captured updates then equal eager ones bit for bit, and copies and waits are
+counted.
+"""
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from cuda_device import REASON, SIMULATED
+
+if REASON:
+    pytest.skip(REASON, allow_module_level=True)
+if SIMULATED:
+    import simulator
+
+import torch
+
+import ludus
+from ludus.agents import registry
+from ludus.agents.agent import Agent
+from ludus.agents.capture import capture
+from ludus.envs.errors import RunError
+from ludus.envs.make import make
+from ludus.evaluation.rivals import Rivals
+from ludus.training.checkpoint import newest_checkpoint, save_checkpoint
+from ludus.training.loop import train_loop
+from ludus.training.run import Run, TrainOptions
+
+if SIMULATED:
+    simulator.install()
+CUDA, CPU = torch.device("cuda"), torch.device("cpu")
+ENVS = 4
+
+
+@pytest.fixture(autouse=True)
+def device() -> Iterator[None]:
+    """Run a test on the device."""
+    torch.set_num_threads(1)
+    with simulator.device() if SIMULATED else contextlib.nullcontext(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    if SIMULATED:
+        simulator.SIMULATOR.graph = None
+
+
+class Case(NamedTuple):
+    """An agent, its env and changes to its preset."""
+
+    agent: str
+    env: str = "CartPole-v1"
+    changes: dict[str, Any] = {}  # noqa: RUF012  # never changed
+
+    def __str__(self) -> str:
+        """Name the test."""
+        changes = [str(v) for k, v in self.changes.items() if k not in {*REPLAY, *ROLLOUT, *GAMES}]
+        return "-".join([self.agent, self.env, *changes])
+
+
+def _slow(*case: Any) -> Any:
+    return pytest.param(*case, marks=pytest.mark.slow)
+
+
+REPLAY = {"learning_starts": 24, "batch_size": 8, "replay_size": 2_000, "target_interval": 7}
+ROLLOUT = {"rollout_length": 8, "epochs": 2, "minibatches": 2}
+SEQUENCES = {**REPLAY, "replay_ratio": 0.25, "sequence_length": 6, "burn_in": 2}
+GAMES = {"learning_starts": 30, "batch_size": 8, "replay_size": 2_000, "replay_ratio": 0.25}
+GAMES |= {"simulations": 2, "play_simulations": 2, "blocks": 1, "tower_channels": 8}
+WIDE = REPLAY | {"replay_ratio": 0.1, "width": 1, "batch_size": 4}
+MINATAR, PONG = "MinAtar/Breakout-v1", "PongNoFrameskip-v4"
+FAMILY = ("dqn", "ddqn", "dueling", "c51", "qrdqn", "iqn", "munchausen", "rainbow", "btr")
+SLOWER = ("ddqn", "dueling", "munchausen")  # parts of btr
+CAPTURED = [
+    *(Case(name, changes=REPLAY) for name in FAMILY if name not in SLOWER),
+    *(_slow(Case(name, changes=REPLAY)) for name in SLOWER),
+    Case("dqn", changes=REPLAY | {"optimizer": "rmsprop"}),
+    *(_slow(Case("dqn", changes=REPLAY | {"optimizer": o})) for o in ("radam", "sgd")),
+    Case("dqn", MINATAR, REPLAY | {"layer_norm": "all", "prioritised": True, "n_step": 3}),
+    Case("dqn", "connect_four", REPLAY),  # a dictionary with an action mask
+    Case("btr", PONG, WIDE),
+    Case("ppo", changes=ROLLOUT),
+    _slow(Case("ppo", changes=ROLLOUT | {"optimizer": "radam"})),
+    Case("ppo", "Pendulum-v1", ROLLOUT | {"normalize_value": True}),
+    Case("ppo_small", PONG, ROLLOUT),
+    Case("a2c"),
+    Case("recurrent_ppo", changes=ROLLOUT | {"core": "gtrxl"}),
+    Case("pqn", changes=ROLLOUT),
+    Case("pqn", MINATAR, ROLLOUT),
+    Case("alphazero", "tic_tac_toe", GAMES),
+    Case("alphazero", "connect_four", GAMES | {"search": "puct", "reuse_tree": True}),
+]
+EAGER = [
+    Case("r2d2", changes=SEQUENCES | {"core": "lstm"}),
+    _slow(Case("r2d2", changes=SEQUENCES | {"core": "gru"})),
+    Case("drqn", changes=SEQUENCES),
+    Case("recurrent_ppo", changes=ROLLOUT | {"core": "lstm"}),
+    Case("pqn", changes=ROLLOUT | {"core": "gru"}),
+    Case("ppo", changes=ROLLOUT | {"optimizer": "adagrad"}),
+]
+
+
+def _build(case: Case, device: torch.device = CUDA, seed: int = 0) -> tuple[Agent, Any]:
+    env = make(case.env, ENVS, 0)
+    config = replace(registry.preset(case.agent, env).config, **case.changes)
+    agent = registry.build(config, env, device=device, seed=seed, steps=1_000)
+    assert isinstance(agent, Agent)
+    return agent, env
+
+
+def _play(agent: Agent, env: Any, steps: int) -> None:
+    train_loop(agent, env, env.reset(), agent.initial_state(ENVS), steps, lambda *_: True)
+
+
+def _trained(case: Case, *, captured: bool, steps: int = 72) -> Agent:
+    agent, env = _build(case)
+    try:
+        if captured:
+            capture(agent)
+        if SIMULATED:
+            simulator.SIMULATOR.reset()
+        _play(agent, env, steps)
+    finally:
+        env.close()
+    assert agent.updates > 0
+    return agent
+
+
+def _on_host(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: weight.detach().cpu() for name, weight in weights.items()}
+
+
+@pytest.mark.parametrize("case", CAPTURED, ids=str)
+def test_a_captured_update_equals_the_eager_one(case: Case) -> None:
+    captured = _trained(case, captured=True)
+    assert captured.learner.step.__name__ == "replay"
+    eager = _on_host(_trained(case, captured=False).weights())
+    for name, weight in _on_host(captured.weights()).items():
+        assert weight.isfinite().all()
+        if SIMULATED:
+            assert torch.equal(weight, eager[name]), name
+        else:
+            torch.testing.assert_close(weight, eager[name], rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("case", EAGER, ids=str)
+def test_an_agent_that_stays_eager_learns_on_the_device(case: Case) -> None:
+    agent = _trained(case, captured=True, steps=160)
+    assert agent.learner.step.__name__ != "replay"
+    assert all(weight.isfinite().all() for weight in _on_host(agent.weights()).values())
+
+
+class Budget(NamedTuple):
+    """What one row of a training and one update may cost."""
+
+    waits: float  # of the host for the device, a row, updates included
+    uploads: float  # copies to the device that the host does not wait for, a row
+    act: int  # kernels of an act
+    update: int  # operations of a recorded update
+
+
+# What was measured, rounded up; smaller is better. A row needs one wait, for its actions.
+BUDGETS = {
+    "dqn": (Case("dqn", changes=REPLAY), Budget(13, 0, 6, 170)),
+    "rainbow": (Case("rainbow", changes=REPLAY), Budget(13, 0, 49, 500)),
+    "btr": (Case("btr", PONG, WIDE), Budget(12, 0, 154, 1_500)),
+    "ppo": (Case("ppo", changes=ROLLOUT), Budget(10, 0, 26, 250)),
+    "ppo_small": (Case("ppo_small", PONG, ROLLOUT), Budget(10, 0, 32, 250)),
+    "gtrxl": (
+        Case("recurrent_ppo", changes=ROLLOUT | {"core": "gtrxl"}),
+        Budget(11, 0, 191, 1_500),
+    ),
+    "pqn": (Case("pqn", MINATAR, ROLLOUT), Budget(12, 0, 11, 200)),
+    "alphazero": (Case("alphazero", "tic_tac_toe", GAMES), Budget(18, 0, 798, 200)),
+}
+
+
+@pytest.mark.skipif(not SIMULATED, reason="a real GPU does not count")
+@pytest.mark.parametrize("name", BUDGETS)
+def test_a_row_and_an_update_cost_no_more_than_their_budget(name: str) -> None:
+    case, budget = BUDGETS[name]
+    agent, env = _build(case)
+    counts, rows = simulator.SIMULATOR.counts, 40
+    try:
+        capture(agent)
+        recorded = simulator.SIMULATOR.recorded
+        _play(agent, env, 90)
+        row, state = env.reset(), agent.initial_state(ENVS)
+        simulator.SIMULATOR.reset()
+        agent.act(row.obs, state, row.first, explore=True)
+        act = counts["kernel"]
+        simulator.SIMULATOR.reset()
+        train_loop(agent, env, row, state, agent.env_steps + rows * ENVS, lambda *_: True)
+    finally:
+        env.close()
+    waits = counts["wait"] + counts["waiting upload"] + counts["download"]
+    spent = Budget(waits / rows, counts["upload"] / rows, act, recorded)
+    over = {f: s for f, s, b in zip(Budget._fields, spent, budget, strict=True) if s > b}
+    assert not over, f"{spent}; lines: {simulator.SIMULATOR.lines.most_common(12)}"
+
+
+MOVED = [
+    Case("rainbow", changes=REPLAY),
+    Case("r2d2", changes=SEQUENCES),
+    Case("ppo", "Pendulum-v1", ROLLOUT | {"normalize_observation": True}),
+    Case("pqn", changes=ROLLOUT | {"core": "gru"}),
+    Case("alphazero", "tic_tac_toe", GAMES),
+]
+
+
+def _saved(agent: Agent, folder: Path) -> Any:
+    save_checkpoint(folder, agent.env_steps, agent.state_dict(), keep=1)
+    return newest_checkpoint(folder)[0]
+
+
+@pytest.mark.parametrize("case", MOVED, ids=str)
+@pytest.mark.parametrize(
+    ("there", "here"), [(CPU, CUDA), _slow(CUDA, CPU)], ids=["to GPU", "to CPU"]
+)
+def test_an_agent_goes_on_on_another_device(
+    case: Case, there: torch.device, here: torch.device, tmp_path: Path
+) -> None:
+    (agent, env), (moved, _) = _build(case, there), _build(case, here, seed=1)
+    (twin, _) = _build(case, here, seed=2)
+    try:
+        _play(agent, env, 120)
+        tree = _saved(agent, tmp_path)
+        for each in (moved, twin):
+            each.load_state_dict(tree)
+        weights, kept = _on_host(agent.weights()), _on_host(moved.weights())
+        assert all(torch.equal(kept[name], weight) for name, weight in weights.items())
+        assert (moved.env_steps, moved.updates) == (agent.env_steps, agent.updates)
+        for each in (moved, twin):
+            _play(each, make(case.env, ENVS, 5), agent.env_steps + 120)
+    finally:
+        env.close()
+    assert moved.updates > agent.updates
+    again, other = _on_host(moved.weights()), _on_host(twin.weights())
+    for name, weight in again.items():  # the same random numbers, whatever the seed of the build
+        assert torch.equal(other[name], weight) if SIMULATED else weight.isfinite().all()
+
+
+@pytest.mark.parametrize("case", MOVED, ids=str)
+def test_a_resume_on_the_same_device_is_exact(case: Case, tmp_path: Path) -> None:
+    (agent, env), (fresh, _) = _build(case), _build(case, seed=1)
+    try:
+        for each in (agent, fresh):
+            capture(each)
+        _play(agent, env, 120)
+        fresh.load_state_dict(_saved(agent, tmp_path))
+        end = agent.env_steps + 120
+        for each in (agent, fresh):
+            _play(each, make(case.env, ENVS, 5), end)
+    finally:
+        env.close()
+    assert fresh.updates == agent.updates
+    weights = _on_host(fresh.weights())
+    for name, weight in _on_host(agent.weights()).items():
+        if SIMULATED:
+            assert torch.equal(weights[name], weight), name
+        else:
+            torch.testing.assert_close(weights[name], weight, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("there", [CPU, CUDA], ids=["saved on CPU", "saved on GPU"])
+def test_a_recurrent_rival_goes_on_on_the_device(there: torch.device, tmp_path: Path) -> None:
+    """Rivals keep the core's state of past networks, which a checkpoint brings back on the CPU."""
+    case = Case("recurrent_ppo", "tic_tac_toe", ROLLOUT)
+
+    def rivals(device: torch.device, seed: int) -> Rivals:
+        names = ("self", "past")
+        return Rivals(names, "tic_tac_toe", ENVS, 0, lambda: _build(case, device, seed)[0], 40)
+
+    (agent, env), (moved, again) = _build(case, there), _build(case, CUDA, seed=1)
+    before, after = rivals(there, 0), rivals(CUDA, 1)
+    try:
+        state = agent.initial_state(ENVS)
+        train_loop(agent, env, env.reset(), state, 160, lambda *_: True, before)
+        assert before.state_dict()["past_state"], "a past network has moved"
+        save_checkpoint(tmp_path, 1, {"rivals": before.state_dict()}, keep=1)
+        after.load_state_dict(newest_checkpoint(tmp_path)[0]["rivals"])
+        moved.load_state_dict(_saved(agent, tmp_path / "agent"))
+        fresh = moved.initial_state(ENVS)
+        train_loop(moved, again, again.reset(), fresh, 240, lambda *_: True, after)
+    finally:
+        env.close()
+        again.close()
+    assert moved.updates > agent.updates
+
+
+def test_a_run_says_that_it_goes_on_on_another_device(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = TrainOptions(num_envs=ENVS, eval_episodes=1, device="cpu")
+    ludus.train("dqn", "CartPole-v1", steps=200, train_options=options, root=tmp_path, quiet=True)
+    (folder,) = tmp_path.glob("*/*/*")
+    capsys.readouterr()
+    ludus.resume(folder, device="cuda")
+    said = " ".join(capsys.readouterr().err.split())
+    assert "it was saved on cpu and goes on on cuda: from the same state, but not bit" in said
+    assert Run.open(folder).config().train.device == "cuda"
+    with pytest.raises(RunError, match="device is tpu; it must be auto, cpu, cuda or mps"):
+        ludus.resume(folder, device="tpu")
