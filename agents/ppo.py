@@ -116,6 +116,7 @@ class PPO:
         self._reward_scale = RewardScale(config.gamma, rollout.num_envs)
         self._returns = RunningMeanStd()
         self._explained = torch.zeros((), device=device)
+        self._normalises = False  # whether the encoder is known to have statistics
         self._steps = steps
         self.example = rollout.example
         self.env_steps, self.updates = 0, 0
@@ -147,10 +148,12 @@ class PPO:
         if not self.rollout.full:
             return 0
         c, before = self.config, self.updates
-        if c.normalize_observation and not has_statistics(self.network.encoder):
-            # Without statistics the weights would fit observations on another scale.
-            self._restart()
-            return 0
+        if c.normalize_observation and not self._normalises:
+            self._normalises = has_statistics(self.network.encoder)
+            if not self._normalises:
+                # Without statistics the weights would fit observations on another scale.
+                self._restart()
+                return 0
         if c.anneal_learning_rate:
             self._rate.fill_(linear(c.learning_rate, 0.0, self._steps, self.env_steps))
         self._clip.fill_(self.clip_range)
@@ -188,8 +191,8 @@ class PPO:
         self._advantage.copy_(advantage)
         self._target.copy_(advantage + value[:-1])
         valid = r.valid[:-1]
-        variance = self._target[valid].var(correction=0)
-        self._explained = 1 - advantage[valid].var(correction=0) / variance.clamp(min=1e-12)
+        variance = _variance(self._target, valid)
+        self._explained = 1 - _variance(advantage, valid) / variance.clamp(min=1e-12)
         if self.config.normalize_value:
             self._returns.update(self._target[valid].cpu().numpy(), forget=0.1)
             head = self.network.head
@@ -276,6 +279,13 @@ class PPO:
             "reward_scale": self._reward_scale,
             "returns": self._returns,
         }
+
+
+def _variance(x: Tensor, where: Tensor) -> Tensor:
+    """Return the variance of x where `where` is true; does not wait for a GPU, as a mask would."""
+    weight = where.to(x.dtype) / where.sum().clamp(min=1)
+    centred = x - (x * weight).sum()
+    return (centred.square() * weight).sum()
 
 
 def build(

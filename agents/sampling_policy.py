@@ -5,6 +5,7 @@ import torch
 from gymnasium import spaces
 
 from ludus.agents.agent import Advice, Extras
+from ludus.agents.memory.staging import Staging
 from ludus.agents.seeding import generator
 from ludus.envs.dict_observation import legal_actions
 from ludus.networks.cores import State
@@ -31,7 +32,8 @@ class SamplingPolicy:
         device: torch.device,
         seed: int,
     ) -> None:
-        self._network, self._kind, self._space, self._device = network, kind, space, device
+        self._network, self._kind, self._space = network, kind, space
+        self._staging = Staging(device)
         self.exploration = generator(device, seed, 1)
         self.evaluation = generator(device, seed, 2)
 
@@ -39,11 +41,10 @@ class SamplingPolicy:
         self, obs: np.ndarray, state: State, first: np.ndarray
     ) -> tuple[Distribution, PolicyOut, State]:
         """Return the policy, the head's output and the next state for one row [B, ...]."""
-        batch = torch.from_numpy(obs).to(self._device, non_blocking=True).unsqueeze(0)
-        resets = torch.from_numpy(first).to(self._device, non_blocking=True).unsqueeze(0)
-        out, state = self._network(batch, state, resets)  # [1, B, ...]
+        batch, resets = self._staging.upload(obs, first)
+        out, state = self._network(batch.unsqueeze(0), state, resets.unsqueeze(0))  # [1, B, ...]
         row = PolicyOut(out.logits[0], out.log_std, out.value[0])
-        return self._kind.distribution(row, legal_actions(self._space, batch[0])), row, state
+        return self._kind.distribution(row, legal_actions(self._space, batch)), row, state
 
     @torch.no_grad()
     def act(

@@ -8,6 +8,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from ludus.agents.agent import Advice
+from ludus.agents.memory.staging import Staging
 from ludus.envs.action_mask import random_actions
 from ludus.envs.dict_observation import legal_actions
 from ludus.envs.errors import ConfigError
@@ -70,7 +71,7 @@ class ValuePolicy:
         seed: int,
         evaluation_epsilon: float,
     ) -> None:
-        self._network, self._device = network, device
+        self._network, self._staging = network, Staging(device)
         self.num_actions, self.first_action = int(action_space.n), int(action_space.start)
         self.exploration = np.random.default_rng([seed, 1])
         self.evaluation = np.random.default_rng([seed, 2])
@@ -81,8 +82,7 @@ class ValuePolicy:
         self, obs: np.ndarray, state: State, first: np.ndarray, noise: Tensor | None = None
     ) -> tuple[Tensor, State]:
         """Return action values [B, A] for obs [B, *obs], and the next state."""
-        batch = torch.from_numpy(obs).to(self._device, non_blocking=True)
-        resets = torch.from_numpy(first).to(self._device, non_blocking=True)
+        batch, resets = self._staging.upload(obs, first)
         out, state = self._network(batch.unsqueeze(0), state, resets.unsqueeze(0), HeadNoise(noise))
         return out.q[0], state
 

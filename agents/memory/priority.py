@@ -48,9 +48,13 @@ class Priorities:
         self._sums = torch.zeros(blocks, dtype=self._dtype, device=device)
         self._largest = torch.ones(1, device=device)  # without the exponent, so far
 
-    def admit(self, indices: Tensor) -> None:
-        """Give indices [n] the largest priority so far, so that each is sampled soon."""
-        self._write(indices, self._largest.pow(self._alpha).expand(len(indices)))
+    def admit(self, indices: Tensor, where: Tensor | None = None) -> None:
+        """Give indices [n] the largest priority so far, so that each is sampled soon.
+
+        Those that are false in `where` [n] get none, so that the number of indices can be fixed.
+        """
+        largest = self._largest.pow(self._alpha).expand(len(indices))
+        self._write(indices, largest if where is None else largest * where)
 
     def forget(self, indices: Tensor) -> None:
         """Remove indices [n]."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ludus.agents.agent import Batch, Step
 from ludus.agents.memory.priority import Priorities
+from ludus.agents.memory.staging import Staging
 from ludus.agents.returns import n_step_return
 from ludus.agents.seeding import restore_generator, sampling_dtype
 from ludus.envs.errors import ConfigError
@@ -87,10 +88,12 @@ class Replay:
         self._valid = self._zeros((total,), np.dtype(bool))
         # The indices that may be sampled, oldest first, in a ring of their own: sampling is uniform
         # without rejection, so it needs no data-dependent loop.
-        self._sampleable = self._zeros((total,), np.dtype(np.int64))
+        self._sampleable = self._zeros((total + 1,), np.dtype(np.int64))
         self._head = self._tail = 0  # of that ring, counted from the start of the training
         # The tail and the length on the device, so that sampling does not synchronise.
         self._range = torch.zeros(2, dtype=torch.int64, device=device)
+        self._staging = Staging(device)
+        self._envs = torch.arange(num_envs, device=device)
         self._valid_on_host = np.zeros((self.rows, num_envs), bool)
         self._forgotten = 0  # rows that left `_sampleable`, counted from the start
         self.written = 0  # rows, counted from the start
@@ -126,32 +129,34 @@ class Replay:
         at = slice(row * self.num_envs, (row + 1) * self.num_envs)
         flat = step.obs.reshape(len(step.obs), -1)
         frame = flat[:, flat.shape[1] - self._frames.shape[1] :]  # the newest of the stack
-        self._frames[at] = torch.from_numpy(frame.reshape(self.num_envs, -1)).to(self.device)
-        self._action[at] = torch.from_numpy(step.action)
-        self._reward[at] = torch.from_numpy(step.reward)
         discount = np.where(step.terminated, 0, self._gamma * step.discount_sign)
-        self._discount[at] = torch.from_numpy(discount)
-        self._first[at] = torch.from_numpy(step.first)
-        self._valid[at] = torch.from_numpy(step.valid)
         self._valid_on_host[row] = step.valid
-        self.written += 1
         # A row can be sampled once its n successors are there, which give its return and its
         # bootstrap observation.
-        self._admit(self.written - 1 - self.n_step)
-
-    def _admit(self, row: int) -> None:
-        """Make a row, counted from the start, sampleable."""
-        if row < 0:
-            return
-        row %= self.rows
-        indices = np.flatnonzero(self._valid_on_host[row]) + row * self.num_envs  # [count]
-        at = (np.arange(len(indices)) + self._head) % self.capacity
-        admitted = torch.from_numpy(indices).to(self.device)
-        self._sampleable[torch.from_numpy(at).to(self.device)] = admitted
-        if self.priorities is not None and len(indices):
-            self.priorities.admit(admitted)
-        self._head += len(indices)
-        self._copy_range()
+        ready = self.written - self.n_step
+        admitted = self._valid_on_host[ready % self.rows] & (ready >= 0)  # [B]
+        place = (self._head + admitted.cumsum() - 1) % self.capacity
+        self._head += int(admitted.sum())
+        self.written += 1
+        arrays = self._staging.upload(
+            frame.reshape(self.num_envs, -1),
+            step.action,
+            step.reward,
+            discount,
+            step.first,
+            step.valid,
+            admitted,
+            np.where(admitted, place, self.capacity),  # the last place is never sampled
+            np.array([self._tail % self.capacity, len(self)]),
+        )
+        for name, value in zip(_ARRAYS, arrays, strict=False):
+            getattr(self, f"_{name}")[at] = value
+        given, places, bounds = arrays[len(_ARRAYS) :]
+        indices = self._envs + ready % self.rows * self.num_envs  # [B]
+        self._sampleable[places] = indices
+        if self.priorities is not None:
+            self.priorities.admit(indices, given)
+        self._range.copy_(bounds)
 
     def _forget(self, until: int) -> None:
         """Make the rows before `until`, counted from the start, unsampleable."""
@@ -164,9 +169,6 @@ class Replay:
                     torch.arange(first, first + self.num_envs, device=self.device)
                 )
         self._forgotten = until
-
-    def _copy_range(self) -> None:
-        self._range.copy_(torch.tensor([self._tail % self.capacity, len(self)]))
 
     def uniforms(self, batch_size: int) -> Tensor:
         """Return the randomness of one sample: [batch_size] float64, uniform in [0, 1)."""
@@ -272,7 +274,7 @@ class Replay:
         indices = indices[self._valid_on_host[row]]
         self._sampleable[: len(indices)] = torch.from_numpy(indices).to(self.device)
         self._head, self._tail = len(indices), 0
-        self._copy_range()
+        self._range.copy_(torch.tensor([self._tail % self.capacity, len(self)]))
         if self.priorities is None:
             return
         if len(indices):

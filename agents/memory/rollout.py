@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ludus.agents.agent import EnvLike, Step
 from ludus.agents.memory.replay import free_bytes
+from ludus.agents.memory.staging import Staging
 from ludus.agents.seeding import restore_generator
 from ludus.envs.errors import ConfigError
 from ludus.networks.cores import State
@@ -98,6 +99,7 @@ class Rollout:
             "discount": self.discount,
             **{name: self.extras[name] for name in extras},
         }
+        self._staging = Staging(device)
         self._generator = torch.Generator(device).manual_seed(seed)
         self.filled = 0  # rows
 
@@ -143,8 +145,11 @@ class Rollout:
         values["discount"] = np.where(
             step.terminated, np.float32(0), self._gamma * step.discount_sign
         )
+        of_host = [name for name in self._rows if not isinstance(values[name], Tensor)]
+        uploaded = self._staging.upload(*(np.asarray(values[name]) for name in of_host))
+        values |= dict(zip(of_host, uploaded, strict=True))
         for name, stored in self._rows.items():
-            stored[row].copy_(torch.as_tensor(values[name]), non_blocking=True)
+            stored[row].copy_(values[name])
         self.filled += 1
 
     def restart(self) -> None:

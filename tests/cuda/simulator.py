@@ -168,6 +168,7 @@ class Simulator(TorchDispatchMode):
         self.counts = Counter[str]()
         self.lines = Counter[str]()
         self.recorded = 0  # operations of the newest graph
+        self.waited = 0  # waits of the host for the device since the start
 
     def reset(self) -> None:
         """Forget all counts."""
@@ -185,6 +186,7 @@ class Simulator(TorchDispatchMode):
                 raise SimulatedError(f"operation not permitted when stream is capturing: {what}")
             return
         self.counts[kind] += count
+        self.waited += kind in ("wait", "download")
         if kind != "kernel":
             self.lines[f"{kind}, {what}, {_line()}"] += count
 
@@ -274,8 +276,6 @@ class Simulator(TorchDispatchMode):
     def _note_upload(self, source: Tensor, waits: bool) -> None:
         """Count a copy to the device, which waits unless it is of pinned memory."""
         pinned = getattr(source, "simulated_pin", False)
-        if source.ndim == 0 and self.graph is None and source.device.type == "cpu" and not waits:
-            waits = True
         kind = "upload" if pinned and not waits else "waiting upload"
         self.note(kind, f"of {source.nbytes} bytes")
 
@@ -337,15 +337,17 @@ class _Functions(TorchFunctionMode):
             (args, kwargs or {}),
         )
         name = getattr(func, "__name__", "")
+        pinned = kwargs.pop("pin_memory", False)
         if func in (torch.tensor, torch.as_tensor):
             device = kwargs.pop("device", None)
             made = func(*args, **kwargs)
             return made if device is None else made.to(device)
         if name in ("lstm", "gru") and isinstance(args[0], SimulatedTensor):
             return _recurrent(name, *args[:3])
-        if name == "pin_memory":
-            args[0].simulated_pin = True
-            return args[0]
+        if pinned:
+            made = func(*args, **kwargs)
+            made.simulated_pin = True
+            return made
         if func == Tensor.data.__set__ and isinstance(args[0], SimulatedTensor):  # type: ignore[attr-defined]
             args[0].held = args[1].held.detach()
         return func(*args, **kwargs)
@@ -418,6 +420,20 @@ class _Stream:
         SIMULATOR.note("wait", "synchronize")
 
 
+class _Event:
+    def __init__(self) -> None:
+        self._waits = -1  # of the host for the device, until it was recorded
+
+    def record(self) -> None:
+        """Mark what has been asked for so far."""
+        self._waits = SIMULATOR.waited
+
+    def synchronize(self) -> None:
+        """Count a wait, unless the host has waited for the device since."""
+        if self._waits == SIMULATOR.waited:
+            SIMULATOR.note("wait", "event")
+
+
 class Graph:
     """A CUDA graph: operations that are done again on the same memory."""
 
@@ -477,6 +493,7 @@ def install() -> None:
         "manual_seed": lambda *_: None,
         "manual_seed_all": lambda *_: None,
         "Stream": _Stream,
+        "Event": _Event,
         "CUDAGraph": Graph,
         "graph": _recording,
     }
