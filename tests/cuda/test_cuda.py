@@ -175,7 +175,7 @@ BUDGETS = {
     "ppo_small": (Case("ppo_small", PONG, ROLLOUT), Budget(1.4, 2, 32, 150)),
     "gtrxl": (Case("recurrent_ppo", changes=GTRXL), Budget(1.15, 2, 190, 510)),
     "pqn": (Case("pqn", MINATAR, ROLLOUT), Budget(1, 2, 11, 105)),
-    "alphazero": (Case("alphazero", "tic_tac_toe", GAMES), Budget(18, 0, 798, 200)),
+    "alphazero": (Case("alphazero", "tic_tac_toe", GAMES), Budget(10, 0, 470, 105)),
 }
 
 
