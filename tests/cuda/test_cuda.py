@@ -311,3 +311,52 @@ def test_a_run_says_that_it_goes_on_on_another_device(
     assert Run.open(folder).config().train.device == "cuda"
     with pytest.raises(RunError, match="device is tpu; it must be auto, cpu, cuda or mps"):
         ludus.resume(folder, device="tpu")
+
+
+class _Update(Exception):
+    """Raised in place of an update, with its random input."""
+
+
+def _before_an_update(case: Case) -> tuple[Agent, tuple[torch.Tensor, ...]]:
+    """Train on the CPU; return the agent right before an update, and the update's random input."""
+    agent, env = _build(case, CPU)
+
+    def stop(*randomness: torch.Tensor) -> None:
+        raise _Update(*randomness)
+
+    try:
+        _play(agent, env, 120)
+        assert agent.updates > 0
+        agent.learner.step = stop
+        _play(agent, env, 1_000)
+    except _Update as reached:
+        return agent, reached.args
+    finally:
+        env.close()
+    raise AssertionError("no update came")
+
+
+# Simulated, both devices run the same kernels: a few agents show that a state is moved whole.
+PARITY = [
+    case if case.agent in ("rainbow", "ppo", "r2d2") or not SIMULATED else _slow(case)
+    for case in (*CAPTURED, *EAGER)
+    if isinstance(case, Case)
+]
+
+
+@pytest.mark.parametrize("case", PARITY, ids=str)
+def test_both_devices_compute_the_same_gradient(case: Case) -> None:
+    agent, randomness = _before_an_update(case)
+    moved, env = _build(case, CUDA, seed=1)
+    env.close()
+    moved.load_state_dict(agent.state_dict())
+    if hasattr(agent, "rollout"):  # targets are computed before the updates of a rollout
+        for name, values in agent.rollout.extras.items():
+            moved.rollout.extras[name].copy_(values)
+    if hasattr(agent, "_clip"):
+        moved._clip.copy_(agent._clip)
+    here = agent.gradients(*randomness)
+    there = moved.gradients(*(x.to(CUDA) for x in randomness))
+    assert any(x.abs().max() > 0 for x in here)
+    for ours, theirs in zip(here, there, strict=True):
+        torch.testing.assert_close(theirs.cpu(), ours, rtol=1e-3, atol=1e-5)
