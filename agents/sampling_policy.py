@@ -5,7 +5,7 @@ import torch
 from gymnasium import spaces
 
 from ludus.agents.agent import Advice, Extras
-from ludus.agents.memory.staging import Staging
+from ludus.agents.memory.replay import Staging
 from ludus.agents.seeding import generator
 from ludus.envs.dict_observation import legal_actions
 from ludus.networks.cores import State

@@ -8,7 +8,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from ludus.agents.agent import Advice
-from ludus.agents.memory.staging import Staging
+from ludus.agents.memory.replay import Staging
 from ludus.envs.action_mask import random_actions
 from ludus.envs.dict_observation import legal_actions
 from ludus.envs.errors import ConfigError

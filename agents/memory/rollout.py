@@ -13,8 +13,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from ludus.agents.agent import EnvLike, Step
-from ludus.agents.memory.replay import free_bytes
-from ludus.agents.memory.staging import Staging
+from ludus.agents.memory.replay import Staging, free_bytes
 from ludus.agents.seeding import restore_generator
 from ludus.envs.errors import ConfigError
 from ludus.networks.cores import State
