@@ -197,7 +197,7 @@ _ATARI = {
     # Not the tuned variant of the paper, whose target is copied every 30,000 steps.
     "ddqn": replace(_NATURE, double=True),
     # The learning rate is "slightly lower" than DQN's in the paper, which gives no number; this is
-    # that of prioritised replay, by the same authors.
+    # that of prioritised replay, which shares an author.
     "dueling": replace(
         _NATURE,
         double=True,

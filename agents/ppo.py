@@ -113,6 +113,8 @@ class PPO:
         self._target = rollout.extras["target"][:-1]  # [T, B]
         self._newer = torch.ones_like(rollout.valid)  # [T + 1, B] rows of the current policy
         self._newer[:_OLDER_ROWS] = False
+        # Of a rollout's decisions; minibatches have more or fewer, and an epoch's mean is exact.
+        self._newer_share = torch.ones((), device=device)
         self._reward_scale = RewardScale(config.gamma, rollout.num_envs)
         self._returns = RunningMeanStd()
         self._explained = torch.zeros((), device=device)
@@ -191,6 +193,8 @@ class PPO:
         self._advantage.copy_(advantage)
         self._target.copy_(advantage + value[:-1])
         valid = r.valid[:-1]
+        share = (valid & self._newer[:-1]).sum() / valid.sum().clamp(min=1)
+        self._newer_share.copy_(share.clamp(min=1e-8))
         variance = _variance(self._target, valid)
         self._explained = 1 - _variance(advantage, valid) / variance.clamp(min=1e-12)
         if self.config.normalize_value:
@@ -226,8 +230,7 @@ class PPO:
         entropy_loss = -batch.mean(policy.entropy())
         loss = policy_loss + c.value_coef * value_loss + c.entropy_coef * entropy_loss
         gradient, norm = self.learner.gradient(loss)
-        newer = batch.weight * self.rollout.select(self._newer, index)
-        newer = newer / newer.sum().clamp(min=1e-8)
+        newer = batch.weight * self.rollout.select(self._newer, index) / self._newer_share
         distance = ratio.detach() - 1
         divergence = distance - log_ratio.detach()  # k3 of http://joschu.net/blog/kl-approx.html
         kl = (divergence * newer).sum()

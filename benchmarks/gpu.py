@@ -6,7 +6,6 @@ python benchmarks/gpu.py --device cpu --seconds 1   # tries this program out
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from ludus.agents import registry
 from ludus.agents.agent import Agent
 from ludus.agents.capture import capture
 from ludus.envs.action_mask import legal_mask, random_actions
+from ludus.envs.errors import LudusError
 from ludus.envs.make import make
 from ludus.envs.vector import VectorEnv
 from ludus.evaluation.evaluate import torch_settings
@@ -140,17 +140,18 @@ def main() -> int:
     given = parser.parse_args()
     device = device_of(given.device)
     machine = hardware(device)
+    torch.set_num_threads(min(4, torch.get_num_threads()))
     print(machine, flush=True)
     tests, passed = run_tests()
     print(tests, flush=True)
     results = []
     for row in ROWS:
-        alone = env_rate(row, given.seconds / 3)
+        alone = rate = updates = float("nan")
         try:
+            alone = env_rate(row, given.seconds / 3)
             rate, updates = train_rate(row, given.seconds, device)
-        except RuntimeError as error:  # of CUDA: the other rows still say something
+        except (RuntimeError, LudusError) as error:  # the other rows still say something
             print(f"{row.agent} {row.env}: {error}", flush=True)
-            rate = updates = float("nan")
             passed = False
         results.append(
             {
@@ -163,7 +164,7 @@ def main() -> int:
             }
         )
         print(json.dumps(results[-1]), flush=True)
-    write(given.out, machine, tests, results)
+        write(given.out, machine, tests, results)
     return 0 if passed else 1
 
 
@@ -193,5 +194,4 @@ def write(folder: Path, machine: dict[str, Any], tests: str, results: list[dict[
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", "4")
     sys.exit(main())

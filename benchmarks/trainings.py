@@ -136,8 +136,9 @@ EXPERIMENTS = {
 def results(experiment: str) -> dict[str, dict[str, Any]]:
     """Return the results of an experiment by the trainings' keys."""
     path = RESULTS / f"{experiment}.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return {line["key"]: line for line in map(json.loads, lines)}
+    text = path.read_text() if path.exists() else ""
+    whole, _, _ = text.rpartition("\n")  # a kill may have left half a line
+    return {line["key"]: line for line in map(json.loads, whole.splitlines())}
 
 
 class Stopped(Exception):
@@ -171,13 +172,11 @@ class Queue:
                     return
                 training = self._waiting.pop(0)
             try:
-                run = self._train(training)
-            except (LudusError, RuntimeError) as error:
-                print(f"{training.experiment}: {training.key}: {error}", flush=True)
+                self._keep(training, self._train(training))
             except Stopped:
                 return
-            else:
-                self._keep(training, run)
+            except (LudusError, RuntimeError, OSError, ValueError) as error:
+                print(f"{training.experiment}: {training.key}: {error}", flush=True)
 
     def _train(self, training: Training) -> Run:
         """Train or resume, and return the finished run."""
@@ -202,6 +201,8 @@ class Queue:
                 start_new_session=True,
             )
             self._running.add(process)
+            if self.stopping:  # since the loop of `work` asked
+                process.send_signal(signal.SIGTERM)
             code = process.wait()
             self._running.discard(process)
         if self.stopping and code:

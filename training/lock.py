@@ -7,12 +7,16 @@ from typing import IO, Protocol
 
 from filelock import lock_descriptor
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 from ludus.envs.errors import RunError
 from ludus.training.files import open_plain
 
 # `held_by_other` of another process takes the lock for a moment.
 _ATTEMPTS, _PAUSE_SECONDS = 5, 0.05
-_LOOKS, _LOOK_SECONDS = 3, 0.01
 
 
 class RunLock(Protocol):
@@ -82,7 +86,13 @@ class FileLock:
         except OSError:  # there is none, or it is none
             return False
         with os.fdopen(descriptor) as file:
-            return not _lock(file, _LOOKS, _LOOK_SECONDS)
+            if fcntl is None:
+                return not _lock(file, _ATTEMPTS, _PAUSE_SECONDS)
+            try:  # a shared lock: those who look do not see each other
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return True
+        return False
 
     def __enter__(self) -> "FileLock":
         """Return the lock, which must have been acquired."""

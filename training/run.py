@@ -199,7 +199,7 @@ class Run:
         write_atomically(self.path / "config.json", json.dumps(record, indent=2))
 
     def move(self, device: str) -> None:
-        """Record that the training goes on on another device."""
+        """Record that the training continues on another device."""
         record = read_json(self.path / "config.json")
         record["train"]["device"] = device
         write_atomically(self.path / "config.json", json.dumps(record, indent=2))

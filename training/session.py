@@ -94,6 +94,7 @@ class Session:
         self._saved_at = time.monotonic()
         self._status_at, self._videos = 0.0, 0
         self._evaluations: list[dict[str, Any]] = []
+        self._moves = False  # to a device that its folder does not name yet
         self._durations = dict[str, float]()  # seconds of the last evaluation and the last video
 
     @property
@@ -139,6 +140,7 @@ class Session:
         with torch_settings(self.mode.source, self.agent):
             self.mode.train(self, self._begin())
             self._show(self.agent.env_steps)
+            self._record_device()
             self.save_weights()
             evaluated = self._evaluations[-1]["env_steps"] if self._evaluations else -1
             if self.config.train.eval_episodes and evaluated < self.agent.env_steps:
@@ -177,7 +179,7 @@ class Session:
         t, name = self.config.train, f"{self.config.agent} {self.config.env}"
         with self.restoring():
             self._evaluations = [] if tree is None else tree["evaluations"]
-            moved_from = self._move(tree)
+            moved_from = self._moved_from(tree)
             done = 0 if tree is None else int(tree["agent"]["env_steps"])
             state = None if tree is None else tree["log"]
             self._log = Logger(
@@ -192,18 +194,23 @@ class Session:
             console.print(f"resumed {self.run.path} at {done:,} {t.unit}")
             if moved_from is not None:
                 console.print(
-                    f"it was saved on {moved_from} and goes on on {t.device}: from the same state, "
-                    "but not bit for bit, and with other random numbers"
+                    f"it was saved on {moved_from} and continues on {t.device}: from the same "
+                    "state, but not bit for bit, and with other random numbers"
                 )
         return tree
 
-    def _move(self, tree: dict[str, Any] | None) -> str | None:
-        """Record the device, if the run has another; return that of a checkpoint, if it differs."""
-        here, before = self.config.train.device, self.run.config().train.device
-        if before != here:
-            self.run.move(here)
-        saved = before if tree is None else str(tree.get("device", before))
-        return saved if tree is not None and saved != here else None
+    def _moved_from(self, tree: dict[str, Any] | None) -> str | None:
+        """Return the device on which a checkpoint was saved, if it is another one."""
+        recorded, here = self.run.config().train.device, self.config.train.device
+        self._moves = recorded != here
+        saved = here if tree is None else str(tree.get("device", recorded))
+        return None if saved == here else saved
+
+    def _record_device(self) -> None:
+        """Record that the run has moved, once its state is on the new device."""
+        if self._moves:
+            self.run.move(self.config.train.device)
+            self._moves = False
 
     @contextlib.contextmanager
     def restoring(self) -> Iterator[None]:
@@ -297,12 +304,10 @@ class Session:
         for name, weight in self.agent.weights().items():
             if not weight.isfinite().all():
                 raise TrainingError(f"the weight {name} is not finite any more; {_HINT}")
-        more = {
-            "log": self.log.state_dict(),
-            "evaluations": self._evaluations,
-            "device": self.config.train.device,
-        }
-        self._write_checkpoint(self.run.checkpoints, tree | more)
+        log = {"log": self.log.state_dict(), "evaluations": self._evaluations}
+        self._record_device()
+        log["device"] = self.config.train.device
+        self._write_checkpoint(self.run.checkpoints, tree | log)
         self.save_weights()
         self.write_status("running")
         self._saved_at = time.monotonic()

@@ -56,6 +56,8 @@ def transfer(agent: Transferable, config: AgentConfig, run: Run, env: EnvLike) -
         if not wanted and not offered:
             continue
         reason = _mismatch(wanted, offered)
+        if part == "encoder" and not reason:
+            reason = _other_normalisation(config, source.config)
         if part == "head" and not reason:
             reason = _other_outputs(config, source.config) or _other_actions(source, env)
         if reason:
@@ -81,6 +83,17 @@ def _mismatch(wanted: dict[str, Tensor], offered: dict[str, Tensor]) -> str:
         if ours != theirs:
             return f"{name} is {theirs} there and {ours} here"
     return ""
+
+
+def _other_normalisation(ours: AgentConfig, theirs: AgentConfig) -> str:
+    """Return how layer normalisation differs that has weights of one shape; empty if it does not.
+
+    In an MLP both kinds are the same.
+    """
+    here, there = (getattr(config, "layer_norm", "none") for config in (ours, theirs))
+    if here == there or getattr(ours, "encoder", "mlp") == "mlp":
+        return ""
+    return f"layer_norm is {there} there and {here} here"
 
 
 def _other_outputs(ours: AgentConfig, theirs: AgentConfig) -> str:

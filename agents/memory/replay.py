@@ -27,7 +27,7 @@ _ARRAYS = ("frames", "action", "reward", "discount", "first", "valid")
 
 _ALIGNMENT = 16  # bytes, of each array within a buffer
 _BUFFERS = 2  # used in turn, so that the host fills one while the other is being copied
-_LAYOUTS = 8  # kept, the newest
+_LAYOUTS = 8  # kept, those used last
 
 
 class _Buffer(NamedTuple):
@@ -73,12 +73,12 @@ class Staging:
     def _next_buffer(self, arrays: Sequence[np.ndarray]) -> _Buffer:
         """Return the buffer for arrays of these shapes and types that was used least recently."""
         layout = tuple((array.shape, array.dtype) for array in arrays)
-        buffers = self._layouts.get(layout)
+        buffers = self._layouts.pop(layout, None)
         if buffers is None:
             if len(self._layouts) >= _LAYOUTS:
                 del self._layouts[next(iter(self._layouts))]
             buffers = [self._make_buffer(arrays) for _ in range(_BUFFERS)]
-            self._layouts[layout] = buffers
+        self._layouts[layout] = buffers  # the last of the dictionary
         buffers.append(buffers.pop(0))
         return buffers[-1]
 

@@ -123,7 +123,7 @@ def _by_rows(agent, stream, index):
     advantages = np.array([float(agent._advantage[t, b]) for *_, t, b in rows])
     advantages = (advantages - advantages.mean()) / advantages.std()
     policy, value, entropy, kl, clipped = 0.0, 0.0, 0.0, 0.0, 0
-    newer = sum(t >= 2 for *_, t, _ in rows)
+    newer = np.mean([t >= 2 for t in range(6) for b in range(4) if not stream.over[t][b]])
     for (p, v, action, t, b), advantage in zip(rows, advantages, strict=True):
         ratio = p[action] / math.exp(float(agent.rollout.extras["log_prob"][t, b]))
         within = ratio.clamp(1 - c.clip_range, 1 + c.clip_range)
@@ -131,8 +131,8 @@ def _by_rows(agent, stream, index):
         value = value + 0.5 * (v - agent._target[t, b]) ** 2 / len(rows)
         entropy = entropy - (p * p.log()).sum() / len(rows)
         if t >= 2:  # the rows before were played by the policy before the last updates
-            kl += float((ratio - 1 - ratio.log()).detach()) / newer
-            clipped += float(abs(ratio - 1) > c.clip_range) / newer
+            kl += float((ratio - 1 - ratio.log()).detach()) / len(rows) / newer
+            clipped += float(abs(ratio - 1) > c.clip_range) / len(rows) / newer
     loss = policy + 0.7 * value - 0.03 * entropy
     parts = torch.autograd.grad(loss, list(agent.network.parameters()))
     gradient = torch.cat([part.flatten() for part in parts])
@@ -328,6 +328,32 @@ def test_the_rows_of_the_policy_before_are_learned_from_but_not_measured(random_
     after = agent.gradients(index)
     assert after[0][4:6].tolist() == [kl, clipped]
     assert not torch.equal(before[1], after[1])
+
+
+def test_the_mean_over_an_epoch_is_that_over_all_newer_rows(random_stream):
+    """Also where a minibatch has none of them."""
+    agent = _agent(rollout_length=4, minibatches=8, learning_rate=0.1)
+    stream = random_stream(4, 1, 0, _frame, (0, 0, 0, 0))
+    _train(agent, stream, 6)
+    agent.learn = lambda: 0
+    _train(agent, stream, 3)
+    agent._set_targets()
+    with torch.no_grad():
+        agent.learner.flat.add_(0.3 * torch.randn(agent.learner.flat.shape))
+    parts = [agent.gradients(index)[0][4:6] for index in torch.arange(16).split(2)]
+    whole = agent.gradients(torch.arange(8, 16))[0][4:6] * agent._newer_share
+    torch.testing.assert_close(torch.stack(parts).mean(0), whole)
+    assert parts[0].tolist() == [0, 0]
+    assert whole[0] > 0
+
+
+def test_the_explained_variance_leaves_out_rows_without_a_decision(random_stream):
+    agent = _agent()
+    _fill(agent, random_stream(4, 1, 2, _frame))
+    valid = agent.rollout.valid[:-1]
+    assert not valid.all()
+    unexplained = agent._advantage[valid].var(correction=0) / agent._target[valid].var(correction=0)
+    torch.testing.assert_close(agent._explained, 1 - unexplained)
 
 
 def test_a_kl_divergence_needs_a_row_of_the_current_policy():

@@ -160,7 +160,6 @@ def test_a_batched_search_is_the_search_of_each_game_alone(name, rule):
         np.testing.assert_allclose(found.mean[i], means, atol=1e-5)
         value = (single.raw + sum(single.total)) / 41
         assert float(found.root_mean[i]) == pytest.approx(value, abs=1e-5)
-        assert float(found.root_mean[i]) == pytest.approx(value, abs=1e-5)
         if rule == "gumbel":
             logits = improved(single)
             policy = torch.tensor(list(logits.values())).softmax(0)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 from cuda_device import REASON, SIMULATED
 
@@ -26,7 +27,8 @@ import ludus
 from ludus.agents import registry
 from ludus.agents.agent import Agent
 from ludus.agents.capture import capture
-from ludus.envs.errors import RunError
+from ludus.agents.memory.replay import Replay, Staging
+from ludus.envs.errors import CheckpointError, RunError
 from ludus.envs.make import make
 from ludus.evaluation.rivals import Rivals
 from ludus.training.checkpoint import newest_checkpoint, save_checkpoint
@@ -227,7 +229,7 @@ def _saved(agent: Agent, folder: Path) -> Any:
 @pytest.mark.parametrize(
     ("there", "here"), [(CPU, CUDA), _slow(CUDA, CPU)], ids=["to GPU", "to CPU"]
 )
-def test_an_agent_goes_on_on_another_device(
+def test_an_agent_continues_on_another_device(
     case: Case, there: torch.device, here: torch.device, tmp_path: Path
 ) -> None:
     (agent, env), (moved, _) = _build(case, there), _build(case, here, seed=1)
@@ -273,7 +275,7 @@ def test_a_resume_on_the_same_device_is_exact(case: Case, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("there", [CPU, CUDA], ids=["saved on CPU", "saved on GPU"])
-def test_a_recurrent_rival_goes_on_on_the_device(there: torch.device, tmp_path: Path) -> None:
+def test_a_recurrent_rival_continues_on_the_device(there: torch.device, tmp_path: Path) -> None:
     """Rivals keep the core's state of past networks, which a checkpoint brings back on the CPU."""
     case = Case("recurrent_ppo", "tic_tac_toe", ROLLOUT)
 
@@ -298,7 +300,7 @@ def test_a_recurrent_rival_goes_on_on_the_device(there: torch.device, tmp_path: 
     assert moved.updates > agent.updates
 
 
-def test_a_run_says_that_it_goes_on_on_another_device(
+def test_a_run_says_that_it_continues_on_another_device(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = TrainOptions(num_envs=ENVS, eval_episodes=1, device="cpu")
@@ -307,7 +309,7 @@ def test_a_run_says_that_it_goes_on_on_another_device(
     capsys.readouterr()
     ludus.resume(folder, device="cuda")
     said = " ".join(capsys.readouterr().err.split())
-    assert "it was saved on cpu and goes on on cuda: from the same state, but not bit" in said
+    assert "it was saved on cpu and continues on cuda: from the same state, but not bit" in said
     assert Run.open(folder).config().train.device == "cuda"
     with pytest.raises(RunError, match="device is tpu; it must be auto, cpu, cuda or mps"):
         ludus.resume(folder, device="tpu")
@@ -360,3 +362,46 @@ def test_both_devices_compute_the_same_gradient(case: Case) -> None:
     assert any(x.abs().max() > 0 for x in here)
     for ours, theirs in zip(here, there, strict=True):
         torch.testing.assert_close(theirs.cpu(), ours, rtol=1e-3, atol=1e-5)
+
+
+def test_a_failed_resume_leaves_the_run_on_its_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = TrainOptions(num_envs=ENVS, eval_episodes=0, device="cpu")
+    ludus.train("dqn", "CartPole-v1", steps=100, train_options=options, root=tmp_path, quiet=True)
+    (folder,) = tmp_path.glob("*/*/*")
+
+    def fail(*_: object) -> None:
+        raise ValueError("no memory")
+
+    monkeypatch.setattr(Replay, "load_state_dict", fail)
+    with pytest.raises(CheckpointError, match="no memory"):
+        ludus.resume(folder, device="cuda", quiet=True)
+    assert Run.open(folder).config().train.device == "cpu"
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+def test_a_row_is_uploaded_whole_and_the_last_two_stay(rows: int) -> None:
+    staging, generator = Staging(CUDA), np.random.default_rng(0)
+
+    def arrays() -> list[np.ndarray]:
+        shapes = ((rows, 3), (rows,), (), (rows, 2, 2))
+        kinds = (np.float32, np.int64, bool, np.uint8)
+        return [
+            np.asarray(generator.integers(0, 2, shape)).astype(kind)
+            for shape, kind in zip(shapes, kinds, strict=True)
+        ]
+
+    sent = [arrays() for _ in range(5)]
+    received: list[list[torch.Tensor]] = []
+    kept: list[list[np.ndarray]] = []
+    for each in sent:
+        copied = [array.copy() for array in each]
+        received.append(staging.upload(*each))
+        for array in each:  # the host goes on with its arrays
+            array[...] = 0
+        for old, want in zip(received[-2:], [*kept, copied][-2:], strict=True):
+            for tensor, array in zip(old, want, strict=True):
+                assert tensor.device.type == "cuda"
+                assert tensor.cpu().numpy().tolist() == array.tolist()
+        kept.append(copied)

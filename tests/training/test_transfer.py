@@ -177,3 +177,16 @@ def test_what_does_not_fit_is_refused(breakout, tmp_path):
         _start(tmp_path / "other", BREAKOUT, source=young.run)
     assert not (tmp_path / "other").exists()
     assert not list(tmp_path.glob("MinAtar*"))
+
+
+def test_an_encoder_whose_normalisation_means_something_else_stays(tmp_path):
+    """Both kinds of layer normalisation have weights of the same shapes."""
+    config = PQNConfig(encoder="minatar", layer_norm="all", head_hidden=16, minibatches=2)
+    options = TrainOptions(steps=300, num_envs=2, eval_episodes=0)
+    source = start_session("pqn", BREAKOUT, options, EnvOptions(), config, tmp_path, quiet=True)
+    source.run_to_end()
+    other = replace(config, layer_norm="channels")
+    record = _record(_start(tmp_path, BREAKOUT, other, source=source.run, agent="pqn"))
+    assert record["left"] == {"encoder": "layer_norm is all there and channels here"}
+    same = _record(_start(tmp_path, BREAKOUT, config, source=source.run, agent="pqn"))
+    assert same["taken"] == ["encoder", "head"]
