@@ -35,8 +35,9 @@ class Transfer:
 def transfer(agent: Transferable, config: AgentConfig, run: Run, env: EnvLike) -> Transfer:
     """Transfer the encoder, the core and the head of a run to an agent, each as a whole.
 
-    A part is transferred if all its weights have the same names and shapes. The head also needs
-    the same actions, by name and number, and outputs of the same meaning.
+    A part is transferred if all its weights have the same names and shapes, and the parts before
+    it are transferred. The head also needs the same actions, by name and number, and outputs of the
+    same meaning.
 
     Args:
         agent: a new agent; its target network gets the same weights.
@@ -60,6 +61,8 @@ def transfer(agent: Transferable, config: AgentConfig, run: Run, env: EnvLike) -
             reason = _other_normalisation(config, source.config)
         if part == "head" and not reason:
             reason = _other_outputs(config, source.config) or _other_actions(source, env)
+        if found.left and not reason:
+            reason = f"it follows the {next(iter(found.left))}, which stays"
         if reason:
             found.left[part] = reason
         else:

@@ -186,7 +186,8 @@ def test_an_encoder_whose_normalisation_means_something_else_stays(tmp_path):
     source = start_session("pqn", BREAKOUT, options, EnvOptions(), config, tmp_path, quiet=True)
     source.run_to_end()
     other = replace(config, layer_norm="channels")
-    record = _record(_start(tmp_path, BREAKOUT, other, source=source.run, agent="pqn"))
-    assert record["left"] == {"encoder": "layer_norm is all there and channels here"}
+    reasons = "encoder: layer_norm is all there and channels here; its head: it follows the encoder"
+    with pytest.raises(RunError, match=rf"^nothing of .* fits this agent; its {reasons}, which "):
+        _start(tmp_path, BREAKOUT, other, source=source.run, agent="pqn")
     same = _record(_start(tmp_path, BREAKOUT, config, source=source.run, agent="pqn"))
     assert same["taken"] == ["encoder", "head"]
