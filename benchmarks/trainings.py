@@ -26,6 +26,7 @@ import numpy as np
 
 from ludus.comparison.aggregates import estimate, improvement, pooled_iqm, smooth
 from ludus.envs.errors import LudusError
+from ludus.training.logger import Episodes
 from ludus.training.run import Run, all_runs
 
 HERE = Path(__file__).parent
@@ -184,8 +185,8 @@ class Queue:
 
     def _keep(self, training: Training, run: Run) -> None:
         """Append the result to its file."""
-        episodes, grid = run.episodes(), np.linspace(0, training.steps, 21)[1:]
-        curve = smooth(episodes, grid, window=100)
+        episodes = Episodes.read(run.path / "episodes.csv")
+        curve = smooth(episodes, np.linspace(0, training.steps, 21)[1:], window=100)
         line = {
             "key": training.key,
             "env": training.env,
