@@ -31,7 +31,7 @@ def capture(agent: object) -> None:
         changes = learner.changes()
         if all(tensor.is_cuda for tensor in changes):  # torch's Adagrad counts steps on the CPU
             learner.step = _record(learner.step, example, changes)
-    elif example[0].device.type == "cpu" and sys.version_info < (3, 14):  # TorchScript has no 3.14
+    elif example[0].device.type == "cpu" and sys.version_info < (3, 14):  # for TorchScript
         learner.gradients = _trace(learner.gradients, example)
 
 

@@ -376,7 +376,7 @@ def linear(start: float, end: float, duration: float, step: float) -> float:
 
 
 def exponential(start: float, end: float, duration: float, step: float) -> float:
-    """Let the distance from `start` to `end` fall to 1/e of it in `duration` steps, and so on."""
+    """Approach `end` from `start`; the distance falls by a factor of e every `duration` steps."""
     return end + (start - end) * math.exp(-step / duration) if duration else end
 
 

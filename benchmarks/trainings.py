@@ -82,7 +82,7 @@ def _r2d2_eps() -> Iterator[Training]:
         yield Training("r2d2_eps", env, "r2d2", f"eps {eps}", options, 50_000, seed)
 
 
-# Env steps of 10 minutes on two cores of an Intel Xeon (model 167), measured at the start of a
+# Env steps of 10 minutes on two cores of an AMD EPYC, measured at the start of a
 # training on the quiet machine: 9,000 steps of dqn2013 and 20,000 of ppo_small on each game.
 _TEN_MINUTES = {
     "Pong": {"dqn2013": 290_000, "ppo_small": 810_000},
@@ -245,12 +245,10 @@ class Queue:
 
 def run(names: list[str], jobs: int, *, commit: bool) -> None:
     """Do the missing trainings of some experiments."""
-    waiting = [
-        training
-        for name in names
-        for training in EXPERIMENTS[name]()
-        if training.key not in results(name)
-    ]
+    waiting = list[Training]()
+    for name in names:
+        done = results(name)
+        waiting += [training for training in EXPERIMENTS[name]() if training.key not in done]
     queue = Queue(waiting, commit=commit)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, queue.stop)
@@ -288,7 +286,7 @@ def table(name: str) -> None:
     trainings = list(EXPERIMENTS[name]())
     envs = list(dict.fromkeys(training.env for training in trainings))
     variants = list(dict.fromkeys([t.variant for t in trainings] + [r["variant"] for r in done]))
-    print("| | " + " | ".join(envs) + " |\n|---" * 1 + "|---" * len(envs) + "|")
+    print("| | " + " | ".join(envs) + " |\n|---" + "|---" * len(envs) + "|")
     for variant in variants:
         cells = []
         for env in envs:

@@ -23,8 +23,6 @@ from ludus.envs.errors import ConfigError
 
 _PER_TRANSITION = 8 + 4 + 4 + 8 + 3 + 4  # bytes: action, reward, discount, index, flags, priority
 _ARRAYS = ("frames", "action", "reward", "discount", "first", "valid")
-
-
 _ALIGNMENT = 16  # bytes, of each array within a buffer
 _BUFFERS = 2  # used in turn, so that the host fills one while the other is being copied
 _LAYOUTS = 8  # kept, those used last

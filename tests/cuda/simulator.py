@@ -51,14 +51,14 @@ def load() -> None:
 
 load()
 
-import torch  # noqa: E402  # after `load`
-from torch import Tensor  # noqa: E402
-from torch.overrides import TorchFunctionMode  # noqa: E402
-from torch.utils._python_dispatch import (  # noqa: E402
+import torch  # noqa: E402  # after `load`, as all of torch
+from torch import Tensor  # noqa: E402  # after `load`
+from torch.overrides import TorchFunctionMode  # noqa: E402  # after `load`
+from torch.utils._python_dispatch import (  # noqa: E402  # after `load`
     TorchDispatchMode,
     _disable_current_modes,
 )
-from torch.utils._pytree import tree_flatten, tree_map  # noqa: E402
+from torch.utils._pytree import tree_flatten, tree_map  # noqa: E402  # after `load`
 
 CUDA = torch.device("cuda:0")
 _aten = torch.ops.aten
@@ -79,7 +79,6 @@ _WAITING = {
 }
 # Operations of several kernels; all others count as one.
 _KERNELS = {
-    "_softmax_backward_data": 1,
     "convolution": 2,
     "convolution_backward": 4,
     "cumsum": 2,
@@ -100,7 +99,7 @@ class SimulatedTensor(Tensor):
 
     held: Tensor
     __slots__ = ("held",)
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
     def __new__(cls: type, held: Tensor, requires_grad: bool = False) -> "SimulatedTensor":
@@ -146,7 +145,7 @@ class SimulatedTensor(Tensor):
             copy = self.held.detach().clone(memory_format=torch.preserve_format)
             made = SimulatedTensor(copy, self.requires_grad)
             if getattr(self, "_is_param", False):
-                made._is_param = True  # type: ignore[attr-defined]  # of torch's Parameter
+                made._is_param = True
             memo[id(self)] = made
         return memo[id(self)]
 
@@ -348,7 +347,7 @@ class _Functions(TorchFunctionMode):
             made = func(*args, **kwargs)
             made.simulated_pin = True
             return made
-        if func == Tensor.data.__set__ and isinstance(args[0], SimulatedTensor):  # type: ignore[attr-defined]
+        if func == Tensor.data.__set__ and isinstance(args[0], SimulatedTensor):
             args[0].held = args[1].held.detach()
         return func(*args, **kwargs)
 
@@ -383,20 +382,20 @@ class _Generator(torch.Generator):
     def __new__(cls, device: Any = "cpu") -> "_Generator":
         """Make a generator of the CPU that names another device."""
         made = super().__new__(cls, "cpu")
-        made._names = torch.device(device)  # type: ignore[attr-defined]
+        made._names = torch.device(device)
         return made
 
     @property
-    def device(self) -> torch.device:  # type: ignore[override]
+    def device(self) -> torch.device:
         """Return the device that it was made for."""
-        return CUDA if self._names.type == "cuda" else self._names  # type: ignore[attr-defined]
+        return CUDA if self._names.type == "cuda" else self._names
 
     def get_state(self) -> Tensor:
         """Return the state; that of a device's generator is one number longer than the CPU's."""
         state = super().get_state()
         return torch.cat([state, state[:1]]) if self.device.type == "cuda" else state
 
-    def set_state(self, state: Tensor) -> "_Generator":  # type: ignore[override]
+    def set_state(self, state: Tensor) -> "_Generator":
         """Set a state that `get_state` returned."""
         super().set_state(state[:-1] if self.device.type == "cuda" else state)
         return self
@@ -499,10 +498,10 @@ def install() -> None:
     }
     for name, value in changes.items():
         setattr(cuda, name, value)
-    torch.Generator = _Generator  # type: ignore[misc]
+    torch.Generator = _Generator
     torch.backends.cuda.is_built = lambda: True
     torch.accelerator.current_accelerator = lambda check_available=False: torch.device("cuda")
-    torch.accelerator.current_stream = lambda *_: _Stream()  # type: ignore[assignment,return-value]
+    torch.accelerator.current_stream = lambda *_: _Stream()
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     supported = torch_optimizer._foreach_supported_types
     torch_optimizer._foreach_supported_types = [*supported, SimulatedTensor]
