@@ -48,6 +48,7 @@ class GameSession:
                 if changed:
                     self._publish_game()
         except Exception as error:  # a run or its game may raise anything
+            worker.closed = True
             self._publish(error_message(error), True)
 
     @property

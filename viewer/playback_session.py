@@ -107,12 +107,14 @@ class PlaybackSession:
             self._agent = load_agent(self._run, self._config, worker)
             self._view = self._make_view()
         except Exception as error:  # a run or its env may raise anything
+            worker.closed = True
             self._publish(error_message(error), True)
             return
         try:
             priority.lower_to_idle()
             self._play(worker)
         except Exception as error:
+            worker.closed = True
             self._publish(error_message(error), True)
         finally:
             self._view.close()

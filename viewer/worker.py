@@ -13,7 +13,8 @@ class Worker:
 
     Args:
         target: runs in the thread with this worker as its argument, and must return soon after
-            `closed` becomes true.
+            `closed` becomes true. It sets `closed` itself before it publishes an error that ends
+            it, so that a page that comes after the error does not join a session that is over.
         name: of the thread.
     """
 

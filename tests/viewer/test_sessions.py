@@ -1,6 +1,7 @@
 """Sessions without a server: an agent that plays, and a person against an agent."""
 
 import shutil
+import threading
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from ludus.training.train import train
 from ludus.viewer import playback_session
 from ludus.viewer.game_session import MAX_SIMULATIONS, GameSession
 from ludus.viewer.playback_session import Pace, PlaybackSession
+from ludus.viewer.views import EnvView
 
-from .conftest import LIMIT, open_run
+from .conftest import LIMIT, open_run, unpack
 
 
 @pytest.fixture
@@ -298,6 +300,31 @@ def test_a_run_without_weights_says_so(runs, published, tmp_path):
         head = published.until(lambda head: head["kind"] == "error")
         assert "no weights yet" in head["text"]
         assert "\n" not in head["text"]
+    finally:
+        session.worker.close(LIMIT)
+
+
+@pytest.mark.parametrize("when", ["loading", "playing", "against a person"])
+def test_an_error_is_published_once_nobody_can_join_any_more(runs, tmp_path, monkeypatch, when):
+    """A page that joined after its last message would wait for ever."""
+    run, config = _copy(runs, tmp_path / "run")
+    if when == "playing":
+        monkeypatch.setattr(EnvView, "step", lambda self: 1 / 0)
+    else:
+        shutil.rmtree(run.weights)
+    known, ended, closed = threading.Event(), threading.Event(), []
+
+    def publish(message, lasting):
+        assert known.wait(LIMIT)
+        if unpack(message)[0]["kind"] == "error":
+            closed.append(session.worker.closed)
+            ended.set()
+
+    session = (GameSession if when == "against a person" else PlaybackSession)(run, config, publish)
+    known.set()
+    try:
+        assert ended.wait(LIMIT)
+        assert closed == [True]
     finally:
         session.worker.close(LIMIT)
 
