@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ludus.agents.returns import lambda_return, n_step_return
+from ludus.agents.returns import gae, lambda_return, n_step_return, vtrace
 
 
 def _discount(terminated, gamma):
@@ -121,3 +121,41 @@ def test_a_life_lost_ends_the_return_and_the_game_goes_on():
     goes_on = torch.ones(3, 1, dtype=torch.bool)
     got = lambda_return(reward, discount, value, goes_on, 1.0)
     assert got.flatten().tolist() == [2.0, 2.0, 8.5]
+
+
+def test_vtrace_gives_the_numbers_of_rlax():
+    """Printed by rlax 0.1.9, vtrace_td_error_and_advantage; step 3 is terminal."""
+    columns = (
+        [1.0, -2.0, 0.5, 3.0],  # reward
+        [0.9, 0.9, 0.0, 0.9],  # discount
+        [0.5, 1.5, -1.0, 2.0],  # value
+        [1.5, -1.0, 2.0, 4.0],  # next value
+        [True] * 4,
+        [0.5, 2.0, 0.25, 0.8],  # ratio
+    )
+    for lam, expected in (
+        (1.0, [-0.903125, -4.0625, 0.375, 3.68]),
+        (0.8, [-0.5618, -4.13, 0.375, 3.68]),
+    ):
+        got = vtrace(*(torch.tensor(column)[:, None] for column in columns), lam)
+        assert got.flatten().tolist() == pytest.approx(expected, rel=1e-6)
+
+
+@settings(max_examples=100, deadline=None)
+@given(_windows(), st.floats(0, 1), st.integers(0, 2**31))
+def test_vtrace_equals_a_recursion_and_gae_where_the_policy_is_the_same(windows, lam, seed):
+    reward, terminated, stops, gamma = windows
+    generator = torch.Generator().manual_seed(seed)
+    value, ratio = torch.rand(2, len(reward) + 1, reward.shape[1], generator=generator) * 3
+    value, next_value, ratio = value[:-1], value[1:], ratio[:-1]
+    discount = _discount(terminated, gamma)
+    steps = (reward, discount, value, next_value, ~stops)
+    torch.testing.assert_close(vtrace(*steps, torch.ones_like(reward), lam), gae(*steps, lam))
+    got = vtrace(*steps, ratio, lam)
+    for b in range(reward.shape[1]):
+        after = 0.0
+        for t in reversed(range(len(reward))):
+            rho, g = min(1.0, float(ratio[t, b])), float(discount[t, b])
+            delta = float(reward[t, b] + g * next_value[t, b] - value[t, b])
+            after = rho * (delta + g * lam * (0.0 if stops[t, b] else after))
+            assert float(got[t, b]) == pytest.approx(after, rel=1e-4, abs=1e-4)
