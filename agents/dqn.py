@@ -17,7 +17,7 @@ from torch import Tensor
 from ludus.agents import losses
 from ludus.agents.agent import Batch, EnvLike, Extras, Step
 from ludus.agents.dqn_config import DQNConfig
-from ludus.agents.learner import Learner, TargetNetwork, UpdateSchedule, exponential, linear
+from ludus.agents.learner import Learner, UpdateSchedule, exponential, linear
 from ludus.agents.memory.priority import importance_weights
 from ludus.agents.memory.replay import Replay
 from ludus.agents.seeding import generator, sampling_dtype, seed_of, seeded_weights
@@ -27,7 +27,7 @@ from ludus.envs.errors import ConfigError
 from ludus.networks.cores import State, make_core
 from ludus.networks.encoders import make_encoder
 from ludus.networks.heads import NO_NOISE, HeadNoise, Streams, ValueOut
-from ludus.networks.network import Network, flatten_parameters
+from ludus.networks.network import Network, TargetNetwork, flatten_parameters
 
 
 class UpdateRandomness(NamedTuple):

@@ -3,11 +3,10 @@
 An agent holds a `Learner` and implements `Algorithm`; there is no base class.
 """
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,36 +15,11 @@ from torch import Tensor
 
 from ludus.agents.agent import Advice, Algorithm, Observation
 from ludus.agents.memory.priority import Priorities
+from ludus.agents.overlap import Overlap
 from ludus.agents.preset import OptimizerName
 from ludus.agents.seeding import restore_generator
 from ludus.envs.dict_observation import PackedDict
-from ludus.networks.network import Network, flat_gradient, flatten_parameters
-
-Out = TypeVar("Out")
-
-
-class TargetNetwork(Generic[Out]):
-    """A copy of the online network that follows it (Mnih et al. 2015).
-
-    Args:
-        online: the online network.
-        flat: its parameters [size], see `flatten_parameters`.
-    """
-
-    def __init__(self, online: Network[Out], flat: Tensor) -> None:
-        self.network = copy.deepcopy(online).requires_grad_(False)
-        self._online_flat, self.flat = flat, flatten_parameters(self.network)
-        self._buffers = list(zip(online.buffers(), self.network.buffers(), strict=True))
-
-    @torch.no_grad()
-    def update(self, polyak: float) -> None:
-        """Move the target a fraction of the way to the online network; 1 copies it."""
-        if polyak == 1.0:
-            self.flat.copy_(self._online_flat)
-        else:
-            self.flat.lerp_(self._online_flat, polyak)
-        for source, target in self._buffers:
-            target.copy_(source)
+from ludus.networks.network import Network, TargetNetwork, flat_gradient
 
 
 class Learner:
@@ -63,6 +37,7 @@ class Learner:
         momentum: of the optimizer.
         max_grad_norm: gradients are scaled down to this L2 norm; 0 for no limit.
         target: follows the online network; None without one.
+        overlap: runs the updates in another thread; None where the caller waits for them.
         priorities: updated after each optimizer step; None for uniform replay.
         frozen_encoder: keep the encoder's weights as they are.
         schedules: returns the current value of each schedule but the learning rate, for the log.
@@ -82,12 +57,13 @@ class Learner:
         momentum: float = 0.0,
         max_grad_norm: float = 0.0,
         target: TargetNetwork[Any] | None = None,
+        overlap: Overlap[Any] | None = None,
         priorities: Priorities | None = None,
         frozen_encoder: bool = False,
         schedules: Callable[[], dict[str, float]] = dict,
     ) -> None:
         self.agent, self.network, self._space = agent, network, space
-        self._target, self._priorities = target, priorities
+        self._target, self._overlap, self._priorities = target, overlap, priorities
         self.flat = flat
         frozen = list(network.encoder.parameters()) if frozen_encoder else []
         self._parameters = list(network.parameters())[len(frozen) :]  # the encoder's come first
@@ -101,6 +77,8 @@ class Learner:
         self._metrics = tuple(metrics)
         self.sums = torch.zeros(len(self._metrics), device=self.flat.device)
         self.summed = 0  # updates in `sums`
+        # Taken from there since the last call of `metrics`: sums, number of updates, learning rate.
+        self._taken: tuple[Sequence[float], int, float] = (), 0, float(learning_rate)
         # `capture` replaces these two by faster functions with the same results.
         self.gradients: Callable[..., Sequence[Tensor]] = agent.gradients
         self.step: Callable[..., None] = self._step
@@ -120,6 +98,7 @@ class Learner:
             episode_start: [B] bool, resets the state.
             deterministic: act greedily, without the evaluation epsilon or sampling.
         """
+        self.finish()
         obs, first, single = as_batch(observation, episode_start, self._space)
         state = self.agent.initial_state(len(obs)) if state is None else state
         actions, state = self.agent.choose(obs, state, first, deterministic=deterministic)
@@ -132,6 +111,7 @@ class Learner:
         episode_start: np.ndarray | None = None,
     ) -> tuple[Advice, Any]:
         """Return the agent's assessment of its actions, and the next state."""
+        self.finish()
         obs, first, _ = as_batch(observation, episode_start, self._space)
         state = self.agent.initial_state(len(obs)) if state is None else state
         return self.agent.advice(obs, state, first)
@@ -146,8 +126,28 @@ class Learner:
     def update(self, *randomness: Tensor) -> None:
         """Do one optimizer step and count it."""
         self.step(*randomness)
-        self.agent.updates += 1
         self.summed += 1
+        if self._overlap is None:
+            self.agent.updates += 1
+
+    def finish(self) -> None:
+        """Wait for the updates that run in another thread, and count them."""
+        if self._overlap is not None:
+            self._overlap.finish()
+            self.agent.updates += self.summed
+            self._take_sums()
+
+    def _take_sums(self) -> None:
+        """Add the metrics of the latest updates to those since the last call of `metrics`."""
+        sums, count, _ = self._taken
+        rate = float(self.optimizer.param_groups[0]["lr"])
+        if self.summed:
+            latest = self.sums.tolist()
+            sums = [a + b for a, b in zip(sums, latest, strict=True)] if count else latest
+            count += self.summed
+            self.sums.zero_()
+            self.summed = 0
+        self._taken = sums, count, rate
 
     def _step(self, *randomness: Tensor) -> None:
         """Do one optimizer step; changes only the tensors in `changes`."""
@@ -166,23 +166,30 @@ class Learner:
         return [self.flat, *self.network.buffers(), *moments, *priorities, self.sums]
 
     def metrics(self) -> dict[str, float]:
-        """Return the schedules, and the means of the metrics since the last call."""
-        rate = float(self.optimizer.param_groups[0]["lr"])
+        """Return the schedules, and the means of the metrics since the last call.
+
+        Updates that run in another thread are part of a later call.
+        """
+        if self._overlap is None:
+            self._take_sums()
+        sums, count, rate = self._taken
+        self._taken = (), 0, rate
         values = {"learning_rate": rate} | self._schedules()
-        if self.summed:
-            means = (self.sums / self.summed).tolist()
-            values |= dict(zip(self._metrics, means, strict=True))
-            self.sums.zero_()
-            self.summed = 0
+        if count:
+            values |= {name: x / count for name, x in zip(self._metrics, sums, strict=True)}
         return values
 
     def weights(self) -> dict[str, Tensor]:
         """Return the online network's parameters and buffers by name."""
+        self.finish()
         return dict(self.network.state_dict())
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
         """Load tensors returned by `weights`."""
+        self.finish()
         self.network.load_state_dict(weights)
+        if self._overlap is not None:
+            self._overlap.take_over()
 
     def start_from(self, weights: dict[str, Tensor]) -> None:
         """Load the weights of another training, into the target network too."""
@@ -196,6 +203,7 @@ class Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next update depends on."""
+        self.finish()
         return {
             "env_steps": self.agent.env_steps,
             "updates": self.agent.updates,
@@ -205,6 +213,7 @@ class Learner:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load a state returned by `state_dict`."""
+        self.finish()
         for name, moment in self.optimizer.state[self.trained].items():
             moment.copy_(state["optimizer"][name])
         for name, part in self._parts().items():

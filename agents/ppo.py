@@ -2,7 +2,8 @@
 
 The choices of "What matters in on-policy RL" (https://arxiv.org/abs/2006.05990) and "The 37
 implementation details of PPO" are fields. A2C is the preset with one epoch and one minibatch
-(https://arxiv.org/abs/2205.09123).
+(https://arxiv.org/abs/2205.09123), and IMPALA (https://arxiv.org/abs/1802.01561) is A2C with
+V-trace, on rollouts that the policy of one round before has played.
 
 Learning overlaps the env's step, so the first two rows of a rollout were played by the policy
 before the last updates. Their stored log-probabilities are those of that policy, and they are
@@ -24,8 +25,9 @@ from ludus.agents.agent import EnvLike, Step
 from ludus.agents.learner import Learner, linear
 from ludus.agents.losses import clipped_surrogate, clipped_value
 from ludus.agents.memory.rollout import Rollout
+from ludus.agents.overlap import Overlap
 from ludus.agents.ppo_config import PPOConfig
-from ludus.agents.returns import gae
+from ludus.agents.returns import gae, vtrace
 from ludus.agents.sampling_policy import SamplingPolicy
 from ludus.agents.seeding import seed_of, seeded_weights
 from ludus.envs.dict_observation import MASK, PackedDict, legal_actions
@@ -52,6 +54,7 @@ _METRICS = (  # SB3's names
     "approx_kl",
     "clip_fraction",
     "grad_norm",
+    "explained_variance",  # of the rollout
 )
 _KL = _METRICS.index("approx_kl")
 _OLDER_ROWS = 2  # of a rollout, played by the policy before the last updates
@@ -64,6 +67,8 @@ class PPO:
         config: losses, rollouts and schedules.
         network: policy and value.
         rollout: stores rows and returns minibatches; has the extras log_prob and value.
+        playing: another for the rows that are played while the agent learns; None with
+            `config.overlap` off.
         space: of one observation.
         kind: of the actions.
         device: where network and rollout live.
@@ -76,6 +81,7 @@ class PPO:
         config: PPOConfig,
         network: Network[PolicyOut],
         rollout: Rollout,
+        playing: Rollout | None,
         space: spaces.Box,
         kind: ActionKind,
         device: torch.device,
@@ -83,20 +89,24 @@ class PPO:
         steps: int,
     ) -> None:
         self.config, self.network, self.rollout, self.kind = config, network, rollout, kind
+        self.playing = rollout if playing is None else playing
         self.device, self._space = device, space
         # Tensors, because a captured update reads them.
         self._rate = torch.tensor(config.learning_rate, device=device)
         self._clip = torch.tensor(config.clip_range, device=device)
+        flat = flatten_parameters(network)
+        self._overlap = None if playing is None else Overlap(network, flat)
         self.learner = Learner(
             self,
             network,
-            flatten_parameters(network),
+            flat,
             space,
             optimizer=config.optimizer,
             learning_rate=self._rate,
             eps=config.optimizer_eps,
             max_grad_norm=config.max_grad_norm,
             metrics=_METRICS,
+            overlap=self._overlap,
             schedules=self._schedules,
         )
         self.predict, self.advise = self.learner.predict, self.learner.advise
@@ -105,14 +115,18 @@ class PPO:
         self.state_dict = self.learner.state_dict
         self.load_state_dict = self.learner.load_state_dict
         self._policy = SamplingPolicy(network, kind, space, device, seed)
-        self.initial_state, self.act = network.initial_state, self._policy.act
+        self.initial_state = network.initial_state
         self.choose, self.advice = self._policy.choose, self._policy.advice
+        self._actor = self._policy
+        if self._overlap is not None:
+            self._actor = SamplingPolicy(self._overlap.network, kind, space, device, seed)
+        self.act = self._actor.act
         # The ends of episodes split a recurrent core's rows where the data says.
         self.capturable = config.core not in ("lstm", "gru")
         self._advantage = rollout.extras["advantage"][:-1]  # [T, B]
         self._target = rollout.extras["target"][:-1]  # [T, B]
         self._newer = torch.ones_like(rollout.valid)  # [T + 1, B] rows of the current policy
-        self._newer[:_OLDER_ROWS] = False
+        self._newer[: 0 if config.vtrace else _OLDER_ROWS] = False
         # Of a rollout's decisions; minibatches have more or fewer, and an epoch's mean is exact.
         self._newer_share = torch.ones((), device=device)
         self._reward_scale = RewardScale(config.gamma, rollout.num_envs)
@@ -130,7 +144,7 @@ class PPO:
         if c.normalize_reward:
             reward = self._reward_scale(reward, step.valid, step.terminated)
         row = step._replace(reward=reward, action=step.extras["action"])
-        self.rollout.add(row, step.extras["state"])
+        self.playing.add(row, step.extras["state"])
         self.env_steps += int(step.valid.sum())
 
     @property
@@ -142,28 +156,54 @@ class PPO:
         return linear(c.clip_range, 0.0, self._steps, self.env_steps)
 
     def learn(self) -> int:
-        """Do the updates of a full rollout and start the next with its last row.
+        """Begin the updates of a full rollout and the next rollout, with the last row of this one.
+
+        Returns:
+            The number of updates that ended, with `overlap` those of the rollout before.
 
         Raises:
             TrainingError: a loss or gradient is not finite.
         """
-        if not self.rollout.full:
+        if not self.playing.full:
             return 0
         c, before = self.config, self.updates
+        self.learner.finish()
         if c.normalize_observation and not self._normalises:
             self._normalises = has_statistics(self.network.encoder)
             if not self._normalises:
                 # Without statistics the weights would fit observations on another scale.
-                self._restart()
+                self._update_statistics(self.playing)
+                if self._overlap is not None:
+                    self._overlap.take_over()
+                self.playing.restart()
                 return 0
         if c.anneal_learning_rate:
             self._rate.fill_(linear(c.learning_rate, 0.0, self._steps, self.env_steps))
         self._clip.fill_(self.clip_range)
+        if self._overlap is None:
+            self._learn_from_rollout()
+        else:
+            self.rollout.copy_from(self.playing)
+            self._overlap.start(self._learn_from_rollout)
+        self.playing.restart()
+        return self.updates - before
+
+    def _update_statistics(self, rollout: Rollout) -> None:
+        """Update the running statistics with the T rows."""
+        if self.config.normalize_observation:
+            update_statistics(self.network.encoder, rollout.obs[:-1].flatten(0, 1))
+
+    def _learn_from_rollout(self) -> None:
+        """Do the updates of a full rollout; it stays as it is."""
         self._set_targets()
-        kl = 0.0
+        self._do_epochs()
+        self._update_statistics(self.rollout)
+
+    def _do_epochs(self) -> None:
+        c, kl = self.config, 0.0
         for _ in range(c.epochs):
             kl_before = self.learner.sums[_KL].clone()
-            for index in self.rollout.minibatch_indices():
+            for index in self.playing.minibatch_indices():  # whose generator is in checkpoints
                 self.learner.update(index)
             if c.target_kl or c.desired_kl:
                 kl = float(self.learner.sums[_KL] - kl_before) / c.minibatches
@@ -173,30 +213,22 @@ class PPO:
         if c.desired_kl:  # as in rsl_rl, https://arxiv.org/abs/2109.11978, appendix A.5
             factor = 1 / 1.5 if kl > 2 * c.desired_kl else 1.5 if kl < c.desired_kl / 2 else 1.0
             self._rate.mul_(factor).clamp_(1e-5, 1e-2)
-        self._restart()
-        return self.updates - before
-
-    def _restart(self) -> None:
-        """Update the running statistics with the T rows and start the next rollout."""
-        if self.config.normalize_observation:
-            update_statistics(self.network.encoder, self.rollout.obs[:-1].flatten(0, 1))
-        self.rollout.restart()
 
     @torch.no_grad()
     def _set_targets(self) -> None:
-        """Compute advantages and lambda-returns of the T rows, with the values of acting."""
-        r = self.rollout
+        """Compute advantages and value targets of the T rows."""
+        r, lam = self.rollout, self.config.lam
+        ratio = self._assess_again() if self.config.vtrace else None
         value = r.extras["value"]  # [T + 1, B]
-        advantage = gae(
-            r.reward[:-1], r.discount[:-1], value[:-1], value[1:], r.valid[1:], self.config.lam
-        )
+        rows = (r.reward[:-1], r.discount[:-1], value[:-1], value[1:], r.valid[1:])
+        advantage = gae(*rows, lam) if ratio is None else vtrace(*rows, ratio, lam)
         self._advantage.copy_(advantage)
         self._target.copy_(advantage + value[:-1])
         valid = r.valid[:-1]
         share = (valid & self._newer[:-1]).sum() / valid.sum().clamp(min=1)
         self._newer_share.copy_(share.clamp(min=1e-8))
         variance = _variance(self._target, valid)
-        self._explained = 1 - _variance(advantage, valid) / variance.clamp(min=1e-12)
+        self._explained.copy_(1 - _variance(advantage, valid) / variance.clamp(min=1e-12))
         if self.config.normalize_value:
             self._returns.update(self._target[valid].cpu().numpy(), forget=0.1)
             head = self.network.head
@@ -207,6 +239,24 @@ class PPO:
                 torch.tensor(std, dtype=torch.float32, device=self.device),
             )
 
+    def _assess_again(self) -> Tensor:
+        """Give all rows the values and log-probabilities of the policy that learns.
+
+        Returns:
+            Probability ratios [T, B] to the policy that acted; 1 where a rival acted.
+        """
+        r, space = self.rollout, self._space
+        value, log_prob = r.extras["value"], r.extras["log_prob"]  # [T + 1, B] each
+        before = log_prob.clone()
+        for envs in r.env_chunks():
+            obs, state = r.obs[:, envs], tuple(s[envs] for s in r.state)
+            out, _ = self.network(obs, state, r.first[:, envs])
+            policy = self.kind.distribution(out, legal_actions(space, obs))
+            value[:, envs] = out.value
+            log_prob[:, envs] = policy.log_prob(r.action[:, envs])
+        ratio = torch.where(r.chosen_by_agent, (log_prob - before).exp(), 1.0)
+        return ratio[:-1]
+
     def gradients(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the gradients of one minibatch. Pure, and never synchronises with the device.
 
@@ -214,7 +264,7 @@ class PPO:
             index: [N], from `Rollout.minibatch_indices`.
 
         Returns:
-            Metrics [7]; the clipped gradient [size].
+            Metrics [8]; the clipped gradient [size].
         """
         c, batch = self.config, self.rollout.minibatch(index)
         advantage, target = batch.extras["advantage"], batch.extras["target"]  # [L, N] each
@@ -243,6 +293,7 @@ class PPO:
             kl,
             clipped,
             norm,
+            self._explained,
         ]
         return torch.stack(metrics), gradient
 
@@ -264,23 +315,22 @@ class PPO:
                 )
 
     def _schedules(self) -> dict[str, float]:
-        """Return the current value of each schedule, and the value's explained variance."""
+        """Return the current value of each schedule."""
         values = {}
         if self.config.clip_range < float("inf"):
             values["clip_range"] = self.clip_range
-        if self.learner.summed:
-            values["explained_variance"] = float(self._explained)
         return values
 
     def parts(self) -> dict[str, Any]:
         """Return the parts of the state besides network and optimizer."""
         return {
-            "rollout": self.rollout,
+            "rollout": self.playing,
             "rate": self._rate,
-            "exploration": self._policy.exploration,
+            "exploration": self._actor.exploration,
             "evaluation": self._policy.evaluation,
             "reward_scale": self._reward_scale,
             "returns": self._returns,
+            **({} if self._overlap is None else {"actor": self._overlap}),
         }
 
 
@@ -306,18 +356,22 @@ def build(
         kind = ActionKind(env.action_space)
         _check_mask(space, kind)
         network = make_network(c, space, kind).to(device)
-    rollout = Rollout(
-        c.rollout_length if training else 1,
-        env,
-        minibatches=c.minibatches if training else 1,
-        gamma=c.gamma,
-        state=network.initial_state(env.num_envs),
-        device=device,
-        seed=seed_of(seed, 3),
-        extras=("log_prob", "value"),
-        targets=("advantage", "target"),
-    )
-    return PPO(c, network, rollout, space, kind, device, seed, steps)
+
+    def make_rollout() -> Rollout:
+        return Rollout(
+            c.rollout_length if training else 1,
+            env,
+            minibatches=c.minibatches if training else 1,
+            gamma=c.gamma,
+            state=network.initial_state(env.num_envs),
+            device=device,
+            seed=seed_of(seed, 3),
+            extras=("log_prob", "value"),
+            targets=("advantage", "target"),
+        )
+
+    playing = make_rollout() if c.overlap and training else None
+    return PPO(c, network, make_rollout(), playing, space, kind, device, seed, steps)
 
 
 def make_network(config: PPOConfig, space: spaces.Box, kind: ActionKind) -> Network[PolicyOut]:

@@ -1,4 +1,4 @@
-"""Configuration and presets of PPO and A2C. Imports no torch."""
+"""Configuration and presets of PPO, A2C and IMPALA. Imports no torch."""
 
 from __future__ import annotations
 
@@ -96,6 +96,10 @@ class PPOConfig:
     """skip the remaining epochs once the KL divergence exceeds this; 0 for no limit"""
     desired_kl: Annotated[float, NON_NEGATIVE] = 0.0
     """adapt the learning rate after each rollout to this KL divergence; 0 to follow the schedule"""
+    overlap: bool = False
+    """learn from a rollout while the next is played, by the policy of one round before"""
+    vtrace: bool = False
+    """V-trace in place of GAE, with the values and probabilities of the policy that learns"""
     clip_reward: bool = False
     """learn from rewards clipped to [-1, 1]; scores are never clipped"""
 
@@ -215,6 +219,33 @@ def _a2c(config: PPOConfig) -> PPOConfig:
     )
 
 
+def _impala(config: PPOConfig, kind: Family) -> PPOConfig:
+    """Return IMPALA: V-trace corrects for the policy that played, of one round before.
+
+    Espeholt et al. 2018, https://arxiv.org/abs/1802.01561, table G.1. The paper's loss is a sum
+    over 32 x 20 rows, with epsilon inside RMSProp's root; here it is a mean, with epsilon outside.
+    """
+    config = replace(
+        _a2c(config),
+        rollout_length=20,
+        learning_rate=6e-4,
+        anneal_learning_rate=True,
+        value_coef=0.5,
+        overlap=True,
+        vtrace=True,
+    )
+    if kind != "atari":
+        return config
+    rows = 32 * 20
+    return replace(
+        config,
+        encoder="impala",
+        features=256,
+        optimizer_eps=0.01**0.5 / rows,
+        max_grad_norm=40 / rows,
+    )
+
+
 def preset(name: str, env: EnvLike) -> Preset:
     """Return the preset of that name.
 
@@ -238,7 +269,9 @@ def preset(name: str, env: EnvLike) -> Preset:
         config = replace(config, gamma=1.0, entropy_coef=0.02)
     if name == "a2c":
         config = _a2c(config)
+    if name == "impala":
+        config = _impala(config, kind)
     # MinAtar: on one seed 32 envs scored as well as 8, at twice the speed.
-    atari = 16 if name == "a2c" else 8  # as rl-baselines3-zoo's, and A3C's 16 actors
+    atari = {"a2c": 16, "impala": 32}.get(name, 8)  # as rl-baselines3-zoo's; A3C's 16 actors
     num_envs = {"classic": 16, "minatar": 32, "atari": atari}[kind]
     return Preset(config, num_envs)

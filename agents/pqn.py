@@ -18,6 +18,7 @@ from ludus.agents.agent import EnvLike, Extras, Step
 from ludus.agents.learner import Learner, linear
 from ludus.agents.losses import chosen
 from ludus.agents.memory.rollout import Rollout
+from ludus.agents.overlap import Overlap
 from ludus.agents.pqn_config import PQNConfig
 from ludus.agents.returns import lambda_return
 from ludus.agents.seeding import seed_of, seeded_weights
@@ -27,8 +28,6 @@ from ludus.networks.encoders import make_encoder
 from ludus.networks.heads import QHead, QOut, Streams
 from ludus.networks.network import Network, flatten_parameters
 
-_CHUNK = 256  # observations in one forward pass of the targets: they fit a CPU's cache
-
 
 class PQN:
     """A PQN.
@@ -37,6 +36,8 @@ class PQN:
         config: rollouts, schedules and exploration.
         network: the only network.
         rollout: stores rows and returns minibatches.
+        playing: another for the rows that are played while the agent learns; None with
+            `config.overlap` off.
         space: of one observation.
         action_space: defines the number of the first action.
         device: where network and rollout live.
@@ -49,6 +50,7 @@ class PQN:
         config: PQNConfig,
         network: Network[QOut],
         rollout: Rollout,
+        playing: Rollout | None,
         space: spaces.Box,
         action_space: spaces.Discrete,
         device: torch.device,
@@ -56,17 +58,21 @@ class PQN:
         steps: int,
     ) -> None:
         self.config, self.network, self.rollout, self.device = config, network, rollout, device
+        self.playing = rollout if playing is None else playing
         self._rate = torch.tensor(config.learning_rate, device=device)  # captured updates read it
+        flat = flatten_parameters(network)
+        self._overlap = None if playing is None else Overlap(network, flat)
         self.learner = Learner(
             self,
             network,
-            flatten_parameters(network),
+            flat,
             space,
             optimizer=config.optimizer,
             learning_rate=self._rate,
             eps=config.optimizer_eps,
             max_grad_norm=config.max_grad_norm,
             metrics=("loss", "q_values", "grad_norm"),
+            overlap=self._overlap,
             schedules=self._schedules,
         )
         self.predict, self.advise = self.learner.predict, self.learner.advise
@@ -74,9 +80,13 @@ class PQN:
         self.start_from, self.metrics = self.learner.start_from, self.learner.metrics
         self.state_dict = self.learner.state_dict
         self.load_state_dict = self.learner.load_state_dict
-        self._policy = ValuePolicy(network, action_space, device, seed, config.evaluation_epsilon)
+        epsilon = config.evaluation_epsilon
+        policy = self._policy = ValuePolicy(network, action_space, device, seed, epsilon)
         self.initial_state = network.initial_state
-        self.choose, self.advice = self._policy.choose, self._policy.advice
+        self.choose, self.advice = policy.choose, policy.advice
+        self._actor = policy
+        if self._overlap is not None:
+            self._actor = ValuePolicy(self._overlap.network, action_space, device, seed, epsilon)
         # The ends of episodes split a recurrent core's rows where the data says.
         self.capturable = config.core == "none"
         self._target = rollout.extras["target"][:-1]  # [T, B]
@@ -102,38 +112,49 @@ class PQN:
         self, obs: np.ndarray, state: State, first: np.ndarray, *, explore: bool
     ) -> tuple[np.ndarray, State, Extras]:
         """Return actions [B] for obs [B, *obs]; `explore` is epsilon-greedy."""
-        actions, next_state = self._policy.greedy(obs, state, first)
+        actions, next_state = self._actor.greedy(obs, state, first)
         if explore:
-            actions = self._policy.explore(actions, obs, self.epsilon)
+            actions = self._actor.explore(actions, obs, self.epsilon)
         return actions, next_state, {"state": state}
 
     def observe(self, step: Step) -> None:
         """Store one row."""
         reward = np.clip(step.reward, -1, 1) if self.config.clip_reward else step.reward
         action = step.action - self._policy.first_action
-        self.rollout.add(step._replace(reward=reward, action=action), step.extras["state"])
+        self.playing.add(step._replace(reward=reward, action=action), step.extras["state"])
         self.env_steps += int(step.valid.sum())
 
     def learn(self) -> int:
-        """Do the updates of a full rollout and start the next with its last row."""
-        if not self.rollout.full:
+        """Begin the updates of a full rollout and the next rollout, with the last row of this one.
+
+        Returns:
+            The number of updates that ended, with `overlap` those of the rollout before.
+        """
+        if not self.playing.full:
             return 0
-        self._rate.fill_(self.learning_rate)
-        self._set_targets()
         before = self.updates
-        for _ in range(self.config.epochs):
-            for index in self.rollout.minibatch_indices():
-                self.learner.update(index)
-        self.rollout.restart()
+        self.learner.finish()
+        self._rate.fill_(self.learning_rate)
+        if self._overlap is None:
+            self._learn_from_rollout()
+        else:
+            self.rollout.copy_from(self.playing)
+            self._overlap.start(self._learn_from_rollout)
+        self.playing.restart()
         return self.updates - before
+
+    def _learn_from_rollout(self) -> None:
+        """Do the updates of a full rollout; it stays as it is."""
+        self._set_targets()
+        for _ in range(self.config.epochs):
+            for index in self.playing.minibatch_indices():  # whose generator is in checkpoints
+                self.learner.update(index)
 
     @torch.no_grad()
     def _set_targets(self) -> None:
         """Compute the Q(lambda) returns of the T rows with the current network."""
         r = self.rollout
-        envs = torch.arange(r.num_envs, device=self.device)
-        chunks = envs.split(max(1, _CHUNK // len(r.obs)))
-        values = torch.cat([self._values(chunk) for chunk in chunks]).t()  # [T + 1, B]
+        values = torch.cat([self._values(envs) for envs in r.env_chunks()]).t()  # [T + 1, B]
         self._target.copy_(
             lambda_return(r.reward[:-1], r.discount[:-1], values[1:], r.valid[1:], self.config.lam)
         )
@@ -171,9 +192,10 @@ class PQN:
     def parts(self) -> dict[str, Any]:
         """Return the parts of the state besides network and optimizer."""
         return {
-            "rollout": self.rollout,
-            "exploration": self._policy.exploration,
+            "rollout": self.playing,
+            "exploration": self._actor.exploration,
             "evaluation": self._policy.evaluation,
+            **({} if self._overlap is None else {"actor": self._overlap}),
         }
 
 
@@ -190,17 +212,21 @@ def build(
     c, space, action_space = config, env.observation_space, discrete(env.action_space, "PQN")
     with seeded_weights(seed, device):
         network = _make_network(c, space, int(action_space.n)).to(device)
-    rollout = Rollout(
-        c.rollout_length if training else 1,
-        env,
-        minibatches=c.minibatches if training else 1,
-        gamma=c.gamma,
-        state=network.initial_state(env.num_envs),
-        device=device,
-        seed=seed_of(seed, 3),
-        targets=("target",),
-    )
-    return PQN(c, network, rollout, space, action_space, device, seed, steps)
+
+    def make_rollout() -> Rollout:
+        return Rollout(
+            c.rollout_length if training else 1,
+            env,
+            minibatches=c.minibatches if training else 1,
+            gamma=c.gamma,
+            state=network.initial_state(env.num_envs),
+            device=device,
+            seed=seed_of(seed, 3),
+            targets=("target",),
+        )
+
+    playing = make_rollout() if c.overlap and training else None
+    return PQN(c, network, make_rollout(), playing, space, action_space, device, seed, steps)
 
 
 def _make_network(config: PQNConfig, space: spaces.Box, actions: int) -> Network[QOut]:

@@ -64,6 +64,8 @@ class PQNConfig:
     """discount per step"""
     lam: Annotated[float, FRACTION] = 0.65
     """lambda of the returns: 0 bootstraps after one step, 1 at the end of the rollout"""
+    overlap: bool = False
+    """learn from a rollout while the next is played, by the network of one round before"""
     clip_reward: bool = False
     """learn from rewards clipped to [-1, 1]; scores are never clipped"""
     epsilon_start: Annotated[float, FRACTION] = 1.0

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ludus.agents import losses
 from ludus.agents.agent import EnvLike, Extras, Step
-from ludus.agents.learner import Learner, TargetNetwork, UpdateSchedule, linear
+from ludus.agents.learner import Learner, UpdateSchedule, linear
 from ludus.agents.memory.priority import importance_weights
 from ludus.agents.memory.replay import Replay
 from ludus.agents.memory.sequences import SequenceBatch, Sequences
@@ -29,7 +29,7 @@ from ludus.envs.errors import ConfigError
 from ludus.networks.cores import State, make_core
 from ludus.networks.encoders import make_encoder
 from ludus.networks.heads import QHead, QOut, Streams
-from ludus.networks.network import Network, flatten_parameters
+from ludus.networks.network import Network, TargetNetwork, flatten_parameters
 
 
 class R2D2:

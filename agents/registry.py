@@ -54,6 +54,7 @@ AGENTS = {
         "PPO with an LSTM; --core gru or gtrxl, https://arxiv.org/abs/1910.06764", _PPO
     ),
     "a2c": Entry("advantage actor-critic, https://arxiv.org/abs/1602.01783", _PPO),
+    "impala": Entry("actor-critic with V-trace, https://arxiv.org/abs/1802.01561", _PPO),
     "alphazero": Entry(
         "search and self-play on board games, https://openreview.net/forum?id=bERaNdoegnO",
         "ludus.agents.alphazero_config",

@@ -124,10 +124,26 @@ def _alphazero_value() -> Iterator[Training]:
         )
 
 
+def _overlap() -> Iterator[Training]:
+    """PPO that learns while it plays, with and without V-trace, and in turns."""
+    variants = {
+        "in turns": (),
+        "overlap": ("--overlap",),
+        "overlap, V-trace": ("--overlap", "--vtrace"),
+    }
+    envs = {"CartPole-v1": 50_000, "Pendulum-v1": 100_000}
+    envs |= {"MinAtar/Breakout-v1": 1_000_000, "MinAtar/SpaceInvaders-v1": 1_000_000}
+    for seed, (env, steps) in product(range(5), envs.items()):
+        for variant, options in variants.items():
+            games = ("--eval-episodes", "20")
+            yield Training("overlap", env, "ppo", variant, (*options, *games), steps, seed)
+
+
 EXPERIMENTS = {
     "pqn": _pqn,
     "alphazero_value": _alphazero_value,
     "r2d2_eps": _r2d2_eps,
+    "overlap": _overlap,
     "dqn_sb3": _dqn_sb3,
     "small_machine": _small_machine,
 }

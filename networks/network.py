@@ -1,5 +1,6 @@
 """A network is encoder, core and head; observations are [T, B, *obs], with T = 1 for acting."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
@@ -97,3 +98,27 @@ def flatten_parameters(network: nn.Module) -> Tensor:
 def flat_gradient(gradients: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
     """Return the gradients as one tensor [size], in the order of `flatten_parameters`."""
     return torch.cat([_flat_view(g, p) for g, p in zip(gradients, parameters, strict=True)])
+
+
+class TargetNetwork(Generic[Out]):
+    """A copy of the online network that follows it (Mnih et al. 2015).
+
+    Args:
+        online: the online network.
+        flat: its parameters [size], see `flatten_parameters`.
+    """
+
+    def __init__(self, online: Network[Out], flat: Tensor) -> None:
+        self.network = copy.deepcopy(online).requires_grad_(False)
+        self._online_flat, self.flat = flat, flatten_parameters(self.network)
+        self._buffers = list(zip(online.buffers(), self.network.buffers(), strict=True))
+
+    @torch.no_grad()
+    def update(self, polyak: float) -> None:
+        """Move the target a fraction of the way to the online network; 1 copies it."""
+        if polyak == 1.0:
+            self.flat.copy_(self._online_flat)
+        else:
+            self.flat.lerp_(self._online_flat, polyak)
+        for source, target in self._buffers:
+            target.copy_(source)

@@ -273,9 +273,10 @@ def test_recurrent_ppo_keeps_a_cartpole_up_whose_speeds_it_does_not_see(seed):
     assert _score(agent, env_id) >= 450
 
 
+@pytest.mark.parametrize("name", ["a2c", pytest.param("impala", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("seed", REAL_SEEDS)
-def test_a2c_keeps_cartpole_up(seed):
-    config = registry.preset("a2c", make("CartPole-v1", 1)).config
+def test_an_actor_critic_keeps_cartpole_up(name, seed):
+    config = registry.preset(name, make("CartPole-v1", 1)).config
     solved = _until("CartPole-v1", 475, every=20_000)
     agent = _trained("CartPole-v1", config, 200_000, seed, num_envs=16, until=solved)
     assert _score(agent, "CartPole-v1") >= 475

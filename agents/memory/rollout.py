@@ -18,6 +18,8 @@ from ludus.agents.seeding import restore_generator
 from ludus.envs.errors import ConfigError
 from ludus.networks.cores import State
 
+_CHUNK = 256  # observations in one forward pass of all rows
+
 
 class Minibatch(NamedTuple):
     """Single rows (L = 1), or with a recurrent core all L = T rows of N envs."""
@@ -151,6 +153,16 @@ class Rollout:
             stored[row].copy_(values[name])
         self.filled += 1
 
+    def copy_from(self, other: "Rollout") -> None:
+        """Take the rows of another rollout of the same size."""
+        mine, theirs = (
+            (*self._rows.values(), *self._states),
+            (*other._rows.values(), *other._states),
+        )
+        for stored, values in zip(mine, theirs, strict=True):
+            stored.copy_(values)
+        self.filled = other.filled
+
     def restart(self) -> None:
         """Start the next rollout with the last row of this one."""
         for stored in (*self._rows.values(), *self._states):
@@ -161,6 +173,11 @@ class Rollout:
         """Return an epoch in random order: the indices [N] of each minibatch's rows, or envs."""
         order = torch.randperm(self._size, generator=self._generator, device=self._device)
         return order.split(self._size // self._minibatches)
+
+    def env_chunks(self) -> Sequence[Tensor]:
+        """Return the indices [n] of some envs at a time, whose rows fit a CPU's cache."""
+        envs = torch.arange(self.num_envs, device=self._device)
+        return envs.split(max(1, _CHUNK // len(self.obs)))
 
     def example(self) -> tuple[Tensor]:
         """Return fixed indices, of the shape of all others."""

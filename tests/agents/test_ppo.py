@@ -109,6 +109,42 @@ def test_advantages_equal_a_loop_over_the_stream(random_stream, lam):
     assert ends > 0
 
 
+@pytest.mark.parametrize("core", ["none", "lstm", "gtrxl"])
+def test_vtrace_judges_by_the_policy_that_learns(random_stream, core):
+    agent, stream = _agent(core=core, vtrace=True), random_stream(4, 1, 2, _frame)
+    agent.learn = lambda: 0
+    _train(agent, stream, 7)
+    with torch.no_grad():
+        agent.learner.flat.add_(0.5 * torch.randn(agent.learner.flat.shape))
+    r = agent.rollout
+    before = r.extras["log_prob"].clone()
+    r.chosen_by_agent[3, 1] = False
+    agent._set_targets()
+    with torch.no_grad():
+        out, _ = agent.network(r.obs, r.state, r.first)
+        log_prob = agent.kind.distribution(out).log_prob(r.action)
+    torch.testing.assert_close(r.extras["value"], out.value)
+    torch.testing.assert_close(r.extras["log_prob"], log_prob)
+    ratio = (log_prob - before).exp()
+    assert ratio.min() < 0.8
+    assert ratio.max() > 1.2
+    ratio[3, 1] = 1.0
+    for b in range(4):
+        following = 0.0
+        for t in reversed(range(6)):
+            gone_on = t < 5 and not stream.over[t + 1][b]
+            discount = 0.0 if stream.terminated[t + 1][b] else 0.9
+            delta = float(
+                stream.reward[t + 1][b] + discount * out.value[t + 1, b] - out.value[t, b]
+            )
+            ahead = discount * 0.8 * following if gone_on else 0.0
+            following = min(1.0, float(ratio[t, b])) * (delta + ahead)
+            if not stream.over[t][b]:  # else the row is no decision
+                assert float(agent._advantage[t, b]) == pytest.approx(following, rel=1e-4, abs=1e-5)
+                target = following + float(out.value[t, b])
+                assert float(agent._target[t, b]) == pytest.approx(target, rel=1e-4, abs=1e-5)
+
+
 def _by_rows(agent, stream, index):
     """Loss, parts of it and gradient, a row at a time in plain numbers."""
     c, rows = agent.config, []
@@ -137,7 +173,11 @@ def _by_rows(agent, stream, index):
     parts = torch.autograd.grad(loss, list(agent.network.parameters()))
     gradient = torch.cat([part.flatten() for part in parts])
     values = [float(x.detach()) for x in (loss, policy, value, -entropy)]
-    return [*values, kl, clipped, float(gradient.norm())], gradient
+    valid = [(t, b) for t in range(6) for b in range(4) if not stream.over[t][b]]
+    fitted = [float(agent._target[at]) for at in valid]
+    missed = [float(agent._advantage[at]) for at in valid]
+    explained = 1 - np.var(missed) / np.var(fitted)
+    return [*values, kl, clipped, float(gradient.norm()), explained], gradient
 
 
 def test_the_loss_and_gradient_of_a_minibatch_by_hand(random_stream):
@@ -453,6 +493,8 @@ CHANGES = {
     "normalize_value": True,
     "target_kl": 1e-6,
     "desired_kl": 1e-6,
+    "overlap": True,
+    "vtrace": True,
     "clip_reward": True,
 }
 TRUNK = (3 + 1) * 8

@@ -6,9 +6,9 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from ludus.agents import pqn
 from ludus.agents.agent import EnvSpec
 from ludus.agents.capture import capture
+from ludus.agents.memory import rollout
 from ludus.agents.pqn import PQN, build
 from ludus.agents.pqn_config import PQNConfig
 from ludus.envs.errors import ConfigError
@@ -106,7 +106,7 @@ def test_targets_are_the_same_however_many_observations_are_valued_at_once(
     _train(agent, random_stream(4, 1, 2, _frame, actions=4), 7)
     agent._set_targets()
     want = agent._target.clone()
-    monkeypatch.setattr(pqn, "_CHUNK", at_once)
+    monkeypatch.setattr(rollout, "_CHUNK", at_once)
     agent._set_targets()
     torch.testing.assert_close(agent._target, want)
     assert want.abs().min() > 0
@@ -337,6 +337,7 @@ CHANGES = {
     "minibatches": 2,
     "gamma": 0.5,
     "lam": 0.1,
+    "overlap": True,
     "clip_reward": True,
     "epsilon_start": 0.5,
     "epsilon_end": 0.9,

@@ -5,11 +5,11 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from ludus.agents.learner import Learner, TargetNetwork
+from ludus.agents.learner import Learner
 from ludus.networks.cores import make_core
 from ludus.networks.encoders import make_encoder
 from ludus.networks.heads import HeadNoise, ImplicitQuantileHead, Streams
-from ludus.networks.network import Network, flatten_parameters
+from ludus.networks.network import Network, TargetNetwork, flatten_parameters
 
 SPACE = spaces.Box(0, 255, (2, 12, 10), np.uint8)
 

@@ -7,7 +7,8 @@ counted.
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ if SIMULATED:
 import torch
 
 import ludus
-from ludus.agents import registry
+from ludus.agents import overlap, registry
 from ludus.agents.agent import Agent
 from ludus.agents.capture import capture
 from ludus.agents.memory.replay import Replay, Staging
@@ -41,10 +42,25 @@ CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 ENVS = 4
 
 
+class _SameThread:
+    """Runs the updates of `Overlap` at once: the simulated device belongs to one thread."""
+
+    def __init__(self, *_: Any) -> None:
+        """Take the arguments of a `ThreadPoolExecutor`."""
+
+    def submit(self, updates: Callable[[], None]) -> Future[None]:
+        done = Future[None]()
+        updates()
+        done.set_result(None)
+        return done
+
+
 @pytest.fixture(autouse=True)
-def device() -> Iterator[None]:
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Run a test on the device."""
     torch.set_num_threads(1)
+    if SIMULATED:
+        monkeypatch.setattr(overlap, "ThreadPoolExecutor", _SameThread)
     with simulator.device() if SIMULATED else contextlib.nullcontext(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -92,6 +108,7 @@ CAPTURED = [
     Case("ppo", "Pendulum-v1", ROLLOUT | {"normalize_value": True}),
     Case("ppo_small", PONG, ROLLOUT),
     Case("a2c"),
+    Case("impala", changes={"rollout_length": 8}),
     Case("recurrent_ppo", changes=GTRXL),
     Case("pqn", changes=ROLLOUT),
     Case("pqn", MINATAR, ROLLOUT),
@@ -352,10 +369,12 @@ def test_both_devices_compute_the_same_gradient(case: Case) -> None:
     env.close()
     moved.load_state_dict(agent.state_dict())
     if hasattr(agent, "rollout"):  # targets are computed before the updates of a rollout
+        moved.rollout.load_state_dict(agent.rollout.state_dict())
         for name, values in agent.rollout.extras.items():
             moved.rollout.extras[name].copy_(values)
     if hasattr(agent, "_clip"):
         moved._clip.copy_(agent._clip)
+        moved._explained.copy_(agent._explained)
     here = agent.gradients(*randomness)
     there = moved.gradients(*(x.to(CUDA) for x in randomness))
     assert any(x.abs().max() > 0 for x in here)
