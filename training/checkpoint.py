@@ -10,8 +10,9 @@ The body of the manifest holds the format version, the version of Ludus that wro
 the parts. A part is what one rank wrote; today there is one. It has its tree of dicts, lists and
 JSON scalars, in which tensors and arrays are replaced by references; the file of its tensors; and
 for each large array the dtype, the shape and a list of segments, each a file with consecutive rows,
-its size and its sha256. Today every array has one segment; the reader joins several, so that later
-versions can leave unchanged segments of a large replay as they are.
+its size and its sha256. The segments of a ring hold rows by their number since the start of the
+training. A full one never changes: later checkpoints have a hard link to it, so the file is
+deleted with the last of them. Where the disk has no hard links it is written again.
 
 The folder is written under a temporary name, synced and renamed. A process that is killed at any
 moment leaves the older checkpoints intact.
@@ -22,14 +23,16 @@ import json
 import os
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+from ludus.agents.memory.ring_rows import RingRows
 from ludus.envs.errors import CheckpointError, FormatError
 from ludus.training.files import open_new, parse_json, read_json, require_inside
 from ludus.training.formats import FORMAT, check_format, format_of, format_stamp
@@ -37,6 +40,7 @@ from ludus.training.formats import FORMAT, check_format, format_of, format_stamp
 _TENSORS, _MANIFEST = "tensors.safetensors", "manifest.json"
 _PART = "rank-0"
 _LARGE = 1 << 20  # bytes from which an array is stored in its own file
+_SEGMENT = 32 << 20  # bytes of a ring's rows in one file
 _MAX_MANIFEST_BYTES = 256 << 20
 # what reading a file may raise that a stranger wrote
 _DAMAGE = (
@@ -85,6 +89,9 @@ def _sync_folder(path: Path) -> None:
 
 def _split(tree: Any, name: str, tensors: dict[str, torch.Tensor], arrays: dict[str, Any]) -> Any:
     """Return the tree with references in place of what it adds to `tensors` and `arrays`."""
+    if isinstance(tree, RingRows):
+        arrays[name] = tree
+        return {"$array": name}
     if isinstance(tree, dict):
         return {k: _split(v, f"{name}.{k}", tensors, arrays) for k, v in tree.items()}
     if isinstance(tree, list | tuple):
@@ -104,7 +111,7 @@ def _split(tree: Any, name: str, tensors: dict[str, torch.Tensor], arrays: dict[
     return tree
 
 
-def _join(tree: Any, tensors: dict[str, torch.Tensor], arrays: dict[str, np.ndarray]) -> Any:
+def _join(tree: Any, tensors: dict[str, torch.Tensor], arrays: dict[str, Any]) -> Any:
     """Invert `_split`."""
     if isinstance(tree, list):
         return [_join(v, tensors, arrays) for v in tree]
@@ -119,7 +126,9 @@ def _join(tree: Any, tensors: dict[str, torch.Tensor], arrays: dict[str, np.ndar
     return {k: _join(v, tensors, arrays) for k, v in tree.items()}
 
 
-def save_checkpoint(folder: Path, step: int, tree: Any, keep: int) -> Path:
+def save_checkpoint(
+    folder: Path, step: int, tree: Any, keep: int, base: Path | None = None
+) -> Path:
     """Write `folder/<step>` and remove all but the newest `keep` checkpoints up to it.
 
     An intact checkpoint of the same step is kept as it is. Checkpoints of later steps are removed:
@@ -130,6 +139,7 @@ def save_checkpoint(folder: Path, step: int, tree: Any, keep: int) -> Path:
         step: env steps, the checkpoint's name.
         tree: dicts, lists, tensors, arrays and JSON scalars.
         keep: number of checkpoints to keep, 1 or more.
+        base: an earlier checkpoint of the same training, whose rows of rings need not be written.
 
     Raises:
         CheckpointError: it cannot be written; the older checkpoints are kept.
@@ -146,7 +156,7 @@ def save_checkpoint(folder: Path, step: int, tree: Any, keep: int) -> Path:
             else:
                 shutil.rmtree(stale)
         if not _is_whole(final):
-            _write_folder(temporary, step, tree)
+            _write_folder(temporary, step, tree, base)
             _remove(final)  # damaged
             temporary.rename(final)
             _sync_folder(folder)
@@ -176,22 +186,27 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
-def _write_folder(temporary: Path, step: int, tree: Any) -> None:
+def _write_folder(temporary: Path, step: int, tree: Any, base: Path | None) -> None:
     temporary.mkdir()
-    body = {**format_stamp(), "step": step, "parts": [_write_part(temporary, _PART, tree)]}
+    part = _write_part(temporary, _PART, tree, base)
+    body = {**format_stamp(), "step": step, "parts": [part]}
     text = json.dumps(body)
     manifest = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "body": text}
     write_atomically(temporary / _MANIFEST, json.dumps(manifest))
 
 
-def _write_part(folder: Path, name: str, tree: Any) -> dict[str, Any]:
+def _write_part(folder: Path, name: str, tree: Any, base: Path | None) -> dict[str, Any]:
     """Write the tensors and arrays of one rank; return the manifest's entry."""
     (folder / name).mkdir()
     tensors: dict[str, torch.Tensor] = {}
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray | RingRows] = {}
     skeleton = _split(tree, "state", tensors, arrays)
+    written = _arrays_of(base)
     entries = {}
     for key, array in arrays.items():
+        if isinstance(array, RingRows):
+            entries[key] = _write_ring(folder, f"{name}/{key}", array, base, written.get(key))
+            continue
         segment = _write(folder, f"{name}/{key}.0.npy", array)
         entries[key] = {
             "dtype": array.dtype.str,
@@ -201,6 +216,48 @@ def _write_part(folder: Path, name: str, tree: Any) -> dict[str, Any]:
     saved = _write(folder, f"{name}/{_TENSORS}", save(tensors))
     _sync_folder(folder / name)
     return {"name": name, "tree": skeleton, "tensors": saved, "arrays": entries}
+
+
+def _arrays_of(base: Path | None) -> dict[str, Any]:
+    """Return the manifest's entries of a checkpoint's arrays; none if it cannot be read."""
+    if base is not None:
+        with suppress(CheckpointError, *_DAMAGE):
+            return dict(_read_body(base)["parts"][0]["arrays"])
+    return {}
+
+
+def _write_ring(
+    folder: Path, name: str, rows: RingRows, base: Path | None, before: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Write a ring's rows that `base` does not hold; return the manifest's entry.
+
+    Args:
+        folder: of the checkpoint.
+        name: of the files, without the number of the segment.
+        rows: of the ring.
+        base: an earlier checkpoint.
+        before: its entry of this ring, if there is one.
+    """
+    entry: dict[str, Any] = {"dtype": rows.dtype.str, "shape": list(rows.shape), "size": rows.size}
+    known = dict[str, Any]()
+    if before is not None and all(before.get(key) == value for key, value in entry.items()):
+        known = {segment["file"]: segment for segment in before["segments"]}
+    each = max(1, _SEGMENT // rows.row_bytes)  # rows of a full segment
+    segments = []
+    for number in range(rows.first // each, -(-rows.written // each)):
+        file = f"{name}.{number}.npy"
+        start, stop = max(number * each, rows.first), min((number + 1) * each, rows.written)
+        old = known.get(file)
+        # One that is not full, or that began with a later row, is written again.
+        if old and old["start"] <= start and old["start"] + old["rows"] == stop:
+            assert base is not None
+            with suppress(OSError):  # this disk has no hard links
+                (folder / file).hardlink_to(base / file)
+                segments.append(old)
+                continue
+        written = _write(folder, file, rows.read(start, stop))
+        segments.append({**written, "start": start, "rows": stop - start})
+    return {**entry, "written": rows.written, "segments": segments}
 
 
 def _write(folder: Path, name: str, content: np.ndarray | bytes) -> dict[str, Any]:
@@ -278,26 +335,65 @@ def _verified(folder: Path, entry: dict[str, Any]) -> Path:
     return path
 
 
-def _read_array(folder: Path, entry: dict[str, Any]) -> np.ndarray:
-    """Return one array; a single segment stays mapped, several are joined in memory."""
+def _read_array(folder: Path, entry: dict[str, Any]) -> np.ndarray | RingRows:
+    """Return one array, or the rows of a ring; files stay mapped unless an array has several."""
     segments = [
         np.load(_verified(folder, segment), mmap_mode="c", allow_pickle=False)
         for segment in entry["segments"]
     ]
+    if "written" in entry:
+        return _read_ring(entry, segments)
     return segments[0] if len(segments) == 1 else np.concatenate(segments)
 
 
-def newest_checkpoint(folder: Path) -> tuple[Any, list[str]]:
-    """Return the tree of the newest intact checkpoint, and a sentence on each damaged newer one.
+def _read_ring(entry: dict[str, Any], segments: list[np.ndarray]) -> RingRows:
+    """Return the rows of a ring.
 
     Raises:
-        FormatError: the newest intact one has a format newer than this version of Ludus.
+        CheckpointError: the segments are not what the entry says, or rows are missing.
+    """
+    starts = [int(segment["start"]) for segment in entry["segments"]]
+    shape, dtype = tuple(entry["shape"]), np.dtype(entry["dtype"])
+    held = RingRows(int(entry["size"]), int(entry["written"]), shape, dtype, _nothing)
+    ends = [start + len(segment) for start, segment in zip(starts, segments, strict=True)]
+    typed = all(segment.shape[1:] == shape and segment.dtype == dtype for segment in segments)
+    whole = starts[:1] <= [held.first] and ends[:-1] == starts[1:] and ends[-1:] == [held.written]
+    if not typed or held.size < 1 or (held.written and not whole):
+        raise CheckpointError("the segments of a ring do not hold its rows")
+
+    def read(start: int, stop: int) -> np.ndarray:
+        parts = [
+            segment[max(0, start - begin) : max(0, stop - begin)]
+            for begin, segment in zip(starts, segments, strict=True)
+        ]
+        return np.concatenate([part for part in parts if len(part)])
+
+    return held._replace(read=read)
+
+
+def _nothing(start: int, stop: int) -> np.ndarray:
+    raise LookupError(f"no rows {start} to {stop}")
+
+
+class Found(NamedTuple):
+    """The newest intact checkpoint of a folder."""
+
+    tree: Any
+    damaged: list[str]  # a sentence on each newer one that is damaged
+    path: Path
+
+
+def newest_checkpoint(folder: Path) -> Found:
+    """Return the newest intact checkpoint.
+
+    Raises:
+        FormatError: its format is newer than this version of Ludus.
         CheckpointError: there is none.
     """
     damaged: list[str] = []
     for path in reversed(_all(folder)):
         try:
-            return read_checkpoint(path), damaged
+            return Found(read_checkpoint(path), damaged, path)
         except FormatError:
             raise  # it is not damaged: an older one must not be used in its place
         except CheckpointError as error:

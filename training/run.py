@@ -316,6 +316,16 @@ class Run:
         return status
 
     @property
+    def deleted(self) -> bool:
+        """Whether the folder does not exist any more."""
+        return not (self.path / "config.json").is_file()
+
+    @property
+    def saved_steps(self) -> list[int]:
+        """Env steps of the checkpoints, oldest first."""
+        return sorted(int(path.name) for path in self.checkpoints.glob("[0-9]*"))
+
+    @property
     def checkpoints(self) -> Path:
         """Return the folder of the checkpoints to resume from."""
         return self.path / "checkpoints"

@@ -8,7 +8,6 @@ import contextlib
 import shlex
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,6 +34,7 @@ from ludus.evaluation.evaluate import (
 from ludus.evaluation.video import record_gif
 from ludus.networks.scale import describe_scale
 from ludus.training.checkpoint import newest_checkpoint, save_checkpoint
+from ludus.training.checkpoint_writer import CheckpointWriter
 from ludus.training.console import Terminal
 from ludus.training.logger import Logger
 from ludus.training.progress import Show
@@ -91,6 +91,7 @@ class Session:
         second = "saving, a second signal ends at once"
         self._signals = Signals(announcement="" if quiet else second)
         self._log: Logger | None = None
+        self._writer = CheckpointWriter(run.checkpoints, config.train.keep_checkpoints)
         self._saved_at = time.monotonic()
         self._status_at, self._videos = 0.0, 0
         self._evaluations: list[dict[str, Any]] = []
@@ -127,6 +128,8 @@ class Session:
                     self.write_status("stopped")
                 raise
             except BaseException as error:
+                with contextlib.suppress(CheckpointError):
+                    self._writer.finish()
                 with contextlib.suppress(OSError):
                     self.write_status("failed")
                 self._explain(error)
@@ -171,7 +174,8 @@ class Session:
         """Open the log and return the checkpoint to resume from; None for a new training."""
         tree: dict[str, Any] | None = None
         if self._resumed:
-            tree, damaged = newest_checkpoint(self.run.checkpoints)
+            tree, damaged, path = newest_checkpoint(self.run.checkpoints)
+            self._writer.continue_from(path, tree)
             for sentence in damaged:
                 console.print(f"warning: {sentence}", style="yellow")
             if not isinstance(tree, dict):
@@ -295,19 +299,20 @@ class Session:
         self.log.write(metrics, self.agent.env_steps, self.agent.updates)
 
     def save(self, tree: dict[str, Any]) -> None:
-        """Write a checkpoint.
+        """Write a checkpoint, in another thread unless the training ends.
 
         Raises:
             TrainingError: a weight is not finite; the previous checkpoint remains.
-            CheckpointError: it cannot be written; the previous one remains.
+            CheckpointError: it, or the one before, cannot be written; older ones remain.
         """
         for name, weight in self.agent.weights().items():
             if not weight.isfinite().all():
                 raise TrainingError(f"the weight {name} is not finite any more; {_HINT}")
-        log = {"log": self.log.state_dict(), "evaluations": self._evaluations}
+        steps, t = self.agent.env_steps, self.config.train
+        log = {"log": self.log.state_dict(), "evaluations": self._evaluations, "device": t.device}
         self._record_device()
-        log["device"] = self.config.train.device
-        self._write_checkpoint(self.run.checkpoints, tree | log)
+        with self._writing():
+            self._writer.save(steps, tree | log, wait=self.stopping or steps >= t.steps)
         self.save_weights()
         self.write_status("running")
         self._saved_at = time.monotonic()
@@ -331,14 +336,17 @@ class Session:
 
     def save_weights(self) -> None:
         """Save the weights for acting."""
-        self._write_checkpoint(self.run.weights, self.agent.weights())
-
-    def _write_checkpoint(self, folder: Path, tree: Any) -> None:
         keep = self.config.train.keep_checkpoints
-        if self._is_deleted():  # `save_checkpoint` would make a folder that cannot be resumed
+        with self._writing():
+            save_checkpoint(self.run.weights, self.agent.env_steps, self.agent.weights(), keep)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Say how to go on where a checkpoint cannot be written."""
+        if self.run.deleted:  # `save_checkpoint` would make a folder that cannot be resumed
             raise RunError(f"the run folder was deleted at {self._position()}; {self._lost()}")
         try:
-            save_checkpoint(folder, self.agent.env_steps, tree, keep)
+            yield
         except CheckpointError as error:
             raise CheckpointError(f"{error}; {self._how_to_resume()}") from error
 
@@ -418,19 +426,12 @@ class Session:
     def _position(self) -> str:
         return f"{self.agent.env_steps:,} {self.config.train.unit}"
 
-    def _saved_steps(self) -> list[int]:
-        """Return the env steps of the checkpoints, oldest first."""
-        return sorted(int(path.name) for path in self.run.checkpoints.glob("[0-9]*"))
-
-    def _is_deleted(self) -> bool:
-        return not (self.run.path / "config.json").is_file()
-
     def _lost(self) -> str:
         return f"{self.run.path} does not exist any more, nor do its checkpoints"
 
     def _what_is_saved(self) -> str:
-        saved = self._saved_steps()
-        if self._is_deleted():
+        saved = self.run.saved_steps
+        if self.run.deleted:
             return self._lost()
         if not saved:
             return f"no checkpoint had been saved in {self.run.path}"
@@ -439,7 +440,7 @@ class Session:
     def _how_to_resume(self) -> str:
         if not self.mode.resumable:
             return f"an SB3 run cannot be resumed; {self.run.path} keeps its log and weights"
-        if not self._saved_steps():
+        if not self.run.saved_steps:
             return self._what_is_saved()
         c = self.config
         if c.env.startswith(PREFIX):

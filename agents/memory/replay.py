@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ludus.agents.agent import Batch, Step
 from ludus.agents.memory.priority import Priorities
+from ludus.agents.memory.ring_rows import RingRows, rows_of
 from ludus.agents.returns import n_step_return
 from ludus.agents.seeding import restore_generator, sampling_dtype
 from ludus.envs.errors import ConfigError
@@ -304,17 +305,23 @@ class Replay:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the rows in use, as arrays that share memory where possible."""
-        used = min(self.written, self.rows) * self.num_envs
-        arrays = {name: getattr(self, f"_{name}")[:used].cpu().numpy() for name in _ARRAYS}
-        if self.priorities is not None:
-            tensors = self.priorities.tensors().items()
-            arrays |= {f"priority_{name}": tensor.cpu().numpy() for name, tensor in tensors}
+        """Return the rows in use, which later rows may replace, and the priorities."""
+        total = self.capacity
+        rows = {
+            name: rows_of(
+                getattr(self, f"_{name}")[:total],
+                self.written * self.num_envs,
+                lambda: self.written * self.num_envs,
+            )
+            for name in _ARRAYS
+        }
+        tensors = {} if self.priorities is None else self.priorities.tensors()
         return {
             "written": self.written,
             "shape": [self.rows, self.num_envs],
             "generator": self._generator.get_state(),
-            **arrays,
+            **rows,
+            **{f"priority_{name}": tensor.cpu().numpy() for name, tensor in tensors.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -328,13 +335,15 @@ class Replay:
                 f"the saved replay has {state['shape']} rows and envs, this one "
                 f"{[self.rows, self.num_envs]}; resume with the replay_size and num_envs of the run"
             )
-        used = len(state["action"])
         for name in _ARRAYS:
-            getattr(self, f"_{name}")[:used].copy_(torch.from_numpy(state[name]))
+            rows, ring = state[name], getattr(self, f"_{name}")
+            if isinstance(rows, RingRows):
+                rows.copy_to(ring)
+            else:  # of a data set
+                ring[: len(rows)].copy_(torch.from_numpy(rows))
         restore_generator(self._generator, state["generator"])
         self.written = state["written"]
-        rows = used // self.num_envs
-        self._valid_on_host[:rows] = state["valid"].reshape(rows, self.num_envs)
+        self._valid_on_host[:] = self._valid[: self.capacity].cpu().numpy().reshape(self.rows, -1)
         oldest = self.written - self.rows
         self._forgotten = oldest + self.stack - 1 if oldest > 0 else 0
         row = np.arange(self._forgotten, max(self._forgotten, self.written - self.n_step))

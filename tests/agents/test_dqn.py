@@ -15,6 +15,7 @@ from ludus.agents.agent import EnvSpec
 from ludus.agents.capture import capture
 from ludus.agents.dqn import DQN, build
 from ludus.agents.dqn_config import DQNConfig
+from ludus.agents.memory.ring_rows import RingRows
 from ludus.envs.errors import ConfigError
 from ludus.networks.heads import HeadNoise
 
@@ -683,6 +684,9 @@ def _equal(one, other):
         return len(one) == len(other) and all(map(_equal, one, other))
     if isinstance(one, torch.Tensor):
         return torch.equal(one, other)
+    if isinstance(one, RingRows):
+        rows = [each.read(each.first, each.written) for each in (one, other)]
+        return one[:-1] == other[:-1] and np.array_equal(*rows)
     return np.array_equal(one, other)
 
 

@@ -77,7 +77,7 @@ def test_a_damaged_newest_one_is_passed_over_and_named(tmp_path, name, damage):
         file.write_bytes(bytes(data[:-1]))
     else:
         file.unlink()
-    tree, damaged = newest_checkpoint(tmp_path)
+    tree, damaged, _ = newest_checkpoint(tmp_path)
     assert tree["weights"]["a"][0, 0] == 1.0
     assert len(damaged) == 1
     assert str(newest) in damaged[0]

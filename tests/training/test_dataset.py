@@ -292,9 +292,9 @@ def test_rewards_are_clipped_and_actions_counted_from_zero_as_in_training(tmp_pa
     folder = _write(tmp_path / "s", BOX, spaces.Discrete(3, start=4), change=change)
     memory = _learner(Dataset(str(folder), held_out=0), clip_reward=True).memory
     stored = memory.state_dict()
-    assert stored["reward"][:6].tolist() == [-1, 0.5, 1, 0, 0, 0]
+    assert stored["reward"].read(0, 6).tolist() == [-1, 0.5, 1, 0, 0, 0]
     taken = Dataset(str(folder))._data[0].actions
-    assert stored["action"][:5].tolist() == (taken - 4).tolist()
+    assert stored["action"].read(0, 5).tolist() == (taken - 4).tolist()
 
 
 def test_pictures_become_channels_first_and_doubles_floats_and_both_are_said(tmp_path):
@@ -428,7 +428,7 @@ def test_an_offline_run_that_is_cut_off_ends_bit_for_bit_alike(
     whole = _start(tmp_path, cartpole, agent="rainbow", steps=40, eval_episodes=0, log_every=10)
     whole.run_to_end()
     cut = cut_off(cartpole, tmp_path / "cut", monkeypatch, wait_until)
-    tree, _ = newest_checkpoint(cut.checkpoints)
+    tree, *_ = newest_checkpoint(cut.checkpoints)
     assert 0 < tree["agent"]["updates"] < 40
     resume_session(cut, quiet=True).run_to_end()
     one, other = whole.run.newest_weights(), cut.newest_weights()

@@ -240,7 +240,7 @@ def test_an_older_checkpoint_is_used_where_the_newest_is_damaged(tmp_path: Path)
     for step in (1, 2):
         save_checkpoint(tmp_path, step, {"at": step, "x": torch.ones(2)}, keep=2)
     (tmp_path / f"{2:012d}" / "manifest.json").write_text("null")
-    tree, damaged = newest_checkpoint(tmp_path)
+    tree, damaged, _ = newest_checkpoint(tmp_path)
     assert tree["at"] == 1
     assert len(damaged) == 1
 

@@ -1,0 +1,224 @@
+"""Rings in checkpoints: only new rows are written, and the training goes on meanwhile."""
+
+import json
+import shutil
+import threading
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ludus.agents.memory.ring_rows import RowsReplacedError, rows_of
+from ludus.envs.errors import CheckpointError
+from ludus.training import checkpoint
+from ludus.training.checkpoint import newest_checkpoint, read_checkpoint, save_checkpoint
+from ludus.training.checkpoint_writer import CheckpointWriter
+
+LIMIT = 600
+
+
+class Ring:
+    """A ring of rows of 4 numbers; row n holds n."""
+
+    def __init__(self, size):
+        self.rows, self.written = torch.zeros(size, 4, dtype=torch.int64), 0
+
+    def add(self, count):
+        for _ in range(count):
+            self.rows[self.written % len(self.rows)] = self.written
+            self.written += 1
+
+    def tree(self):
+        return {"ring": rows_of(self.rows, self.written, lambda: self.written), "n": self.written}
+
+    def copy(self):
+        other = Ring(len(self.rows))
+        other.rows.copy_(self.rows)
+        other.written = self.written
+        return other
+
+
+def _loaded(tree, size):
+    ring = Ring(size)
+    ring.written = tree["n"]
+    tree["ring"].copy_to(ring.rows)
+    return ring
+
+
+@pytest.fixture
+def four_rows(monkeypatch):
+    """A file holds 4 rows."""
+    monkeypatch.setattr(checkpoint, "_SEGMENT", 4 * 32)
+
+
+def _files(path):
+    return {file.name: file.stat() for file in sorted(path.rglob("*.npy"))}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.integers(1, 30),
+    steps=st.lists(st.tuples(st.integers(0, 40), st.booleans(), st.booleans()), max_size=6),
+)
+def test_any_sequence_of_saves_and_resumes_keeps_every_row(tmp_path_factory, size, steps):
+    folder, ring = tmp_path_factory.mktemp("ring"), Ring(size)
+    writer = CheckpointWriter(folder, keep=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "_SEGMENT", 4 * 32)
+        for number, (count, wait, resumes) in enumerate(steps, start=1):
+            ring.add(count)
+            writer.save(number, ring.tree(), wait=wait)
+            writer.finish()
+            path = folder / f"{number:012d}"
+            assert torch.equal(_loaded(read_checkpoint(path), size).rows, ring.rows)
+            if resumes:
+                tree, _, path = newest_checkpoint(folder)
+                ring, writer = _loaded(tree, size), CheckpointWriter(folder, keep=2)
+                writer.continue_from(path, tree)
+
+
+def test_full_files_are_shared_and_go_with_the_last_checkpoint(tmp_path, four_rows):
+    ring, writer = Ring(12), CheckpointWriter(tmp_path, keep=2)
+    ring.add(10)
+    writer.save(1, ring.tree(), wait=True)
+    first = _files(tmp_path / f"{1:012d}")
+    assert list(first) == [f"state.ring.{n}.npy" for n in (0, 1, 2)]
+    ring.add(7)  # 5 to 16 are held: the rows 0 to 3 are gone
+    writer.save(2, ring.tree(), wait=True)
+    second = _files(tmp_path / f"{2:012d}")
+    assert list(second) == [f"state.ring.{n}.npy" for n in (1, 2, 3, 4)]
+    shared = [
+        name for name in second if name in first and second[name].st_ino == first[name].st_ino
+    ]
+    assert shared == ["state.ring.1.npy"]
+    ring.add(8)
+    writer.save(3, ring.tree(), wait=True)
+    third = _files(tmp_path / f"{3:012d}")
+    assert {name: stat.st_nlink for name, stat in third.items()} == {
+        "state.ring.3.npy": 2,
+        "state.ring.4.npy": 1,
+        "state.ring.5.npy": 1,
+        "state.ring.6.npy": 1,
+    }
+    shutil.rmtree(tmp_path / f"{2:012d}")
+    assert torch.equal(_loaded(read_checkpoint(tmp_path / f"{3:012d}"), 12).rows, ring.rows)
+
+
+def test_a_disk_without_hard_links_holds_whole_checkpoints(tmp_path, four_rows, monkeypatch):
+    def refuse(self, target):
+        raise PermissionError("no hard links")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    ring, writer = Ring(12), CheckpointWriter(tmp_path, keep=1)
+    for step in (1, 2, 3):
+        ring.add(9)
+        writer.save(step, ring.tree(), wait=True)
+    found = newest_checkpoint(tmp_path)
+    assert torch.equal(_loaded(found.tree, 12).rows, ring.rows)
+    assert all(stat.st_nlink == 1 for stat in _files(found.path).values())
+
+
+def test_what_training_changes_later_is_not_in_the_checkpoint(tmp_path, monkeypatch):
+    """The thread writes only after the training has gone on."""
+    goes_on = threading.Event()
+
+    def late(*arguments):
+        assert goes_on.wait(LIMIT)
+        return save_checkpoint(*arguments)
+
+    monkeypatch.setattr("ludus.training.checkpoint_writer.save_checkpoint", late)
+    ring, array, tensor = Ring(40), np.arange(300_000), torch.arange(5)
+    ring.add(15)
+    steps = [1]
+    tree = ring.tree() | {"array": array, "tensor": tensor, "steps": steps}
+    want, writer = ring.copy(), CheckpointWriter(tmp_path, keep=1)
+    writer.save(1, tree, wait=False)
+    array += 1
+    tensor += 1
+    steps.append(2)
+    ring.add(25)  # up to the last row that replaces none
+    goes_on.set()
+    writer.finish()
+    saved = newest_checkpoint(tmp_path).tree
+    assert np.array_equal(saved["array"], np.arange(300_000))
+    assert torch.equal(saved["tensor"], torch.arange(5))
+    assert saved["steps"] == [1]
+    assert torch.equal(_loaded(saved, 40).rows, want.rows)
+
+
+def test_a_ring_that_is_faster_than_the_disk_is_waited_for(tmp_path, monkeypatch):
+    """Nothing is raised, the checkpoint before stays, and the next one is whole."""
+    goes_on = threading.Event()
+
+    def late(*arguments):
+        assert goes_on.wait(LIMIT)
+        return save_checkpoint(*arguments)
+
+    ring, writer = Ring(40), CheckpointWriter(tmp_path, keep=2)
+    ring.add(40)
+    writer.save(1, ring.tree(), wait=True)
+    monkeypatch.setattr("ludus.training.checkpoint_writer.save_checkpoint", late)
+    ring.add(10)
+    writer.save(2, ring.tree(), wait=False)
+    ring.add(31)
+    with pytest.raises(RowsReplacedError):
+        rows_of(ring.rows, 50, lambda: ring.written).read(40, 50)
+    goes_on.set()
+    writer.finish()
+    assert newest_checkpoint(tmp_path).path.name == f"{1:012d}"
+    writer.save(3, ring.tree(), wait=False)
+    found = newest_checkpoint(tmp_path)  # it was waited for: more than half of the ring is new
+    assert found.path.name == f"{3:012d}"
+    assert torch.equal(_loaded(found.tree, 40).rows, ring.rows)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_reported_by_the_next(tmp_path):
+    ring, writer = Ring(40), CheckpointWriter(tmp_path / "file" / "checkpoints", keep=1)
+    (tmp_path / "file").write_text("")
+    writer.save(1, ring.tree(), wait=False)
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        writer.save(2, ring.tree(), wait=False)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"size": 0},
+        {"size": -5},
+        {"size": 4},  # a smaller ring, whose rows are there
+        {"written": 11},
+        {"written": 9},
+        {"written": "ten"},
+        {"shape": [3]},
+        {"dtype": "<f8"},
+        {"dtype": "|O"},
+        {"segments": []},
+        {"start": 1},
+        {"start": -4},
+        {"start": None},
+    ],
+    ids=str,
+)
+def test_an_entry_that_does_not_fit_its_files_is_damaged(tmp_path, four_rows, change):
+    ring = Ring(12)
+    ring.add(10)
+    path = save_checkpoint(tmp_path, 1, ring.tree(), keep=1)
+    manifest = json.loads((path / "manifest.json").read_text())
+    body = json.loads(manifest["body"])
+    (entry,) = body["parts"][0]["arrays"].values()
+    if "start" in change:
+        entry["segments"][1] |= change
+    else:
+        entry |= change
+    text = json.dumps(body)
+    manifest = {"sha256": sha256(text.encode()).hexdigest(), "body": text}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    if change == {"size": 4}:
+        assert read_checkpoint(path)["ring"].read(6, 10)[:, 0].tolist() == [6, 7, 8, 9]
+        return
+    with pytest.raises(CheckpointError):
+        read_checkpoint(path)
