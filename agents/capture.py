@@ -18,13 +18,23 @@ from ludus.agents.learner import Learner
 Gradients = Callable[..., Sequence[Tensor]]
 
 
-def capture(agent: object) -> None:
-    """Replace the update of an agent's `learner` by a faster one with the same results.
+def capture(agent: object, *, bfloat16: bool = False) -> None:
+    """Replace the update of an agent's `learner` by a faster one.
 
-    An agent without a learner, or with updates that depend on its data, is left as it is.
+    An agent without a learner is left as it is, and so are updates that depend on their data, but
+    for their precision.
+
+    Args:
+        agent: any agent.
+        bfloat16: multiply matrices and convolve in bfloat16; weights, losses and the optimizer keep
+            float32. Without it, the results are the same as before.
     """
     learner = getattr(agent, "learner", None)
-    if not isinstance(learner, Learner) or not learner.agent.capturable:
+    if not isinstance(learner, Learner):
+        return
+    if bfloat16:
+        learner.gradients = _in_bfloat16(learner.gradients, learner.flat.device.type)
+    if not learner.agent.capturable:
         return
     example = learner.agent.example()
     if example[0].is_cuda:
@@ -33,6 +43,17 @@ def capture(agent: object) -> None:
             learner.step = _record(learner.step, example, changes)
     elif example[0].device.type == "cpu" and sys.version_info < (3, 14):  # for TorchScript
         learner.gradients = _trace(learner.gradients, example)
+
+
+def _in_bfloat16(gradients: Gradients, device: str) -> Gradients:
+    """Run the forward pass, and so the backward pass, with torch's automatic mixed precision."""
+
+    def mixed(*randomness: Tensor) -> Sequence[Tensor]:
+        # A graph must not keep the cast weights of its first run: no cache.
+        with torch.autocast(device, torch.bfloat16, cache_enabled=False):
+            return gradients(*randomness)
+
+    return mixed
 
 
 def _trace(gradients: Gradients, example: Sequence[Tensor]) -> Gradients:

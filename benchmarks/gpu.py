@@ -24,7 +24,7 @@ from ludus.envs.errors import LudusError
 from ludus.envs.make import make
 from ludus.envs.vector import VectorEnv
 from ludus.evaluation.evaluate import torch_settings
-from ludus.training.device import device_of
+from ludus.training.device import Precision, arithmetic, device_of
 from ludus.training.loop import train_loop
 from ludus.training.provenance import commit, hardware
 
@@ -40,11 +40,16 @@ class Row(NamedTuple):
     env: str
     num_envs: int
     changes: dict[str, Any]
+    precision: Precision = "float32"
+    deterministic: bool = False
 
 
 EARLY: dict[str, Any] = {"learning_starts": 2_000, "replay_size": 100_000}
 ROWS = [
     *(Row("dqn", PONG, envs, EARLY) for envs in (8, 64)),
+    Row("dqn", PONG, 64, EARLY, "tf32"),
+    Row("dqn", PONG, 64, EARLY, "bfloat16"),
+    Row("dqn", PONG, 64, EARLY, deterministic=True),
     Row("rainbow", PONG, 64, EARLY),
     Row("iqn", PONG, 64, EARLY),
     Row("btr", PONG, 64, EARLY),
@@ -101,8 +106,9 @@ def train_rate(row: Row, seconds: float, device: torch.device) -> tuple[float, f
         config = replace(registry.preset(row.agent, env).config, **row.changes)
         agent = registry.build(config, env, device=device, seed=0, steps=1_000_000)
         assert isinstance(agent, Agent)
-        capture(agent)
-        with torch_settings(env, agent):
+        settings = arithmetic(device.type, row.precision, deterministic=row.deterministic)
+        with torch_settings(env, agent), settings:
+            capture(agent, bfloat16=row.precision == "bfloat16")
             return _timed(agent, env, seconds, device)
     finally:
         env.close()
@@ -158,6 +164,7 @@ def main() -> int:
                 "agent": row.agent,
                 "env": row.env,
                 "num_envs": row.num_envs,
+                "precision": row.precision + (", deterministic" if row.deterministic else ""),
                 "env_steps_per_second": round(rate, 1),
                 "updates_per_second": round(updates, 1),
                 "env_alone": round(alone, 1),
@@ -181,12 +188,12 @@ def write(folder: Path, machine: dict[str, Any], tests: str, results: list[dict[
         f"{machine['cores']} cores, torch {torch.__version__}, CUDA {torch.version.cuda}, commit "
         f"{versions['commit']}. Made by `make gpu`. Tests of the CUDA path: {tests}.",
         "",
-        "| agent | env | envs | env steps/s | updates/s | env alone, env steps/s |",
-        "|---|---|---|---|---|---|",
+        "| agent | env | envs | precision | env steps/s | updates/s | env alone, env steps/s |",
+        "|---|---|---|---|---|---|---|",
     ]
     for each in results:
         lines.append(
-            f"| {each['agent']} | {each['env']} | {each['num_envs']} "
+            f"| {each['agent']} | {each['env']} | {each['num_envs']} | {each['precision']} "
             f"| {each['env_steps_per_second']:,.0f} | {each['updates_per_second']:,.1f} "
             f"| {each['env_alone']:,.0f} |"
         )

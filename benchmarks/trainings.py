@@ -139,11 +139,21 @@ def _overlap() -> Iterator[Training]:
             yield Training("overlap", env, "ppo", variant, (*options, *games), steps, seed)
 
 
+def _precision() -> Iterator[Training]:
+    """PPO with updates in bfloat16 and in float32."""
+    games = ("Breakout", "SpaceInvaders")
+    for seed, game, precision in product(range(5), games, ("float32", "bfloat16")):
+        options = ("--precision", precision, "--eval-episodes", "20")
+        env = f"MinAtar/{game}-v1"
+        yield Training("precision", env, "ppo", precision, options, 1_000_000, seed)
+
+
 EXPERIMENTS = {
     "pqn": _pqn,
     "alphazero_value": _alphazero_value,
     "r2d2_eps": _r2d2_eps,
     "overlap": _overlap,
+    "precision": _precision,
     "dqn_sb3": _dqn_sb3,
     "small_machine": _small_machine,
 }

@@ -52,6 +52,18 @@ class QuantileOut(NamedTuple):
     taus: Tensor  # [..., K] quantile levels in (0, 1), broadcast to the quantiles
 
 
+def in_float32(layer: nn.Module, x: Tensor, *more: Tensor | None) -> Tensor:
+    """Apply a layer in float32, also where mixed precision is on.
+
+    For the last layer of a head: bfloat16 keeps 8 bits of a value, and a temporal-difference error
+    is a small difference of two.
+    """
+    if not torch.is_autocast_enabled(x.device.type):
+        return layer(x, *more)
+    with torch.autocast(x.device.type, enabled=False):
+        return layer(x.to(torch.float32), *more)
+
+
 class _Stream(nn.Module):
     """Hidden layer with ReLU (none if `hidden` is 0), then a linear layer."""
 
@@ -71,7 +83,9 @@ class _Stream(nn.Module):
         for depth, (layer, part) in enumerate(zip(self.layers, parts, strict=True)):
             if depth:
                 x = F.relu(self.norm(x) if self.norm is not None else x)
-            x = layer(x, part) if isinstance(layer, NoisyLinear) else layer(x)
+            more = (part,) if isinstance(layer, NoisyLinear) else ()
+            last = depth == len(self.layers) - 1
+            x = in_float32(layer, x, *more) if last else layer(x, *more)
         return x
 
 

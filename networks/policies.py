@@ -12,6 +12,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from ludus.envs.errors import ConfigError
+from ludus.networks.heads import in_float32
 
 _ILLEGAL = -1e9  # as a logit: its probability is 0 in float32, and so is its gradient
 
@@ -213,8 +214,8 @@ class PolicyHead(nn.Module):
     def forward(self, x: Tensor, noise: object = None) -> PolicyOut:
         """Map [..., dim] to logits [..., P] and values [...]."""
         for_policy, for_value = (x, x) if self._split is None else x.split(self._split, dim=-1)
-        value = self.value(for_value).squeeze(-1) * self.value_std + self.value_mean
-        return PolicyOut(self.policy(for_policy), self.log_std, value)
+        value = in_float32(self.value, for_value).squeeze(-1) * self.value_std + self.value_mean
+        return PolicyOut(in_float32(self.policy, for_policy), self.log_std, value)
 
     @torch.no_grad()
     def rescale_value(self, mean: Tensor, std: Tensor) -> None:
@@ -244,4 +245,5 @@ class GameHead(nn.Module):
 
     def forward(self, x: Tensor, noise: object = None) -> PolicyOut:
         """Map [..., dim] to logits [..., A] and values [...]."""
-        return PolicyOut(self.policy(x), None, self.value(x).squeeze(-1).tanh())
+        value = in_float32(self.value, x).squeeze(-1).tanh()
+        return PolicyOut(in_float32(self.policy, x), None, value)

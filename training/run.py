@@ -33,7 +33,7 @@ from ludus.envs.errors import CheckpointError, FormatError, LudusError, RunError
 from ludus.envs.from_json import from_json
 from ludus.envs.make import EnvOptions
 from ludus.training.checkpoint import newest_checkpoint, read_checkpoint, write_atomically
-from ludus.training.device import check_device
+from ludus.training.device import Precision, check_device
 from ludus.training.files import read_json
 from ludus.training.formats import check_format, format_stamp
 from ludus.training.lock import FileLock, RunLock
@@ -52,6 +52,10 @@ class TrainOptions:
     """number of parallel envs"""
     device: str = "auto"
     """auto, cpu, cuda or mps; auto is cuda if there is such a GPU, else cpu"""
+    precision: Precision = "float32"
+    """arithmetic of the updates: torch's float32, TF32 in its matrix products, or bfloat16"""
+    deterministic: bool = False
+    """cuda: use only algorithms that give the same numbers again"""
     log_every: Annotated[int, AT_LEAST_ONE] = 1_000
     """env steps (updates with a data set) between two points in TensorBoard"""
     eval_every: Annotated[int, NON_NEGATIVE] = 0
@@ -324,6 +328,14 @@ class Run:
     def saved_steps(self) -> list[int]:
         """Env steps of the checkpoints, oldest first."""
         return sorted(int(path.name) for path in self.checkpoints.glob("[0-9]*"))
+
+    def what_is_saved(self, unit: str) -> str:
+        """Return a clause on the checkpoints, whose steps are counted in `unit`."""
+        if self.deleted:
+            return f"{self.path} does not exist any more, nor do its checkpoints"
+        if not self.saved_steps:
+            return f"no checkpoint had been saved in {self.path}"
+        return f"everything up to {self.saved_steps[-1]:,} {unit} is saved"
 
     @property
     def checkpoints(self) -> Path:

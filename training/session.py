@@ -36,6 +36,7 @@ from ludus.networks.scale import describe_scale
 from ludus.training.checkpoint import newest_checkpoint, save_checkpoint
 from ludus.training.checkpoint_writer import CheckpointWriter
 from ludus.training.console import Terminal
+from ludus.training.device import arithmetic
 from ludus.training.logger import Logger
 from ludus.training.progress import Show
 from ludus.training.run import Run, RunConfig, Status
@@ -140,13 +141,15 @@ class Session:
 
     def _run(self) -> None:
         """Train, evaluate and save the weights."""
-        with torch_settings(self.mode.source, self.agent):
+        t = self.config.train
+        settings = torch_settings(self.mode.source, self.agent)
+        with settings, arithmetic(t.device, t.precision, deterministic=t.deterministic):
             self.mode.train(self, self._begin())
             self._show(self.agent.env_steps)
             self._record_device()
             self.save_weights()
             evaluated = self._evaluations[-1]["env_steps"] if self._evaluations else -1
-            if self.config.train.eval_episodes and evaluated < self.agent.env_steps:
+            if t.eval_episodes and evaluated < self.agent.env_steps:
                 self._evaluate()
             self.raise_if_stopping()
         self.log.close()
@@ -158,7 +161,7 @@ class Session:
             case EnvError():
                 raise EnvError(f"{error}; {self._how_to_resume()}") from error.__cause__
             case TrainingError():
-                raise TrainingError(f"{error}; {self._what_is_saved()}") from error
+                raise TrainingError(f"{error}; {self._saved()}") from error
             case OSError():  # the disk is full or read-only, or the folder was deleted
                 raise RunError(f"{error}; {self._how_to_resume()}") from error
 
@@ -207,7 +210,7 @@ class Session:
         """Return the device on which a checkpoint was saved, if it is another one."""
         recorded, here = self.run.config().train.device, self.config.train.device
         self._moves = recorded != here
-        saved = here if tree is None else str(tree.get("device", recorded))
+        saved = str((tree or {"device": here}).get("device", recorded))
         return None if saved == here else saved
 
     def _record_device(self) -> None:
@@ -336,15 +339,15 @@ class Session:
 
     def save_weights(self) -> None:
         """Save the weights for acting."""
-        keep = self.config.train.keep_checkpoints
+        weights, keep = self.agent.weights(), self.config.train.keep_checkpoints
         with self._writing():
-            save_checkpoint(self.run.weights, self.agent.env_steps, self.agent.weights(), keep)
+            save_checkpoint(self.run.weights, self.agent.env_steps, weights, keep)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         """Say how to go on where a checkpoint cannot be written."""
         if self.run.deleted:  # `save_checkpoint` would make a folder that cannot be resumed
-            raise RunError(f"the run folder was deleted at {self._position()}; {self._lost()}")
+            raise RunError(f"the run folder was deleted at {self._position()}; {self._saved()}")
         try:
             yield
         except CheckpointError as error:
@@ -426,25 +429,17 @@ class Session:
     def _position(self) -> str:
         return f"{self.agent.env_steps:,} {self.config.train.unit}"
 
-    def _lost(self) -> str:
-        return f"{self.run.path} does not exist any more, nor do its checkpoints"
-
-    def _what_is_saved(self) -> str:
-        saved = self.run.saved_steps
-        if self.run.deleted:
-            return self._lost()
-        if not saved:
-            return f"no checkpoint had been saved in {self.run.path}"
-        return f"everything up to {saved[-1]:,} {self.config.train.unit} is saved"
+    def _saved(self) -> str:
+        return self.run.what_is_saved(self.config.train.unit)
 
     def _how_to_resume(self) -> str:
         if not self.mode.resumable:
             return f"an SB3 run cannot be resumed; {self.run.path} keeps its log and weights"
         if not self.run.saved_steps:
-            return self._what_is_saved()
+            return self._saved()
         c = self.config
         if c.env.startswith(PREFIX):
-            return f'{self._what_is_saved()}; go on with: ludus.resume("{self.run.path}", env)'
+            return f'{self._saved()}; go on with: ludus.resume("{self.run.path}", env)'
         consent = consent_arguments(c.env, c.options.wrapper)
         command = shlex.join(["ludus", "train", "--resume", str(self.run.path), *consent])
-        return f"{self._what_is_saved()}; go on with: {command}"
+        return f"{self._saved()}; go on with: {command}"

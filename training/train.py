@@ -27,7 +27,7 @@ from ludus.evaluation.rivals import Rivals
 from ludus.training.baseline import BaselineTraining
 from ludus.training.checkpoint import check_resumable, write_atomically
 from ludus.training.dataset import Dataset
-from ludus.training.device import device_of
+from ludus.training.device import arithmetic, device_of
 from ludus.training.offline import OfflineTraining, evaluation_env, offline_agent
 from ludus.training.online import OnlineTraining
 from ludus.training.run import Run, RunConfig, TrainOptions, at_steps
@@ -219,7 +219,7 @@ def _make_mode(config: RunConfig, source: VectorEnv | Dataset, device: torch.dev
         raise RunError(f"rivals are for board games; leave them out for {config.env}")
     if isinstance(source, Dataset):
         learner = offline_agent(config.agent, config.config, source, device, t)
-        capture(learner)
+        _capture(learner, t, device)
         return OfflineTraining(learner, source)
     agent = registry.build(config.config, source, device=device, seed=t.seed, steps=t.steps)
     self_training = isinstance(agent, SelfTraining)
@@ -230,10 +230,20 @@ def _make_mode(config: RunConfig, source: VectorEnv | Dataset, device: torch.dev
             f"{needs} it; make it with AutoresetMode.DISABLED"
         )
     if isinstance(agent, SelfTraining):
+        if t.precision != "float32" or t.deterministic:
+            raise RunError(
+                f"precision and deterministic are not for {config.agent}; leave them out"
+            )
         return BaselineTraining(agent, source)
-    capture(agent)
+    _capture(agent, t, device)
     rivals = _make_rivals(config, source, device) if board_game else None
     return OnlineTraining(agent, source, rivals)
+
+
+def _capture(agent: Agent, t: TrainOptions, device: torch.device) -> None:
+    """Replace the agent's update by a faster one, with the arithmetic of the options."""
+    with arithmetic(device.type, t.precision, deterministic=t.deterministic):
+        capture(agent, bfloat16=t.precision == "bfloat16")
 
 
 def _make_rivals(config: RunConfig, env: VectorEnv, device: torch.device) -> Rivals:

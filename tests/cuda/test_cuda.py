@@ -33,6 +33,7 @@ from ludus.envs.errors import CheckpointError, RunError
 from ludus.envs.make import make
 from ludus.evaluation.rivals import Rivals
 from ludus.training.checkpoint import newest_checkpoint, save_checkpoint
+from ludus.training.device import arithmetic
 from ludus.training.loop import train_loop
 from ludus.training.run import Run, TrainOptions
 
@@ -115,6 +116,7 @@ CAPTURED = [
     Case("alphazero", "tic_tac_toe", GAMES),
     Case("alphazero", "connect_four", GAMES | {"search": "puct", "reuse_tree": True}),
 ]
+BFLOAT16 = Case("rainbow", MINATAR, REPLAY)
 EAGER = [
     Case("r2d2", changes=SEQUENCES | {"core": "lstm"}),
     _slow(Case("r2d2", changes=SEQUENCES | {"core": "gru"})),
@@ -173,6 +175,34 @@ def test_an_agent_that_stays_eager_learns_on_the_device(case: Case) -> None:
     agent = _trained(case, captured=True, steps=160)
     assert agent.learner.step.__name__ != "replay"
     assert all(weight.isfinite().all() for weight in _on_host(agent.weights()).values())
+
+
+@pytest.mark.skipif(SIMULATED, reason="the simulator is deterministic")
+@pytest.mark.parametrize("name", ["dqn", "rainbow", "ppo", "pqn"])
+def test_a_deterministic_training_repeats_bit_for_bit(name: str) -> None:
+    case = Case(name, MINATAR, ROLLOUT if name in ("ppo", "pqn") else REPLAY)
+    with arithmetic("cuda", "float32", deterministic=True):
+        weights = [_on_host(_trained(case, captured=True).weights()) for _ in range(2)]
+        eager = _on_host(_trained(case, captured=False).weights())
+    for key, weight in weights[0].items():
+        assert torch.equal(weights[1][key], weight), key
+        assert torch.equal(eager[key], weight), key
+
+
+@pytest.mark.skipif(SIMULATED, reason="mixed precision is not simulated")
+@pytest.mark.parametrize("case", [BFLOAT16, Case("ppo", changes=ROLLOUT)], ids=str)
+def test_an_update_in_bfloat16_is_captured(case: Case) -> None:
+    agent, env = _build(case)
+    try:
+        capture(agent, bfloat16=True)
+        _play(agent, env, 72)
+    finally:
+        env.close()
+    assert agent.learner.step.__name__ == "replay"
+    exact = _on_host(_trained(case, captured=True).weights())
+    weights = _on_host(agent.weights())
+    assert any(not torch.equal(weights[name], weight) for name, weight in exact.items())
+    assert all(weight.isfinite().all() for weight in weights.values())
 
 
 class Budget(NamedTuple):

@@ -2,6 +2,8 @@ import math
 
 import pytest
 import torch
+from gymnasium import spaces
+from torch import nn
 from torch.nn import functional as F
 
 from ludus.networks.heads import (
@@ -11,7 +13,9 @@ from ludus.networks.heads import (
     QHead,
     QuantileHead,
     Streams,
+    in_float32,
 )
+from ludus.networks.policies import ActionKind, GameHead, PolicyHead
 
 
 def _head(dim, actions, hidden, dueling=False):
@@ -247,3 +251,29 @@ def test_without_chance_the_implicit_head_is_at_the_midpoints():
     middles = torch.tensor([0.125, 0.375, 0.625, 0.875])[:, None, None].expand(4, 2, 5)
     torch.testing.assert_close(out.quantiles, head(x, HeadNoise(None, middles)).quantiles)
     assert torch.equal(head(x).q, out.q)
+
+
+def test_the_last_layer_of_a_head_keeps_float32_in_mixed_precision():
+    layer, x = nn.Linear(4, 3), torch.randn(5, 4)
+    rounded = x.to(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(rounded).dtype == torch.bfloat16
+        exact = in_float32(layer, rounded)
+    assert exact.dtype == torch.float32
+    assert torch.equal(exact, layer(rounded.float()))
+    assert torch.equal(in_float32(layer, x), layer(x))
+
+
+def test_a_head_s_values_are_float32_in_mixed_precision():
+    x = torch.randn(2, 5, 8)
+    heads = [
+        QHead(Streams(8, 3, hidden=6, dueling=True)),
+        QHead(Streams(8, 3, sigma=0.5)),
+        PolicyHead(8, ActionKind(spaces.Discrete(3)), True, 0.0),
+        GameHead(8, 3),
+    ]
+    for head in heads:
+        with torch.autocast("cpu", torch.bfloat16):
+            out = head(x)
+        values = [out.q] if isinstance(head, QHead) else [out.logits, out.value]
+        assert all(value.dtype == torch.float32 for value in values)

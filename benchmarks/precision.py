@@ -1,0 +1,77 @@
+"""Measure an update in bfloat16 against one in float32, alternating, and print a table.
+
+python benchmarks/precision.py [--threads 1]
+"""
+
+import argparse
+import time
+from contextlib import closing
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from ludus.agents import registry
+from ludus.agents.agent import Agent
+from ludus.agents.capture import capture
+from ludus.agents.learner import Learner
+from ludus.envs.make import make
+from ludus.training.loop import train_loop
+
+CASES = [
+    ("dqn", "PongNoFrameskip-v4", {"learning_starts": 400, "replay_size": 5_000}),
+    ("dqn2013", "PongNoFrameskip-v4", {"learning_starts": 400, "replay_size": 5_000}),
+    ("ppo", "PongNoFrameskip-v4", {}),
+    ("ppo_small", "PongNoFrameskip-v4", {}),
+    ("dqn", "MinAtar/Breakout-v1", {"learning_starts": 400, "replay_size": 5_000}),
+    ("ppo", "MinAtar/Breakout-v1", {}),
+    ("dqn", "CartPole-v1", {"learning_starts": 400, "replay_size": 5_000}),
+]
+ROUNDS, SECONDS = 5, 0.5  # of each measurement
+ROWS = 600  # env steps before, which fill the memory
+
+
+def trained(name: str, env_id: str, changes: dict[str, int], *, bfloat16: bool) -> Agent:
+    """Return an agent whose memory has rows in it."""
+    with closing(make(env_id, 1, 0)) as probe:
+        preset = registry.preset(name, probe)
+    with closing(make(env_id, preset.num_envs, 0)) as env:
+        config = replace(preset.config, **changes)
+        agent = registry.build(config, env, device=torch.device("cpu"), seed=0, steps=100_000)
+        assert isinstance(agent, Agent)
+        capture(agent, bfloat16=bfloat16)
+        state = agent.initial_state(env.num_envs)
+        train_loop(agent, env, env.reset(), state, ROWS, lambda *_: True)
+    return agent
+
+
+def milliseconds(agent: object) -> float:
+    """Return the time of one update."""
+    learner = getattr(agent, "learner", None)
+    assert isinstance(learner, Learner)
+    example = learner.agent.example()
+    learner.step(*example)
+    count, began = 0, time.perf_counter()
+    while time.perf_counter() - began < SECONDS:
+        learner.step(*example)
+        count += 1
+    return (time.perf_counter() - began) / count * 1e3
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=1)
+    torch.set_num_threads(parser.parse_args().threads)
+    torch.set_flush_denormal(True)
+    print("| | float32, ms an update | bfloat16 | ratio |\n|---|---|---|---|")
+    for name, env_id, changes in CASES:
+        agents = [trained(name, env_id, changes, bfloat16=half) for half in (False, True)]
+        times = np.array([[milliseconds(agent) for agent in agents] for _ in range(ROUNDS)])
+        exact, half = np.median(times, 0)
+        ratio = np.median(times[:, 0] / times[:, 1])
+        print(f"| {name}, {env_id} | {exact:.2f} | {half:.2f} | {ratio:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
