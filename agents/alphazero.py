@@ -16,7 +16,8 @@ from ludus.agents.agent import Advice, EnvLike, Extras, Step
 from ludus.agents.alphazero_config import AlphaZeroConfig
 from ludus.agents.learner import Learner, UpdateSchedule, linear
 from ludus.agents.memory.games import Games, Position
-from ludus.agents.search import Chooser, Gumbel, Puct, SearchResult, Tree, search, subtree
+from ludus.agents.search import Chooser, SearchResult, Tree, search, subtree
+from ludus.agents.search_rules import Gumbel, Puct
 from ludus.agents.seeding import generator, seed_of, seeded_weights
 from ludus.envs.board.backend import observation_space, observations
 from ludus.envs.board.game import BOARD, Board, Game

@@ -1,15 +1,14 @@
 """Monte-Carlo tree search in all games of a batch at once; a tree is arrays [B, N, A].
 
-A simulation selects a path in every tree, makes one move, evaluates all B new positions in one
-forward pass, and adds the values to the paths. A node's next action depends on the node alone, so
-it is stored: selection follows stored actions, and the backward step recomputes them for all nodes
-of all paths at once. The layout is that of mctx (https://github.com/google-deepmind/mctx). A return
-changes its sign where the other player moves.
+A round of simulations selects P paths in the trees, makes one move on each, evaluates all P new
+positions in one forward pass, and adds the values to the paths. Paths of one tree begin with
+different actions, so they have nothing in common but the root. A node's next action depends on the
+node alone, so it is stored: selection follows stored actions, and the backward step recomputes them
+for all nodes of all paths at once. The layout is that of mctx
+(https://github.com/google-deepmind/mctx). A return changes its sign where the other player moves.
 """
 
-import math
 from collections.abc import Callable
-from functools import cache
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -18,9 +17,8 @@ from torch import Tensor
 
 from ludus.envs.board.game import Board, Game
 
-# Positions [B] to logits [B, A], `ILLEGAL` for illegal moves, and values [B] of the next player.
+# Positions [P] to logits [P, A], `ILLEGAL` for illegal moves, and values [P] of the next player.
 Evaluate = Callable[[Board], tuple[Tensor, Tensor]]
-_NEVER = -torch.inf
 
 
 class Edges(NamedTuple):
@@ -49,8 +47,17 @@ class Chooser(Protocol):
     def inside(self, edges: Edges) -> Tensor:
         """Return the next actions [...] of nodes below the root."""
 
-    def at_root(self, edges: Edges, simulation: int, simulations: int) -> Tensor:
-        """Return the next actions [B] at the root."""
+    def at_root(self, edges: Edges, done: Tensor, simulations: int) -> tuple[Tensor, Tensor]:
+        """Return the paths of the next round, those of a game together.
+
+        Args:
+            edges: of the roots, [B, A].
+            done: [B] simulations of each game so far.
+            simulations: of each game in the end.
+
+        Returns:
+            The games [P] and the actions at their roots [P], different ones within a game.
+        """
 
     def result(self, edges: Edges) -> tuple[Tensor, Tensor, Tensor]:
         """Return the improved policy [B, A], the action to play [B], and the policy's value [B]."""
@@ -151,19 +158,41 @@ def search(
         tree = Tree(game, board, simulations + 1, device)
     logits, value = evaluate(board)
     tree.logits[tree.root], tree.raw[tree.root] = chooser.prepare(logits), value
-    for i in range(simulations):
-        tree.choice[tree.root] = chooser.at_root(tree.edges(tree.root), i, simulations)
-        simulate(game, tree, evaluate, chooser)
-    edges = tree.edges(tree.root)
+    done = torch.zeros_like(tree.root)  # [B] simulations
+    while True:
+        edges = tree.edges(tree.root)
+        games, actions = chooser.at_root(edges, done, simulations)
+        if not len(games):
+            break
+        simulate(game, tree, evaluate, chooser, games, actions)
+        done.index_add_(0, games, torch.ones_like(games))
     policy, action, value = chooser.result(edges)
     return SearchResult(policy, action, value, edges.value(), edges.visits, edges.mean())
 
 
-def simulate(game: Game, tree: Tree, evaluate: Evaluate, chooser: Chooser) -> None:
-    """Do one simulation in every tree, which adds one node to each."""
-    new = tree.root + tree.used  # [B] rows
-    tree.used += 1
-    nodes, actions = select(tree)  # [D, B] each
+def simulate(
+    game: Game,
+    tree: Tree,
+    evaluate: Evaluate,
+    chooser: Chooser,
+    games: Tensor,
+    first: Tensor,
+) -> None:
+    """Do one round of simulations, each of which adds a node.
+
+    Args:
+        game: the rules.
+        tree: the trees.
+        evaluate: the network.
+        chooser: PUCT or Gumbel.
+        games: [P] the trees, ascending; see `Chooser.at_root`.
+        first: [P] the actions at their roots.
+    """
+    before = torch.searchsorted(games, games)  # [P] paths of earlier trees
+    place = torch.arange(len(games), device=games.device) - before
+    new = tree.root[games] + tree.used[games] + place  # [P] rows
+    tree.used.index_add_(0, games, torch.ones_like(games))
+    nodes, actions = select(tree, tree.root[games], first)  # [D, P] each
     last, action = _last(tree, nodes, actions)
     move = game.step(tree.get(last), action)
     board, device = move.board, new.device
@@ -178,36 +207,42 @@ def simulate(game: Game, tree: Tree, evaluate: Evaluate, chooser: Chooser) -> No
     tree.parent[new] = last
     # The return of the player who made the last move: the outcome, or the value of the position as
     # the next player sees it with its sign turned.
-    returns = torch.where(terminated, reward.sign(), sign * value)  # [B]
+    returns = torch.where(terminated, reward.sign(), sign * value)  # [P]
     backward(tree, nodes, actions, returns)
-    touched = torch.cat([nodes, new.unsqueeze(0)])  # [D + 1, B]
+    touched = torch.cat([nodes[1:], new.unsqueeze(0)])  # [D, P], all but the roots
     tree.choice[touched] = chooser.inside(tree.edges(touched))
 
 
-def select(tree: Tree) -> tuple[Tensor, Tensor]:
+def select(tree: Tree, here: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
     """Follow the stored actions from the roots to edges without a child.
 
+    Args:
+        tree: the trees.
+        here: [P] rows of the roots.
+        action: [P] actions there.
+
     Returns:
-        The nodes and the actions of the paths, [D, B] each; `tree.nowhere` below the end of a path
+        The nodes and the actions of the paths, [D, P] each; `tree.nowhere` below the end of a path
         that is shorter than the longest.
     """
-    here, going = tree.root, torch.ones_like(tree.root, dtype=torch.bool)
+    going = torch.ones_like(here, dtype=torch.bool)
     child, choice = tree.child.view(-1), tree.choice
     nodes, actions = [], []
     while True:
-        action = choice[here]
         nodes.append(torch.where(going, here, tree.nowhere))
         actions.append(action)
         following = child[here * tree.actions + action]
-        going = following >= 0  # a path that has ended stays at its last node
+        going = following >= 0
         if not going.any():
             return torch.stack(nodes), torch.stack(actions)
+        # a path that has ended stays at its last edge
         here = torch.where(going, following, here)
+        action = torch.where(going, choice[here], action)
 
 
 def _last(tree: Tree, nodes: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the last node and action of each path, [B] each."""
-    depth = (nodes != tree.nowhere).sum(0, keepdim=True) - 1  # [1, B]
+    """Return the last node and action of each path, [P] each."""
+    depth = (nodes != tree.nowhere).sum(0, keepdim=True) - 1  # [1, P]
     return nodes.gather(0, depth)[0], actions.gather(0, depth)[0]
 
 
@@ -216,15 +251,15 @@ def backward(tree: Tree, nodes: Tensor, actions: Tensor, returns: Tensor) -> Non
 
     Args:
         tree: the trees.
-        nodes: [D, B].
-        actions: [D, B].
-        returns: [B], for the player who made the last move.
+        nodes: [D, P].
+        actions: [D, P].
+        returns: [P], for the player who made the last move.
     """
     # The sign of an edge is the product of the signs of all moves after it: a cumulative product
     # from the last edge to the first. `tree.nowhere` has the sign 1.
-    signs = tree.discount_sign[nodes[1:]]  # [D - 1, B] of the move into each node
+    signs = tree.discount_sign[nodes[1:]]  # [D - 1, P] of the move into each node
     signs = torch.cat([signs, torch.ones_like(returns).unsqueeze(0)])
-    signs = signs.flip(0).cumprod(0).flip(0)  # [D, B]
+    signs = signs.flip(0).cumprod(0).flip(0)  # [D, P]
     edge = (nodes * tree.actions + actions).flatten()
     tree.visits.view(-1).index_add_(0, edge, torch.ones_like(signs).flatten())
     tree.total.view(-1).index_add_(0, edge, (signs * returns).flatten())
@@ -268,138 +303,3 @@ def subtree(game: Game, tree: Tree, chosen: Tensor, board: Board, most: int) -> 
     after.put(rows, tree.get(old))
     after.used = kept.sum(1).clamp(min=1)
     return after
-
-
-class Puct(NamedTuple):
-    """PUCT, the rule of AlphaZero (https://arxiv.org/abs/1712.01815): Q + c P sqrt(N) / (1 + n).
-
-    c = log((1 + N + 19,652) / 19,652) + `c_puct`. The Q of an unvisited action is the node's mean.
-    The action to play is the most visited one; the policy is the fraction of visits.
-    """
-
-    c_puct: float = 1.25
-    noise: Tensor | None = None  # [B, A] Dirichlet sample over the legal moves
-    noise_share: float = 0.25  # fraction of noise in the root's prior
-
-    def prepare(self, logits: Tensor) -> Tensor:
-        """Mix noise into the prior."""
-        if self.noise is None:
-            return logits
-        prior = (1 - self.noise_share) * logits.softmax(-1) + self.noise_share * self.noise
-        return prior.log().maximum(logits.min())  # illegal moves stay finite
-
-    def inside(self, edges: Edges) -> Tensor:
-        """Return the actions of the highest score."""
-        visited = edges.visits.sum(-1, keepdim=True) + 1
-        mean = torch.where(edges.visits > 0, edges.mean(), edges.value().unsqueeze(-1))
-        rate = ((1 + visited + 19_652) / 19_652).log() + self.c_puct
-        prior = edges.logits.softmax(-1)
-        score = mean + rate * prior * visited.sqrt() / (1 + edges.visits)
-        return torch.where(_legal(edges.logits), score, _NEVER).argmax(-1)
-
-    def at_root(self, edges: Edges, simulation: int, simulations: int) -> Tensor:
-        """Return the actions of the highest score."""
-        return self.inside(edges)
-
-    def result(self, edges: Edges) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the fractions of visits and the most visited action; the mean breaks ties."""
-        policy = edges.visits / edges.visits.sum(-1, keepdim=True).clamp(min=1)
-        rank = edges.visits + 0.25 * edges.mean().clamp(-1, 1)
-        action = torch.where(_legal(edges.logits), rank, _NEVER).argmax(-1)
-        return policy, action, edges.value()
-
-
-class Gumbel(NamedTuple):
-    """Policy improvement by planning with Gumbel (https://openreview.net/forum?id=bERaNdoegnO).
-
-    Root: sequential halving among the actions of the highest logit plus Gumbel noise. Below: visits
-    in proportion to the improved policy, softmax(logits + sigma(completed Q)), equation 11.
-    """
-
-    noise: Tensor | None = None  # [B, A] Gumbel sample; None to play greedily
-    considered: int = 16  # maximum number of actions at the root
-    c_visit: float = 50.0
-    c_scale: float = 1.0
-
-    def prepare(self, logits: Tensor) -> Tensor:
-        """Return the logits unchanged."""
-        return logits
-
-    def _completed(self, edges: Edges) -> Tensor:
-        """Return mean returns [..., A]; those of unvisited actions as in appendix D."""
-        prior = edges.logits.softmax(-1)
-        tried = edges.visits > 0
-        known = (prior * tried).sum(-1)
-        mean, visited = edges.mean(), edges.visits.sum(-1)
-        share = (prior * mean).sum(-1) / known.clamp(
-            min=1e-12
-        )  # of the visited actions under the prior
-        mixed = (edges.raw + visited * share) / (1 + visited)
-        return torch.where(tried, mean, mixed.unsqueeze(-1))
-
-    def _improved(self, edges: Edges, completed: Tensor) -> Tensor:
-        """Return the logits of the improved policy [..., A]."""
-        most = edges.visits.max(-1, keepdim=True).values
-        unit = (completed + 1) / 2  # in [0, 1], the scale of the constants
-        return edges.logits + (self.c_visit + most) * self.c_scale * unit
-
-    def inside(self, edges: Edges) -> Tensor:
-        """Return the actions furthest below their share of the improved policy (equation 14)."""
-        policy = self._improved(edges, self._completed(edges)).softmax(-1)
-        apart = policy - edges.visits / (1 + edges.visits.sum(-1, keepdim=True))
-        return torch.where(_legal(edges.logits), apart, _NEVER).argmax(-1)
-
-    def _score(self, edges: Edges) -> Tensor:
-        score = self._improved(edges, self._completed(edges))
-        return score if self.noise is None else score + self.noise
-
-    def at_root(self, edges: Edges, simulation: int, simulations: int) -> Tensor:
-        """Return the best of the actions whose visits equal those of this stage of the halving."""
-        legal = _legal(edges.logits)
-        column = [row[simulation] for row in halving(self.considered, simulations)]
-        counts = torch.tensor(column, device=legal.device)  # [considered + 1]
-        due = counts[legal.sum(-1).clamp(max=self.considered)]  # [B]
-        allowed = legal & (edges.visits == due.unsqueeze(-1))
-        return torch.where(allowed, self._score(edges), _NEVER).argmax(-1)
-
-    def result(self, edges: Edges) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the improved policy, the best of the most visited actions, and the policy's value.
-
-        The mean over the root's visits would be far below that value: sequential halving spreads
-        visits over bad actions too.
-        """
-        completed = self._completed(edges)
-        logits = self._improved(edges, completed)
-        most = edges.visits.max(-1, keepdim=True).values
-        allowed = _legal(edges.logits) & (edges.visits == most)
-        score = logits if self.noise is None else logits + self.noise
-        action = torch.where(allowed, score, _NEVER).argmax(-1)
-        policy = logits.softmax(-1)
-        return policy, action, (policy * completed).sum(-1)
-
-
-def _legal(logits: Tensor) -> Tensor:
-    return logits > -1e8
-
-
-@cache
-def halving(considered: int, simulations: int) -> tuple[tuple[int, ...], ...]:
-    """Return the visits of the next action in each simulation, for 0 to `considered` actions.
-
-    Sequential halving: all actions get the same visits, then the better half, and so on down to two
-    actions; the stages share the simulations evenly.
-    """
-    return tuple(_halving(count, simulations) for count in range(considered + 1))
-
-
-def _halving(count: int, simulations: int) -> tuple[int, ...]:
-    if count <= 1:
-        return tuple(range(simulations))
-    rounds, due = math.ceil(math.log2(count)), list[int]()
-    visits, left = [0] * count, count
-    while len(due) < simulations:
-        for _ in range(max(1, simulations // (rounds * left))):
-            due += visits[:left]
-            visits[:left] = [v + 1 for v in visits[:left]]
-        left = max(2, left // 2)
-    return tuple(due[:simulations])

@@ -10,7 +10,8 @@ from ludus.agents.agent import Step
 from ludus.agents.alphazero import _dirichlet_noise, build
 from ludus.agents.alphazero_config import AlphaZeroConfig
 from ludus.agents.capture import capture
-from ludus.agents.search import Puct, Tree, search, subtree
+from ludus.agents.search import Tree, search, subtree
+from ludus.agents.search_rules import Puct
 from ludus.envs.errors import ConfigError
 from ludus.envs.make import make
 from ludus.networks.heads import ILLEGAL

@@ -1,12 +1,14 @@
 """The batched search against one for a single game, and against hand-made numbers."""
 
 import math
+from itertools import takewhile
 
 import numpy as np
 import pytest
 import torch
 
-from ludus.agents.search import Edges, Gumbel, Puct, Tree, halving, search
+from ludus.agents.search import Edges, Tree, search
+from ludus.agents.search_rules import Gumbel, Puct, halving, rounds
 from ludus.envs.board.opponents import MinimaxOpponent
 from ludus.envs.board.spiel import SpielGame, load, make_game
 from ludus.networks.heads import ILLEGAL
@@ -112,12 +114,13 @@ def naive(game, board, rule, simulations, noise=None):
     evaluate = oracle(game)
     root = Node(board, *(x[0] for x in evaluate(board)))
 
-    def at_root(i):
+    def next_round(done):
         if rule is puct:
-            return puct(root)
-        due = halving(16, simulations)[min(16, len(root.legal))][i]
-        logits = {a: x + noise[a] for a, x in improved(root).items() if root.visits[a] == due}
-        return max(logits, key=logits.get)
+            return [puct(root)]
+        due = halving(min(16, len(root.legal)), simulations)[done:]
+        logits = {a: x + noise[a] for a, x in improved(root).items() if root.visits[a] == due[0]}
+        best = sorted(logits, key=lambda a: -logits[a])
+        return best[: len(list(takewhile(lambda visits: visits == due[0], due)))]
 
     def visit(node, action):
         """Return of who moves at the node."""
@@ -138,8 +141,9 @@ def naive(game, board, rule, simulations, noise=None):
         node.total[action] += worth
         return worth
 
-    for i in range(simulations):
-        visit(root, at_root(i))
+    while sum(root.visits) < simulations:
+        for action in next_round(sum(root.visits)):
+            visit(root, action)
     return root
 
 
@@ -322,11 +326,32 @@ def test_with_perfect_values_every_forced_win_is_found(chooser, simulations):
 
 def test_sequential_halving_by_hand():
     # 4 actions, 8 simulations: each once, then the better two twice more
-    assert halving(4, 8)[4] == (0, 0, 0, 0, 1, 1, 2, 2)
+    assert halving(4, 8) == (0, 0, 0, 0, 1, 1, 2, 2)
     # 3 actions, 8 simulations: 2 rounds of 8 // 6 = 1 visit each, then the best two
-    assert halving(4, 8)[3] == (0, 0, 0, 1, 1, 2, 2, 3)
-    assert halving(4, 5)[1] == (0, 1, 2, 3, 4)
-    assert halving(16, 4)[16] == (0, 0, 0, 0)
+    assert halving(3, 8) == (0, 0, 0, 1, 1, 2, 2, 3)
+    assert halving(1, 5) == (0, 1, 2, 3, 4)
+    assert halving(16, 4) == (0, 0, 0, 0)
+
+
+def test_a_round_is_all_that_is_left_at_one_number_of_visits():
+    visits, length = rounds(4, 8)
+    assert visits[4].tolist() == [0, 0, 0, 0, 1, 1, 2, 2, 0]
+    assert length[4].tolist() == [4, 3, 2, 1, 2, 1, 2, 1, 0]
+    assert length[1].tolist() == [1] * 8 + [0]
+
+
+def test_a_round_is_one_forward_pass():
+    """Each game has rounds of its own; one with a single legal move has as many as simulations."""
+    game, sizes = make_game("connect_four"), []
+    network = oracle(game)
+
+    def evaluate(board):
+        sizes.append(len(board))
+        return network(board)
+
+    search(game, game.init(2), evaluate, Gumbel(), 12)
+    # the roots; 7 actions once; the better 3 (12 // 9 = 1 time), then 2 until the end
+    assert sizes == [2, 14, 6, 4]
 
 
 def test_the_improved_policy_by_hand():

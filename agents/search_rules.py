@@ -1,0 +1,168 @@
+"""The rules by which a tree search selects actions: PUCT, and Gumbel with sequential halving."""
+
+import math
+from functools import cache
+from itertools import groupby
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ludus.agents.search import Edges
+
+_NEVER = -torch.inf
+
+
+class Puct(NamedTuple):
+    """PUCT, the rule of AlphaZero (https://arxiv.org/abs/1712.01815): Q + c P sqrt(N) / (1 + n).
+
+    c = log((1 + N + 19,652) / 19,652) + `c_puct`. The Q of an unvisited action is the node's mean.
+    The action to play is the most visited one; the policy is the fraction of visits.
+    """
+
+    c_puct: float = 1.25
+    noise: Tensor | None = None  # [B, A] Dirichlet sample over the legal moves
+    noise_share: float = 0.25  # fraction of noise in the root's prior
+
+    def prepare(self, logits: Tensor) -> Tensor:
+        """Mix noise into the prior."""
+        if self.noise is None:
+            return logits
+        prior = (1 - self.noise_share) * logits.softmax(-1) + self.noise_share * self.noise
+        return prior.log().maximum(logits.min())  # illegal moves stay finite
+
+    def inside(self, edges: Edges) -> Tensor:
+        """Return the actions of the highest score."""
+        visited = edges.visits.sum(-1, keepdim=True) + 1
+        mean = torch.where(edges.visits > 0, edges.mean(), edges.value().unsqueeze(-1))
+        rate = ((1 + visited + 19_652) / 19_652).log() + self.c_puct
+        prior = edges.logits.softmax(-1)
+        score = mean + rate * prior * visited.sqrt() / (1 + edges.visits)
+        return torch.where(_legal(edges.logits), score, _NEVER).argmax(-1)
+
+    def at_root(self, edges: Edges, done: Tensor, simulations: int) -> tuple[Tensor, Tensor]:
+        """Return the action of the highest score in each game."""
+        games = (done < simulations).nonzero().squeeze(1)
+        return games, self.inside(edges)[games]
+
+    def result(self, edges: Edges) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the fractions of visits and the most visited action; the mean breaks ties."""
+        policy = edges.visits / edges.visits.sum(-1, keepdim=True).clamp(min=1)
+        rank = edges.visits + 0.25 * edges.mean().clamp(-1, 1)
+        action = torch.where(_legal(edges.logits), rank, _NEVER).argmax(-1)
+        return policy, action, edges.value()
+
+
+class Gumbel(NamedTuple):
+    """Policy improvement by planning with Gumbel (https://openreview.net/forum?id=bERaNdoegnO).
+
+    Root: sequential halving among the actions of the highest logit plus Gumbel noise. Below: visits
+    in proportion to the improved policy, softmax(logits + sigma(completed Q)), equation 11.
+    """
+
+    noise: Tensor | None = None  # [B, A] Gumbel sample; None to play greedily
+    considered: int = 16  # maximum number of actions at the root
+    c_visit: float = 50.0
+    c_scale: float = 1.0
+
+    def prepare(self, logits: Tensor) -> Tensor:
+        """Return the logits unchanged."""
+        return logits
+
+    def _completed(self, edges: Edges) -> Tensor:
+        """Return mean returns [..., A]; those of unvisited actions as in appendix D."""
+        prior = edges.logits.softmax(-1)
+        tried = edges.visits > 0
+        known = (prior * tried).sum(-1)
+        mean, visited = edges.mean(), edges.visits.sum(-1)
+        share = (prior * mean).sum(-1) / known.clamp(
+            min=1e-12
+        )  # of the visited actions under the prior
+        mixed = (edges.raw + visited * share) / (1 + visited)
+        return torch.where(tried, mean, mixed.unsqueeze(-1))
+
+    def _improved(self, edges: Edges, completed: Tensor) -> Tensor:
+        """Return the logits of the improved policy [..., A]."""
+        most = edges.visits.max(-1, keepdim=True).values
+        unit = (completed + 1) / 2  # in [0, 1], the scale of the constants
+        return edges.logits + (self.c_visit + most) * self.c_scale * unit
+
+    def inside(self, edges: Edges) -> Tensor:
+        """Return the actions furthest below their share of the improved policy (equation 14)."""
+        policy = self._improved(edges, self._completed(edges)).softmax(-1)
+        apart = policy - edges.visits / (1 + edges.visits.sum(-1, keepdim=True))
+        return torch.where(_legal(edges.logits), apart, _NEVER).argmax(-1)
+
+    def _score(self, edges: Edges) -> Tensor:
+        score = self._improved(edges, self._completed(edges))
+        return score if self.noise is None else score + self.noise
+
+    def at_root(self, edges: Edges, done: Tensor, simulations: int) -> tuple[Tensor, Tensor]:
+        """Return the best of the actions whose visits equal those of this round of the halving."""
+        legal = _legal(edges.logits)
+        visits, length = (table.to(done.device) for table in rounds(self.considered, simulations))
+        at = legal.sum(-1).clamp(max=self.considered), done
+        allowed = legal & (edges.visits == visits[at].unsqueeze(-1))
+        score = torch.where(allowed, self._score(edges), _NEVER)
+        order = score.argsort(dim=-1, descending=True, stable=True)  # [B, A]
+        rank = torch.arange(order.shape[1], device=order.device)
+        games, ranks = (rank < length[at].unsqueeze(-1)).nonzero(as_tuple=True)
+        return games, order[games, ranks]
+
+    def result(self, edges: Edges) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the improved policy, the best of the most visited actions, and the policy's value.
+
+        The mean over the root's visits would be far below that value: sequential halving spreads
+        visits over bad actions too.
+        """
+        completed = self._completed(edges)
+        logits = self._improved(edges, completed)
+        most = edges.visits.max(-1, keepdim=True).values
+        allowed = _legal(edges.logits) & (edges.visits == most)
+        score = logits if self.noise is None else logits + self.noise
+        action = torch.where(allowed, score, _NEVER).argmax(-1)
+        policy = logits.softmax(-1)
+        return policy, action, (policy * completed).sum(-1)
+
+
+def _legal(logits: Tensor) -> Tensor:
+    return logits > -1e8
+
+
+@cache
+def rounds(considered: int, simulations: int) -> tuple[Tensor, Tensor]:
+    """Return the rounds of sequential halving, [considered + 1, simulations + 1] each.
+
+    The first index is the number of actions, the second that of the simulations done.
+
+    Returns:
+        The visits of the actions that are next, and how many of these are left; 0 after the end.
+    """
+    visits = torch.zeros(considered + 1, simulations + 1)
+    length = torch.zeros(considered + 1, simulations + 1, dtype=torch.int64)
+    for count in range(considered + 1):
+        start = 0
+        for due, same in groupby(halving(count, simulations)):
+            size = len(list(same))
+            visits[count, start : start + size] = due
+            length[count, start : start + size] = torch.arange(size, 0, -1)
+            start += size
+    return visits, length
+
+
+def halving(count: int, simulations: int) -> tuple[int, ...]:
+    """Return the visits of the next action in each simulation, for `count` actions.
+
+    Sequential halving: all actions get the same visits, then the better half, and so on down to two
+    actions; the stages share the simulations evenly.
+    """
+    if count <= 1:
+        return tuple(range(simulations))
+    stages, due = math.ceil(math.log2(count)), list[int]()
+    visits, left = [0] * count, count
+    while len(due) < simulations:
+        for _ in range(max(1, simulations // (stages * left))):
+            due += visits[:left]
+            visits[:left] = [v + 1 for v in visits[:left]]
+        left = max(2, left // 2)
+    return tuple(due[:simulations])
