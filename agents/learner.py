@@ -5,6 +5,7 @@ An agent holds a `Learner` and implements `Algorithm`; there is no base class.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -118,7 +119,11 @@ class Learner:
 
     def gradient(self, loss: Tensor) -> tuple[Tensor, Tensor]:
         """Return the clipped gradient of a loss [size], and its L2 norm before clipping."""
-        gradients = torch.autograd.grad(loss, self._parameters)
+        device = self.flat.device.type
+        # The backward pass has the precision of the forward pass, layer by layer, on its own.
+        mixed = torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else None
+        with mixed or nullcontext():
+            gradients = torch.autograd.grad(loss, self._parameters)
         gradient = flat_gradient(gradients, self._parameters)
         norm = clip_norm(gradient, self._max_grad_norm)
         return gradient, norm

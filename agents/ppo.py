@@ -11,7 +11,9 @@ learned from as rows of a later epoch are: when the first update begins, the rat
 rows lie outside the clip range on CartPole, of 9% on MinAtar's Breakout and of 16% on Pong with
 `ppo_small` (means over a training), where all other ratios are 1. That is 1 row in 16 with rollouts
 of 32 rows, and 1 in 64 with 128. `approx_kl`, `clip_fraction`, `target_kl` and `desired_kl` leave
-these rows out: they measure the newest updates alone.
+these rows out: they measure the newest updates alone. With `overlap` all rows were played one round
+before, and `approx_kl` and `clip_fraction` include its updates, unless V-trace takes the
+probabilities anew.
 """
 
 from typing import Any

@@ -116,6 +116,11 @@ class PPOConfig:
                 f"rollout_length is {self.rollout_length}; desired_kl and target_kl need 3 or "
                 "more, because the first two rows say nothing about the newest updates"
             )
+        if (self.desired_kl or self.target_kl) and self.overlap and not self.vtrace:
+            raise ConfigError(
+                "with overlap, the stored probabilities are those of one round before, and "
+                "desired_kl and target_kl would include its updates; add vtrace or set both to 0"
+            )
         if self.core == "gtrxl" and self.core_units % self.heads:
             raise ConfigError(
                 f"heads is {self.heads}, which does not divide core_units, {self.core_units}"

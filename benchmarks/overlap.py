@@ -35,7 +35,10 @@ def rate(name: str, env_id: str, steps: int, *, overlap: bool) -> float:
     with closing(make(env_id, 1, 0)) as probe:
         preset = registry.preset(name, probe)
     with closing(make(env_id, preset.num_envs, 0)) as env:
-        config = replace(preset.config, overlap=overlap)
+        config = preset.config
+        if name == "ppo_small":  # desired_kl needs it with overlap
+            config = replace(config, vtrace=True)
+        config = replace(config, overlap=overlap)
         agent = registry.build(config, env, device=torch.device("cpu"), seed=0, steps=1_000_000)
         assert isinstance(agent, Agent)
         stream: list[Any] = [env.reset(), agent.initial_state(env.num_envs)]
@@ -46,9 +49,9 @@ def rate(name: str, env_id: str, steps: int, *, overlap: bool) -> float:
 
         with torch_settings(env, agent):
             capture(agent)
-            train_loop(agent, env, *stream, steps // 3, keep)
+            train_loop(agent, env, stream[0], stream[1], steps // 3, keep)
             done, began = agent.env_steps, time.perf_counter()
-            train_loop(agent, env, *stream, done + steps, keep)
+            train_loop(agent, env, stream[0], stream[1], done + steps, keep)
             learner = getattr(agent, "learner", None)
             assert isinstance(learner, Learner)
             learner.finish()

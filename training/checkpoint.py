@@ -32,7 +32,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from ludus.agents.memory.ring_rows import RingRows
+from ludus.agents.memory.ring_rows import RingRows, RowsReplacedError
 from ludus.envs.errors import CheckpointError, FormatError
 from ludus.training.files import open_new, parse_json, read_json, require_inside
 from ludus.training.formats import FORMAT, check_format, format_of, format_stamp
@@ -91,7 +91,7 @@ def _split(tree: Any, name: str, tensors: dict[str, torch.Tensor], arrays: dict[
     """Return the tree with references in place of what it adds to `tensors` and `arrays`."""
     if isinstance(tree, RingRows):
         arrays[name] = tree
-        return {"$array": name}
+        return {"$ring": name}
     if isinstance(tree, dict):
         return {k: _split(v, f"{name}.{k}", tensors, arrays) for k, v in tree.items()}
     if isinstance(tree, list | tuple):
@@ -123,6 +123,8 @@ def _join(tree: Any, tensors: dict[str, torch.Tensor], arrays: dict[str, Any]) -
         return tensors[tree["$small"]].numpy()
     if "$array" in tree:
         return arrays[tree["$array"]]
+    if "$ring" in tree:
+        return arrays[tree["$ring"]]
     return {k: _join(v, tensors, arrays) for k, v in tree.items()}
 
 
@@ -143,6 +145,7 @@ def save_checkpoint(
 
     Raises:
         CheckpointError: it cannot be written; the older checkpoints are kept.
+        RowsReplacedError: rows of a ring were replaced before they were read.
     """
     final = folder / f"{step:012d}"
     temporary = folder / f".tmp-{step}"
@@ -164,8 +167,10 @@ def save_checkpoint(
         for name in names:
             if name > final.name or name in names[: max(0, names.index(final.name) + 1 - keep)]:
                 _remove(folder / name)
-    except OSError as error:
+    except (OSError, RowsReplacedError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, RowsReplacedError):
+            raise
         raise CheckpointError(f"the checkpoint {final} cannot be written: {error}") from error
     return final
 

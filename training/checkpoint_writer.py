@@ -4,6 +4,7 @@ What a later step would change is copied first. The rows of a ring are not: they
 memory while they are written, which only fails if the ring goes round meanwhile.
 """
 
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from ludus.agents.memory.ring_rows import RingRows, RowsReplacedError
+from ludus.envs.errors import CheckpointError
 from ludus.training.checkpoint import save_checkpoint
 
 _MOST_ROWS = 0.5  # share of a ring that is written while the training goes on
@@ -30,11 +32,12 @@ class CheckpointWriter:
         self._thread = ThreadPoolExecutor(1, "ludus-checkpoint")
         self._writing: Future[Path] | None = None
         self._base: Path | None = None  # the last one that was written or loaded
-        self._written: list[int] = []  # rows of each ring in it
+        self._written: dict[str, int] = {}  # rows of each ring in it
+        self._always_waits = False
 
     def continue_from(self, path: Path, tree: Any) -> None:
         """Refer to the rows of a loaded checkpoint and its tree in those that follow."""
-        self._base, self._written = path, [ring.written for ring in rings(tree)]
+        self._base, self._written = path, {name: ring.written for name, ring in rings(tree)}
 
     def save(self, step: int, tree: Any, *, wait: bool) -> None:
         """Write a checkpoint, after the one before.
@@ -42,21 +45,23 @@ class CheckpointWriter:
         Args:
             step: env steps, the checkpoint's name.
             tree: see `save_checkpoint`.
-            wait: until it is written.
+            wait: until it is written; so it is after one that could not be written.
 
         Raises:
-            CheckpointError: it, or the one before, cannot be written; older ones are kept.
+            CheckpointError: it cannot be written; older ones are kept.
         """
-        self.finish()
+        try:
+            self.finish()
+        except CheckpointError:  # this one is newer, and may find room on the disk
+            wait = True
         kept = snapshot(tree)
-        held = rings(kept)
-        before = self._written if self._base is not None else [0] * len(held)
-        self._written = [ring.written for ring in held]
+        before = self._written if self._base is not None else {}
+        new = [(ring.written - before.get(name, 0)) / ring.size for name, ring in rings(kept)]
+        self._written = {name: ring.written for name, ring in rings(kept)}
         self._writing = self._thread.submit(
             save_checkpoint, self._folder, step, kept, self._keep, self._base
         )
-        pairs = zip(held, before, strict=True)
-        if wait or any(ring.written - old > _MOST_ROWS * ring.size for ring, old in pairs):
+        if wait or self._always_waits or max(new, default=0) > _MOST_ROWS:
             self.finish()
 
     def finish(self) -> None:
@@ -70,8 +75,10 @@ class CheckpointWriter:
             return
         try:
             self._base = writing.result()
-        except RowsReplacedError:  # the disk is slower than the ring: the next one is waited for
-            self._base = None
+        except RowsReplacedError:
+            # The ring went round, as it does where a disk is slow or has no hard links. The older
+            # checkpoints are kept; from now on the training waits.
+            self._base, self._always_waits = None, True
 
 
 def snapshot(tree: Any) -> Any:
@@ -91,12 +98,13 @@ def snapshot(tree: Any) -> Any:
             return tree
 
 
-def rings(tree: Any) -> list[RingRows]:
-    """Return the rings of a tree, in its order."""
+def rings(tree: Any, name: str = "") -> Iterator[tuple[str, RingRows]]:
+    """Yield the rings of a tree, with their places in it."""
     if isinstance(tree, RingRows):
-        return [tree]
-    if isinstance(tree, dict):
-        tree = list(tree.values())
-    if isinstance(tree, list | tuple):
-        return [ring for value in tree for ring in rings(value)]
-    return []
+        yield name, tree
+    elif isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from rings(value, f"{name}.{key}")
+    elif isinstance(tree, list | tuple):
+        for index, value in enumerate(tree):
+            yield from rings(value, f"{name}.{index}")

@@ -62,7 +62,7 @@ def arithmetic(device: str, precision: Precision, *, deterministic: bool) -> Ite
     try:
         yield
     except RuntimeError as error:
-        if not deterministic or "deterministic" not in str(error):
+        if not deterministic or "deterministic implementation" not in str(error):
             raise
         operation = str(error).split()[0]
         raise RunError(

@@ -129,7 +129,7 @@ class Session:
                     self.write_status("stopped")
                 raise
             except BaseException as error:
-                with contextlib.suppress(CheckpointError):
+                with contextlib.suppress(Exception):  # the error that ends the training comes first
                     self._writer.finish()
                 with contextlib.suppress(OSError):
                     self.write_status("failed")
@@ -324,6 +324,8 @@ class Session:
         """Raise `TrainingStopped` if a signal asks the training to stop."""
         number = self._signals.received
         if number is not None:
+            with self._writing():
+                self._writer.finish()  # it may have begun before the signal
             stopped = f"stopped by {signal_name(number)} at {self._position()}"
             message = f"{stopped}; {self._how_to_resume()}"
             raise TrainingStopped(message, code=128 + number)
@@ -385,6 +387,7 @@ class Session:
         """Record a held-out game for TensorBoard, if the env can render."""
         c = self.config
         self._videos = steps // c.train.video_every
+        self.agent.weights()  # raises an error of updates that run in another thread
         try:
             with self.task("video", _VIDEO_STEPS, "steps") as show:
 

@@ -184,7 +184,7 @@ class Viewer:
         try:
             run, config = await asyncio.to_thread(self._find, name)
             shared = self._shared.get(key)
-            if shared is None or shared.session.worker.closed:
+            if shared is None or shared.session.worker.ending:
                 self._require_capacity()
                 shared = self._shared[key] = SharedSession(run, config, hold=bool(twin))
                 self._workers.add(shared.session.worker)

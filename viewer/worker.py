@@ -30,6 +30,11 @@ class Worker:
         """Whether the thread is running."""
         return self._thread.is_alive()
 
+    @property
+    def ending(self) -> bool:
+        """Whether the thread has ended, or will soon."""
+        return self.closed or not self.alive
+
     def submit(self, command: dict[str, Any]) -> None:
         """Add a command to the queue; call it from other threads."""
         with self._wake:

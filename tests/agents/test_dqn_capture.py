@@ -10,6 +10,7 @@ from ludus.agents.agent import EnvSpec
 from ludus.agents.capture import capture
 from ludus.agents.dqn import DQN, build
 from ludus.agents.dqn_config import DQNConfig
+from ludus.agents.memory.ring_rows import RingRows
 
 DEVICES = [torch.device("cpu")] + ([torch.device("cuda")] if torch.cuda.is_available() else [])
 ACTIONS = spaces.Discrete(3)
@@ -62,7 +63,11 @@ def _tensors(agent):
     named |= {f"target.{k}": v for k, v in state["target"].items()}
     named |= {f"moment.{k}": v for k, v in state["optimizer"].items()}
     memory = state["memory"]
-    named |= {f"memory.{k}": torch.as_tensor(v) for k, v in memory.items() if k != "written"}
+    for key, value in memory.items():
+        if isinstance(value, RingRows):
+            named[f"memory.{key}"] = torch.from_numpy(value.read(value.first, value.written))
+        elif key != "written":
+            named[f"memory.{key}"] = torch.as_tensor(value)
     named |= {k: state[k] for k in ("acting_noise", "update_noise", "beta")}
     return {name: tensor.detach().clone() for name, tensor in named.items()}
 

@@ -34,6 +34,7 @@ STATISTICS = {
     "normalize_value": True,
     "anneal_learning_rate": False,
     "desired_kl": 0.01,
+    "vtrace": True,
 }
 
 

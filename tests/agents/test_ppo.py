@@ -403,6 +403,13 @@ def test_a_kl_divergence_needs_a_row_of_the_current_policy():
             replace(CONFIG, rollout_length=2, **{field: 0.01})
 
 
+def test_a_kl_divergence_with_overlap_needs_vtrace():
+    for field in ("desired_kl", "target_kl"):
+        with pytest.raises(ConfigError, match="add vtrace or set both to 0"):
+            replace(CONFIG, overlap=True, **{field: 0.01})
+        assert replace(CONFIG, overlap=True, vtrace=True, **{field: 0.01})
+
+
 def test_a_round_ends_after_an_epoch_beyond_the_target_kl(random_stream):
     far, near = (_agent(epochs=8, target_kl=kl, learning_rate=0.05) for kl in (1e-4, 1e9))
     for agent in (far, near):

@@ -59,6 +59,11 @@ def test_bfloat16_computes_nearly_the_same_gradient(before_an_update, name):
     likeness = torch.nn.functional.cosine_similarity(rounded, exact, dim=0)
     assert likeness > 0.98
     assert rounded.norm() == pytest.approx(float(exact.norm()), rel=0.1)
+    last = dict(agent.network.head.named_parameters())
+    size = sum(parameter.numel() for parameter in last.values())
+    assert size > 0
+    of_head = rounded[-size:]  # the head's parameters come last; its products are in float32
+    assert not torch.equal(of_head, of_head.to(torch.bfloat16).float())
     before = agent.learner.flat.clone()
     agent.learner.update(*randomness)
     assert not torch.equal(agent.learner.flat, before)

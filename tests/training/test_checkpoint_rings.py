@@ -1,5 +1,6 @@
 """Rings in checkpoints: only new rows are written, and the training goes on meanwhile."""
 
+import contextlib
 import json
 import shutil
 import threading
@@ -182,6 +183,68 @@ def test_a_checkpoint_that_cannot_be_written_is_reported_by_the_next(tmp_path):
     writer.save(1, ring.tree(), wait=False)
     with pytest.raises(CheckpointError, match="cannot be written"):
         writer.save(2, ring.tree(), wait=False)
+
+
+def test_a_failed_checkpoint_is_made_up_for_by_the_next(tmp_path):
+    """The disk was full for a moment."""
+    ring, writer = Ring(40), CheckpointWriter(tmp_path / "folder" / "checkpoints", keep=1)
+    ring.add(10)
+    (tmp_path / "folder").write_text("")
+    writer.save(1, ring.tree(), wait=False)
+    with contextlib.suppress(CheckpointError):
+        writer._writing.result()
+    (tmp_path / "folder").unlink()
+    ring.add(5)
+    writer.save(2, ring.tree(), wait=False)
+    found = newest_checkpoint(tmp_path / "folder" / "checkpoints")  # it was waited for
+    assert torch.equal(_loaded(found.tree, 40).rows, ring.rows)
+
+
+def test_a_full_ring_without_hard_links_loses_one_checkpoint_at_most(tmp_path, monkeypatch):
+    """Every row is written again, and the oldest are replaced meanwhile."""
+
+    def refuse(self, target):
+        raise PermissionError("no hard links")
+
+    def late(*arguments):
+        ring.add(1)
+        return save_checkpoint(*arguments)
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    ring, writer = Ring(40), CheckpointWriter(tmp_path, keep=9)
+    ring.add(40)
+    writer.save(1, ring.tree(), wait=True)
+    monkeypatch.setattr("ludus.training.checkpoint_writer.save_checkpoint", late)
+    ring.add(10)
+    writer.save(2, ring.tree(), wait=False)
+    writer.finish()
+    assert not list(tmp_path.glob(".tmp*"))
+    monkeypatch.undo()
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    for step in (3, 4, 5):
+        ring.add(10)
+        writer.save(step, ring.tree(), wait=False)
+        assert torch.equal(_loaded(newest_checkpoint(tmp_path).tree, 40).rows, ring.rows)
+    assert [int(path.name) for path in sorted(tmp_path.iterdir())] == [1, 3, 4, 5]
+
+
+def test_rings_may_come_and_go(tmp_path, four_rows):
+    """A rival's memory appears during a training; an older version saved plain arrays."""
+    one, two = Ring(12), Ring(20)
+    one.add(10)
+    two.add(30)
+    writer = CheckpointWriter(tmp_path, keep=1)
+    writer.continue_from(save_checkpoint(tmp_path, 1, {"a": np.arange(5)}, 1), {"a": np.arange(5)})
+    for step, rings in enumerate(
+        [{"a": one}, {"a": one, "b": two}, {"b": two}, {"b": one, "a": two}], start=2
+    ):
+        tree = {name: ring.tree() for name, ring in rings.items()}
+        writer.save(step, tree, wait=False)
+        writer.finish()
+        found = newest_checkpoint(tmp_path)
+        assert found.path.name == f"{step:012d}"
+        for name, ring in rings.items():
+            assert torch.equal(_loaded(found.tree[name], len(ring.rows)).rows, ring.rows)
 
 
 @pytest.mark.parametrize(
