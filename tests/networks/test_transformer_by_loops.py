@@ -1,7 +1,7 @@
 import math
 
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
@@ -56,6 +56,7 @@ def _by_loops(core, window, x, first):
 
 
 @settings(max_examples=25, deadline=None)
+@example(8, 2, 2, 0, 382)
 @given(
     st.integers(1, 8),
     st.integers(1, 4),
@@ -66,25 +67,27 @@ def _by_loops(core, window, x, first):
 def test_episodes_layers_and_two_calls_equal_the_loops_and_so_do_gradients(
     steps, window, layers, cut, seed
 ):
+    """In float64: float32 rounds some gradients of two layers by a hundredth."""
     torch.manual_seed(seed)
-    core, cut = _core(layers, window), min(cut, steps)
-    x, first = torch.randn(steps, 2, DIM, requires_grad=True), torch.rand(steps, 2) < 0.3
+    core, cut = _core(layers, window).double(), min(cut, steps)
+    x = torch.randn(steps, 2, DIM, dtype=torch.float64, requires_grad=True)
+    first = torch.rand(steps, 2) < 0.3
     expected = torch.stack([_by_loops(core, window, x[:, b], first[:, b]) for b in range(2)], 1)
     out, end = core(x, core.initial_state(2), first)
-    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(out, expected, rtol=1e-9, atol=1e-10)
     state, parts = core.initial_state(2), []
     for at in (slice(0, cut), slice(cut, steps)):
         if at.stop > at.start:
             part, state = core(x[at], state, first[at])
             parts.append(part)
-    torch.testing.assert_close(torch.cat(parts), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.cat(parts), expected, rtol=1e-9, atol=1e-10)
     assert torch.equal(state[1], end[1])
     leaves, ahead = [x, *core.parameters()], torch.randn_like(out)
     ours = torch.autograd.grad(out, leaves, ahead)
     theirs = torch.autograd.grad(expected, leaves, ahead, allow_unused=True)
     for got, want, leaf in zip(ours, theirs, leaves, strict=True):
         want = torch.zeros_like(leaf) if want is None else want
-        torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(got, want, rtol=1e-7, atol=1e-8)
 
 
 def test_the_count_is_of_the_running_episode_and_the_window_at_most():

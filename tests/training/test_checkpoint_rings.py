@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+import signal
 import threading
 from hashlib import sha256
 from pathlib import Path
@@ -13,11 +14,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import ludus
 from ludus.agents.memory.ring_rows import RowsReplacedError, rows_of
-from ludus.envs.errors import CheckpointError
+from ludus.envs.errors import CheckpointError, TrainingStopped
 from ludus.training import checkpoint
 from ludus.training.checkpoint import newest_checkpoint, read_checkpoint, save_checkpoint
 from ludus.training.checkpoint_writer import CheckpointWriter
+from ludus.training.run import TrainOptions
+from ludus.training.session import Session
 
 LIMIT = 600
 
@@ -285,3 +289,36 @@ def test_an_entry_that_does_not_fit_its_files_is_damaged(tmp_path, four_rows, ch
         return
     with pytest.raises(CheckpointError):
         read_checkpoint(path)
+
+
+def test_a_signal_waits_for_the_checkpoint_that_is_being_written(tmp_path, monkeypatch):
+    """It comes after the writing has begun, and nothing is written before somebody waits."""
+    waited = threading.Event()
+
+    def late(*arguments):
+        assert waited.wait(LIMIT)
+        return save_checkpoint(*arguments)
+
+    finish, save_weights = CheckpointWriter.finish, Session.save_weights
+
+    def wait(writer):
+        if writer._writing is not None:
+            waited.set()
+        finish(writer)
+
+    def interrupt(session):
+        save_weights(session)
+        if session._writer._writing is not None:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("ludus.training.checkpoint_writer.save_checkpoint", late)
+    monkeypatch.setattr(CheckpointWriter, "finish", wait)
+    monkeypatch.setattr(Session, "save_weights", interrupt)
+    options = TrainOptions(num_envs=4, eval_episodes=0, checkpoint_seconds=0)
+    try:
+        with pytest.raises(TrainingStopped, match="everything up to 4 steps is saved; go on with"):
+            ludus.train("dqn", "CartPole-v1", train_options=options, root=tmp_path, quiet=True)
+    finally:
+        waited.set()
+    (run,) = tmp_path.glob("*/*/*")
+    assert newest_checkpoint(run / "checkpoints").path.name == f"{4:012d}"
