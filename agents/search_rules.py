@@ -100,7 +100,7 @@ class Gumbel(NamedTuple):
     def at_root(self, edges: Edges, done: Tensor, simulations: int) -> tuple[Tensor, Tensor]:
         """Return the best of the actions whose visits equal those of this round of the halving."""
         legal = _legal(edges.logits)
-        visits, length = (table.to(done.device) for table in rounds(self.considered, simulations))
+        visits, length = rounds(self.considered, simulations, done.device)
         at = legal.sum(-1).clamp(max=self.considered), done
         allowed = legal & (edges.visits == visits[at].unsqueeze(-1))
         score = torch.where(allowed, self._score(edges), _NEVER)
@@ -130,7 +130,7 @@ def _legal(logits: Tensor) -> Tensor:
 
 
 @cache
-def rounds(considered: int, simulations: int) -> tuple[Tensor, Tensor]:
+def rounds(considered: int, simulations: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the rounds of sequential halving, [considered + 1, simulations + 1] each.
 
     The first index is the number of actions, the second that of the simulations done.
@@ -147,7 +147,7 @@ def rounds(considered: int, simulations: int) -> tuple[Tensor, Tensor]:
             visits[count, start : start + size] = due
             length[count, start : start + size] = torch.arange(size, 0, -1)
             start += size
-    return visits, length
+    return visits.to(device), length.to(device)
 
 
 def halving(count: int, simulations: int) -> tuple[int, ...]:
