@@ -214,17 +214,17 @@ def test_two_runs_side_by_side_have_one_seed(at, runs, new_page):
 GATED = """
 import sys, time
 from pathlib import Path
-from gymnasium.envs.classic_control import CartPoleEnv
 from ludus.cli.main import main
-gate, root, step = Path(sys.argv[1]), Path(sys.argv[2]), CartPoleEnv.step
+from ludus.envs.vector import VectorEnv
+gate, root, send = Path(sys.argv[1]), Path(sys.argv[2]), VectorEnv.send
 steps = 0
 def gated(env, action):
     global steps
     steps += 1
     while steps >= 2000 and list(root.glob("*/*/*/weights/0*")) and not gate.exists():
         time.sleep(0.02)
-    return step(env, action)
-CartPoleEnv.step = gated
+    return send(env, action)
+VectorEnv.send = gated
 sys.exit(main(sys.argv[3:]))
 """
 
