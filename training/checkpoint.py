@@ -167,10 +167,11 @@ def save_checkpoint(
         for name in names:
             if name > final.name or name in names[: max(0, names.index(final.name) + 1 - keep)]:
                 _remove(folder / name)
-    except (OSError, RowsReplacedError) as error:
+    except RowsReplacedError:
         shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, RowsReplacedError):
-            raise
+        raise
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(f"the checkpoint {final} cannot be written: {error}") from error
     return final
 
@@ -358,13 +359,7 @@ def _read_ring(entry: dict[str, Any], segments: list[np.ndarray]) -> RingRows:
         CheckpointError: the segments are not what the entry says, or rows are missing.
     """
     starts = [int(segment["start"]) for segment in entry["segments"]]
-    shape, dtype = tuple(entry["shape"]), np.dtype(entry["dtype"])
-    held = RingRows(int(entry["size"]), int(entry["written"]), shape, dtype, _nothing)
     ends = [start + len(segment) for start, segment in zip(starts, segments, strict=True)]
-    typed = all(segment.shape[1:] == shape and segment.dtype == dtype for segment in segments)
-    whole = starts[:1] <= [held.first] and ends[:-1] == starts[1:] and ends[-1:] == [held.written]
-    if not typed or held.size < 1 or (held.written and not whole):
-        raise CheckpointError("the segments of a ring do not hold its rows")
 
     def read(start: int, stop: int) -> np.ndarray:
         parts = [
@@ -373,11 +368,13 @@ def _read_ring(entry: dict[str, Any], segments: list[np.ndarray]) -> RingRows:
         ]
         return np.concatenate([part for part in parts if len(part)])
 
-    return held._replace(read=read)
-
-
-def _nothing(start: int, stop: int) -> np.ndarray:
-    raise LookupError(f"no rows {start} to {stop}")
+    shape, dtype = tuple(entry["shape"]), np.dtype(entry["dtype"])
+    rows = RingRows(int(entry["size"]), int(entry["written"]), shape, dtype, read)
+    typed = all(segment.shape[1:] == shape and segment.dtype == dtype for segment in segments)
+    whole = starts[:1] <= [rows.first] and ends[:-1] == starts[1:] and ends[-1:] == [rows.written]
+    if not typed or rows.size < 1 or (rows.written and not whole):
+        raise CheckpointError("the segments of a ring do not hold its rows")
+    return rows
 
 
 class Found(NamedTuple):

@@ -306,7 +306,8 @@ class Session:
 
         Raises:
             TrainingError: a weight is not finite; the previous checkpoint remains.
-            CheckpointError: it, or the one before, cannot be written; older ones remain.
+            CheckpointError: it cannot be written; older ones remain. One that fails in the other
+                thread is made up for by the next, which is waited for.
         """
         for name, weight in self.agent.weights().items():
             if not weight.isfinite().all():

@@ -64,9 +64,9 @@ def rows_of(ring: Tensor, written: int, now: Callable[[], int]) -> RingRows:
     size = len(ring)
 
     def read(start: int, stop: int) -> np.ndarray:
-        ends = [start % size, min(start % size + stop - start, size), stop - start]
-        head = ring[ends[0] : ends[1]].cpu()
-        rows = torch.cat([head, ring[: ends[2] - len(head)].cpu()]).numpy()
+        at, count = start % size, stop - start
+        last = ring[at : at + count].cpu()  # up to the end of the ring
+        rows = torch.cat([last, ring[: count - len(last)].cpu()]).numpy()
         if now() > start + size:
             raise RowsReplacedError
         return rows

@@ -153,19 +153,19 @@ class Rollout:
             stored[row].copy_(values[name])
         self.filled += 1
 
+    def _stored(self) -> tuple[Tensor, ...]:
+        """Return everything that steps have filled."""
+        return *self._rows.values(), *self._states
+
     def copy_from(self, other: "Rollout") -> None:
         """Take the rows of another rollout of the same size."""
-        mine, theirs = (
-            (*self._rows.values(), *self._states),
-            (*other._rows.values(), *other._states),
-        )
-        for stored, values in zip(mine, theirs, strict=True):
+        for stored, values in zip(self._stored(), other._stored(), strict=True):
             stored.copy_(values)
         self.filled = other.filled
 
     def restart(self) -> None:
         """Start the next rollout with the last row of this one."""
-        for stored in (*self._rows.values(), *self._states):
+        for stored in self._stored():
             stored[0] = stored[-1]
         self.filled = 1
 

@@ -116,7 +116,6 @@ CAPTURED = [
     Case("alphazero", "tic_tac_toe", GAMES),
     Case("alphazero", "connect_four", GAMES | {"search": "puct", "reuse_tree": True}),
 ]
-BFLOAT16 = Case("rainbow", MINATAR, REPLAY)
 EAGER = [
     Case("r2d2", changes=SEQUENCES | {"core": "lstm"}),
     _slow(Case("r2d2", changes=SEQUENCES | {"core": "gru"})),
@@ -190,7 +189,9 @@ def test_a_deterministic_training_repeats_bit_for_bit(name: str) -> None:
 
 
 @pytest.mark.skipif(SIMULATED, reason="mixed precision is not simulated")
-@pytest.mark.parametrize("case", [BFLOAT16, Case("ppo", changes=ROLLOUT)], ids=str)
+@pytest.mark.parametrize(
+    "case", [Case("rainbow", MINATAR, REPLAY), Case("ppo", changes=ROLLOUT)], ids=str
+)
 def test_an_update_in_bfloat16_is_captured(case: Case) -> None:
     agent, env = _build(case)
     try:

@@ -24,6 +24,7 @@ from ludus.training.run import TrainOptions
 from ludus.training.session import Session
 
 LIMIT = 600
+SAVE = "ludus.training.checkpoint_writer.save_checkpoint"
 
 
 class Ring:
@@ -58,6 +59,33 @@ def _loaded(tree, size):
 def four_rows(monkeypatch):
     """A file holds 4 rows."""
     monkeypatch.setattr(checkpoint, "_SEGMENT", 4 * 32)
+
+
+@pytest.fixture
+def slow_disk(monkeypatch):
+    """From a call on, checkpoints are only written once the event that it returns is set."""
+
+    def slow():
+        goes_on = threading.Event()
+
+        def late(*arguments):
+            assert goes_on.wait(LIMIT)
+            return save_checkpoint(*arguments)
+
+        monkeypatch.setattr(SAVE, late)
+        return goes_on
+
+    return slow
+
+
+@pytest.fixture
+def no_hard_links(monkeypatch):
+    """A disk that has none."""
+
+    def refuse(self, target):
+        raise PermissionError("no hard links")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
 
 
 def _files(path):
@@ -113,11 +141,7 @@ def test_full_files_are_shared_and_go_with_the_last_checkpoint(tmp_path, four_ro
     assert torch.equal(_loaded(read_checkpoint(tmp_path / f"{3:012d}"), 12).rows, ring.rows)
 
 
-def test_a_disk_without_hard_links_holds_whole_checkpoints(tmp_path, four_rows, monkeypatch):
-    def refuse(self, target):
-        raise PermissionError("no hard links")
-
-    monkeypatch.setattr(Path, "hardlink_to", refuse)
+def test_a_disk_without_hard_links_holds_whole_checkpoints(tmp_path, four_rows, no_hard_links):
     ring, writer = Ring(12), CheckpointWriter(tmp_path, keep=1)
     for step in (1, 2, 3):
         ring.add(9)
@@ -127,15 +151,9 @@ def test_a_disk_without_hard_links_holds_whole_checkpoints(tmp_path, four_rows, 
     assert all(stat.st_nlink == 1 for stat in _files(found.path).values())
 
 
-def test_what_training_changes_later_is_not_in_the_checkpoint(tmp_path, monkeypatch):
+def test_what_training_changes_later_is_not_in_the_checkpoint(tmp_path, slow_disk):
     """The thread writes only after the training has gone on."""
-    goes_on = threading.Event()
-
-    def late(*arguments):
-        assert goes_on.wait(LIMIT)
-        return save_checkpoint(*arguments)
-
-    monkeypatch.setattr("ludus.training.checkpoint_writer.save_checkpoint", late)
+    goes_on = slow_disk()
     ring, array, tensor = Ring(40), np.arange(300_000), torch.arange(5)
     ring.add(15)
     steps = [1]
@@ -155,18 +173,12 @@ def test_what_training_changes_later_is_not_in_the_checkpoint(tmp_path, monkeypa
     assert torch.equal(_loaded(saved, 40).rows, want.rows)
 
 
-def test_a_ring_that_is_faster_than_the_disk_is_waited_for(tmp_path, monkeypatch):
+def test_a_ring_that_is_faster_than_the_disk_is_waited_for(tmp_path, slow_disk):
     """Nothing is raised, the checkpoint before stays, and the next one is whole."""
-    goes_on = threading.Event()
-
-    def late(*arguments):
-        assert goes_on.wait(LIMIT)
-        return save_checkpoint(*arguments)
-
     ring, writer = Ring(40), CheckpointWriter(tmp_path, keep=2)
     ring.add(40)
     writer.save(1, ring.tree(), wait=True)
-    monkeypatch.setattr("ludus.training.checkpoint_writer.save_checkpoint", late)
+    goes_on = slow_disk()
     ring.add(10)
     writer.save(2, ring.tree(), wait=False)
     ring.add(31)
@@ -204,27 +216,22 @@ def test_a_failed_checkpoint_is_made_up_for_by_the_next(tmp_path):
     assert torch.equal(_loaded(found.tree, 40).rows, ring.rows)
 
 
-def test_a_full_ring_without_hard_links_loses_one_checkpoint_at_most(tmp_path, monkeypatch):
+def test_a_full_ring_without_hard_links_loses_one_checkpoint_at_most(tmp_path, no_hard_links):
     """Every row is written again, and the oldest are replaced meanwhile."""
-
-    def refuse(self, target):
-        raise PermissionError("no hard links")
 
     def late(*arguments):
         ring.add(1)
         return save_checkpoint(*arguments)
 
-    monkeypatch.setattr(Path, "hardlink_to", refuse)
     ring, writer = Ring(40), CheckpointWriter(tmp_path, keep=9)
     ring.add(40)
     writer.save(1, ring.tree(), wait=True)
-    monkeypatch.setattr("ludus.training.checkpoint_writer.save_checkpoint", late)
-    ring.add(10)
-    writer.save(2, ring.tree(), wait=False)
-    writer.finish()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SAVE, late)
+        ring.add(10)
+        writer.save(2, ring.tree(), wait=False)
+        writer.finish()
     assert not list(tmp_path.glob(".tmp*"))
-    monkeypatch.undo()
-    monkeypatch.setattr(Path, "hardlink_to", refuse)
     for step in (3, 4, 5):
         ring.add(10)
         writer.save(step, ring.tree(), wait=False)
@@ -291,14 +298,9 @@ def test_an_entry_that_does_not_fit_its_files_is_damaged(tmp_path, four_rows, ch
         read_checkpoint(path)
 
 
-def test_a_signal_waits_for_the_checkpoint_that_is_being_written(tmp_path, monkeypatch):
+def test_a_signal_waits_for_the_checkpoint_that_is_being_written(tmp_path, monkeypatch, slow_disk):
     """It comes after the writing has begun, and nothing is written before somebody waits."""
-    waited = threading.Event()
-
-    def late(*arguments):
-        assert waited.wait(LIMIT)
-        return save_checkpoint(*arguments)
-
+    waited = slow_disk()
     finish, save_weights = CheckpointWriter.finish, Session.save_weights
 
     def wait(writer):
@@ -311,7 +313,6 @@ def test_a_signal_waits_for_the_checkpoint_that_is_being_written(tmp_path, monke
         if session._writer._writing is not None:
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr("ludus.training.checkpoint_writer.save_checkpoint", late)
     monkeypatch.setattr(CheckpointWriter, "finish", wait)
     monkeypatch.setattr(Session, "save_weights", interrupt)
     options = TrainOptions(num_envs=4, eval_episodes=0, checkpoint_seconds=0)
