@@ -8,35 +8,12 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from ludus.agents.memory.replay import Batch
+from ludus.agents.memory.step import Extras, Step
 from ludus.networks.cores import State
 from ludus.networks.network import Network
 
 Observation = np.ndarray | Mapping[str, np.ndarray]
-Extras = dict[str, Any]  # what `act` passes on to `observe`; never kept on the agent
-
-
-class Step(NamedTuple):
-    """Row t of the stream, the action taken there and its outcome in row t + 1; B envs."""
-
-    obs: np.ndarray  # [B, *obs], row t
-    first: np.ndarray  # [B] bool, row t opens an episode
-    valid: np.ndarray  # [B] bool, the action was used; False where row t ended the game
-    action: np.ndarray  # [B, *action]
-    reward: np.ndarray  # [B] float32, unclipped, of row t + 1
-    terminated: np.ndarray  # [B] bool, of row t + 1: do not bootstrap from it
-    extras: Extras
-    discount_sign: np.ndarray | float = 1.0  # [B] float32, -1 where the other player moves next
-    chosen_by_agent: np.ndarray | bool = True  # [B] bool, False where a rival chose the action
-
-
-class Batch(NamedTuple):
-    """N transitions of n steps; the target is reward + discount * value(next_obs)."""
-
-    obs: Tensor  # [N, *obs]
-    action: Tensor  # [N] int64
-    reward: Tensor  # [N] float32, discounted sum of up to n rewards
-    discount: Tensor  # [N] float32, gamma^k, negative for the other player, 0 where terminated
-    next_obs: Tensor  # [N, *obs]
 
 
 class Advice(NamedTuple):

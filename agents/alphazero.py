@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ludus.agents.agent import Advice, EnvLike, Extras, Step
+from ludus.agents.agent import Advice, EnvLike
 from ludus.agents.alphazero_config import AlphaZeroConfig
 from ludus.agents.learner import Learner, UpdateSchedule, linear
 from ludus.agents.memory.games import Games, Position
+from ludus.agents.memory.step import Extras, Step
 from ludus.agents.search import Chooser, SearchResult, Tree, search, subtree
 from ludus.agents.search_rules import Gumbel, Puct
 from ludus.agents.seeding import generator, seed_of, seeded_weights

@@ -1,25 +1,30 @@
-"""Run an update without Python between its operations: traced on a CPU, a CUDA graph on a GPU.
+"""Act, store and update without Python between the operations: traced, or as a CUDA graph.
 
 The update of a small network is some seventy tensor operations of a few microseconds; most of its
-time is Python, modules and autograd. Agents are unaware of it: `gradients` is a pure function of
-tensors, `Learner.step` changes tensors in place, and neither reads a tensor's value.
+time is Python, modules and autograd. Agents are unaware of it. `gradients` and a policy's `assess`
+are pure functions of tensors, `Learner.step` and `Staging.advance` change tensors in place, and
+none of them reads a tensor's value. On a CPU the pure functions are traced by TorchScript.
 """
 
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ludus.agents.learner import Learner
+from ludus.agents.sampling_policy import SamplingPolicy
+from ludus.agents.value_policy import ValuePolicy
 
+Function = Callable[..., Any]  # of tensors
 Gradients = Callable[..., Sequence[Tensor]]
 
 
 def capture(agent: object, *, bfloat16: bool = False) -> None:
-    """Replace the update of an agent's `learner` by a faster one.
+    """Replace the update and the acting of an agent's `learner` by faster ones.
 
     An agent without a learner is left as it is, and so are updates that depend on their data, but
     for their precision.
@@ -32,6 +37,8 @@ def capture(agent: object, *, bfloat16: bool = False) -> None:
     learner = getattr(agent, "learner", None)
     if not isinstance(learner, Learner):
         return
+    if learner.actor is not None:
+        _capture_acting(learner.actor)
     if bfloat16:
         learner.gradients = _in_bfloat16(learner.gradients, learner.flat.device.type)
     if not learner.agent.capturable:
@@ -41,8 +48,42 @@ def capture(agent: object, *, bfloat16: bool = False) -> None:
         changes = learner.changes()
         if all(tensor.is_cuda for tensor in changes):  # torch's Adagrad counts steps on the CPU
             learner.step = _record(learner.step, example, changes)
-    elif example[0].device.type == "cpu" and sys.version_info < (3, 14):  # for TorchScript
+    elif _traces(example[0].device):
         learner.gradients = _trace(learner.gradients, example)
+
+
+def _traces(device: torch.device) -> bool:
+    """Return whether TorchScript may be used, which Python 3.14 and later do not have."""
+    return device.type == "cpu" and sys.version_info < (3, 14)
+
+
+def _capture_acting(actor: ValuePolicy | SamplingPolicy) -> None:
+    staging = actor.staging
+    if staging.device.type == "cuda":
+        actor.assess = _at_first_call(actor.assess, lambda f, x: _record(f, x, ()))
+        staging.advance = _at_first_call(
+            staging.advance, lambda f, x: _record(f, x, staging.changes())
+        )
+    elif _traces(staging.device):
+        actor.assess = _at_first_call(actor.assess, _trace)
+
+
+def _at_first_call(
+    function: Function, faster: Callable[[Function, Sequence[Tensor]], Function]
+) -> Function:
+    """Replace a function when it is called first, for arguments of the shapes that it gets then."""
+    replacement: Function | None = None
+    shapes: list[torch.Size] = []
+
+    def call(*x: Tensor) -> Any:
+        nonlocal replacement, shapes
+        if replacement is None:
+            replacement, shapes = faster(function, x), [each.shape for each in x]
+        if shapes == [each.shape for each in x]:
+            return replacement(*x)
+        return function(*x)
+
+    return call
 
 
 def _in_bfloat16(gradients: Gradients, device: str) -> Gradients:
@@ -87,28 +128,32 @@ def _refuse_list_writes(operation: torch._ops.OpOverload) -> None:
             raise TypeError(f"{operation} writes to a list of tensors and cannot be traced")
 
 
-def _record(
-    step: Callable[..., None], example: Sequence[Tensor], changes: Sequence[Tensor]
-) -> Callable[..., None]:
-    """Record the kernels of a step to launch them together; restore what the recording changed."""
+def _record(function: Function, example: Sequence[Tensor], changes: Sequence[Tensor]) -> Function:
+    """Record the kernels of a function to launch them together.
+
+    What the recording changed in `changes` is restored; all else that the function changes must be
+    the same after a second call. The recorded function reads and overwrites the tensors of
+    `example`, and returns the same tensors at each call.
+    """
     before = [tensor.detach().clone() for tensor in changes]
-    static = [x.clone() for x in example]
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):  # cuBLAS and cuDNN select their kernels before the recording
         for _ in range(3):
-            step(*static)
+            function(*example)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        step(*static)
+        results = function(*example)
     with torch.no_grad():
         for tensor, value in zip(changes, before, strict=True):
             tensor.copy_(value)
 
-    def replay(*randomness: Tensor) -> None:
-        for held, x in zip(static, randomness, strict=True):
-            held.copy_(x)
+    def replay(*arguments: Tensor) -> Any:
+        for held, x in zip(example, arguments, strict=True):
+            if held is not x:
+                held.copy_(x)
         graph.replay()
+        return results
 
     return replay

@@ -15,11 +15,12 @@ from gymnasium import spaces
 from torch import Tensor
 
 from ludus.agents import losses
-from ludus.agents.agent import Batch, EnvLike, Extras, Step
+from ludus.agents.agent import EnvLike
 from ludus.agents.dqn_config import DQNConfig
 from ludus.agents.learner import Learner, UpdateSchedule, exponential, linear
 from ludus.agents.memory.priority import importance_weights
-from ludus.agents.memory.replay import Replay
+from ludus.agents.memory.replay import Batch, Replay
+from ludus.agents.memory.step import Extras, Step
 from ludus.agents.seeding import generator, sampling_dtype, seed_of, seeded_weights
 from ludus.agents.value_heads import HeadKind, head_kind
 from ludus.agents.value_policy import ValuePolicy, discrete
@@ -69,11 +70,15 @@ class DQN:
         self.config, self.network, self.memory, self.device = config, network, memory, device
         flat = flatten_parameters(network)
         self.target = TargetNetwork(network, flat)
+        self._policy = ValuePolicy(
+            network, action_space, memory.staging, seed, config.evaluation_epsilon
+        )
         self.learner = Learner(
             self,
             network,
             flat,
             space,
+            actor=self._policy,
             optimizer=config.optimizer,
             learning_rate=config.learning_rate,
             eps=config.optimizer_eps,
@@ -90,7 +95,6 @@ class DQN:
         self.start_from, self.metrics = self.learner.start_from, self.learner.metrics
         self.state_dict = self.learner.state_dict
         self.load_state_dict = self.learner.load_state_dict
-        self._policy = ValuePolicy(network, action_space, device, seed, config.evaluation_epsilon)
         self.initial_state = network.initial_state
         self.choose, self.advice = self._policy.choose, self._policy.advice
         self._head = head
@@ -121,11 +125,11 @@ class DQN:
         self, obs: np.ndarray, state: State, first: np.ndarray, *, explore: bool
     ) -> tuple[np.ndarray, State, Extras]:
         """Return actions [B] for obs [B, *obs]; `explore` adds epsilon-greedy and noisy layers."""
-        noise = self._sample_noise(self._acting_noise, len(obs)) if explore else None
-        actions, state = self._policy.greedy(obs, state, first, noise)
-        if explore:
-            actions = self._policy.explore(actions, obs, self.epsilon)
-        return actions, state, {}
+        if not explore:
+            actions, state = self._policy.greedy(obs, state, first)
+            return actions, state, {}
+        noise = self._sample_noise(self._acting_noise, len(obs))
+        return self._policy.act(obs, state, first, epsilon=self.epsilon, noise=noise)
 
     def _sample_noise(self, source: torch.Generator, rows: int) -> Tensor | None:
         """Return standard normal [rows, noise_size]; None without noisy layers."""

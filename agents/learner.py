@@ -18,7 +18,9 @@ from ludus.agents.agent import Advice, Algorithm, Observation
 from ludus.agents.memory.priority import Priorities
 from ludus.agents.overlap import Overlap
 from ludus.agents.preset import OptimizerName
+from ludus.agents.sampling_policy import SamplingPolicy
 from ludus.agents.seeding import restore_generator
+from ludus.agents.value_policy import ValuePolicy
 from ludus.envs.dict_observation import PackedDict
 from ludus.networks.network import Network, TargetNetwork, flat_gradient
 
@@ -37,6 +39,7 @@ class Learner:
         eps: of the optimizer.
         momentum: of the optimizer.
         max_grad_norm: gradients are scaled down to this L2 norm; 0 for no limit.
+        actor: acts in the training; None for an agent that acts in another way.
         target: follows the online network; None without one.
         overlap: runs the updates in another thread; None where the caller waits for them.
         priorities: updated after each optimizer step; None for uniform replay.
@@ -57,13 +60,14 @@ class Learner:
         eps: float = 1e-8,
         momentum: float = 0.0,
         max_grad_norm: float = 0.0,
+        actor: ValuePolicy | SamplingPolicy | None = None,
         target: TargetNetwork[Any] | None = None,
         overlap: Overlap[Any] | None = None,
         priorities: Priorities | None = None,
         frozen_encoder: bool = False,
         schedules: Callable[[], dict[str, float]] = dict,
     ) -> None:
-        self.agent, self.network, self._space = agent, network, space
+        self.agent, self.network, self.actor, self._space = agent, network, actor, space
         self._target, self._overlap, self._priorities = target, overlap, priorities
         self.flat = flat
         frozen = list(network.encoder.parameters()) if frozen_encoder else []

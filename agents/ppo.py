@@ -23,10 +23,11 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from ludus.agents.agent import EnvLike, Step
+from ludus.agents.agent import EnvLike
 from ludus.agents.learner import Learner, linear
 from ludus.agents.losses import clipped_surrogate, clipped_value
 from ludus.agents.memory.rollout import Rollout
+from ludus.agents.memory.step import Step
 from ludus.agents.overlap import Overlap
 from ludus.agents.ppo_config import PPOConfig
 from ludus.agents.returns import gae, vtrace
@@ -98,11 +99,17 @@ class PPO:
         self._clip = torch.tensor(config.clip_range, device=device)
         flat = flatten_parameters(network)
         self._overlap = None if playing is None else Overlap(network, flat)
+        staging = self.playing.staging
+        self._policy = SamplingPolicy(network, kind, space, staging, seed)
+        self._actor = self._policy
+        if self._overlap is not None:
+            self._actor = SamplingPolicy(self._overlap.network, kind, space, staging, seed)
         self.learner = Learner(
             self,
             network,
             flat,
             space,
+            actor=self._actor,
             optimizer=config.optimizer,
             learning_rate=self._rate,
             eps=config.optimizer_eps,
@@ -116,12 +123,8 @@ class PPO:
         self.start_from, self.metrics = self.learner.start_from, self.learner.metrics
         self.state_dict = self.learner.state_dict
         self.load_state_dict = self.learner.load_state_dict
-        self._policy = SamplingPolicy(network, kind, space, device, seed)
         self.initial_state = network.initial_state
         self.choose, self.advice = self._policy.choose, self._policy.advice
-        self._actor = self._policy
-        if self._overlap is not None:
-            self._actor = SamplingPolicy(self._overlap.network, kind, space, device, seed)
         self.act = self._actor.act
         # The ends of episodes split a recurrent core's rows where the data says.
         self.capturable = config.core not in ("lstm", "gru")

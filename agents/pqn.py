@@ -14,10 +14,11 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from ludus.agents.agent import EnvLike, Extras, Step
+from ludus.agents.agent import EnvLike
 from ludus.agents.learner import Learner, linear
 from ludus.agents.losses import chosen
 from ludus.agents.memory.rollout import Rollout
+from ludus.agents.memory.step import Extras, Step
 from ludus.agents.overlap import Overlap
 from ludus.agents.pqn_config import PQNConfig
 from ludus.agents.returns import lambda_return
@@ -62,11 +63,18 @@ class PQN:
         self._rate = torch.tensor(config.learning_rate, device=device)  # captured updates read it
         flat = flatten_parameters(network)
         self._overlap = None if playing is None else Overlap(network, flat)
+        staging, epsilon = self.playing.staging, config.evaluation_epsilon
+        self._policy = ValuePolicy(network, action_space, staging, seed, epsilon)
+        self._actor = self._policy
+        if self._overlap is not None:
+            copied = self._overlap.network
+            self._actor = ValuePolicy(copied, action_space, staging, seed, epsilon)
         self.learner = Learner(
             self,
             network,
             flat,
             space,
+            actor=self._actor,
             optimizer=config.optimizer,
             learning_rate=self._rate,
             eps=config.optimizer_eps,
@@ -80,13 +88,8 @@ class PQN:
         self.start_from, self.metrics = self.learner.start_from, self.learner.metrics
         self.state_dict = self.learner.state_dict
         self.load_state_dict = self.learner.load_state_dict
-        epsilon = config.evaluation_epsilon
-        policy = self._policy = ValuePolicy(network, action_space, device, seed, epsilon)
         self.initial_state = network.initial_state
-        self.choose, self.advice = policy.choose, policy.advice
-        self._actor = policy
-        if self._overlap is not None:
-            self._actor = ValuePolicy(self._overlap.network, action_space, device, seed, epsilon)
+        self.choose, self.advice = self._policy.choose, self._policy.advice
         # The ends of episodes split a recurrent core's rows where the data says.
         self.capturable = config.core == "none"
         self._target = rollout.extras["target"][:-1]  # [T, B]
@@ -112,10 +115,10 @@ class PQN:
         self, obs: np.ndarray, state: State, first: np.ndarray, *, explore: bool
     ) -> tuple[np.ndarray, State, Extras]:
         """Return actions [B] for obs [B, *obs]; `explore` is epsilon-greedy."""
-        actions, next_state = self._actor.greedy(obs, state, first)
-        if explore:
-            actions = self._actor.explore(actions, obs, self.epsilon)
-        return actions, next_state, {"state": state}
+        if not explore:
+            actions, state = self._actor.greedy(obs, state, first)
+            return actions, state, {}
+        return self._actor.act(obs, state, first, epsilon=self.epsilon)
 
     def observe(self, step: Step) -> None:
         """Store one row."""

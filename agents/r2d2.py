@@ -16,11 +16,12 @@ from gymnasium import spaces
 from torch import Tensor
 
 from ludus.agents import losses
-from ludus.agents.agent import EnvLike, Extras, Step
+from ludus.agents.agent import EnvLike
 from ludus.agents.learner import Learner, UpdateSchedule, linear
 from ludus.agents.memory.priority import importance_weights
 from ludus.agents.memory.replay import Replay
 from ludus.agents.memory.sequences import SequenceBatch, Sequences
+from ludus.agents.memory.step import Extras, Step
 from ludus.agents.r2d2_config import R2D2Config
 from ludus.agents.returns import NStep, n_step_return
 from ludus.agents.seeding import sampling_dtype, seed_of, seeded_weights
@@ -58,11 +59,15 @@ class R2D2:
         self.config, self.network, self.memory, self.device = config, network, memory, device
         flat = flatten_parameters(network)
         self.target = TargetNetwork(network, flat)
+        self._policy = ValuePolicy(
+            network, action_space, memory.ring.staging, seed, config.evaluation_epsilon
+        )
         self.learner = Learner(
             self,
             network,
             flat,
             space,
+            actor=self._policy,
             optimizer=config.optimizer,
             learning_rate=config.learning_rate,
             eps=config.optimizer_eps,
@@ -77,7 +82,6 @@ class R2D2:
         self.start_from, self.metrics = self.learner.start_from, self.learner.metrics
         self.state_dict = self.learner.state_dict
         self.load_state_dict = self.learner.load_state_dict
-        self._policy = ValuePolicy(network, action_space, device, seed, config.evaluation_epsilon)
         self.initial_state = network.initial_state
         self.choose, self.advice = self._policy.choose, self._policy.advice
         backup = losses.rescaled if config.value_rescaling else losses.bellman
@@ -98,10 +102,10 @@ class R2D2:
         self, obs: np.ndarray, state: State, first: np.ndarray, *, explore: bool
     ) -> tuple[np.ndarray, State, Extras]:
         """Return actions [B] for obs [B, *obs]; `explore` is epsilon-greedy."""
-        actions, next_state = self._policy.greedy(obs, state, first)
-        if explore:
-            actions = self._policy.explore(actions, obs, self.epsilons(len(obs)))
-        return actions, next_state, {"state": state}
+        if not explore:
+            actions, state = self._policy.greedy(obs, state, first)
+            return actions, state, {}
+        return self._policy.act(obs, state, first, epsilon=self.epsilons(len(obs)))
 
     def observe(self, step: Step) -> None:
         """Store one row, and the core's state before it."""

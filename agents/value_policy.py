@@ -1,5 +1,6 @@
 """Acting by action values: greedy, epsilon-greedy, and within an action mask."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from ludus.agents.agent import Advice
-from ludus.agents.memory.replay import Staging
+from ludus.agents.memory.step import Extras, Staging
 from ludus.envs.action_mask import random_actions
 from ludus.envs.dict_observation import legal_actions
 from ludus.envs.errors import ConfigError
@@ -58,7 +59,7 @@ class ValuePolicy:
     Args:
         network: its head emits `q` [T, B, A].
         action_space: defines the number of actions and the number of the first.
-        device: where the network lives.
+        staging: of the memory that stores the rows.
         seed: of the random actions.
         evaluation_epsilon: probability of a random action in `predict(deterministic=False)`.
     """
@@ -67,37 +68,73 @@ class ValuePolicy:
         self,
         network: Network[Any],
         action_space: spaces.Discrete,
-        device: torch.device,
+        staging: Staging,
         seed: int,
         evaluation_epsilon: float,
     ) -> None:
-        self._network, self._staging = network, Staging(device)
+        self._network, self.staging = network, staging
+        # `capture` replaces this one by a faster function with the same results.
+        self.assess: Callable[..., Sequence[Tensor]] = self._assess
         self.num_actions, self.first_action = int(action_space.n), int(action_space.start)
         self.exploration = np.random.default_rng([seed, 1])
         self.evaluation = np.random.default_rng([seed, 2])
         self._evaluation_epsilon = evaluation_epsilon
 
+    def _assess(
+        self, obs: Tensor, first: Tensor, noise: Tensor, *state: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return the greedy actions [B], numbered from 0, their values [B, A], and the next state.
+
+        Args:
+            obs: [B, *obs].
+            first: [B] bool, resets the state.
+            noise: of the head's noisy layers, [B, noise_size]; empty for none.
+            *state: the core's, [B, ...] each.
+        """
+        head_noise = HeadNoise(noise if noise.numel() else None)
+        out, after = self._network(obs.unsqueeze(0), state, first.unsqueeze(0), head_noise)
+        return out.q[0].argmax(-1), out.q[0], *after
+
+    @torch.no_grad()
+    def act(
+        self,
+        obs: np.ndarray,
+        state: State,
+        first: np.ndarray,
+        *,
+        epsilon: float | np.ndarray,
+        noise: Tensor | None = None,
+    ) -> tuple[np.ndarray, State, Extras]:
+        """Return actions [B] for training, the next state, and as an extra the state before.
+
+        Args:
+            obs: [B, *obs], of the envs that `staging` is for.
+            state: the core's.
+            first: [B] bool, resets the state.
+            epsilon: probability of a random legal action, a number or [B].
+            noise: of the head's noisy layers, [B, noise_size].
+        """
+        unused = torch.zeros(0, device=self.staging.device)
+        batch, resets = self.staging.observation(obs, first)
+        action, _, *after = self.assess(batch, resets, unused if noise is None else noise, *state)
+        actions = self.staging.download(action) + self.first_action
+        actions = self._epsilon_greedy(actions, obs, epsilon, self.exploration)
+        return actions, tuple(s.clone() for s in after), {"state": state}
+
     @torch.no_grad()
     def _values(
-        self, obs: np.ndarray, state: State, first: np.ndarray, noise: Tensor | None = None
-    ) -> tuple[Tensor, State]:
-        """Return action values [B, A] for obs [B, *obs], and the next state."""
-        batch, resets = self._staging.upload(obs, first)
-        out, state = self._network(batch.unsqueeze(0), state, resets.unsqueeze(0), HeadNoise(noise))
-        return out.q[0], state
+        self, obs: np.ndarray, state: State, first: np.ndarray
+    ) -> tuple[Tensor, Tensor, State]:
+        """Return greedy actions [B] and values [B, A] for obs [B, *obs], and the next state."""
+        batch, resets = self.staging.upload(obs, first)
+        unused = torch.zeros(0, device=self.staging.device)
+        action, q, *after = self._assess(batch, resets, unused, *state)
+        return action, q, tuple(after)
 
-    def greedy(
-        self, obs: np.ndarray, state: State, first: np.ndarray, noise: Tensor | None = None
-    ) -> tuple[np.ndarray, State]:
+    def greedy(self, obs: np.ndarray, state: State, first: np.ndarray) -> tuple[np.ndarray, State]:
         """Return the actions [B] of the highest values, and the next state."""
-        q, state = self._values(obs, state, first, noise)
-        return q.argmax(-1).cpu().numpy() + self.first_action, state
-
-    def explore(
-        self, actions: np.ndarray, obs: np.ndarray, epsilon: float | np.ndarray
-    ) -> np.ndarray:
-        """Return actions [B], some replaced by random legal ones, for training."""
-        return self._epsilon_greedy(actions, obs, epsilon, self.exploration)
+        action, _, state = self._values(obs, state, first)
+        return self.staging.download(action) + self.first_action, state
 
     def choose(
         self, obs: np.ndarray, state: State, first: np.ndarray, *, deterministic: bool
@@ -110,7 +147,7 @@ class ValuePolicy:
 
     def advice(self, obs: np.ndarray, state: State, first: np.ndarray) -> tuple[Advice, State]:
         """Return the action values, NaN where an action is illegal, and the next state."""
-        values, state = self._values(obs, state, first)
+        _, values, state = self._values(obs, state, first)
         q = values.cpu().numpy()
         legal_q = np.where(q > ILLEGAL, q, np.nan)
         return Advice(q.argmax(-1) + self.first_action, q.max(-1), legal_q, None), state

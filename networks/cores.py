@@ -43,6 +43,9 @@ def _segments(first: Tensor) -> Iterator[tuple[int, int]]:
     Args:
         first: [T, B] bool, the row begins an episode.
     """
+    if len(first) == 1:  # of acting, which must not wait for the device
+        yield 0, 1
+        return
     starts = first.any(dim=1)
     starts[0] = True
     edges = [*torch.nonzero(starts).flatten().tolist(), len(first)]

@@ -171,12 +171,11 @@ class ActionKind:
         pairs = zip(logits, masks, strict=True)
         return MultiCategorical(tuple(_categorical(choice, mask) for choice, mask in pairs))
 
-    def env_action(self, action: Tensor) -> np.ndarray:
+    def env_action(self, action: np.ndarray) -> np.ndarray:
         """Convert actions [B, *action] to the env's: add its first action, clip to its bounds."""
-        chosen = action.cpu().numpy()
         if self.low is not None:
-            return np.clip(chosen, self.low, self.high)
-        return chosen + self.start
+            return np.clip(action, self.low, self.high)
+        return action + self.start
 
 
 def _categorical(logits: Tensor, legal: Tensor | None) -> Categorical:

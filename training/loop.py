@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ludus.agents.agent import Agent, Step
+from ludus.agents.agent import Agent
+from ludus.agents.memory.step import Step
 from ludus.envs.vector import Row, VectorEnv
 from ludus.evaluation.rivals import Rivals
 from ludus.networks.cores import State
@@ -49,6 +50,8 @@ def train_loop(
                 extras=extras,
                 discount_sign=next_row.discount_sign,
                 chosen_by_agent=chosen_by_agent,
+                next_obs=next_row.obs,
+                next_first=next_row.first,
             )
         )
         row = next_row

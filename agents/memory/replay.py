@@ -7,7 +7,6 @@ ignored) is kept for bootstrapping and never sampled (Lin 1992; Mnih et al. 2015
 An index is a row of the ring times B, plus the env.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,83 +14,25 @@ import psutil
 import torch
 from torch import Tensor
 
-from ludus.agents.agent import Batch, Step
 from ludus.agents.memory.priority import Priorities
 from ludus.agents.memory.ring_rows import RingRows, rows_of
+from ludus.agents.memory.step import Staging, Step
 from ludus.agents.returns import n_step_return
 from ludus.agents.seeding import restore_generator, sampling_dtype
 from ludus.envs.errors import ConfigError
 
 _PER_TRANSITION = 8 + 4 + 4 + 8 + 3 + 4  # bytes: action, reward, discount, index, flags, priority
 _ARRAYS = ("frames", "action", "reward", "discount", "first", "valid")
-_ALIGNMENT = 16  # bytes, of each array within a buffer
-_BUFFERS = 2  # used in turn, so that the host fills one while the other is being copied
-_LAYOUTS = 8  # kept, those used last
 
 
-class _Buffer(NamedTuple):
-    """Memory of the host that is copied to memory of the device."""
+class Batch(NamedTuple):
+    """N transitions of n steps; the target is reward + discount * value(next_obs)."""
 
-    host: Tensor  # [bytes] pinned
-    arrays: list[np.ndarray]  # views of `host`
-    device: Tensor  # [bytes]
-    tensors: list[Tensor]  # views of `device`
-    copied: torch.cuda.Event
-
-
-class Staging:
-    """Copies arrays to a device.
-
-    A copy to a GPU waits unless it is asynchronous and from pinned memory, and each costs some
-    microseconds. So the arrays of a row are packed into one pinned buffer and copied together.
-
-    Args:
-        device: where the copies live.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._layouts: dict[tuple[object, ...], list[_Buffer]] = {}
-
-    def upload(self, *arrays: np.ndarray) -> list[Tensor]:
-        """Return the arrays as tensors on the device.
-
-        On a CPU they share memory with the arrays. On a GPU they are overwritten by the copy after
-        the next one of arrays of the same shapes and types.
-        """
-        if self._device.type != "cuda":
-            return [torch.from_numpy(np.ascontiguousarray(a)).to(self._device) for a in arrays]
-        buffer = self._next_buffer(arrays)
-        buffer.copied.synchronize()  # of two copies ago: hardly ever waits
-        for staged, array in zip(buffer.arrays, arrays, strict=True):
-            staged[...] = array
-        buffer.device.copy_(buffer.host, non_blocking=True)
-        buffer.copied.record()
-        return list(buffer.tensors)
-
-    def _next_buffer(self, arrays: Sequence[np.ndarray]) -> _Buffer:
-        """Return the buffer for arrays of these shapes and types that was used least recently."""
-        layout = tuple((array.shape, array.dtype) for array in arrays)
-        buffers = self._layouts.pop(layout, None)
-        if buffers is None:
-            if len(self._layouts) >= _LAYOUTS:
-                del self._layouts[next(iter(self._layouts))]
-            buffers = [self._make_buffer(arrays) for _ in range(_BUFFERS)]
-        self._layouts[layout] = buffers  # the last of the dictionary
-        buffers.append(buffers.pop(0))
-        return buffers[-1]
-
-    def _make_buffer(self, arrays: Sequence[np.ndarray]) -> _Buffer:
-        ends = np.cumsum([-(-array.nbytes // _ALIGNMENT) * _ALIGNMENT for array in arrays])
-        host = torch.zeros(int(ends[-1]), dtype=torch.uint8, pin_memory=True)
-        device = torch.zeros(int(ends[-1]), dtype=torch.uint8, device=self._device)
-        staged, tensors = list[np.ndarray](), list[Tensor]()
-        for start, array in zip([0, *ends[:-1].tolist()], arrays, strict=True):
-            part = slice(start, start + array.nbytes)
-            kind = torch.from_numpy(np.empty(0, array.dtype)).dtype
-            staged.append(host.numpy()[part].view(array.dtype).reshape(array.shape))
-            tensors.append(device[part].view(kind).view(array.shape))
-        return _Buffer(host, staged, device, tensors, torch.cuda.Event())
+    obs: Tensor  # [N, *obs]
+    action: Tensor  # [N] int64
+    reward: Tensor  # [N] float32, discounted sum of up to n rewards
+    discount: Tensor  # [N] float32, gamma^k, negative for the other player, 0 where terminated
+    next_obs: Tensor  # [N, *obs]
 
 
 class Sample(NamedTuple):
@@ -161,7 +102,7 @@ class Replay:
         self._head = self._tail = 0  # of that ring, counted from the start of the training
         # The tail and the length on the device, so that sampling does not synchronise.
         self._range = torch.zeros(2, dtype=torch.int64, device=device)
-        self._staging = Staging(device)
+        self.staging = Staging(device, num_envs, obs_shape, obs_dtype, stack, self._store)
         self._envs = torch.arange(num_envs, device=device)
         self._valid_on_host = np.zeros((self.rows, num_envs), bool)
         self._forgotten = 0  # rows that left `_sampleable`, counted from the start
@@ -192,14 +133,13 @@ class Replay:
     def add(self, step: Step) -> None:
         """Append one row of B transitions."""
         row = self.written % self.rows
+        forgotten = np.full(self.stack, row)  # cannot be sampled: nothing is forgotten
         if self.written >= self.rows:
             # The row about to be overwritten holds the oldest frame of the `stack - 1` rows after
             # it, so those can no longer be stacked either.
+            forgotten = (row + np.arange(self.stack)) % self.rows
             self._forget(self.written - self.rows + self.stack)
-        at = slice(row * self.num_envs, (row + 1) * self.num_envs)
-        flat = step.obs.reshape(len(step.obs), -1)
-        frame = flat[:, flat.shape[1] - self._frames.shape[1] :]  # the newest of the stack
-        discount = np.where(step.terminated, 0, self._gamma * step.discount_sign)
+        discount = np.where(step.terminated, np.float32(0), self._gamma * step.discount_sign)
         self._valid_on_host[row] = step.valid
         # A row can be sampled once its n successors are there, which give its return and its
         # bootstrap observation.
@@ -208,36 +148,62 @@ class Replay:
         place = (self._head + admitted.cumsum() - 1) % self.capacity
         self._head += int(admitted.sum())
         self.written += 1
-        arrays = self._staging.upload(
-            frame.reshape(self.num_envs, -1),
-            step.action,
-            step.reward,
+        self.staging.write(
+            step,
+            np.asarray(step.action, np.int64),
+            np.asarray(step.reward, np.float32),
             discount,
             step.first,
             step.valid,
+            np.array([row, ready % self.rows, *forgotten]),
             admitted,
             np.where(admitted, place, self.capacity),  # the last place is never sampled
             np.array([self._tail % self.capacity, len(self)]),
         )
-        for name, value in zip(_ARRAYS, arrays, strict=False):
+
+    def _store(
+        self,
+        obs: Tensor,
+        action: Tensor,
+        reward: Tensor,
+        discount: Tensor,
+        first: Tensor,
+        valid: Tensor,
+        rows: Tensor,
+        admitted: Tensor,
+        places: Tensor,
+        bounds: Tensor,
+    ) -> None:
+        """Write one row of B transitions, see `add`.
+
+        Args:
+            obs: [B, *obs].
+            action: [B] int64.
+            reward: [B].
+            discount: [B].
+            first: [B] bool.
+            valid: [B] bool.
+            rows: [2 + stack] int64 in the ring: this row, one to admit, and those to forget.
+            admitted: [B] bool, the transitions of the last that can be sampled.
+            places: [B] int64 in `_sampleable`, of each of them.
+            bounds: [2] int64, the tail and the length of that ring.
+        """
+        indices = rows.unsqueeze(1) * self.num_envs + self._envs  # [2 + stack, B]
+        at, ready = indices[0], indices[1]
+        frame = obs.flatten(1)[:, -self._frames.shape[1] :]  # the newest of the stack
+        row = (frame, action, reward, discount, first, valid)
+        for name, value in zip(_ARRAYS, row, strict=True):
             getattr(self, f"_{name}")[at] = value
-        given, places, bounds = arrays[len(_ARRAYS) :]
-        indices = self._envs + ready % self.rows * self.num_envs  # [B]
-        self._sampleable[places] = indices
+        self._sampleable[places] = ready
         if self.priorities is not None:
-            self.priorities.admit(indices, given)
+            self.priorities.forget(indices[2:].flatten())
+            self.priorities.admit(ready, admitted)
         self._range.copy_(bounds)
 
     def _forget(self, until: int) -> None:
         """Make the rows before `until`, counted from the start, unsampleable."""
-        for row in range(self._forgotten, until):
-            at = row % self.rows
-            self._tail += int(self._valid_on_host[at].sum())
-            if self.priorities is not None:
-                first = at * self.num_envs
-                self.priorities.forget(
-                    torch.arange(first, first + self.num_envs, device=self.device)
-                )
+        rows = np.arange(self._forgotten, until) % self.rows
+        self._tail += int(self._valid_on_host[rows].sum())
         self._forgotten = until
 
     def uniforms(self, batch_size: int) -> Tensor:

@@ -12,8 +12,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from ludus.agents.agent import EnvLike, Step
-from ludus.agents.memory.replay import Staging, free_bytes
+from ludus.agents.agent import EnvLike
+from ludus.agents.memory.replay import free_bytes
+from ludus.agents.memory.step import Staging, Step
 from ludus.agents.seeding import restore_generator
 from ludus.envs.errors import ConfigError
 from ludus.networks.cores import State
@@ -100,7 +101,14 @@ class Rollout:
             "discount": self.discount,
             **{name: self.extras[name] for name in extras},
         }
-        self._staging = Staging(device)
+        self.staging = Staging(
+            device,
+            num_envs,
+            observation_space.shape,
+            observation_space.dtype,
+            env.stack,
+            self._store,
+        )
         self._generator = torch.Generator(device).manual_seed(seed)
         self.filled = 0  # rows
 
@@ -146,12 +154,15 @@ class Rollout:
         values["discount"] = np.where(
             step.terminated, np.float32(0), self._gamma * step.discount_sign
         )
-        of_host = [name for name in self._rows if not isinstance(values[name], Tensor)]
-        uploaded = self._staging.upload(*(np.asarray(values[name]) for name in of_host))
-        values |= dict(zip(of_host, uploaded, strict=True))
-        for name, stored in self._rows.items():
-            stored[row].copy_(values[name])
+        arrays = [values[name] for name in self._rows if name != "obs"]
+        arrays = [a if isinstance(a, Tensor) else np.asarray(a) for a in arrays]
+        self.staging.write(step, np.array([row]), *arrays)
         self.filled += 1
+
+    def _store(self, obs: Tensor, row: Tensor, *values: Tensor) -> None:
+        """Write one row: `row` [1] int64, and the values in the order of `_rows`."""
+        for stored, value in zip(self._rows.values(), (obs, *values), strict=True):
+            stored[row] = value if value.dtype == stored.dtype else value.to(stored.dtype)
 
     def _stored(self) -> tuple[Tensor, ...]:
         """Return everything that steps have filled."""

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ludus.agents.agent import Step
 from ludus.agents.memory.priority import Priorities
 from ludus.agents.memory.replay import Replay
+from ludus.agents.memory.step import Step
 from ludus.agents.seeding import restore_generator, sampling_dtype
 from ludus.envs.errors import ConfigError
 from ludus.networks.cores import State

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from ludus.agents.agent import Step
+from ludus.agents.memory.step import Step
 
 
 @pytest.fixture(autouse=True)

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from ludus.agents import registry
-from ludus.agents.agent import Step
 from ludus.agents.alphazero import _dirichlet_noise, build
 from ludus.agents.alphazero_config import AlphaZeroConfig
 from ludus.agents.capture import capture
+from ludus.agents.memory.step import Step
 from ludus.agents.search import Tree, search, subtree
 from ludus.agents.search_rules import Puct
 from ludus.envs.errors import ConfigError

@@ -131,9 +131,9 @@ def test_without_exploring_or_with_epsilon_0_the_best_action_is_taken():
     best = _q(agent.network, torch.from_numpy(obs)).argmax(1).numpy()
     assert len(np.unique(best)) > 1
     for explore in (True, False):
-        actions, state, extras = _act(agent, obs, explore)
+        actions, state, _ = _act(agent, obs, explore)
         assert np.array_equal(actions, best)
-        assert (state, extras) == ((), {})
+        assert state == ()
     always = _agent(32, epsilon_start=1.0, epsilon_end=1.0)
     always.load_weights(agent.weights())
     assert np.array_equal(_act(always, obs, False)[0], best)

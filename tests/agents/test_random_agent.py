@@ -5,7 +5,8 @@ import pytest
 from gymnasium import spaces
 from scipy import stats
 
-from ludus.agents.agent import Agent, Step
+from ludus.agents.agent import Agent
+from ludus.agents.memory.step import Step
 from ludus.agents.random_agent import RandomAgent
 
 OBS = spaces.Box(-1, 1, (3,), np.float32)

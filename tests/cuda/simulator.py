@@ -158,7 +158,8 @@ class Simulator(TorchDispatchMode):
     """Runs operations, checks them, and counts what they would cost.
 
     `counts` has the keys kernel, launch (of a graph), wait, upload (asynchronous copy to the
-    device), waiting upload and download. `lines` counts the same but kernels by line.
+    device), waiting upload, download and asynchronous download. `lines` counts all but kernels by
+    line.
     """
 
     def __init__(self) -> None:
@@ -265,7 +266,8 @@ class Simulator(TorchDispatchMode):
         if here and not there:
             self._note_upload(source, not non_blocking)
         elif there and not here:
-            self.note("download", "copy_")
+            pinned = non_blocking and getattr(target, "simulated_pin", False)
+            self.note("download", "copy_") if not pinned else self.note("asynchronous download", "")
         elif here:
             self.note("kernel", "copy_")
             self._record(_aten.copy_.default, (_held(target), _held(source)), {}, _held(target))

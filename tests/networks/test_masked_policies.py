@@ -79,7 +79,7 @@ def test_what_the_env_gets_is_clipped_and_what_is_learned_from_is_not():
     policy = kind.distribution(out)
     action = policy.sample(kind.noise((200,), torch.Generator().manual_seed(0)))
     drawn = action.clone()
-    sent = torch.from_numpy(kind.env_action(action))
+    sent = torch.from_numpy(kind.env_action(action.numpy()))
     assert torch.equal(action, drawn)
     torch.testing.assert_close(sent[:, 0], drawn[:, 0].clamp(-0.5, 0.5))
     torch.testing.assert_close(sent[:, 1], drawn[:, 1].clamp(min=0))

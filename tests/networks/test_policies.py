@@ -119,10 +119,10 @@ def test_so_does_one_of_several_choices_and_the_others_keep_their_rules():
 
 
 def test_the_env_gets_actions_from_its_first_and_within_its_bounds():
-    assert ActionKind(SPACES["discrete"]).env_action(torch.tensor([0, 3])).tolist() == [2, 5]
-    assert ActionKind(SPACES["several"]).env_action(torch.tensor([[0, 2]])).tolist() == [[1, 2]]
+    assert ActionKind(SPACES["discrete"]).env_action(np.array([0, 3])).tolist() == [2, 5]
+    assert ActionKind(SPACES["several"]).env_action(np.array([[0, 2]])).tolist() == [[1, 2]]
     kind = ActionKind(SPACES["continuous"])
-    assert kind.env_action(torch.tensor([[-3.0, 0.25, 3.0]])).tolist() == [[-0.5, 0.25, 0.5]]
+    assert kind.env_action(np.array([[-3.0, 0.25, 3.0]])).tolist() == [[-0.5, 0.25, 0.5]]
 
 
 @pytest.mark.parametrize(
