@@ -19,6 +19,8 @@ from ludus.agents.learner import Learner
 from ludus.agents.sampling_policy import SamplingPolicy
 from ludus.agents.value_policy import ValuePolicy
 
+_OBSERVING_CALLS = 3
+
 Function = Callable[..., Any]  # of tensors
 Gradients = Callable[..., Sequence[Tensor]]
 
@@ -117,8 +119,12 @@ def _trace(gradients: Gradients, example: Sequence[Tensor]) -> Gradients:
     graph.recompile()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # about empty lists in torch's GraphModule
-        traced = torch.jit.script(graph)
-    return torch.no_grad()(traced.forward)
+        traced = torch.no_grad()(torch.jit.script(graph).forward)
+    # The first calls observe shapes; those after them may fuse a product with a sum, and round
+    # otherwise. A resumed training must not begin with other numbers than it ended with.
+    for _ in range(_OBSERVING_CALLS):
+        traced(*example)
+    return traced
 
 
 def _refuse_list_writes(operation: torch._ops.OpOverload) -> None:

@@ -35,7 +35,7 @@ from ludus.agents.sampling_policy import SamplingPolicy
 from ludus.agents.seeding import seed_of, seeded_weights
 from ludus.envs.dict_observation import MASK, PackedDict, legal_actions
 from ludus.envs.errors import ConfigError, TrainingError
-from ludus.networks.cores import Core, TwoCores, make_core
+from ludus.networks.cores import Core, TwoCores, make_core, same_operations
 from ludus.networks.encoders import (
     Encoder,
     ProjectedEncoder,
@@ -126,8 +126,7 @@ class PPO:
         self.initial_state = network.initial_state
         self.choose, self.advice = self._policy.choose, self._policy.advice
         self.act = self._actor.act
-        # The ends of episodes split a recurrent core's rows where the data says.
-        self.capturable = config.core not in ("lstm", "gru")
+        self.capturable = same_operations(config.core, rollout.length, device)
         self._advantage = rollout.extras["advantage"][:-1]  # [T, B]
         self._target = rollout.extras["target"][:-1]  # [T, B]
         self._newer = torch.ones_like(rollout.valid)  # [T + 1, B] rows of the current policy

@@ -24,7 +24,7 @@ from ludus.agents.pqn_config import PQNConfig
 from ludus.agents.returns import lambda_return
 from ludus.agents.seeding import seed_of, seeded_weights
 from ludus.agents.value_policy import ValuePolicy, discrete
-from ludus.networks.cores import State, make_core
+from ludus.networks.cores import State, make_core, same_operations
 from ludus.networks.encoders import make_encoder
 from ludus.networks.heads import QHead, QOut, Streams
 from ludus.networks.network import Network, flatten_parameters
@@ -90,8 +90,7 @@ class PQN:
         self.load_state_dict = self.learner.load_state_dict
         self.initial_state = network.initial_state
         self.choose, self.advice = self._policy.choose, self._policy.advice
-        # The ends of episodes split a recurrent core's rows where the data says.
-        self.capturable = config.core == "none"
+        self.capturable = same_operations(config.core, rollout.length, device)
         self._target = rollout.extras["target"][:-1]  # [T, B]
         self._steps = steps
         self.example = rollout.example

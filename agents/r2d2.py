@@ -27,7 +27,7 @@ from ludus.agents.returns import NStep, n_step_return
 from ludus.agents.seeding import sampling_dtype, seed_of, seeded_weights
 from ludus.agents.value_policy import ValuePolicy, discrete
 from ludus.envs.errors import ConfigError
-from ludus.networks.cores import State, make_core
+from ludus.networks.cores import State, make_core, same_operations
 from ludus.networks.encoders import make_encoder
 from ludus.networks.heads import QHead, QOut, Streams
 from ludus.networks.network import Network, TargetNetwork, flatten_parameters
@@ -88,7 +88,8 @@ class R2D2:
         loss = losses.huber_td if config.loss == "huber" else losses.mse_td
         self._td_loss = partial(loss, backup=backup)
         self._schedule = UpdateSchedule(config.replay_ratio, config.learning_starts)
-        self.capturable = False  # the ends of episodes split the core's rows where the data says
+        unrolled = max(config.burn_in, config.sequence_length + config.n_step)  # at once
+        self.capturable = same_operations(config.core, unrolled, device)
         self.env_steps, self.updates = 0, 0
 
     def epsilons(self, num_envs: int) -> np.ndarray:

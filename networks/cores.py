@@ -21,6 +21,9 @@ def state_on_device(saved: Sequence[Tensor], like: State) -> State:
     return tuple(kept.to(new.device) for kept, new in zip(saved, like, strict=True))
 
 
+_MOST_ROWS = 32  # that a recurrent core on a CPU maps one by one
+
+
 class NoCore(nn.Module):
     """Identity core without memory, so that feed-forward networks take the same path."""
 
@@ -37,15 +40,22 @@ class NoCore(nn.Module):
         return x, state
 
 
+def same_operations(core: CoreName, rows: int, device: torch.device) -> bool:
+    """Return whether a core maps [T = rows, B, dim] by the same operations, whatever the data.
+
+    A recurrent core then goes row by row, and its state is reset by a mask. Otherwise one fused
+    operation maps the rows between two resets: on a CPU that is faster for long sequences, whose
+    operations also take long to trace (128 rows 22 s).
+    """
+    return core not in ("lstm", "gru") or device.type == "cuda" or rows <= _MOST_ROWS
+
+
 def _segments(first: Tensor) -> Iterator[tuple[int, int]]:
     """Yield the segments [start, end) of T between rows where any env begins an episode.
 
     Args:
         first: [T, B] bool, the row begins an episode.
     """
-    if len(first) == 1:  # of acting, which must not wait for the device
-        yield 0, 1
-        return
     starts = first.any(dim=1)
     starts[0] = True
     edges = [*torch.nonzero(starts).flatten().tolist(), len(first)]
@@ -53,7 +63,7 @@ def _segments(first: Tensor) -> Iterator[tuple[int, int]]:
 
 
 class RecurrentCore(nn.Module):
-    """LSTM or GRU core, run segment by segment between resets.
+    """LSTM or GRU core, run row by row or segment by segment between resets.
 
     Biases are initialised to 0, except at the gate that keeps the state: 1 for an LSTM (Gers et al.
     2000; Jozefowicz et al. 2015) and 2 for a GRU. With PyTorch's initialisation an LSTM forgets a
@@ -74,7 +84,7 @@ class RecurrentCore(nn.Module):
                 bias.zero_()
             # The second gate: forget of (in, forget, cell, out), update of (reset, update, new).
             biases["bias_ih_l0"][units : 2 * units] = 1.0 if kind == "lstm" else 2.0
-        self._parts = 2 if kind == "lstm" else 1
+        self._kind, self._parts = kind, 2 if kind == "lstm" else 1
         self.dim = units
 
     def initial_state(self, batch: int) -> State:
@@ -84,6 +94,8 @@ class RecurrentCore(nn.Module):
 
     def forward(self, x: Tensor, state: State, first: Tensor) -> tuple[Tensor, State]:
         """Map [T, B, dim] to [T, B, units]; the state of env b is zeroed where first[t, b]."""
+        if same_operations(self._kind, len(x), x.device):
+            return self._row_by_row(x, state, first)
         outs = []
         # The fused kernels cannot zero a state within a sequence, so each segment is one call. With
         # few episode ends in T this is much faster than one call per row.
@@ -96,6 +108,20 @@ class RecurrentCore(nn.Module):
             after = hidden if self._parts == 2 else (hidden,)
             state = tuple(s.squeeze(0) for s in after)
         return torch.cat(outs), state
+
+    def _row_by_row(self, x: Tensor, state: State, first: Tensor) -> tuple[Tensor, State]:
+        """Do the same as `forward`, see `same_operations`."""
+        names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+        w_in, w_hidden, b_in, b_hidden = (self.cell.get_parameter(name) for name in names)
+        outs = []
+        for row, begins in zip(x.unbind(0), first.unsqueeze(-1).unbind(0), strict=True):
+            before = tuple(s.masked_fill(begins, 0) for s in state)  # [B, units] each
+            if self._kind == "lstm":
+                state = torch.lstm_cell(row, before, w_in, w_hidden, b_in, b_hidden)
+            else:
+                state = (torch.gru_cell(row, before[0], w_in, w_hidden, b_in, b_hidden),)
+            outs.append(state[0])
+        return torch.stack(outs), state
 
 
 class TwoCores(nn.Module):

@@ -193,6 +193,8 @@ def test_what_a_row_without_a_decision_holds_changes_nothing(random_stream):
         {"dueling": True, "head_hidden": 5},
         {"optimizer": "adam"},
         {"anneal_learning_rate": True, "layer_norm": "none"},
+        {"core": "lstm"},
+        {"core": "gru"},
     ],
 )
 def test_a_captured_update_equals_the_eager_one(random_stream, changes):
@@ -211,7 +213,7 @@ def test_a_captured_update_equals_the_eager_one(random_stream, changes):
 @pytest.mark.parametrize("rows", [3, 7, 25])
 def test_a_loaded_agent_goes_on_bit_for_bit_within_a_rollout(random_stream, core, rows):
     agent, fresh = _agent(seed=1, core=core), _agent(seed=2, core=core)
-    capture(agent)  # a core cannot be captured: nothing happens then
+    capture(agent)
     capture(fresh)
     stream = random_stream(4, 1, 0, _frame, actions=4)
     _, state = _train(agent, stream, rows)

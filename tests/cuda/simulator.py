@@ -343,8 +343,8 @@ class _Functions(TorchFunctionMode):
             device = kwargs.pop("device", None)
             made = func(*args, **kwargs)
             return made if device is None else made.to(device)
-        if name in ("lstm", "gru") and isinstance(args[0], SimulatedTensor):
-            return _recurrent(name, *args[:3])
+        if name in ("lstm_cell", "gru_cell") and isinstance(args[0], SimulatedTensor):
+            return _recurrent_cell(name, args[0], args[1], args[2:])
         if pinned:
             made = func(*args, **kwargs)
             made.simulated_pin = True
@@ -354,28 +354,19 @@ class _Functions(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _recurrent(kind: str, x: Tensor, hidden: Any, weights: Any) -> tuple[Tensor, ...]:
-    """Run one layer of an LSTM or a GRU by its equations, for which the CPU has another kernel."""
+def _recurrent_cell(kind: str, row: Tensor, before: Any, weights: Any) -> Any:
+    """Run an LSTM's or a GRU's cell by its equations, for which the CPU has another kernel."""
     w_in, w_hidden, b_in, b_hidden = weights
-    h = (hidden[0] if kind == "lstm" else hidden)[0]
-    c = hidden[1][0] if kind == "lstm" else h
-    rows = []
-    for row in x.unbind(0):
-        of_input, of_hidden = row @ w_in.t() + b_in, h @ w_hidden.t() + b_hidden
-        if kind == "lstm":
-            enter, keep, new, out = (of_input + of_hidden).chunk(4, -1)
-            c = keep.sigmoid() * c + enter.sigmoid() * new.tanh()
-            h = out.sigmoid() * c.tanh()
-        else:
-            reset, update, new = of_input.chunk(3, -1)
-            reset_h, update_h, new_h = of_hidden.chunk(3, -1)
-            keep = (update + update_h).sigmoid()
-            h = (1 - keep) * (new + (reset + reset_h).sigmoid() * new_h).tanh() + keep * h
-        rows.append(h)
-    out = torch.stack(rows)
-    if kind == "lstm":
-        return out, h.unsqueeze(0), c.unsqueeze(0)
-    return out, h.unsqueeze(0)
+    h = before[0] if kind == "lstm_cell" else before
+    of_input, of_hidden = row @ w_in.t() + b_in, h @ w_hidden.t() + b_hidden
+    if kind == "lstm_cell":
+        enter, keep, new, out = (of_input + of_hidden).chunk(4, -1)
+        c = keep.sigmoid() * before[1] + enter.sigmoid() * new.tanh()
+        return out.sigmoid() * c.tanh(), c
+    reset, update, new = of_input.chunk(3, -1)
+    reset_h, update_h, new_h = of_hidden.chunk(3, -1)
+    keep = (update + update_h).sigmoid()
+    return (1 - keep) * (new + (reset + reset_h).sigmoid() * new_h).tanh() + keep * h
 
 
 class _Generator(torch.Generator):

@@ -116,17 +116,15 @@ CAPTURED = [
     Case("recurrent_ppo", changes=GTRXL),
     Case("pqn", changes=ROLLOUT),
     Case("pqn", MINATAR, ROLLOUT),
-    Case("alphazero", "tic_tac_toe", GAMES),
-    Case("alphazero", "connect_four", GAMES | {"search": "puct", "reuse_tree": True}),
-]
-EAGER = [
     Case("r2d2", changes=SEQUENCES | {"core": "lstm"}),
     _slow(Case("r2d2", changes=SEQUENCES | {"core": "gru"})),
     Case("drqn", changes=SEQUENCES),
     Case("recurrent_ppo", changes=ROLLOUT | {"core": "lstm"}),
     Case("pqn", changes=ROLLOUT | {"core": "gru"}),
-    Case("ppo", changes=ROLLOUT | {"optimizer": "adagrad"}),
+    Case("alphazero", "tic_tac_toe", GAMES),
+    Case("alphazero", "connect_four", GAMES | {"search": "puct", "reuse_tree": True}),
 ]
+EAGER = [Case("ppo", changes=ROLLOUT | {"optimizer": "adagrad"})]
 
 
 def _build(
@@ -229,6 +227,8 @@ BUDGETS = {
     "ppo": (Case("ppo", changes=ROLLOUT), Budget(1.125, 1, 4, 142)),
     "ppo_small": (Case("ppo_small", PONG, ROLLOUT), Budget(1.375, 1, 4, 139)),
     "gtrxl": (Case("recurrent_ppo", changes=GTRXL), Budget(1.125, 1, 12, 502)),
+    "r2d2": (Case("r2d2", changes=SEQUENCES), Budget(1, 1, 8, 772)),
+    "lstm": (Case("recurrent_ppo", changes=ROLLOUT), Budget(1.125, 1, 12, 812)),
     "pqn": (Case("pqn", MINATAR, ROLLOUT), Budget(1, 1, 4, 102)),
     "alphazero": (Case("alphazero", "tic_tac_toe", GAMES), Budget(9.7, 0, 355, 98)),
 }

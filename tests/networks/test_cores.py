@@ -5,10 +5,19 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from ludus.networks import cores
 from ludus.networks.cores import NoCore, make_core
 
 DIM, UNITS = 3, 4
 KINDS = ("lstm", "gru")
+
+
+@pytest.fixture(autouse=True, scope="module", params=[0, 32], ids=["segments", "rows"])
+def _both_ways(request):
+    """A recurrent core maps sequences up to this length row by row."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cores, "_MOST_ROWS", request.param)
+        yield
 
 
 @st.composite
