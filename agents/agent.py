@@ -199,6 +199,11 @@ class Searching(Protocol):
     """An agent that runs a search before it moves."""
 
     simulations: int  # of one move in `predict` and `advise`
+    # The network's forward pass of positions [N], and searches by their number of simulations where
+    # they do the same operations whatever the data; `capture` replaces them by faster functions
+    # with the same results.
+    forward: Callable[[Tensor], Sequence[Tensor]]
+    searches: dict[int, Callable[..., Sequence[Tensor]]]
 
 
 @runtime_checkable

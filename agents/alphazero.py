@@ -6,6 +6,8 @@ the outcome of the game. The search is that of Gumbel AlphaZero
 simulations, or PUCT with Dirichlet noise.
 """
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +18,7 @@ from ludus.agents.agent import Advice, EnvLike
 from ludus.agents.alphazero_config import AlphaZeroConfig
 from ludus.agents.learner import Learner, UpdateSchedule, linear
 from ludus.agents.memory.games import Games, Position
-from ludus.agents.memory.step import Extras, Step
+from ludus.agents.memory.step import Extras, Staging, Step
 from ludus.agents.search import Chooser, SearchResult, Tree, search, subtree
 from ludus.agents.search_rules import Gumbel, Puct
 from ludus.agents.seeding import generator, seed_of, seeded_weights
@@ -29,6 +31,8 @@ from ludus.networks.encoders import MLP, Tower
 from ludus.networks.heads import ILLEGAL
 from ludus.networks.network import Network, flatten_parameters
 from ludus.networks.policies import GameHead, PolicyOut, gumbel
+
+Forward = Callable[[Tensor], Sequence[Tensor]]  # positions [N] to logits [N, A], values [N]
 
 
 class BatchRandomness(NamedTuple):
@@ -66,7 +70,13 @@ class AlphaZero:
         self.config, self.game, self.network, self.memory = config, game, network, memory
         self.device = device
         self.simulations = config.play_simulations  # of a move in `predict` and `advise`
-        self._space = observation_space(game)
+        # Positions that are tensors on a GPU are searched there, without a wait.
+        self.forward: Forward = self._forward
+        self.searches: dict[int, Callable[..., Sequence[Tensor]]] = {}
+        if device.type == "cuda" and isinstance(game.init(1), Tensor) and not config.reuse_tree:
+            for count in {config.simulations, config.fast_simulations} - {0}:
+                self.searches[count] = partial(self._search_fixed, count)
+        self._space, self._staging = observation_space(game), Staging(device)
         self._rate = torch.tensor(config.learning_rate, device=device)  # captured updates read it
         self.learner = Learner(
             self,
@@ -115,19 +125,27 @@ class AlphaZero:
         c = self.config
         fast = explore and c.fast_simulations and self._cap.random() >= c.full_share
         simulations = c.fast_simulations if fast else c.simulations
-        parts = self._unpack(obs)
+        early = self._moves < c.sampled_moves  # [B]
+        opening = explore & (self._moves < self._opening)  # [B]
+        packed, is_early, is_opening = self._staging.upload(obs, early, opening)
+        parts = self._unpack(packed)
         noise = self._exploration if explore and not fast else None
-        result, legal, state = self._search(obs, parts, state, simulations, noise, c.c_scale)
+        board = self.game.from_observation(parts)
+        legal = self.game.legal_actions(board).to(self.device)
+        if simulations in self.searches:
+            given = self._noise(legal, noise)
+            tensors = [board] if given is None else [board, given]
+            result = SearchResult(*(x.clone() for x in self.searches[simulations](*tensors)))
+        else:
+            result, state = self._search(obs, board, legal, state, simulations, noise, c.c_scale)
         action = result.action
         if explore and c.search == "puct":
-            early = torch.from_numpy(self._moves < c.sampled_moves).to(self.device)
             sampled = _sample_move(result.policy, legal, self._exploration)
-            action = torch.where(early, sampled, action)
-        opening = torch.from_numpy(explore & (self._moves < self._opening)).to(self.device)  # [B]
+            action = torch.where(is_early, sampled, action)
         if c.random_moves and explore:
             sampled = _sample_move(legal.to(torch.float32), legal, self._exploration)
-            action = torch.where(opening, sampled, action)
-        policy_trained = torch.full_like(opening, not fast)
+            action = torch.where(is_opening, sampled, action)
+        policy_trained = torch.full_like(is_opening, not fast)
         match c.value_target:
             case "policy":
                 value = result.value
@@ -136,7 +154,7 @@ class AlphaZero:
             case "mix":
                 value = (result.value + result.root_mean) / 2
         row = Position(parts[BOARD], legal, result.policy, value, policy_trained, trained=~opening)
-        return action.cpu().numpy(), state, {"position": row}
+        return self._staging.download(action), state, {"position": row}
 
     def _sample_openings(self) -> np.ndarray:
         """Return the number of random moves that a game of each env starts with, [B]."""
@@ -144,35 +162,45 @@ class AlphaZero:
             self.config.random_moves, endpoint=True, size=self.memory.num_envs
         )
 
-    def _unpack(self, obs: np.ndarray) -> dict[str, Tensor]:
+    def _unpack(self, packed: Tensor) -> dict[str, Tensor]:
         """Return the parts of observations [B, *obs] by name."""
-        packed = torch.from_numpy(obs).to(self.device)
         return {key: self._space.part(packed, key) for key in self.game.parts}
 
     def _search(
         self,
         obs: np.ndarray,
-        parts: dict[str, Tensor],
+        board: Board,
+        legal: Tensor,
         state: State,
         simulations: int,
         generator: torch.Generator | None,
         c_scale: float,
-    ) -> tuple[SearchResult, Tensor, State]:
-        """Search positions [B], with noise from the generator if there is one.
+    ) -> tuple[SearchResult, State]:
+        """Search positions [B] with legal moves [B, A], and noise if there is a generator.
 
         Returns:
-            The result, the legal moves [B, A], and the next state.
+            The result and the next state.
         """
-        board = self.game.from_observation(parts)
-        legal = self.game.legal_actions(board).to(self.device)
-        chooser = self._chooser(legal, generator, c_scale)
+        chooser = self._chooser(self._noise(legal, generator), c_scale)
         tree = None if not state else self._tree_below(obs, board, state, simulations)
         result = search(self.game, board, self.evaluate, chooser, simulations, self.device, tree)
-        return result, legal, () if tree is None else self._tree_state(tree)
+        return result, () if tree is None else self._tree_state(tree)
+
+    @torch.no_grad()
+    def _search_fixed(
+        self, simulations: int, board: Tensor, noise: Tensor | None = None
+    ) -> SearchResult:
+        """Search positions [B] by the same operations whatever they are."""
+        chooser = self._chooser(noise, self.config.c_scale)
+
+        def evaluate(board: Board) -> tuple[Tensor, Tensor]:
+            return self._evaluate(board, self._forward)
+
+        return search(self.game, board, evaluate, chooser, simulations, self.device, fixed=True)
 
     def _tree_state(self, tree: Tree) -> State:
         """Return trees as tensors [B, N, ...], with positions as observations."""
-        positions = torch.from_numpy(observations(self.game, self._space, tree.boards))
+        positions = torch.from_numpy(observations(self.game, self._space, tree.boards[:-1]))
         tensors = (positions.to(self.device), *(array[:-1] for array in tree.arrays()))
         return (*(t.unflatten(0, (tree.batch, tree.nodes)) for t in tensors), tree.used)
 
@@ -193,41 +221,46 @@ class AlphaZero:
         root = children.masked_fill(~same, -1).max(-1).values
         return subtree(self.game, old, root, board, old.nodes - simulations)
 
-    def _chooser(self, legal: Tensor, generator: torch.Generator | None, c_scale: float) -> Chooser:
+    def _noise(self, legal: Tensor, generator: torch.Generator | None) -> Tensor | None:
+        """Return noise [B, A] for the roots' actions; None without a generator."""
+        if generator is None:
+            return None
+        if self.config.search == "gumbel":
+            return _gumbel_noise(legal, generator)
+        return _dirichlet_noise(legal, self.config.dirichlet, generator)
+
+    def _chooser(self, noise: Tensor | None, c_scale: float) -> Chooser:
         c = self.config
         if c.search == "gumbel":
-            noise = None if generator is None else _gumbel_noise(legal, generator)
             return Gumbel(noise, c.considered, c.c_visit, c_scale)
-        noise = None if generator is None else _dirichlet_noise(legal, c.dirichlet, generator)
         return Puct(c.c_puct, noise, c.noise_share)
 
     @torch.no_grad()
     def evaluate(self, board: Board) -> tuple[Tensor, Tensor]:
         """Return logits [B, A], `ILLEGAL` for illegal moves, and values [B] of positions [B]."""
+        return self._evaluate(board, self.forward)
+
+    def _evaluate(self, board: Board, forward: Forward) -> tuple[Tensor, Tensor]:
         planes = self.game.observation(board)[BOARD].to(self.device)
         legal = self.game.legal_actions(board).to(self.device)
-        out = self._forward(planes)
-        return out.logits.masked_fill(~legal, ILLEGAL), out.value
+        logits, value = forward(planes)
+        return logits.masked_fill(~legal, ILLEGAL), value
 
-    def _forward(self, planes: Tensor) -> PolicyOut:
-        """Return the network's output for positions [N, *board]."""
+    def _forward(self, planes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits [N, A] and values [N] of positions [N, *board]."""
         first = torch.zeros(1, len(planes), dtype=torch.bool, device=self.device)
         out, _ = self.network(planes.unsqueeze(0), (), first)
-        return PolicyOut(out.logits[0], None, out.value[0])
+        return out.logits[0], out.value[0]
 
     def _search_to_play(
         self, obs: np.ndarray, state: State, generator: torch.Generator | None
     ) -> tuple[SearchResult, State]:
         """Search positions [B] outside training."""
-        result, _, state = self._search(
-            obs,
-            self._unpack(obs),
-            state,
-            self.simulations,
-            generator,
-            self.config.play_c_scale,
-        )
-        return result, state
+        (packed,) = self._staging.upload(obs)
+        board = self.game.from_observation(self._unpack(packed))
+        legal = self.game.legal_actions(board).to(self.device)
+        c_scale = self.config.play_c_scale
+        return self._search(obs, board, legal, state, self.simulations, generator, c_scale)
 
     def choose(
         self, obs: np.ndarray, state: State, first: np.ndarray, *, deterministic: bool
@@ -303,12 +336,12 @@ class AlphaZero:
             board = cells.view(board.shape)
             legal = legal.gather(1, self._action_symmetries[symmetry])
             policy = policy.gather(1, self._action_symmetries[symmetry])
-        out = self._forward(board)
-        log_p = out.logits.masked_fill(~legal, ILLEGAL).log_softmax(-1)
+        logits, value = self._forward(board)
+        log_p = logits.masked_fill(~legal, ILLEGAL).log_softmax(-1)
         entropy = -torch.special.xlogy(policy, policy).sum(-1)  # [N] of the policy target
         weight = batch.weight / batch.weight.sum().clamp(min=1)
         policy_loss = -((policy * log_p).sum(-1) * weight).sum()
-        value_loss = (out.value - batch.value).square().mean()
+        value_loss = (value - batch.value).square().mean()
         gradient, norm = self.learner.gradient(policy_loss + c.value_coef * value_loss)
         loss = policy_loss.detach() + c.value_coef * value_loss.detach()
         kl = policy_loss.detach() - (entropy * weight).sum()

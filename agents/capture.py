@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from ludus.agents.agent import Searching
 from ludus.agents.learner import Learner
 from ludus.agents.sampling_policy import SamplingPolicy
 from ludus.agents.value_policy import ValuePolicy
@@ -41,6 +42,10 @@ def capture(agent: object, *, bfloat16: bool = False) -> None:
         return
     if learner.actor is not None:
         _capture_acting(learner.actor)
+    if isinstance(agent, Searching) and learner.flat.is_cuda:
+        agent.forward = _in_powers_of_two(agent.forward)
+        for count, searched in agent.searches.items():
+            agent.searches[count] = _at_first_call(searched, lambda f, x: _record(f, x, ()))
     if bfloat16:
         learner.gradients = _in_bfloat16(learner.gradients, learner.flat.device.type)
     if not learner.agent.capturable:
@@ -86,6 +91,21 @@ def _at_first_call(
         return function(*x)
 
     return call
+
+
+def _in_powers_of_two(forward: Function) -> Function:
+    """Record a forward pass for batches of 1, 2, 4... positions; others are padded."""
+    recorded: dict[int, Function] = {}
+
+    def call(x: Tensor) -> Sequence[Tensor]:
+        size = 1 << (len(x) - 1).bit_length()
+        padded = x.new_zeros(size, *x.shape[1:])
+        padded[: len(x)] = x
+        if size not in recorded:
+            recorded[size] = _record(forward, (padded,), ())
+        return [out[: len(x)].clone() for out in recorded[size](padded)]
+
+    return torch.no_grad()(call)
 
 
 def _in_bfloat16(gradients: Gradients, device: str) -> Gradients:

@@ -8,7 +8,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from ludus.agents.agent import Advice
-from ludus.agents.memory.step import Extras, Staging
+from ludus.agents.memory.step import Extras, RowStaging
 from ludus.agents.seeding import generator
 from ludus.envs.dict_observation import legal_actions
 from ludus.networks.cores import State
@@ -32,7 +32,7 @@ class SamplingPolicy:
         network: Network[PolicyOut],
         kind: ActionKind,
         space: spaces.Box,
-        staging: Staging,
+        staging: RowStaging,
         seed: int,
     ) -> None:
         self._network, self._kind, self._space = network, kind, space

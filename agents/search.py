@@ -8,7 +8,7 @@ for all nodes of all paths at once. The layout is that of mctx
 (https://github.com/google-deepmind/mctx). A return changes its sign where the other player moves.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -48,7 +48,7 @@ class Chooser(Protocol):
         """Return the next actions [...] of nodes below the root."""
 
     def at_root(self, edges: Edges, done: Tensor, simulations: int) -> tuple[Tensor, Tensor]:
-        """Return the paths of the next round, those of a game together.
+        """Return the actions at the roots in the next round.
 
         Args:
             edges: of the roots, [B, A].
@@ -56,8 +56,12 @@ class Chooser(Protocol):
             simulations: of each game in the end.
 
         Returns:
-            The games [P] and the actions at their roots [P], different ones within a game.
+            Actions [B, W], different ones within a game, and [B, W] bool: which of them begin a
+            path. These are the first ones of a game.
         """
+
+    def widths(self, simulations: int) -> Sequence[int]:
+        """Return the number of paths that a game can have at most in each round."""
 
     def result(self, edges: Edges) -> tuple[Tensor, Tensor, Tensor]:
         """Return the improved policy [B, A], the action to play [B], and the policy's value [B]."""
@@ -97,7 +101,7 @@ class Tree:
         self.discount_sign = torch.ones(rows, device=device)  # of the move into the node
         self.parent = torch.full((rows,), -1, device=device)  # row of the parent; -1 for none
         self.choice = torch.zeros(rows, dtype=torch.int64, device=device)  # next action
-        self.boards = game.init(batch * nodes)
+        self.boards = game.init(rows)
         self.root = torch.arange(batch, device=device) * nodes  # [B] rows
         self.used = torch.ones_like(self.root)  # [B] number of nodes
         self.nowhere = rows - 1
@@ -141,6 +145,8 @@ def search(
     simulations: int,
     device: torch.device | None = None,
     tree: Tree | None = None,
+    *,
+    fixed: bool = False,
 ) -> SearchResult:
     """Search B games.
 
@@ -152,6 +158,9 @@ def search(
         simulations: number of simulations, 1 or more.
         device: where the arrays live; the CPU by default.
         tree: trees of these positions to continue, with room for `simulations` nodes.
+        fixed: do the same operations whatever the data, with the same result, so that a GPU never
+            waits and the search can be recorded. Paths that no game needs are then evaluated, too.
+            For games whose positions are tensors, without `tree`.
     """
     device = device or torch.device("cpu")
     if tree is None:
@@ -159,15 +168,47 @@ def search(
     logits, value = evaluate(board)
     tree.logits[tree.root], tree.raw[tree.root] = chooser.prepare(logits), value
     done = torch.zeros_like(tree.root)  # [B] simulations
-    while True:
-        edges = tree.edges(tree.root)
-        games, actions = chooser.at_root(edges, done, simulations)
-        if not len(games):
-            break
-        simulate(game, tree, evaluate, chooser, games, actions)
-        done.index_add_(0, games, torch.ones_like(games))
+    widths = chooser.widths(simulations)
+    for depth, width in enumerate(widths, 1):  # each round adds a level to a tree at most
+        actions, taken = chooser.at_root(tree.edges(tree.root), done, simulations)  # [B, W]
+        actions, taken = actions[:, :width], taken[:, :width]
+        if fixed:
+            simulate(game, tree, evaluate, chooser, _all_paths(tree, actions, taken), depth)
+        else:
+            paths = _taken_paths(tree, actions, taken)
+            if not len(paths.root):
+                break
+            simulate(game, tree, evaluate, chooser, paths)
+        count = taken.sum(1)  # [B]
+        tree.used += count
+        done = done + count
+    edges = tree.edges(tree.root)
     policy, action, value = chooser.result(edges)
     return SearchResult(policy, action, value, edges.value(), edges.visits, edges.mean())
+
+
+class Paths(NamedTuple):
+    """The beginnings of P paths, those of a game together."""
+
+    root: Tensor  # [P] rows
+    first: Tensor  # [P] actions there
+    new: Tensor  # [P] rows of the nodes to be added
+    taken: Tensor | None  # [P] bool, False of an empty path; None if there are none
+
+
+def _taken_paths(tree: Tree, first: Tensor, taken: Tensor) -> Paths:
+    """Return the paths that begin with actions [B, W] where `taken` [B, W]."""
+    games, place = taken.nonzero(as_tuple=True)  # [P]
+    root = tree.root[games]
+    return Paths(root, first[games, place], root + tree.used[games] + place, None)
+
+
+def _all_paths(tree: Tree, first: Tensor, taken: Tensor) -> Paths:
+    """Return the same with empty paths in place of the others, P = B W."""
+    root, new = tree.root.unsqueeze(1), (tree.root + tree.used).unsqueeze(1)
+    new = new + torch.arange(first.shape[1], device=first.device)
+    root, new = torch.where(taken, root, tree.nowhere), torch.where(taken, new, tree.nowhere)
+    return Paths(root.flatten(), first.flatten(), new.flatten(), taken.flatten())
 
 
 def simulate(
@@ -175,8 +216,8 @@ def simulate(
     tree: Tree,
     evaluate: Evaluate,
     chooser: Chooser,
-    games: Tensor,
-    first: Tensor,
+    paths: Paths,
+    depth: int | None = None,
 ) -> None:
     """Do one round of simulations, each of which adds a node.
 
@@ -185,14 +226,11 @@ def simulate(
         tree: the trees.
         evaluate: the network.
         chooser: PUCT or Gumbel.
-        games: [P] the trees, ascending; see `Chooser.at_root`.
-        first: [P] the actions at their roots.
+        paths: their beginnings.
+        depth: of the deepest tree at most; None to find it, which waits for a GPU at each level.
     """
-    before = torch.searchsorted(games, games)  # [P] paths of earlier trees
-    place = torch.arange(len(games), device=games.device) - before
-    new = tree.root[games] + tree.used[games] + place  # [P] rows
-    tree.used.index_add_(0, games, torch.ones_like(games))
-    nodes, actions = select(tree, tree.root[games], first)  # [D, P] each
+    new, taken = paths.new, paths.taken
+    nodes, actions = select(tree, paths.root, paths.first, depth)  # [D, P] each
     last, action = _last(tree, nodes, actions)
     move = game.step(tree.get(last), action)
     board, device = move.board, new.device
@@ -200,10 +238,13 @@ def simulate(
     sign = move.discount_sign.to(device)
     logits, value = evaluate(board)
     tree.put(new, board)
+    ended = terminated
+    if taken is not None:  # `tree.nowhere` has the sign 1 and no child
+        sign, ended = torch.where(taken, sign, 1), terminated | ~taken
     tree.logits[new], tree.raw[new], tree.discount_sign[new] = logits, value, sign
     # A terminal node is never entered: its edge stays without a child, and each later simulation
     # that ends there adds the outcome again.
-    tree.child[last, action] = torch.where(terminated, -1, new)
+    tree.child[last, action] = torch.where(ended, -1, new)
     tree.parent[new] = last
     # The return of the player who made the last move: the outcome, or the value of the position as
     # the next player sees it with its sign turned.
@@ -213,13 +254,16 @@ def simulate(
     tree.choice[touched] = chooser.inside(tree.edges(touched))
 
 
-def select(tree: Tree, here: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+def select(
+    tree: Tree, here: Tensor, action: Tensor, depth: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Follow the stored actions from the roots to edges without a child.
 
     Args:
         tree: the trees.
-        here: [P] rows of the roots.
+        here: [P] rows of the roots, or `tree.nowhere` for an empty path.
         action: [P] actions there.
+        depth: of the longest path at most; None to find it.
 
     Returns:
         The nodes and the actions of the paths, [D, P] each; `tree.nowhere` below the end of a path
@@ -227,22 +271,24 @@ def select(tree: Tree, here: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
     """
     going = torch.ones_like(here, dtype=torch.bool)
     child, choice = tree.child.view(-1), tree.choice
-    nodes, actions = [], []
-    while True:
+    nodes, actions = list[Tensor](), list[Tensor]()
+    while depth is None or len(nodes) < depth:
         nodes.append(torch.where(going, here, tree.nowhere))
         actions.append(action)
         following = child[here * tree.actions + action]
         going = following >= 0
-        if not going.any():
-            return torch.stack(nodes), torch.stack(actions)
+        if depth is None and not going.any():
+            break
         # a path that has ended stays at its last edge
         here = torch.where(going, following, here)
         action = torch.where(going, choice[here], action)
+    return torch.stack(nodes), torch.stack(actions)
 
 
 def _last(tree: Tree, nodes: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
     """Return the last node and action of each path, [P] each."""
-    depth = (nodes != tree.nowhere).sum(0, keepdim=True) - 1  # [1, P]
+    depth = (nodes != tree.nowhere).sum(0, keepdim=True) - 1  # [1, P], -1 of an empty path
+    depth = depth.clamp(min=0)
     return nodes.gather(0, depth)[0], actions.gather(0, depth)[0]
 
 

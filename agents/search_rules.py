@@ -1,8 +1,9 @@
 """The rules by which a tree search selects actions: PUCT, and Gumbel with sequential halving."""
 
 import math
+from collections.abc import Sequence
 from functools import cache
-from itertools import groupby
+from itertools import groupby, zip_longest
 from typing import NamedTuple
 
 import torch
@@ -42,8 +43,11 @@ class Puct(NamedTuple):
 
     def at_root(self, edges: Edges, done: Tensor, simulations: int) -> tuple[Tensor, Tensor]:
         """Return the action of the highest score in each game."""
-        games = (done < simulations).nonzero().squeeze(1)
-        return games, self.inside(edges)[games]
+        return self.inside(edges).unsqueeze(1), (done < simulations).unsqueeze(1)
+
+    def widths(self, simulations: int) -> Sequence[int]:
+        """Return 1 for each simulation."""
+        return [1] * simulations
 
     def result(self, edges: Edges) -> tuple[Tensor, Tensor, Tensor]:
         """Return the fractions of visits and the most visited action; the mean breaks ties."""
@@ -106,8 +110,11 @@ class Gumbel(NamedTuple):
         score = torch.where(allowed, self._score(edges), _NEVER)
         order = score.argsort(dim=-1, descending=True, stable=True)  # [B, A]
         rank = torch.arange(order.shape[1], device=order.device)
-        games, ranks = (rank < length[at].unsqueeze(-1)).nonzero(as_tuple=True)
-        return games, order[games, ranks]
+        return order, rank < length[at].unsqueeze(-1)
+
+    def widths(self, simulations: int) -> Sequence[int]:
+        """Return the widest round of sequential halving with as many actions, or fewer."""
+        return widths(self.considered, simulations)
 
     def result(self, edges: Edges) -> tuple[Tensor, Tensor, Tensor]:
         """Return the improved policy, the best of the most visited actions, and the policy's value.
@@ -148,6 +155,16 @@ def rounds(considered: int, simulations: int, device: torch.device) -> tuple[Ten
             length[count, start : start + size] = torch.arange(size, 0, -1)
             start += size
     return visits.to(device), length.to(device)
+
+
+@cache
+def widths(considered: int, simulations: int) -> Sequence[int]:
+    """Return the lengths of the rounds, the largest for up to `considered` actions."""
+    each = [
+        [len(list(same)) for _, same in groupby(halving(count, simulations))]
+        for count in range(1, considered + 1)
+    ]
+    return [max(lengths) for lengths in zip_longest(*each, fillvalue=0)]
 
 
 def halving(count: int, simulations: int) -> tuple[int, ...]:

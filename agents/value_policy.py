@@ -9,7 +9,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from ludus.agents.agent import Advice
-from ludus.agents.memory.step import Extras, Staging
+from ludus.agents.memory.step import Extras, RowStaging
 from ludus.envs.action_mask import random_actions
 from ludus.envs.dict_observation import legal_actions
 from ludus.envs.errors import ConfigError
@@ -68,7 +68,7 @@ class ValuePolicy:
         self,
         network: Network[Any],
         action_space: spaces.Discrete,
-        staging: Staging,
+        staging: RowStaging,
         seed: int,
         evaluation_epsilon: float,
     ) -> None:

@@ -12,6 +12,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from ludus.agents.memory.replay import free_bytes
+from ludus.agents.memory.step import Staging
 from ludus.agents.seeding import restore_generator
 from ludus.envs.errors import ConfigError
 
@@ -24,7 +25,7 @@ class Position(NamedTuple):
     policy: Tensor  # [B, A] of the search
     value: Tensor  # [B] of the search, for the player to move
     policy_trained: Tensor  # [B] bool, False where the policy is not a target
-    trained: Tensor  # [B] bool, False where the whole position is not a target
+    trained: np.ndarray  # [B] bool, False where the whole position is not a target
 
 
 class PositionBatch(NamedTuple):
@@ -76,7 +77,10 @@ class Games:
 
         self._board = zeros(board.shape, dtype)
         self._legal, self._policy = zeros((actions,), torch.bool), zeros((actions,), torch.float32)
-        self._value, self._weight = zeros((), torch.float32), zeros((), torch.float32)
+        self._weight = zeros((), torch.float32)
+        # One more than positions, for what pads the outcomes.
+        self._value = torch.zeros(self.rows * num_envs + 1, device=device)
+        self._staging = Staging(device)
         self._side = np.zeros((self.rows, num_envs), np.float32)  # 1 for the first player, else -1
         self._finished = np.zeros((self.rows, num_envs), bool)  # the game is over
         self._trained = np.zeros((self.rows, num_envs), bool)
@@ -125,7 +129,7 @@ class Games:
         self._policy[part], self._value[part] = position.policy, position.value
         self._weight[part] = position.policy_trained.to(torch.float32)
         self._finished[row], self._side[row] = False, self._mover
-        self._trained[row] = used & position.trained.cpu().numpy()
+        self._trained[row] = used & position.trained
         self.written += 1
         self._length = np.where(used, self._length + 1, 0)
         if over.any():
@@ -144,8 +148,10 @@ class Games:
         there = back < length  # [L, E]
         row, env = np.broadcast_to(row, there.shape)[there], env[there]
         self._finished[row, env] = True
-        won = torch.from_numpy(outcome[env] * self._side[row, env]).to(self._device)
-        index = torch.from_numpy(row * self.num_envs + env).to(self._device)
+        won, index = self._staging.upload(
+            _padded(outcome[env] * self._side[row, env], 0.0),
+            _padded(row * self.num_envs + env, self.rows * self.num_envs),
+        )
         self._value[index] += self._share * (won - self._value[index])
 
     def __len__(self) -> int:
@@ -156,7 +162,8 @@ class Games:
         """Return the indices of all positions that can be sampled."""
         if self._sampleable is None:
             indices = np.flatnonzero(self._finished & self._trained)
-            self._sampleable = torch.from_numpy(indices).to(self._device)
+            (there,) = self._staging.upload(_padded(indices, 0))
+            self._sampleable = there[: len(indices)]
         return self._sampleable
 
     def sample_indices(self, batch_size: int) -> Tensor:
@@ -211,6 +218,13 @@ class Games:
         self._mover, self._length = np.array(state["mover"]), np.array(state["length"])
         restore_generator(self._generator, state["generator"])
         self.written, self._sampleable = state["written"], None
+
+
+def _padded(x: np.ndarray, fill: float) -> np.ndarray:
+    """Return x [N] with `fill` up to a power of two: a GPU gets arrays of few lengths."""
+    padded = np.full(1 << max(0, len(x) - 1).bit_length(), fill, x.dtype)
+    padded[: len(x)] = x
+    return padded
 
 
 _TENSORS = ("board", "legal", "policy", "value", "weight")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ludus.agents.memory.priority import Priorities
 from ludus.agents.memory.ring_rows import RingRows, rows_of
-from ludus.agents.memory.step import Staging, Step
+from ludus.agents.memory.step import RowStaging, Step
 from ludus.agents.returns import n_step_return
 from ludus.agents.seeding import restore_generator, sampling_dtype
 from ludus.envs.errors import ConfigError
@@ -102,7 +102,7 @@ class Replay:
         self._head = self._tail = 0  # of that ring, counted from the start of the training
         # The tail and the length on the device, so that sampling does not synchronise.
         self._range = torch.zeros(2, dtype=torch.int64, device=device)
-        self.staging = Staging(device, num_envs, obs_shape, obs_dtype, stack, self._store)
+        self.staging = RowStaging(device, num_envs, obs_shape, obs_dtype, stack, self._store)
         self._envs = torch.arange(num_envs, device=device)
         self._valid_on_host = np.zeros((self.rows, num_envs), bool)
         self._forgotten = 0  # rows that left `_sampleable`, counted from the start

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ludus.agents.agent import EnvLike
 from ludus.agents.memory.replay import free_bytes
-from ludus.agents.memory.step import Staging, Step
+from ludus.agents.memory.step import RowStaging, Step
 from ludus.agents.seeding import restore_generator
 from ludus.envs.errors import ConfigError
 from ludus.networks.cores import State
@@ -101,7 +101,7 @@ class Rollout:
             "discount": self.discount,
             **{name: self.extras[name] for name in extras},
         }
-        self.staging = Staging(
+        self.staging = RowStaging(
             device,
             num_envs,
             observation_space.shape,

@@ -55,39 +55,16 @@ class _Layout(NamedTuple):
 
 
 class Staging:
-    """Copies arrays to a device, and holds the current observations of B envs there.
+    """Copies arrays to a device, and tensors from it.
 
     Args:
-        device: where the copies live.
-        num_envs: B.
-        obs_shape: of one observation.
-        obs_dtype: of one observation.
-        stack: frames in one observation, oldest first.
-        store: writes a row into a memory, from its observations [B, *obs] and the tensors of the
-            arrays that `write` was called with. On a GPU it may be captured: it must give the same
-            result when it is called again, and may use no number of the host but theirs.
+        device: where the tensors live.
     """
 
-    def __init__(
-        self,
-        device: torch.device,
-        num_envs: int,
-        obs_shape: tuple[int, ...],
-        obs_dtype: np.dtype[Any],
-        stack: int,
-        store: Callable[..., None],
-    ) -> None:
+    def __init__(self, device: torch.device) -> None:
         self.device, self._shares = device, device.type == "cpu"
-        self._stack, self._store = stack, store
         self._layouts: dict[tuple[object, ...], _Layout] = {}
         self._downloads: dict[tuple[object, ...], _Pinned] = {}
-        # `capture` replaces this one by a faster function with the same results.
-        self.advance: Callable[..., None] = self._advance
-        self._current: np.ndarray | None = None  # what `_obs` was copied from
-        if device.type == "cuda":
-            kind = torch.from_numpy(np.empty(0, obs_dtype)).dtype
-            self._obs = torch.zeros(num_envs, *obs_shape, dtype=kind, device=device)
-            self._first = torch.zeros(num_envs, dtype=torch.bool, device=device)
 
     def upload(self, *arrays: np.ndarray) -> list[Tensor]:
         """Return the arrays as tensors on the device.
@@ -120,6 +97,79 @@ class Staging:
         here.copied.record()
         here.copied.synchronize()
         return here.arrays[0].copy()
+
+    def _pinned_for(self, x: Tensor) -> _Pinned:
+        """Return memory of the host for a tensor of this shape and type."""
+        key = (x.shape, x.dtype)
+        if key not in self._downloads:
+            while len(self._downloads) >= _LAYOUTS:
+                del self._downloads[next(iter(self._downloads))]
+            here = torch.zeros(x.shape, dtype=x.dtype, pin_memory=True)
+            self._downloads[key] = _Pinned(here, [here.numpy()], torch.cuda.Event())
+        return self._downloads[key]
+
+    def _layout(self, arrays: Sequence[np.ndarray]) -> _Layout:
+        """Return the memory for arrays of these shapes and types."""
+        key = tuple((array.shape, array.dtype) for array in arrays)
+        layout = self._layouts.pop(key, None)
+        if layout is None:
+            if len(self._layouts) >= _LAYOUTS:
+                del self._layouts[next(iter(self._layouts))]
+            layout = self._make_layout(arrays)
+        self._layouts[key] = layout  # the last of the dictionary
+        return layout
+
+    def _make_layout(self, arrays: Sequence[np.ndarray]) -> _Layout:
+        ends = np.cumsum([-(-array.nbytes // _ALIGNMENT) * _ALIGNMENT for array in arrays])
+        size = int(ends[-1])
+        there = torch.zeros(size, dtype=torch.uint8, device=self.device)
+        tensors = [
+            there[part].view(torch.from_numpy(np.empty(0, array.dtype)).dtype).view(array.shape)
+            for part, array in zip(_parts(ends, arrays), arrays, strict=True)
+        ]
+        pinned = []
+        for _ in range(_BUFFERS):
+            here = torch.zeros(size, dtype=torch.uint8, pin_memory=True)
+            views = [
+                here.numpy()[part].view(array.dtype).reshape(array.shape)
+                for part, array in zip(_parts(ends, arrays), arrays, strict=True)
+            ]
+            pinned.append(_Pinned(here, views, torch.cuda.Event()))
+        return _Layout(pinned, there, tensors)
+
+
+class RowStaging(Staging):
+    """Copies the rows of a training, and holds the current observations of B envs on the device.
+
+    Args:
+        device: where the copies live.
+        num_envs: B.
+        obs_shape: of one observation.
+        obs_dtype: of one observation.
+        stack: frames in one observation, oldest first.
+        store: writes a row into a memory, from its observations [B, *obs] and the tensors of the
+            arrays that `write` was called with. On a GPU it may be captured: it must give the same
+            result when it is called again, and may use no number of the host but theirs.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        num_envs: int,
+        obs_shape: tuple[int, ...],
+        obs_dtype: np.dtype[Any],
+        stack: int,
+        store: Callable[..., None],
+    ) -> None:
+        super().__init__(device)
+        self._stack, self._store = stack, store
+        # `capture` replaces this one by a faster function with the same results.
+        self.advance: Callable[..., None] = self._advance
+        self._current: np.ndarray | None = None  # what `_obs` was copied from
+        if device.type == "cuda":
+            kind = torch.from_numpy(np.empty(0, obs_dtype)).dtype
+            self._obs = torch.zeros(num_envs, *obs_shape, dtype=kind, device=device)
+            self._first = torch.zeros(num_envs, dtype=torch.bool, device=device)
 
     def observation(self, obs: np.ndarray, first: np.ndarray) -> list[Tensor]:
         """Return observations [B, *obs] and `first` [B] of the training's envs on the device.
@@ -176,45 +226,6 @@ class Staging:
     def changes(self) -> list[Tensor]:
         """Return the tensors that a second call of `advance` would change again."""
         return [self._obs, self._first]
-
-    def _pinned_for(self, x: Tensor) -> _Pinned:
-        """Return memory of the host for a tensor of this shape and type."""
-        key = (x.shape, x.dtype)
-        if key not in self._downloads:
-            while len(self._downloads) >= _LAYOUTS:
-                del self._downloads[next(iter(self._downloads))]
-            here = torch.zeros(x.shape, dtype=x.dtype, pin_memory=True)
-            self._downloads[key] = _Pinned(here, [here.numpy()], torch.cuda.Event())
-        return self._downloads[key]
-
-    def _layout(self, arrays: Sequence[np.ndarray]) -> _Layout:
-        """Return the memory for arrays of these shapes and types."""
-        key = tuple((array.shape, array.dtype) for array in arrays)
-        layout = self._layouts.pop(key, None)
-        if layout is None:
-            if len(self._layouts) >= _LAYOUTS:
-                del self._layouts[next(iter(self._layouts))]
-            layout = self._make_layout(arrays)
-        self._layouts[key] = layout  # the last of the dictionary
-        return layout
-
-    def _make_layout(self, arrays: Sequence[np.ndarray]) -> _Layout:
-        ends = np.cumsum([-(-array.nbytes // _ALIGNMENT) * _ALIGNMENT for array in arrays])
-        size = int(ends[-1])
-        there = torch.zeros(size, dtype=torch.uint8, device=self.device)
-        tensors = [
-            there[part].view(torch.from_numpy(np.empty(0, array.dtype)).dtype).view(array.shape)
-            for part, array in zip(_parts(ends, arrays), arrays, strict=True)
-        ]
-        pinned = []
-        for _ in range(_BUFFERS):
-            here = torch.zeros(size, dtype=torch.uint8, pin_memory=True)
-            views = [
-                here.numpy()[part].view(array.dtype).reshape(array.shape)
-                for part, array in zip(_parts(ends, arrays), arrays, strict=True)
-            ]
-            pinned.append(_Pinned(here, views, torch.cuda.Event()))
-        return _Layout(pinned, there, tensors)
 
 
 def _parts(ends: np.ndarray, arrays: Sequence[np.ndarray]) -> list[slice]:

@@ -86,10 +86,10 @@ def test_the_value_learns_who_won_and_the_policy_what_the_search_found():
     sample = agent.memory.gather(place)
     policy_loss = value_loss = torch.tensor(0.0)
     for i in range(16):
-        out = agent._forward(sample.board[i : i + 1])
-        logits = out.logits[0].masked_fill(~sample.legal[i], ILLEGAL)
+        scores, value = agent.forward(sample.board[i : i + 1])
+        logits = scores[0].masked_fill(~sample.legal[i], ILLEGAL)
         policy_loss = policy_loss - (sample.policy[i] * logits.log_softmax(0)).sum() / 16
-        value_loss = value_loss + (out.value[0] - sample.value[i]) ** 2 / 16
+        value_loss = value_loss + (value[0] - sample.value[i]) ** 2 / 16
     assert float(metrics[1]) == pytest.approx(policy_loss.item(), rel=1e-5)
     assert float(metrics[2]) == pytest.approx(value_loss.item(), rel=1e-5)
     own = torch.autograd.grad(policy_loss + 0.5 * value_loss, list(agent.network.parameters()))
@@ -249,7 +249,7 @@ def test_games_begin_with_moves_at_random_that_are_not_learned_from():
     )
     agent.network.head.policy.bias.data[3] = 50.0  # the search always plays the middle
     actions, kept = _train(agent, 6)
-    own = np.stack([position.trained.numpy() for position in kept])  # [rows, B]
+    own = np.stack([position.trained for position in kept])  # [rows, B]
     openings = 6 - own.sum(0)
     assert (np.diff(own.astype(int), axis=0) >= 0).all(), "only at the beginning"
     assert set(openings) == {0, 1, 2, 3, 4, 5}
@@ -289,7 +289,7 @@ def test_a_tree_that_is_used_again_is_the_one_below_the_move():
     search(game, game.init(4), agent.evaluate, Puct(), 60, tree=tree)
     action = torch.tensor([3, 3, 2, 4])
     env.send(action.numpy())
-    board = game.from_observation(agent._unpack(env.recv().obs))
+    board = game.from_observation(agent._unpack(torch.from_numpy(env.recv().obs)))
     chosen = tree.child[tree.root, action]
     assert (chosen >= 0).all()
     for most in (200, 3):
@@ -344,12 +344,12 @@ def test_a_search_in_play_has_its_own_number_of_simulations_and_trust_in_values(
     agent = _agent(play_simulations=11, play_c_scale=0.7, c_scale=0.3)
     obs, recorded = make("connect_four", 4).reset().obs, []
     searched = agent._search
-    agent._search = lambda *given: recorded.append((given[3], given[5])) or searched(*given)
+    agent._search = lambda *given: recorded.append((given[4], given[6])) or searched(*given)
     agent.predict(obs)
     agent.advise(obs)
     agent.act(obs, (), np.ones(4, bool), explore=False)
     assert recorded == [(11, 0.7), (11, 0.7), (4, 0.3)]
-    assert agent._chooser(torch.ones(1, 7, dtype=torch.bool), None, 0.7).c_scale == 0.7
+    assert agent._chooser(None, 0.7).c_scale == 0.7
 
 
 def test_acting_elsewhere_changes_nothing_of_a_training():

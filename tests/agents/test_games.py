@@ -51,7 +51,7 @@ def played(games, rows, seed=0, again=0.3):
             torch.from_numpy(policy),
             torch.from_numpy(value),
             torch.from_numpy(learned),
-            torch.from_numpy(kept),
+            kept,
         )
         games.add(position, ~ended, reward, over, sign)
         for i in range(count):
@@ -96,7 +96,7 @@ def test_only_games_that_are_over_are_drawn():
         torch.ones(4, 3) / 3,
         torch.zeros(4),
         torch.ones(4, dtype=torch.bool),
-        torch.ones(4, dtype=torch.bool),
+        np.ones(4, bool),
     )
     none = np.zeros(4, bool)
     games.add(position, ~none, np.zeros(4, np.float32), none, -np.ones(4, np.float32))

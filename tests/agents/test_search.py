@@ -394,3 +394,27 @@ def test_a_game_that_is_over_disturbs_no_other():
     found = search(game, over, oracle(game), Gumbel(), 12)
     alone = search(game, over[1:], oracle(game), Gumbel(), 12)
     assert found.visits[1].tolist() == alone.visits[0].tolist()
+
+
+@pytest.mark.parametrize("simulations", [1, 5, 24])
+@pytest.mark.parametrize("name", ["tic_tac_toe", "connect_four", "othello"])
+@pytest.mark.parametrize("rule", ["puct", "gumbel", "gumbel of 3"])
+def test_a_search_of_fixed_operations_has_the_same_result(name, rule, simulations):
+    """The positions have different numbers of legal moves, so their rounds differ; one is over."""
+    game = make_game(name)
+    boards = torch.cat([positions(game, 12, 7), game.init(1)])
+    if name == "tic_tac_toe":
+        # three in a row for the other; one empty cell; two empty cells
+        ends = [
+            [0b111_000, 0b000_000_111],
+            [0b010_011_100, 0b001_100_011],
+            [0b011_100, 0b1_100_011],
+        ]
+        boards = torch.cat([boards, torch.tensor(ends)])
+    noise = torch.rand(len(boards), game.num_actions, generator=torch.Generator().manual_seed(1))
+    chooser = Puct(noise=noise) if rule == "puct" else Gumbel(noise, 3 if "3" in rule else 16)
+    want = search(game, boards, oracle(game), chooser, simulations)
+    found = search(game, boards, oracle(game), chooser, simulations, fixed=True)
+    for field, ours, theirs in zip(want._fields, found, want, strict=True):
+        assert torch.equal(ours, theirs), field
+    assert want.visits.sum() > simulations
