@@ -142,7 +142,7 @@ def _overlap() -> Iterator[Training]:
 def _precision() -> Iterator[Training]:
     """PPO with updates in bfloat16 and in float32."""
     games = ("Breakout", "SpaceInvaders")
-    for seed, game, precision in product(range(5), games, ("float32", "bfloat16")):
+    for seed, game, precision in product(range(10), games, ("float32", "bfloat16")):
         options = ("--precision", precision, "--eval-episodes", "20")
         env = f"MinAtar/{game}-v1"
         yield Training("precision", env, "ppo", precision, options, 1_000_000, seed)
