@@ -19,6 +19,7 @@ from ludus.agents.agent import Searching
 from ludus.agents.learner import Learner
 from ludus.agents.sampling_policy import SamplingPolicy
 from ludus.agents.value_policy import ValuePolicy
+from ludus.envs.errors import ConfigError
 
 _OBSERVING_CALLS = 3
 
@@ -26,7 +27,7 @@ Function = Callable[..., Any]  # of tensors
 Gradients = Callable[..., Sequence[Tensor]]
 
 
-def capture(agent: object, *, bfloat16: bool = False) -> None:
+def capture(agent: object, *, bfloat16: bool = False, compiled: bool = False) -> None:
     """Replace the update and the acting of an agent's `learner` by faster ones.
 
     An agent without a learner is left as it is, and so are updates that depend on their data, but
@@ -35,7 +36,11 @@ def capture(agent: object, *, bfloat16: bool = False) -> None:
     Args:
         agent: any agent.
         bfloat16: multiply matrices and convolve in bfloat16; weights, losses and the optimizer keep
-            float32. Without it, the results are the same as before.
+            float32. Without it and `compiled`, the results are the same as before.
+        compiled: compile the update for a CPU, by TorchInductor; its results differ by rounding.
+
+    Raises:
+        ConfigError: the update cannot be compiled.
     """
     learner = getattr(agent, "learner", None)
     if not isinstance(learner, Learner):
@@ -48,6 +53,10 @@ def capture(agent: object, *, bfloat16: bool = False) -> None:
             agent.searches[count] = _at_first_call(searched, lambda f, x: _record(f, x, ()))
     if bfloat16:
         learner.gradients = _in_bfloat16(learner.gradients, learner.flat.device.type)
+    if compiled and (not learner.agent.capturable or learner.flat.device.type != "cpu"):
+        raise ConfigError(
+            "compile is for a CPU, and not for recurrent updates of more than 32 rows; leave it out"
+        )
     if not learner.agent.capturable:
         return
     example = learner.agent.example()
@@ -55,6 +64,8 @@ def capture(agent: object, *, bfloat16: bool = False) -> None:
         changes = learner.changes()
         if all(tensor.is_cuda for tensor in changes):  # torch's Adagrad counts steps on the CPU
             learner.step = _record(learner.step, example, changes)
+    elif compiled:
+        learner.gradients = _compile(learner.gradients, example)
     elif _traces(example[0].device):
         learner.gradients = _trace(learner.gradients, example)
 
@@ -145,6 +156,42 @@ def _trace(gradients: Gradients, example: Sequence[Tensor]) -> Gradients:
     for _ in range(_OBSERVING_CALLS):
         traced(*example)
     return traced
+
+
+def _compile(gradients: Gradients, example: Sequence[Tensor]) -> Gradients:
+    """Compile forward and backward pass as one function, without torch.compile's guards.
+
+    Raises:
+        ConfigError: there is no C++ compiler, or it failed.
+    """
+    import torch._inductor  # takes a second
+
+    graph = make_fx(lambda *x: tuple(gradients(*x)))(*example)
+    # TorchInductor would write small tensors into its code as numbers: weights become arguments.
+    weights, arguments = list[Tensor](), dict[str, torch.fx.Node]()
+    first = next(iter(graph.graph.nodes))
+    for node in list(graph.graph.nodes):
+        if node.op == "get_attr":
+            if node.target not in arguments:
+                with graph.graph.inserting_before(first):
+                    arguments[node.target] = graph.graph.placeholder(f"weight_{len(weights)}")
+                weights.append(getattr(graph, node.target).detach())
+            node.replace_all_uses_with(arguments[node.target])
+            graph.graph.erase_node(node)
+        elif node.target is torch.ops.aten.detach.default:
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
+    graph.recompile()
+    try:
+        with torch.no_grad():
+            function = torch._inductor.compile(graph, [*weights, *example])
+            function(*weights, *example)
+    except (RuntimeError, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"the update was not compiled ({reason}); install a C++ compiler or leave out compile"
+        ) from error
+    return torch.no_grad()(lambda *x: function(*weights, *x))
 
 
 def _refuse_list_writes(operation: torch._ops.OpOverload) -> None:

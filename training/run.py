@@ -54,6 +54,8 @@ class TrainOptions:
     """auto, cpu, cuda or mps; auto is cuda if there is such a GPU, else cpu"""
     precision: Precision = "float32"
     """arithmetic of the updates: torch's float32, TF32 in its matrix products, or bfloat16"""
+    compile: bool = False
+    """cpu: compile the updates by TorchInductor, which takes seconds and needs a C++ compiler"""
     deterministic: bool = False
     """cuda: use only algorithms that give the same numbers again"""
     log_every: Annotated[int, AT_LEAST_ONE] = 1_000

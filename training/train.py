@@ -230,9 +230,9 @@ def _make_mode(config: RunConfig, source: VectorEnv | Dataset, device: torch.dev
             f"{needs} it; make it with AutoresetMode.DISABLED"
         )
     if isinstance(agent, SelfTraining):
-        if t.precision != "float32" or t.deterministic:
+        if t.precision != "float32" or t.deterministic or t.compile:
             raise RunError(
-                f"precision and deterministic are not for {config.agent}; leave them out"
+                f"precision, compile and deterministic are not for {config.agent}; leave them out"
             )
         return BaselineTraining(agent, source)
     _capture(agent, t, device)
@@ -243,7 +243,7 @@ def _make_mode(config: RunConfig, source: VectorEnv | Dataset, device: torch.dev
 def _capture(agent: Agent, t: TrainOptions, device: torch.device) -> None:
     """Replace the agent's update by a faster one, with the arithmetic of the options."""
     with arithmetic(device.type, t.precision, deterministic=t.deterministic):
-        capture(agent, bfloat16=t.precision == "bfloat16")
+        capture(agent, bfloat16=t.precision == "bfloat16", compiled=t.compile)
 
 
 def _make_rivals(config: RunConfig, env: VectorEnv, device: torch.device) -> Rivals:

@@ -1,5 +1,6 @@
-"""`--precision` and `--deterministic`."""
+"""`--precision`, `--compile` and `--deterministic`."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 import ludus
 from ludus.agents import registry
 from ludus.agents.capture import capture
-from ludus.envs.errors import RunError
+from ludus.envs.errors import ConfigError, RunError
 from ludus.envs.make import make
 from ludus.training.device import arithmetic
 from ludus.training.loop import train_loop
@@ -71,6 +72,33 @@ def test_bfloat16_computes_nearly_the_same_gradient(before_an_update, name):
     assert all(moment.dtype == torch.float32 for moment in [*moments, agent.learner.flat])
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
+@pytest.mark.parametrize("name", ["dqn", "ppo", pytest.param("rainbow", marks=pytest.mark.slow)])
+def test_a_compiled_update_computes_the_same_gradient(before_an_update, name):
+    """It reads the weights that the optimizer changes, small ones included."""
+    agent, randomness = before_an_update(name)
+    capture(agent, compiled=True)
+    for _ in range(3):
+        exact, compiled = agent.gradients(*randomness), agent.learner.gradients(*randomness)
+        for ours, theirs in zip(compiled, exact, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+        with torch.no_grad():
+            agent.learner.flat.mul_(0.9)
+
+
+def test_what_cannot_be_compiled_is_refused(before_an_update, monkeypatch, tmp_path):
+    agent, _ = before_an_update("r2d2")
+    agent.capturable = False
+    with pytest.raises(ConfigError, match="compile is for a CPU, and not for recurrent updates"):
+        capture(agent, compiled=True)
+    agent, _ = before_an_update("dqn")
+    monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (str(tmp_path / "no-compiler"),))
+    with pytest.raises(ConfigError, match=r"the update was not compiled .*leave out compile"):
+        capture(agent, compiled=True)
+
+
 def test_a_run_keeps_its_precision(tmp_path):
     options = TrainOptions(num_envs=4, eval_episodes=1, precision="bfloat16")
     ludus.train("ppo", "CartPole-v1", steps=600, train_options=options, root=tmp_path, quiet=True)
@@ -89,7 +117,7 @@ def test_what_the_device_or_the_agent_has_not_is_refused(tmp_path):
 
     with pytest.raises(RunError, match="precision is tf32, which cpu has not"):
         start("dqn", precision="tf32")
-    with pytest.raises(RunError, match="precision and deterministic are not for sb3:dqn"):
+    with pytest.raises(RunError, match="precision, compile and deterministic are not for sb3:dqn"):
         start("sb3:dqn", precision="bfloat16")
     assert not list(tmp_path.glob("*/*/*"))
 

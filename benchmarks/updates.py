@@ -1,12 +1,14 @@
-"""Measure an update in bfloat16 against one in float32, alternating, and print a table.
+"""Measure an update in bfloat16, and one that is compiled, against the default, alternating.
 
-python benchmarks/precision.py [--threads 1]
+python benchmarks/updates.py [--threads 1]
 """
 
 import argparse
+import os
 import time
 from contextlib import closing
 from dataclasses import replace
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -26,23 +28,28 @@ CASES = [
     ("dqn", "MinAtar/Breakout-v1", {"learning_starts": 400, "replay_size": 5_000}),
     ("ppo", "MinAtar/Breakout-v1", {}),
     ("dqn", "CartPole-v1", {"learning_starts": 400, "replay_size": 5_000}),
+    ("ppo", "CartPole-v1", {}),
 ]
 ROUNDS, SECONDS = 5, 0.5  # of each measurement
 ROWS = 600  # env steps before, which fill the memory
 
 
-def trained(name: str, env_id: str, changes: dict[str, int], *, bfloat16: bool) -> Agent:
-    """Return an agent whose memory has rows in it."""
+def trained(
+    name: str, env_id: str, changes: dict[str, int], *, bfloat16: bool, compiled: bool
+) -> tuple[Agent, float]:
+    """Return an agent whose memory has rows in it, and the seconds that its capture took."""
     with closing(make(env_id, 1, 0)) as probe:
         preset = registry.preset(name, probe)
     with closing(make(env_id, preset.num_envs, 0)) as env:
         config = replace(preset.config, **changes)
         agent = registry.build(config, env, device=torch.device("cpu"), seed=0, steps=100_000)
         assert isinstance(agent, Agent)
-        capture(agent, bfloat16=bfloat16)
+        began = time.perf_counter()
+        capture(agent, bfloat16=bfloat16, compiled=compiled)
+        seconds = time.perf_counter() - began
         state = agent.initial_state(env.num_envs)
         train_loop(agent, env, env.reset(), state, ROWS, lambda *_: True)
-    return agent
+    return agent, seconds
 
 
 def milliseconds(agent: object) -> float:
@@ -64,13 +71,23 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     torch.set_num_threads(parser.parse_args().threads)
     torch.set_flush_denormal(True)
-    print("| | float32, ms an update | bfloat16 | ratio |\n|---|---|---|---|")
-    for name, env_id, changes in CASES:
-        agents = [trained(name, env_id, changes, bfloat16=half) for half in (False, True)]
-        times = np.array([[milliseconds(agent) for agent in agents] for _ in range(ROUNDS)])
-        exact, half = np.median(times, 0)
-        ratio = np.median(times[:, 0] / times[:, 1])
-        print(f"| {name}, {env_id} | {exact:.2f} | {half:.2f} | {ratio:.2f} |", flush=True)
+    print("| | ms an update | bfloat16, ratio | compiled, ratio | start of it, s |")
+    print("|---|---|---|---|---|")
+    with TemporaryDirectory() as cache:  # of TorchInductor, which is empty at the first start
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+        for name, env_id, changes in CASES:
+            made = [
+                trained(name, env_id, changes, bfloat16=half, compiled=compiled)
+                for half, compiled in ((False, False), (True, False), (False, True))
+            ]
+            rounds = [[milliseconds(agent) for agent, _ in made] for _ in range(ROUNDS)]
+            times = np.array(rounds)  # [rounds, 3]
+            half, compiled = np.median(times[:, :1] / times[:, 1:], 0)
+            print(
+                f"| {name}, {env_id} | {np.median(times[:, 0]):.2f} | {half:.2f} | "
+                f"{compiled:.2f} | {made[2][1]:.1f} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
