@@ -306,13 +306,13 @@ def table(name: str) -> None:
 
     A cell is the IQM over trainings of their mean return, with a 95% bootstrap interval over
     trainings, and in brackets the probability that a training of the row is better than one of the
-    last row.
+    last row; the last column holds its mean over the envs.
     """
     done = list(results(name).values())
     trainings = list(EXPERIMENTS[name]())
     envs = list(dict.fromkeys(training.env for training in trainings))
     variants = list(dict.fromkeys([t.variant for t in trainings] + [r["variant"] for r in done]))
-    print("| | " + " | ".join(envs) + " |\n|---" + "|---" * len(envs) + "|")
+    print("| | " + " | ".join(envs) + " | all |\n|---" + "|---" * len(envs) + "|---|")
     for variant in variants:
         cells = []
         for env in envs:
@@ -329,7 +329,25 @@ def table(name: str) -> None:
                 better = improvement(here[:, None], last[:, None])
                 cell += f" [{better.value:.2f}, {better.low:.2f} to {better.high:.2f}]"
             cells.append(cell)
+        cells.append(_over_all(done, envs, variant, variants[-1]))
         print(f"| {variant} | " + " | ".join(cells) + " |")
+
+
+def _over_all(done: list[dict[str, Any]], envs: list[str], variant: str, last: str) -> str:
+    """Return the probability of being better, averaged over the envs; "" without all trainings."""
+    if variant == last:
+        return ""
+    here, there = (
+        [
+            scores([line for line in done if (line["env"], line["variant"]) == (env, each)])
+            for env in envs
+        ]
+        for each in (variant, last)
+    )
+    if len({len(column) for column in [*here, *there]}) != 1 or not len(here[0]):
+        return ""
+    better = improvement(np.stack(here, 1), np.stack(there, 1))  # [seeds, envs] each
+    return f"{better.value:.2f} ({better.low:.2f} to {better.high:.2f})"
 
 
 def main() -> None:
