@@ -2,7 +2,7 @@
 
 The update of a small network is some seventy tensor operations of a few microseconds; most of its
 time is Python, modules and autograd. Agents are unaware of it. `gradients` and a policy's `assess`
-are pure functions of tensors, `Learner.step` and `Staging.advance` change tensors in place, and
+are pure functions of tensors, `Learner.step` and `RowStaging.advance` change tensors in place, and
 none of them reads a tensor's value. On a CPU the pure functions are traced by TorchScript.
 """
 
