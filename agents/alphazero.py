@@ -128,10 +128,8 @@ class AlphaZero:
         early = self._moves < c.sampled_moves  # [B]
         opening = explore & (self._moves < self._opening)  # [B]
         packed, is_early, is_opening = self._staging.upload(obs, early, opening)
-        parts = self._unpack(packed)
+        parts, board, legal = self._positions(packed)
         noise = self._exploration if explore and not fast else None
-        board = self.game.from_observation(parts)
-        legal = self.game.legal_actions(board).to(self.device)
         if simulations in self.searches:
             given = self._noise(legal, noise)
             tensors = [board] if given is None else [board, given]
@@ -165,6 +163,12 @@ class AlphaZero:
     def _unpack(self, packed: Tensor) -> dict[str, Tensor]:
         """Return the parts of observations [B, *obs] by name."""
         return {key: self._space.part(packed, key) for key in self.game.parts}
+
+    def _positions(self, packed: Tensor) -> tuple[dict[str, Tensor], Board, Tensor]:
+        """Return the parts of observations [B, *obs], their positions and legal moves [B, A]."""
+        parts = self._unpack(packed)
+        board = self.game.from_observation(parts)
+        return parts, board, self.game.legal_actions(board).to(self.device)
 
     def _search(
         self,
@@ -257,8 +261,7 @@ class AlphaZero:
     ) -> tuple[SearchResult, State]:
         """Search positions [B] outside training."""
         (packed,) = self._staging.upload(obs)
-        board = self.game.from_observation(self._unpack(packed))
-        legal = self.game.legal_actions(board).to(self.device)
+        _, board, legal = self._positions(packed)
         c_scale = self.config.play_c_scale
         return self._search(obs, board, legal, state, self.simulations, generator, c_scale)
 

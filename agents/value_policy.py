@@ -73,6 +73,7 @@ class ValuePolicy:
         evaluation_epsilon: float,
     ) -> None:
         self._network, self.staging = network, staging
+        self._no_noise = torch.zeros(0, device=staging.device)
         # `capture` replaces this one by a faster function with the same results.
         self.assess: Callable[..., Sequence[Tensor]] = self._assess
         self.num_actions, self.first_action = int(action_space.n), int(action_space.start)
@@ -114,9 +115,9 @@ class ValuePolicy:
             epsilon: probability of a random legal action, a number or [B].
             noise: of the head's noisy layers, [B, noise_size].
         """
-        unused = torch.zeros(0, device=self.staging.device)
         batch, resets = self.staging.observation(obs, first)
-        action, _, *after = self.assess(batch, resets, unused if noise is None else noise, *state)
+        noise = self._no_noise if noise is None else noise
+        action, _, *after = self.assess(batch, resets, noise, *state)
         actions = self.staging.download(action) + self.first_action
         actions = self._epsilon_greedy(actions, obs, epsilon, self.exploration)
         return actions, tuple(s.clone() for s in after), {"state": state}
@@ -127,8 +128,7 @@ class ValuePolicy:
     ) -> tuple[Tensor, Tensor, State]:
         """Return greedy actions [B] and values [B, A] for obs [B, *obs], and the next state."""
         batch, resets = self.staging.upload(obs, first)
-        unused = torch.zeros(0, device=self.staging.device)
-        action, q, *after = self._assess(batch, resets, unused, *state)
+        action, q, *after = self._assess(batch, resets, self._no_noise, *state)
         return action, q, tuple(after)
 
     def greedy(self, obs: np.ndarray, state: State, first: np.ndarray) -> tuple[np.ndarray, State]:
