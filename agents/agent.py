@@ -109,7 +109,7 @@ class Agent(AnyAgent, Protocol):
         """Return the recurrent state before the first row."""
 
     def act(
-        self, obs: np.ndarray, state: State, first: np.ndarray, *, explore: bool
+        self, obs: np.ndarray, state: State, first: np.ndarray
     ) -> tuple[np.ndarray, State, Extras]:
         """Return actions [B, *action] for obs [B, *obs]; `first` [B] resets the state."""
 

@@ -119,17 +119,17 @@ class AlphaZero:
         return self._tree_state(empty)
 
     def act(
-        self, obs: np.ndarray, state: State, first: np.ndarray, *, explore: bool
+        self, obs: np.ndarray, state: State, first: np.ndarray
     ) -> tuple[np.ndarray, State, Extras]:
-        """Return moves [B] for obs [B, *obs]; `explore` adds the search's noise and openings."""
+        """Return moves [B] for obs [B, *obs], with the search's noise and random openings."""
         c = self.config
-        fast = explore and c.fast_simulations and self._cap.random() >= c.full_share
+        fast = c.fast_simulations and self._cap.random() >= c.full_share
         simulations = c.fast_simulations if fast else c.simulations
         early = self._moves < c.sampled_moves  # [B]
-        opening = explore & (self._moves < self._opening)  # [B]
+        opening = self._moves < self._opening  # [B]
         packed, is_early, is_opening = self._staging.upload(obs, early, opening)
         parts, board, legal = self._positions(packed)
-        noise = self._exploration if explore and not fast else None
+        noise = None if fast else self._exploration
         if simulations in self.searches:
             given = self._noise(legal, noise)
             tensors = [board] if given is None else [board, given]
@@ -137,10 +137,10 @@ class AlphaZero:
         else:
             result, state = self._search(obs, board, legal, state, simulations, noise, c.c_scale)
         action = result.action
-        if explore and c.search == "puct":
+        if c.search == "puct":
             sampled = _sample_move(result.policy, legal, self._exploration)
             action = torch.where(is_early, sampled, action)
-        if c.random_moves and explore:
+        if c.random_moves:
             sampled = _sample_move(legal.to(torch.float32), legal, self._exploration)
             action = torch.where(is_opening, sampled, action)
         policy_trained = torch.full_like(is_opening, not fast)

@@ -122,12 +122,9 @@ class DQN:
         return decay(c.epsilon_start, c.epsilon_end, c.epsilon_steps, self.env_steps)
 
     def act(
-        self, obs: np.ndarray, state: State, first: np.ndarray, *, explore: bool
+        self, obs: np.ndarray, state: State, first: np.ndarray
     ) -> tuple[np.ndarray, State, Extras]:
-        """Return actions [B] for obs [B, *obs]; `explore` adds epsilon-greedy and noisy layers."""
-        if not explore:
-            actions, state = self._policy.greedy(obs, state, first)
-            return actions, state, {}
+        """Return actions [B] for obs [B, *obs], epsilon-greedy and with noisy layers."""
         noise = self._sample_noise(self._acting_noise, len(obs))
         return self._policy.act(obs, state, first, epsilon=self.epsilon, noise=noise)
 

@@ -111,12 +111,9 @@ class PQN:
         return linear(c.learning_rate, end, self._steps, self.env_steps)
 
     def act(
-        self, obs: np.ndarray, state: State, first: np.ndarray, *, explore: bool
+        self, obs: np.ndarray, state: State, first: np.ndarray
     ) -> tuple[np.ndarray, State, Extras]:
-        """Return actions [B] for obs [B, *obs]; `explore` is epsilon-greedy."""
-        if not explore:
-            actions, state = self._actor.greedy(obs, state, first)
-            return actions, state, {}
+        """Return epsilon-greedy actions [B] for obs [B, *obs]."""
         return self._actor.act(obs, state, first, epsilon=self.epsilon)
 
     def observe(self, step: Step) -> None:

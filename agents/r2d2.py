@@ -100,12 +100,9 @@ class R2D2:
         return base ** (1 + c.epsilon_alpha * ladder)
 
     def act(
-        self, obs: np.ndarray, state: State, first: np.ndarray, *, explore: bool
+        self, obs: np.ndarray, state: State, first: np.ndarray
     ) -> tuple[np.ndarray, State, Extras]:
-        """Return actions [B] for obs [B, *obs]; `explore` is epsilon-greedy."""
-        if not explore:
-            actions, state = self._policy.greedy(obs, state, first)
-            return actions, state, {}
+        """Return epsilon-greedy actions [B] for obs [B, *obs]."""
         return self._policy.act(obs, state, first, epsilon=self.epsilons(len(obs)))
 
     def observe(self, step: Step) -> None:

@@ -37,7 +37,7 @@ class RandomAgent:
         return ()
 
     def act(
-        self, obs: np.ndarray, state: State, first: np.ndarray, *, explore: bool
+        self, obs: np.ndarray, state: State, first: np.ndarray
     ) -> tuple[np.ndarray, State, Extras]:
         """Return random actions [B, *action]."""
         legal = legal_mask(self._observation_space, obs)
@@ -81,7 +81,7 @@ class RandomAgent:
     ) -> tuple[np.ndarray, Any]:
         """Return random actions, with Stable-Baselines3's signature; never deterministic."""
         obs, first, single = as_batch(observation, episode_start, self._observation_space)
-        actions, _, _ = self.act(obs, (), first, explore=True)
+        actions, _, _ = self.act(obs, (), first)
         return (actions[0] if single else actions), state
 
 

@@ -67,16 +67,13 @@ class SamplingPolicy:
 
     @torch.no_grad()
     def act(
-        self, obs: np.ndarray, state: State, first: np.ndarray, *, explore: bool
+        self, obs: np.ndarray, state: State, first: np.ndarray
     ) -> tuple[np.ndarray, State, Extras]:
-        """Return actions [B, *action] for obs [B, *obs], sampled with `explore`, else the mode.
+        """Return actions [B, *action] for obs [B, *obs], sampled from the policy.
 
         The extras are the action as the policy numbers it, its log_prob [B], the value [B], and the
         state before the row; the next call may overwrite the first three.
         """
-        if not explore:
-            actions, after = self.choose(obs, state, first, deterministic=True)
-            return actions, after, {}
         batch, resets = self.staging.observation(obs, first)
         noise = self._kind.noise((len(obs),), self.exploration)
         action, log_prob, value, *next_state = self.assess(batch, resets, noise, *state)

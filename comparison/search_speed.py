@@ -88,7 +88,7 @@ class _SelfPlay:
         with torch_settings(self._env, self._agent):
             for _ in range(rows):
                 began = time.perf_counter()
-                action, _, _ = self._agent.act(self._row.obs, (), self._row.first, explore=True)
+                action, _, _ = self._agent.act(self._row.obs, (), self._row.first)
                 seconds += time.perf_counter() - began
                 moves += int((~self._row.game_over).sum())
                 self._env.send(action)

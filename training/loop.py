@@ -32,7 +32,7 @@ def train_loop(
         rivals: make some of the moves of a board game; None for none.
     """
     while agent.env_steps < steps:
-        action, state, extras = agent.act(row.obs, state, row.first, explore=True)
+        action, state, extras = agent.act(row.obs, state, row.first)
         chosen_by_agent: np.ndarray | bool = True
         if rivals is not None:
             action, chosen_by_agent = rivals.replace_actions(row, action)

@@ -43,7 +43,7 @@ def _train(agent, rows, game="connect_four"):
     row, actions, kept = env.reset(), [], []
     state = agent.initial_state(env.num_envs)
     for _ in range(rows):
-        action, state, extras = agent.act(row.obs, state, row.first, explore=True)
+        action, state, extras = agent.act(row.obs, state, row.first)
         env.send(action)
         agent.learn()
         after = env.recv()
@@ -260,11 +260,11 @@ def test_games_begin_with_moves_at_random_that_are_not_learned_from():
 @pytest.mark.parametrize("game", ["connect_four", "breakthrough(rows=4,columns=4)"])
 def test_a_tree_that_is_used_again_knows_what_was_found_below_the_move(game):
     """Two moves on, the root's visits are those of the node before, and the new ones."""
-    agent = _agent(game, search="puct", simulations=24, reuse_tree=True, noise_share=0.0)
+    agent = _agent(game, search="puct", play_simulations=24, reuse_tree=True, noise_share=0.0)
     env = make(game, 4, 0)
     row, state, known = env.reset(), agent.initial_state(4), torch.zeros(4)
     for _ in range(8):
-        action, after, _ = agent.act(row.obs, state, row.first, explore=False)
+        action, after = agent.choose(row.obs, state, row.first, deterministic=True)
         visits, child = after[2], after[6]  # [B, N, A] each
         below = child[torch.arange(4), 0, torch.from_numpy(action)]  # [B] rows
         assert (visits[:, 0].sum(-1) == 24 + known).all()
@@ -276,7 +276,7 @@ def test_a_tree_that_is_used_again_knows_what_was_found_below_the_move(game):
     assert (row.episode_length > 3).all()
     assert (known > 0).all()
     fresh = make(game, 4, 0).reset()  # another position: nothing is known of it
-    _, after, _ = agent.act(fresh.obs, state, fresh.first, explore=False)
+    _, after = agent.choose(fresh.obs, state, fresh.first, deterministic=True)
     assert (after[2][:, 0].sum(-1) == 24).all()
 
 
@@ -347,7 +347,7 @@ def test_a_search_in_play_has_its_own_number_of_simulations_and_trust_in_values(
     agent._search = lambda *given: recorded.append((given[4], given[6])) or searched(*given)
     agent.predict(obs)
     agent.advise(obs)
-    agent.act(obs, (), np.ones(4, bool), explore=False)
+    agent.act(obs, (), np.ones(4, bool))
     assert recorded == [(11, 0.7), (11, 0.7), (4, 0.3)]
     assert agent._chooser(None, 0.7).c_scale == 0.7
 

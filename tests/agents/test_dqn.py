@@ -103,14 +103,14 @@ def _obs(rows, seed=1):
     return np.random.default_rng(seed).normal(0, 1, (rows, 3)).astype(np.float32)
 
 
-def _act(agent, obs, explore):
-    return agent.act(obs, agent.initial_state(len(obs)), np.zeros(len(obs), bool), explore=explore)
+def _act(agent, obs):
+    return agent.act(obs, agent.initial_state(len(obs)), np.zeros(len(obs), bool))
 
 
 def test_each_env_throws_its_own_coin():
     agent = _agent(50, epsilon_start=0.4, epsilon_end=0.4, learning_starts=0)
     _always(agent, 2)
-    random = np.stack([_act(agent, _obs(50), True)[0] != 2 for _ in range(200)])
+    random = np.stack([_act(agent, _obs(50))[0] != 2 for _ in range(200)])
     share = 0.4 * 3 / 4
     assert stats.binomtest(int(random.sum()), random.size, share).pvalue > 1e-3
     # One coin for all would make each call all or nothing; these vary as 50 coins do.
@@ -120,7 +120,7 @@ def test_each_env_throws_its_own_coin():
 
 def test_with_epsilon_1_every_action_is_as_likely_and_envs_differ():
     agent = _agent(64, epsilon_start=1.0, epsilon_end=1.0)
-    actions = np.stack([_act(agent, _obs(64), True)[0] for _ in range(50)])
+    actions = np.stack([_act(agent, _obs(64))[0] for _ in range(50)])
     assert stats.chisquare(np.bincount(actions.ravel(), minlength=4)).pvalue > 1e-3
     assert all(len(np.unique(row)) > 1 for row in actions)
 
@@ -130,13 +130,12 @@ def test_without_exploring_or_with_epsilon_0_the_best_action_is_taken():
     obs = _obs(32)
     best = _q(agent.network, torch.from_numpy(obs)).argmax(1).numpy()
     assert len(np.unique(best)) > 1
-    for explore in (True, False):
-        actions, state, _ = _act(agent, obs, explore)
-        assert np.array_equal(actions, best)
-        assert state == ()
+    actions, state, _ = _act(agent, obs)
+    assert np.array_equal(actions, best)
+    assert state == ()
     always = _agent(32, epsilon_start=1.0, epsilon_end=1.0)
     always.load_weights(agent.weights())
-    assert np.array_equal(_act(always, obs, False)[0], best)
+    assert np.array_equal(always.predict(obs, deterministic=True)[0], best)
 
 
 def test_every_action_is_random_before_learning_starts():
@@ -183,7 +182,7 @@ def test_actions_count_from_the_first_of_the_space(random_stream):
     stream = random_stream(4, 1, 0, _frame, (0, 0, 0, 0))
     seen = set()
     for _ in range(30):
-        actions, _, _ = _act(agent, _obs(4), True)
+        actions, _, _ = _act(agent, _obs(4))
         seen |= set(actions.tolist())
         agent.observe(stream.step(actions))
     assert seen == {5, 6, 7, 8}
@@ -224,7 +223,7 @@ def test_evaluation_epsilon_is_used_by_predict_without_deterministic_alone():
     random = sum(int((agent.predict(obs)[0] != 1).sum()) for _ in range(20))
     assert stats.binomtest(random, 10_000, 0.3).pvalue > 1e-3
     assert (agent.predict(obs, deterministic=True)[0] == 1).all()
-    assert (_act(agent, obs, True)[0] == 1).all()
+    assert (_act(agent, obs)[0] == 1).all()
     greedy = _agent(epsilon_start=1.0, evaluation_epsilon=0.0)
     _always(greedy, 1)
     assert (greedy.predict(obs)[0] == 1).all()
@@ -239,13 +238,12 @@ def test_looking_on_moves_no_generator_of_the_training(random_stream):
     agent = _filled(random_stream)
     before, everyone = _generators(agent), torch.get_rng_state()
     evaluation = copy.deepcopy(agent.state_dict()["evaluation"])
-    _act(agent, _obs(5), False)
     agent.predict(_obs(5), deterministic=True)
     assert agent.state_dict()["evaluation"] == evaluation
     agent.predict(_obs(5))
     assert agent.state_dict()["evaluation"] != evaluation
     assert _generators(agent) == before
-    _act(agent, _obs(5), True)
+    _act(agent, _obs(5))
     agent.memory.uniforms(1)
     assert all(a != b for a, b in zip(_generators(agent), before, strict=True))
     assert torch.equal(torch.get_rng_state(), everyone)
@@ -669,7 +667,7 @@ def _train(agent, stream, rows):
     """What the loop does, on a stream of its own; returns the actions."""
     actions = []
     for _ in range(rows):
-        action, _, _ = agent.act(stream.obs[-1], (), stream.first[-1], explore=True)
+        action, _, _ = agent.act(stream.obs[-1], (), stream.first[-1])
         agent.learn()
         agent.observe(stream.step(action))
         actions.append(action)

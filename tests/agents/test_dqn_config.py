@@ -52,7 +52,7 @@ def _train(config, stream, rows=80):
     """The weights, target and actions after the same rows."""
     agent, actions = _agent(config), []
     for _ in range(rows):
-        actions.append(agent.act(stream.obs[-1], (), stream.first[-1], explore=True)[0])
+        actions.append(agent.act(stream.obs[-1], (), stream.first[-1])[0])
         agent.observe(stream.step())
         agent.learn()
     both = (*agent.network.parameters(), *agent.target.network.parameters())
@@ -242,13 +242,12 @@ def test_noisy_actors_differ_and_an_evaluation_has_no_noise():
     agent = _agent(replace(CONFIG, noisy=True, noisy_sigma=5.0, epsilon_start=0, epsilon_end=0))
     agent.env_steps = CONFIG.learning_starts
     obs, first = np.ones((50, 3), np.float32), np.zeros(50, bool)
-    noisy = [agent.act(obs, (), first, explore=True)[0] for _ in range(2)]
+    noisy = [agent.act(obs, (), first)[0] for _ in range(2)]
     assert len(set(noisy[0])) > 1  # each env its own noise
     assert not np.array_equal(*noisy)  # each step too
-    still = [agent.act(obs, (), first, explore=False)[0] for _ in range(2)]
+    still = [agent.predict(obs, deterministic=True)[0] for _ in range(2)]
     assert len(set(still[0])) == 1
     assert np.array_equal(*still)
-    assert np.array_equal(agent.predict(obs, deterministic=True)[0], still[0])
 
 
 def test_the_network_is_what_the_config_says():

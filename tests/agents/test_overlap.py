@@ -56,7 +56,7 @@ def _stream(random_stream):
 def _train(agent, stream, rows, state=None, before_learning=lambda: None):
     state = agent.initial_state(4) if state is None else state
     for _ in range(rows):
-        action, state, extras = agent.act(stream.obs[-1], state, stream.first[-1], explore=True)
+        action, state, extras = agent.act(stream.obs[-1], state, stream.first[-1])
         before_learning()
         agent.learn()
         agent.observe(stream.step(action)._replace(extras=extras))

@@ -51,7 +51,7 @@ def _train(agent, stream, rows, state=None):
     state = agent.initial_state(stream.envs) if state is None else state
     actions = []
     for _ in range(rows):
-        action, state, extras = agent.act(stream.obs[-1], state, stream.first[-1], explore=True)
+        action, state, extras = agent.act(stream.obs[-1], state, stream.first[-1])
         agent.learn()
         agent.observe(stream.step(action)._replace(extras=extras))
         actions.append(action)

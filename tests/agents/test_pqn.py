@@ -45,7 +45,7 @@ def _train(agent, stream, rows, state=None):
     state = agent.initial_state(stream.envs) if state is None else state
     actions = []
     for _ in range(rows):
-        action, state, extras = agent.act(stream.obs[-1], state, stream.first[-1], explore=True)
+        action, state, extras = agent.act(stream.obs[-1], state, stream.first[-1])
         agent.learn()
         agent.observe(stream.step(action)._replace(extras=extras))
         actions.append(action)
@@ -68,7 +68,7 @@ def test_rollouts_follow_each_other_without_a_gap_and_targets_equal_a_loop(rando
     used = []
     agent.learner.step = lambda index: used.append(index.clone())
     for _ in range(40):
-        action, state, extras = agent.act(stream.obs[-1], state, stream.first[-1], explore=True)
+        action, state, extras = agent.act(stream.obs[-1], state, stream.first[-1])
         full, start = agent.rollout.full, 6 * rollouts
         used.clear()
         if agent.learn():
@@ -144,7 +144,7 @@ def test_with_a_core_the_loss_is_that_of_playing_the_rollout_again_row_by_row(ra
     state = agent.initial_state(4)
     for _ in range(13):  # rows 0 to 6 are learned from, rows 6 to 12 are there at the end
         states.append(state)
-        action, state, extras = agent.act(stream.obs[-1], state, stream.first[-1], explore=True)
+        action, state, extras = agent.act(stream.obs[-1], state, stream.first[-1])
         agent.learn()
         agent.observe(stream.step(action)._replace(extras=extras))
     assert agent.updates == 4

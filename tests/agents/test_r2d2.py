@@ -57,7 +57,7 @@ def _train(agent, stream, rows, state=None):
     states, actions = [], []
     for _ in range(rows):
         states.append(state)
-        action, state, extras = agent.act(stream.obs[-1], state, stream.first[-1], explore=True)
+        action, state, extras = agent.act(stream.obs[-1], state, stream.first[-1])
         agent.learn()
         agent.observe(stream.step(action)._replace(extras=extras))
         actions.append(action)
@@ -172,7 +172,7 @@ def test_each_env_explores_at_its_own_rate():
     counts = np.zeros(8)
     for _ in range(3_000):
         obs = np.zeros((8, 3), np.float32)
-        actions = agent.act(obs, agent.initial_state(8), np.ones(8, bool), explore=True)[0]
+        actions = agent.act(obs, agent.initial_state(8), np.ones(8, bool))[0]
         counts += actions != 0
     for count, epsilon in zip(counts, expected, strict=True):
         assert stats.binomtest(int(count), 3_000, 0.75 * epsilon).pvalue > 1e-4

@@ -18,7 +18,7 @@ def _agent(seed=0, actions=None):
 
 def _act(agent, envs):
     obs, first = np.zeros((envs, 3), np.float32), np.zeros(envs, bool)
-    return agent.act(obs, agent.initial_state(envs), first, explore=True)[0]
+    return agent.act(obs, agent.initial_state(envs), first)[0]
 
 
 def test_every_action_is_as_likely():

@@ -254,7 +254,7 @@ def test_a_row_and_an_update_cost_no_more_than_their_budget(name: str) -> None:
         _play(agent, env, 90)
         row, state = env.reset(), agent.initial_state(ENVS)
         simulator.SIMULATOR.reset()
-        agent.act(row.obs, state, row.first, explore=True)
+        agent.act(row.obs, state, row.first)
         act = counts["kernel"]
         simulator.SIMULATOR.reset()
         train_loop(agent, env, row, state, 10_000, count)
@@ -489,11 +489,11 @@ def test_the_device_holds_the_observation_of_each_row(
         whole.append(env.stack > 1 and any(a.shape == shape for a in arrays))
         return upload(*arrays)
 
-    def check(obs: np.ndarray, state: Any, first: np.ndarray, *, explore: bool) -> Any:
+    def check(obs: np.ndarray, state: Any, first: np.ndarray) -> Any:
         held = [x.cpu().numpy() for x in staging.observation(obs, first)]
         assert np.array_equal(held[0], obs)
         assert np.array_equal(held[1], first)
-        return act(obs, state, first, explore=explore)
+        return act(obs, state, first)
 
     staging.upload, agent.act = count, check
     try:

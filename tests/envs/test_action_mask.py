@@ -115,7 +115,7 @@ def test_every_random_action_obeys_the_mask(doors: Any, where: str, actions: Any
     for _ in range(9):
         mask = legal_mask(env.observation_space, row.obs)
         assert mask is not None
-        actions_taken, _, _ = agent.act(row.obs, (), row.first, explore=True)
+        actions_taken, _, _ = agent.act(row.obs, (), row.first)
         env.send(actions_taken)
         row = env.recv()
     env.close()
