@@ -125,6 +125,7 @@ def make(
     options: EnvOptions | None = None,
     *,
     render: bool = False,
+    first_env: int = 0,
 ) -> VectorEnv:
     """Make a vector env under the stream contract for any Gymnasium id or board game.
 
@@ -138,6 +139,7 @@ def make(
         seed: determines every episode of every env, together with the env's index, 0 to 2^63 - 1.
         options: changes to the protocol that the id stands for.
         render: keep images, so that `VectorEnv.render` works.
+        first_env: number of the first env, for its seeds and in messages.
 
     Raises:
         EnvError: the id is unknown, a value is out of bounds, or the env does not have an option.
@@ -155,18 +157,18 @@ def make(
     if options.opponent is not None and not is_game(env_id):
         raise EnvError(f"opponent is for board games; {env_id} does not have it")
     if protocol is not None:
-        return _make_atari(env_id, protocol, num_envs, seed, options, render)
+        return _make_atari(env_id, protocol, num_envs, seed, options, render, first_env)
     for name in _ATARI_ONLY:
         if getattr(options, name) is not None:
             raise EnvError(f"{name} is for Atari games; {env_id} does not have it")
     if is_game(env_id):
-        return _make_board(env_id, num_envs, seed, options)
+        return _make_board(env_id, num_envs, seed, options, first_env)
     if env_id.startswith("MinAtar/"):
-        return _make_minatar(env_id, num_envs, seed, options)
+        return _make_minatar(env_id, num_envs, seed, options, first_env)
     for name in ("sticky", "full_action_space"):
         if getattr(options, name) is not None:
             raise EnvError(f"{name} is for Atari and MinAtar games; {env_id} does not have it")
-    return _make_gymnasium(env_id, num_envs, seed, options, render)
+    return _make_gymnasium(env_id, num_envs, seed, options, render, first_env)
 
 
 def _make_atari(
@@ -176,6 +178,7 @@ def _make_atari(
     seed: int,
     options: EnvOptions,
     render: bool,
+    first_env: int,
 ) -> VectorEnv:
     names = {field.name for field in fields(protocol)}
     changed = {k: v for k, v in asdict(options).items() if v is not None and k in names}
@@ -188,10 +191,13 @@ def _make_atari(
         stack=protocol.stack,
         life_loss=protocol.life_loss,
         timeout=options.timeout,
+        first_env=first_env,
     )
 
 
-def _make_minatar(env_id: str, num_envs: int, seed: int, options: EnvOptions) -> VectorEnv:
+def _make_minatar(
+    env_id: str, num_envs: int, seed: int, options: EnvOptions, first_env: int
+) -> VectorEnv:
     known = {
         f"MinAtar/{name.title().replace('_', '')}-{version}": (name, version == "v0")
         for name in GAMES
@@ -217,11 +223,19 @@ def _make_minatar(env_id: str, num_envs: int, seed: int, options: EnvOptions) ->
         "stack": stack,
     }
     return VectorEnv(
-        backend, env_id=env_id, protocol=protocol, seed=seed, stack=stack, trusted=True
+        backend,
+        env_id=env_id,
+        protocol=protocol,
+        seed=seed,
+        stack=stack,
+        trusted=True,
+        first_env=first_env,
     )
 
 
-def _make_board(env_id: str, num_envs: int, seed: int, options: EnvOptions) -> VectorEnv:
+def _make_board(
+    env_id: str, num_envs: int, seed: int, options: EnvOptions, first_env: int
+) -> VectorEnv:
     for name in ("sticky", "full_action_space", "stack"):
         if getattr(options, name) is not None:
             raise EnvError(f"{name} is not for board games; leave it out for {env_id}")
@@ -238,11 +252,12 @@ def _make_board(env_id: str, num_envs: int, seed: int, options: EnvOptions) -> V
         },
         seed=seed,
         trusted=True,
+        first_env=first_env,
     )
 
 
 def _make_gymnasium(
-    env_id: str, num_envs: int, seed: int, options: EnvOptions, render: bool
+    env_id: str, num_envs: int, seed: int, options: EnvOptions, render: bool, first_env: int
 ) -> VectorEnv:
     spec = _spec(env_id)
     limit = options.max_episode_steps or spec.max_episode_steps
@@ -253,7 +268,7 @@ def _make_gymnasium(
             f"{env_id} shows frames without the preprocessing of any paper; use ALE/{name}-v5 "
             f"(sticky actions) or {name}NoFrameskip-v4 (the protocol of the 2015 DQN)"
         )
-    backend = _gymnasium_backend(env_id, spec, num_envs, seed, options, render)
+    backend = _gymnasium_backend(env_id, spec, num_envs, seed, options, render, first_env)
     stack = options.stack or 1
     # Single observations cannot be adapted for a stack.
     adaptation = None
@@ -282,11 +297,18 @@ def _make_gymnasium(
         adaptation=adaptation,
         from_object=env_object(env_id) is not None,
         resets_alone=not isinstance(backend, VectorObjectBackend) or backend.resets_alone,
+        first_env=first_env,
     )
 
 
 def _gymnasium_backend(
-    env_id: str, spec: EnvSpec, num_envs: int, seed: int, options: EnvOptions, render: bool
+    env_id: str,
+    spec: EnvSpec,
+    num_envs: int,
+    seed: int,
+    options: EnvOptions,
+    render: bool,
+    first_env: int,
 ) -> CartPoleBackend | LocalBackend | WorkerBackend | VectorObjectBackend:
     """Choose where the envs run: as arrays, in this process, or in workers."""
     source, module = str(spec.entry_point), env_id.rpartition(":")[0]
@@ -309,7 +331,9 @@ def _gymnasium_backend(
         return CartPoleBackend(num_envs, limit, render)
     try:
         if passed is None:
-            return WorkerBackend(make_env, num_envs, options.timeout, seed, options.channels)
+            return WorkerBackend(
+                make_env, num_envs, options.timeout, seed, options.channels, first_env
+            )
         return _object_backend(passed, make_env, seed, options)
     except EnvError as error:
         raise EnvError(_not_made(env_id, num_envs, error)) from error

@@ -29,7 +29,7 @@ class FrameStack:
     """Wrapper of a backend that returns the last `stack` observations, zeros before the first."""
 
     def __init__(self, inner: Backend, stack: int) -> None:
-        self._inner = inner
+        self.inner = inner
         self.num_envs, self.action_space = inner.num_envs, inner.action_space
         self.action_names = inner.action_names
         space = inner.observation_space
@@ -42,18 +42,18 @@ class FrameStack:
 
     def reset(self, mask: np.ndarray, seeds: np.ndarray) -> np.ndarray:
         """Start new episodes where mask [B] is true; return all observations."""
-        obs = self._inner.reset(mask, seeds)
+        obs = self.inner.reset(mask, seeds)
         self._frames[mask] = 0
         self._frames[mask, -1] = obs[mask]
         return self._stacked()
 
     def send(self, actions: np.ndarray) -> None:
         """Start one step."""
-        self._inner.send(actions)
+        self.inner.send(actions)
 
     def recv(self) -> BackendStep:
         """Wait for the step and append its observation."""
-        raw = self._inner.recv()
+        raw = self.inner.recv()
         self._frames = np.roll(self._frames, -1, axis=1)
         self._frames[:, -1] = raw.obs
         return raw._replace(obs=self._stacked())
@@ -64,8 +64,8 @@ class FrameStack:
 
     def render(self, index: int) -> np.ndarray:
         """Return an image of one env."""
-        return self._inner.render(index)
+        return self.inner.render(index)
 
     def close(self) -> None:
         """Close the envs."""
-        self._inner.close()
+        self.inner.close()

@@ -102,13 +102,17 @@ class ActionCheck:
         space: action space of one env.
         num_envs: B.
         env_id: name of the env in error messages.
+        first_env: number of the first env there.
 
     Raises:
         EnvError: the action space is not supported.
     """
 
-    def __init__(self, space: spaces.Space[Any], num_envs: int, env_id: str) -> None:
+    def __init__(
+        self, space: spaces.Space[Any], num_envs: int, env_id: str, first_env: int = 0
+    ) -> None:
         self._space, self._num_envs, self._env_id = space, num_envs, env_id
+        self._first_env = first_env
         self.low, self.high = self._bounds()  # [*action]
         self.dtype: Any = np.float32 if isinstance(space, spaces.Box) else np.int64
         self.shape: tuple[int, ...] = tuple(space.shape or ())  # of one env's action
@@ -143,9 +147,9 @@ class ActionCheck:
         bad = ~((actions >= self.low) & (actions <= self.high) & np.isfinite(actions))
         if bad.any():
             index = int(np.argwhere(bad)[0][0])
+            env = self._first_env + index
             raise EnvError(
-                f"action {actions[index]} for env {index} is outside {self._space} "
-                f"of {self._env_id}"
+                f"action {actions[index]} for env {env} is outside {self._space} of {self._env_id}"
             )
         return actions.astype(self.dtype, copy=False)
 
@@ -164,8 +168,9 @@ class ActionCheck:
                 index = int(np.argmax(wrong))
                 allowed = np.flatnonzero(legal[index]) + firsts[choice]
                 of = f", choice {choice}," if len(firsts) > 1 else ""
+                env = self._first_env + index
                 raise EnvError(
-                    f"action {actions[index]} for env {index}{of} is not legal in {self._env_id}; "
+                    f"action {actions[index]} for env {env}{of} is not legal in {self._env_id}; "
                     f"legal are {', '.join(map(str, allowed))}"
                 )
 
@@ -186,6 +191,7 @@ class VectorEnv:
         adaptation: how the env's own observations were adapted; None if they were not.
         from_object: the envs were passed as an object, which evaluations use, too.
         resets_alone: an env can be reset while others play on.
+        first_env: number of the first env, for episodes and messages, if these are part of more.
 
     Raises:
         EnvError: the action space is not supported; the backend is closed.
@@ -205,8 +211,10 @@ class VectorEnv:
         adaptation: Adaptation | None = None,
         from_object: bool = False,
         resets_alone: bool = True,
+        first_env: int = 0,
     ) -> None:
         self.backend, self.env_id, self.protocol = backend, env_id, protocol
+        self.first_env = first_env
         self.adaptation = adaptation
         self.from_object, self.resets_alone = from_object, resets_alone
         self.num_envs = backend.num_envs
@@ -214,7 +222,7 @@ class VectorEnv:
         self.action_names = tuple(backend.action_names)
         self.stack, self.life_loss, self.seed, self.timeout = stack, life_loss, seed, timeout
         try:
-            self._action_check = ActionCheck(self.action_space, self.num_envs, env_id)
+            self._action_check = ActionCheck(self.action_space, self.num_envs, env_id, first_env)
             check_mask_size(self.observation_space, self.action_space, env_id)
         except EnvError:
             backend.close()
@@ -406,7 +414,7 @@ class VectorEnv:
         if wrong.size:
             index = wrong[0]
             raise EnvError(
-                f"env {index} of {self.env_id} cannot be resumed: seed "
+                f"env {self.first_env + index} of {self.env_id} cannot be resumed: seed "
                 f"{self.episode_seeds[index]} and its {self._length[index]} actions led to another "
                 f"{'return' if same[index] else 'observation'} than before, so its dynamics do "
                 "not follow from its seed and its actions alone"
@@ -448,7 +456,9 @@ class VectorEnv:
     def _describe(self, index: int | None, problem: str) -> str:
         """Name the env, its action and its seed; the first few envs if the index is unknown."""
         indices = range(min(self.num_envs, _NAMED)) if index is None else [index]
-        which = ", ".join(f"env {i} ({self._context(i, self._sent)})" for i in indices)
+        which = ", ".join(
+            f"env {self.first_env + i} ({self._context(i, self._sent)})" for i in indices
+        )
         hidden = self.num_envs - len(indices) if index is None else 0
         more = f" and {hidden} more" if hidden else ""
         return f"{self.env_id}: {which}{more} {problem}"
@@ -458,7 +468,8 @@ class VectorEnv:
         return f"{action}, seed {self.episode_seeds[index]}, step {self._length[index]}"
 
     def _fail(self, index: int, problem: str, actions: np.ndarray | None) -> None:
-        self._failed = f"{self.env_id}: env {index} ({self._context(index, actions)}) {problem}"
+        number, context = self.first_env + index, self._context(index, actions)
+        self._failed = f"{self.env_id}: env {number} ({context}) {problem}"
         raise EnvError(self._failed, index)
 
     def _check(self, raw: BackendStep, actions: np.ndarray) -> None:
@@ -502,7 +513,8 @@ class VectorEnv:
         self._return[mask], self._length[mask], self._side[mask] = 0.0, 0, 1.0
         for index in np.flatnonzero(mask):
             number = int(self.episode[index])
-            self.episode_seeds[index] = episode_seed(self.seed, int(index), number)
+            env = self.first_env + int(index)
+            self.episode_seeds[index] = episode_seed(self.seed, env, number)
         obs = self._guarded(lambda: self.backend.reset(mask, self.episode_seeds), self._deadline)
         self._check_obs(obs, mask, None)
         self._check_mask(obs, mask, None)

@@ -43,6 +43,7 @@ class WorkerBackend:
         timeout: seconds that a worker may take to make its env, and for one step, reset or image.
         seed: of what the constructors draw from global random generators.
         channels: position of the channels of pictures; None to infer it.
+        first_env: number of the first env, for those seeds.
 
     Raises:
         EnvError: an env cannot be made, in time or at all.
@@ -55,6 +56,7 @@ class WorkerBackend:
         timeout: float,
         seed: int = 0,
         channels: Channels | None = None,
+        first_env: int = 0,
     ) -> None:
         self.num_envs, self._timeout = num_envs, timeout
         self._workers: list[tuple[int, Connection]] = []  # pid and connection of each env
@@ -65,7 +67,7 @@ class WorkerBackend:
         self._server = acquire_server(make_env, timeout)
         try:
             for index in range(num_envs):
-                first = episode_seed(seed, index, _CONSTRUCTOR)
+                first = episode_seed(seed, first_env + index, _CONSTRUCTOR)
                 self._workers.append(self._server.fork(first, channels))
                 self._selector.register(self._workers[index][1], selectors.EVENT_READ, index)
             self._share(channels)
