@@ -13,7 +13,7 @@ from ludus.envs.make import EnvOptions, make
 ENVS = {
     "PongNoFrameskip-v4": EnvOptions(),
     "FrozenLake-v1": EnvOptions(max_episode_steps=9),
-    "Taxi-v4": EnvOptions(stack=3, max_episode_steps=12),
+    "CliffWalking-v1": EnvOptions(stack=3, max_episode_steps=12),
 }
 
 
