@@ -9,7 +9,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from ludus.agents.memory.replay import Batch
-from ludus.agents.memory.step import Extras, Step
+from ludus.agents.memory.step import EVERY_ENV, Extras, Step
 from ludus.networks.cores import State
 from ludus.networks.network import Network
 
@@ -129,6 +129,17 @@ class Agent(AnyAgent, Protocol):
         """Load a state returned by `state_dict`."""
 
 
+class ActsInParts(Agent, Protocol):
+    """An agent that can act for some of its envs at a time."""
+
+    learner: Any
+
+    def act(
+        self, obs: np.ndarray, state: State, first: np.ndarray, envs: slice = EVERY_ENV
+    ) -> tuple[np.ndarray, State, Extras]:
+        """Return actions [N, *action] for obs [N, *obs] of the envs `envs`, N of B."""
+
+
 @runtime_checkable
 class SelfTraining(AnyAgent, Protocol):
     """An agent of another library, which trains with a loop of its own."""
@@ -143,6 +154,13 @@ class SelfTraining(AnyAgent, Protocol):
         write: Callable[[dict[str, float], int], None],
     ) -> None:
         """Train for `steps` env steps."""
+
+
+@runtime_checkable
+class LearnsFromMemory(Protocol):
+    """An agent that learns from rows that are older than its last updates."""
+
+    memory: Any
 
 
 class Algorithm(Protocol):

@@ -8,7 +8,8 @@ none of them reads a tensor's value. On a CPU the pure functions are traced by T
 
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -25,6 +26,31 @@ _OBSERVING_CALLS = 3
 
 Function = Callable[..., Any]  # of tensors
 Gradients = Callable[..., Sequence[Tensor]]
+
+
+class SideStream:
+    """A stream of a GPU for work beside that of the current stream, which stays in order."""
+
+    def __init__(self) -> None:
+        self._stream, self._ready = torch.cuda.Stream(), torch.cuda.Event()
+
+    def follow(self) -> None:
+        """Let later work see what was asked of the current stream up to now, and no more."""
+        self._ready.record()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Run everything within on this stream."""
+        self._stream.wait_event(self._ready)
+        with torch.cuda.stream(self._stream):
+            yield
+
+    def hand_over(self, tensors: Sequence[Tensor]) -> None:
+        """Let the current stream use what was made here; `tensors` may be freed after that."""
+        current = torch.cuda.current_stream()
+        current.wait_stream(self._stream)
+        for tensor in tensors:
+            tensor.record_stream(current)
 
 
 def capture(agent: object, *, bfloat16: bool = False, compiled: bool = False) -> None:
@@ -50,7 +76,7 @@ def capture(agent: object, *, bfloat16: bool = False, compiled: bool = False) ->
     if isinstance(agent, Searching) and learner.flat.is_cuda:
         agent.forward = _in_powers_of_two(agent.forward)
         for count, searched in agent.searches.items():
-            agent.searches[count] = _at_first_call(searched, lambda f, x: _record(f, x, ()))
+            agent.searches[count] = _recorded_at_first_call(searched, ())
     if bfloat16:
         learner.gradients = _in_bfloat16(learner.gradients, learner.flat.device.type)
     if compiled and (not learner.agent.capturable or learner.flat.device.type != "cpu"):
@@ -78,12 +104,16 @@ def _traces(device: torch.device) -> bool:
 def _capture_acting(actor: ValuePolicy | SamplingPolicy) -> None:
     staging = actor.staging
     if staging.device.type == "cuda":
-        actor.assess = _at_first_call(actor.assess, lambda f, x: _record(f, x, ()))
-        staging.advance = _at_first_call(
-            staging.advance, lambda f, x: _record(f, x, staging.changes())
-        )
+        actor.assess = _recorded_at_first_call(actor.assess, ())
+        for each in (staging, *(staging.halves or ())):
+            each.advance = _recorded_at_first_call(each.advance, each.changes())
+        staging.store_before = _recorded_at_first_call(staging.store_before, ())
     elif _traces(staging.device):
         actor.assess = _at_first_call(actor.assess, _trace)
+
+
+def _recorded_at_first_call(function: Function, changes: Sequence[Tensor]) -> Function:
+    return _at_first_call(function, lambda f, x: _record(f, x, changes))
 
 
 def _at_first_call(

@@ -20,7 +20,7 @@ from ludus.agents.dqn_config import DQNConfig
 from ludus.agents.learner import Learner, UpdateSchedule, exponential, linear
 from ludus.agents.memory.priority import importance_weights
 from ludus.agents.memory.replay import Batch, Replay
-from ludus.agents.memory.step import Extras, Step
+from ludus.agents.memory.step import EVERY_ENV, Extras, Step
 from ludus.agents.seeding import generator, sampling_dtype, seed_of, seeded_weights
 from ludus.agents.value_heads import HeadKind, head_kind
 from ludus.agents.value_policy import ValuePolicy, discrete
@@ -122,11 +122,11 @@ class DQN:
         return decay(c.epsilon_start, c.epsilon_end, c.epsilon_steps, self.env_steps)
 
     def act(
-        self, obs: np.ndarray, state: State, first: np.ndarray
+        self, obs: np.ndarray, state: State, first: np.ndarray, envs: slice = EVERY_ENV
     ) -> tuple[np.ndarray, State, Extras]:
-        """Return actions [B] for obs [B, *obs], epsilon-greedy and with noisy layers."""
+        """Return actions [N] for obs [N, *obs] of `envs`, epsilon-greedy, with noisy layers."""
         noise = self._sample_noise(self._acting_noise, len(obs))
-        return self._policy.act(obs, state, first, epsilon=self.epsilon, noise=noise)
+        return self._policy.act(obs, state, first, envs, epsilon=self.epsilon, noise=noise)
 
     def _sample_noise(self, source: torch.Generator, rows: int) -> Tensor | None:
         """Return standard normal [rows, noise_size]; None without noisy layers."""

@@ -18,7 +18,7 @@ from ludus.agents.agent import EnvLike
 from ludus.agents.learner import Learner, linear
 from ludus.agents.losses import chosen
 from ludus.agents.memory.rollout import Rollout
-from ludus.agents.memory.step import Extras, Step
+from ludus.agents.memory.step import EVERY_ENV, Extras, Step
 from ludus.agents.overlap import Overlap
 from ludus.agents.pqn_config import PQNConfig
 from ludus.agents.returns import lambda_return
@@ -111,10 +111,10 @@ class PQN:
         return linear(c.learning_rate, end, self._steps, self.env_steps)
 
     def act(
-        self, obs: np.ndarray, state: State, first: np.ndarray
+        self, obs: np.ndarray, state: State, first: np.ndarray, envs: slice = EVERY_ENV
     ) -> tuple[np.ndarray, State, Extras]:
-        """Return epsilon-greedy actions [B] for obs [B, *obs]."""
-        return self._actor.act(obs, state, first, epsilon=self.epsilon)
+        """Return epsilon-greedy actions [N] for obs [N, *obs] of `envs`."""
+        return self._actor.act(obs, state, first, envs, epsilon=self.epsilon)
 
     def observe(self, step: Step) -> None:
         """Store one row."""

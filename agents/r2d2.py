@@ -21,7 +21,7 @@ from ludus.agents.learner import Learner, UpdateSchedule, linear
 from ludus.agents.memory.priority import importance_weights
 from ludus.agents.memory.replay import Replay
 from ludus.agents.memory.sequences import SequenceBatch, Sequences
-from ludus.agents.memory.step import Extras, Step
+from ludus.agents.memory.step import EVERY_ENV, Extras, Step
 from ludus.agents.r2d2_config import R2D2Config
 from ludus.agents.returns import NStep, n_step_return
 from ludus.agents.seeding import sampling_dtype, seed_of, seeded_weights
@@ -100,10 +100,11 @@ class R2D2:
         return base ** (1 + c.epsilon_alpha * ladder)
 
     def act(
-        self, obs: np.ndarray, state: State, first: np.ndarray
+        self, obs: np.ndarray, state: State, first: np.ndarray, envs: slice = EVERY_ENV
     ) -> tuple[np.ndarray, State, Extras]:
-        """Return epsilon-greedy actions [B] for obs [B, *obs]."""
-        return self._policy.act(obs, state, first, epsilon=self.epsilons(len(obs)))
+        """Return epsilon-greedy actions [N] for obs [N, *obs] of `envs`."""
+        epsilon = self.epsilons(self.memory.ring.num_envs)[envs]
+        return self._policy.act(obs, state, first, envs, epsilon=epsilon)
 
     def observe(self, step: Step) -> None:
         """Store one row, and the core's state before it."""

@@ -8,7 +8,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from ludus.agents.agent import Advice
-from ludus.agents.memory.step import Extras, RowStaging
+from ludus.agents.memory.step import EVERY_ENV, Extras, RowStaging
 from ludus.agents.seeding import generator
 from ludus.envs.dict_observation import legal_actions
 from ludus.networks.cores import State
@@ -67,14 +67,14 @@ class SamplingPolicy:
 
     @torch.no_grad()
     def act(
-        self, obs: np.ndarray, state: State, first: np.ndarray
+        self, obs: np.ndarray, state: State, first: np.ndarray, envs: slice = EVERY_ENV
     ) -> tuple[np.ndarray, State, Extras]:
-        """Return actions [B, *action] for obs [B, *obs], sampled from the policy.
+        """Return actions [N, *action] for obs [N, *obs] of `envs`, sampled from the policy.
 
-        The extras are the action as the policy numbers it, its log_prob [B], the value [B], and the
+        The extras are the action as the policy numbers it, its log_prob [N], the value [N], and the
         state before the row; the next call may overwrite the first three.
         """
-        batch, resets = self.staging.observation(obs, first)
+        batch, resets = self.staging.observation(obs, first, envs)
         noise = self._kind.noise((len(obs),), self.exploration)
         action, log_prob, value, *next_state = self.assess(batch, resets, noise, *state)
         extras = {"action": action, "log_prob": log_prob, "value": value, "state": state}

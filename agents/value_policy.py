@@ -9,7 +9,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from ludus.agents.agent import Advice
-from ludus.agents.memory.step import Extras, RowStaging
+from ludus.agents.memory.step import EVERY_ENV, Extras, RowStaging
 from ludus.envs.action_mask import random_actions
 from ludus.envs.dict_observation import legal_actions
 from ludus.envs.errors import ConfigError
@@ -73,6 +73,7 @@ class ValuePolicy:
         evaluation_epsilon: float,
     ) -> None:
         self._network, self.staging = network, staging
+        self.acting_network = network  # in the training, see `ActingAhead`
         self._no_noise = torch.zeros(0, device=staging.device)
         # `capture` replaces this one by a faster function with the same results.
         self.assess: Callable[..., Sequence[Tensor]] = self._assess
@@ -92,8 +93,13 @@ class ValuePolicy:
             noise: of the head's noisy layers, [B, noise_size]; empty for none.
             *state: the core's, [B, ...] each.
         """
+        return self._evaluate(self.acting_network, obs, first, noise, state)
+
+    def _evaluate(
+        self, network: Network[Any], obs: Tensor, first: Tensor, noise: Tensor, state: State
+    ) -> tuple[Tensor, ...]:
         head_noise = HeadNoise(noise if noise.numel() else None)
-        out, after = self._network(obs.unsqueeze(0), state, first.unsqueeze(0), head_noise)
+        out, after = network(obs.unsqueeze(0), state, first.unsqueeze(0), head_noise)
         return out.q[0].argmax(-1), out.q[0], *after
 
     @torch.no_grad()
@@ -102,20 +108,22 @@ class ValuePolicy:
         obs: np.ndarray,
         state: State,
         first: np.ndarray,
+        envs: slice = EVERY_ENV,
         *,
         epsilon: float | np.ndarray,
         noise: Tensor | None = None,
     ) -> tuple[np.ndarray, State, Extras]:
-        """Return actions [B] for training, the next state, and as an extra the state before.
+        """Return actions [N] for training, the next state, and as an extra the state before.
 
         Args:
-            obs: [B, *obs], of the envs that `staging` is for.
+            obs: [N, *obs].
             state: the core's.
-            first: [B] bool, resets the state.
-            epsilon: probability of a random legal action, a number or [B].
-            noise: of the head's noisy layers, [B, noise_size].
+            first: [N] bool, resets the state.
+            envs: N of the envs that `staging` is for.
+            epsilon: probability of a random legal action, a number or [N].
+            noise: of the head's noisy layers, [N, noise_size].
         """
-        batch, resets = self.staging.observation(obs, first)
+        batch, resets = self.staging.observation(obs, first, envs)
         noise = self._no_noise if noise is None else noise
         action, _, *after = self.assess(batch, resets, noise, *state)
         actions = self.staging.download(action) + self.first_action
@@ -128,7 +136,8 @@ class ValuePolicy:
     ) -> tuple[Tensor, Tensor, State]:
         """Return greedy actions [B] and values [B, A] for obs [B, *obs], and the next state."""
         batch, resets = self.staging.upload(obs, first)
-        action, q, *after = self._assess(batch, resets, self._no_noise, *state)
+        noise = self._no_noise
+        action, q, *after = self._evaluate(self._network, batch, resets, noise, state)
         return action, q, tuple(after)
 
     def greedy(self, obs: np.ndarray, state: State, first: np.ndarray) -> tuple[np.ndarray, State]:

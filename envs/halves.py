@@ -35,10 +35,6 @@ class Halves:
         self.action_space: spaces.Space[Any] = first.action_space
         self.adaptation: Adaptation | None = first.adaptation
 
-    def reset(self) -> Row:
-        """Start a new episode in every env and return its first row."""
-        return joined_rows([half.reset() for half in self.halves])
-
     def send(self, actions: np.ndarray) -> None:
         """Start one step of every env with actions [B, *action]."""
         for half, envs in zip(self.halves, self.parts, strict=True):
@@ -100,8 +96,3 @@ def make_halves(env_id: str, num_envs: int, seed: int, options: EnvOptions) -> H
     except BaseException:
         first.close()
         raise
-
-
-def joined_rows(rows: list[Row]) -> Row:
-    """Return the rows of some envs as one."""
-    return Row(*(np.concatenate(columns) for columns in zip(*rows, strict=True)))

@@ -1,11 +1,18 @@
-"""The training loop: act, send, learn while the env works, receive, observe."""
+"""The training loop: act, send, learn while the env works, receive, observe.
 
-from collections.abc import Callable
+With envs in two halves the agent acts for one half while the other plays, and `train_in_halves`
+sends, learns, receives and acts, and then observes the row before.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import numpy as np
 
 from ludus.agents.agent import Agent
-from ludus.agents.memory.step import Step
+from ludus.agents.ahead import ActingAhead, joined
+from ludus.agents.memory.step import Extras, Step
+from ludus.envs.halves import Halves
 from ludus.envs.vector import Row, VectorEnv
 from ludus.evaluation.rivals import Rivals
 from ludus.networks.cores import State
@@ -39,23 +46,97 @@ def train_loop(
         env.send(action)
         agent.learn()  # from the rows up to this one, while the env works
         next_row = env.recv()
-        agent.observe(
-            Step(
-                obs=row.obs,
-                first=row.first,
-                valid=~row.game_over,
-                action=action,
-                reward=next_row.reward,
-                terminated=next_row.terminated,
-                extras=extras,
-                discount_sign=next_row.discount_sign,
-                chosen_by_agent=chosen_by_agent,
-                next_obs=next_row.obs,
-                next_first=next_row.first,
-            )
-        )
+        agent.observe(_step(row, action, extras, next_row, chosen_by_agent))
         row = next_row
         if rivals is not None:
             rivals.update_pool(agent)
         if not on_step(row, state):
             return
+
+
+def _step(
+    row: Row,
+    action: np.ndarray,
+    extras: Extras,
+    next_row: Row,
+    chosen_by_agent: np.ndarray | bool = True,
+) -> Step:
+    return Step(
+        obs=row.obs,
+        first=row.first,
+        valid=~row.game_over,
+        action=action,
+        reward=next_row.reward,
+        terminated=next_row.terminated,
+        extras=extras,
+        discount_sign=next_row.discount_sign,
+        chosen_by_agent=chosen_by_agent,
+        next_obs=next_row.obs,
+        next_first=next_row.first,
+    )
+
+
+class Turn(NamedTuple):
+    """A row of the stream with what the agent does there."""
+
+    row: Row
+    state: State  # the agent's after the row
+    action: np.ndarray  # [B, *action]
+    extras: Extras
+
+
+def train_in_halves(
+    ahead: ActingAhead,
+    env: Halves,
+    turn: Turn | None,
+    steps: int,
+    on_turn: Callable[[Turn, bool], bool],
+) -> None:
+    """Train until the agent has taken `steps` env steps, acting for one half while the other plays.
+
+    The agent's calls have a fixed order, so that results depend on no clock.
+
+    Args:
+        ahead: the agent.
+        env: the env.
+        turn: the current one, from a checkpoint; None to begin.
+        steps: env steps, including those already taken.
+        on_turn: called after each step with the new turn and whether the envs wait for its actions,
+            as they must in a checkpoint; return whether they are to wait after the next step.
+    """
+    agent, waits = ahead.agent, turn is not None
+    ahead.begin(None if turn is None else turn.row.obs)
+    if turn is None:
+        first_rows = [half.reset() for half in env.halves]
+        state = agent.initial_state(env.num_envs)
+        turn = _act_in_halves(ahead, env, first_rows, state, send=True)
+    wait = False
+    while agent.env_steps < steps:
+        if waits:
+            env.send(turn.action)
+        ahead.learn()
+        waits = wait or agent.env_steps + env.num_envs >= steps
+        # each half is received when its turn comes
+        rows = (half.recv() for half in env.halves)
+        following = _act_in_halves(ahead, env, rows, turn.state, send=not waits)
+        agent.observe(_step(turn.row, turn.action, turn.extras, following.row))
+        turn = following
+        wait = on_turn(turn, waits)
+
+
+def _act_in_halves(
+    ahead: ActingAhead, env: Halves, rows: Iterable[Row], state: State, *, send: bool
+) -> Turn:
+    """Act for the row of one half, then for that of the other; send the actions of each at once."""
+    turns = []
+    with ahead.acting():
+        for row, half, envs in zip(rows, env.halves, env.parts, strict=True):
+            before = tuple(s[envs] for s in state)
+            action, after, extras = ahead.agent.act(row.obs, before, row.first, envs)
+            if send:
+                half.send(action)
+            # a copy, because the next call may overwrite what it holds
+            turns.append(Turn(row, after, action, joined([extras])))
+        turn: Turn = joined(turns)
+    ahead.hand_over(turn.extras)
+    return turn

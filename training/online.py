@@ -1,14 +1,16 @@
-"""Training of an agent in an env."""
+"""Training of an agent in an env, whole or in two halves."""
 
 from typing import Any
 
 import numpy as np
 
 from ludus.agents.agent import Agent
+from ludus.agents.ahead import ActingAhead
+from ludus.envs.halves import Halves
 from ludus.envs.vector import Row, VectorEnv
 from ludus.evaluation.rivals import Rivals
 from ludus.networks.cores import State, state_on_device
-from ludus.training.loop import train_loop
+from ludus.training.loop import Turn, train_in_halves, train_loop
 from ludus.training.session import Session
 
 
@@ -40,11 +42,7 @@ class OnlineTraining:
 
     def sentences(self) -> list[str]:
         """Return what the user should know about the env."""
-        adaptation, sentences = self.source.adaptation, []
-        if adaptation is not None and adaptation.dropped:
-            keys = ", ".join(adaptation.dropped)
-            sentences.append(f"the agent does not see {keys}: no network reads it")
-        return [*sentences, *object_sentences(self.source)]
+        return [*_dropped(self.source), *object_sentences(self.source)]
 
     def close(self) -> None:
         """Close the env."""
@@ -60,12 +58,9 @@ class OnlineTraining:
                 row, state = self._restore(session, tree)
 
         def on_step(row: Row, state: State) -> bool:
-            session.log.add_row(row, agent.env_steps)
-            if session.log.due(agent.env_steps):
-                session.write_metrics(agent.metrics())
             # an evaluation would end the running games of an env object, which it shares
             idle = not env.from_object or bool(row.game_over.all())
-            if session.after_step(may_evaluate=idle):
+            if _after_row(session, agent, row, may_evaluate=idle):
                 session.save(self._tree(row, state))
             session.raise_if_stopping()
             return True
@@ -73,29 +68,106 @@ class OnlineTraining:
         train_loop(agent, env, row, state, session.config.train.steps, on_step, self._rivals)
 
     def _tree(self, row: Row, state: State) -> dict[str, Any]:
-        tree = {
-            "agent": self.agent.state_dict(),
-            "env": self.source.state_dict(),
-            "row": row._asdict(),
-            "state": list(state),
-        }
+        tree = _tree(self.agent, self.source, row, state)
         if self._rivals is not None:
             tree["rivals"] = self._rivals.state_dict()
         return tree
 
     def _restore(self, session: Session, tree: dict[str, Any]) -> tuple[Row, State]:
         """Load a checkpoint's tree; return the current row and the agent's state."""
-        row = Row(**{name: np.array(value) for name, value in tree["row"].items()})
-        self.agent.load_state_dict(tree["agent"])
-        longest = int(tree["env"]["length"].max())
-        with session.task("replay of the running episodes", longest, "steps") as show:
-
-            def on_step(done: int) -> None:
-                show(done, "")
-                session.raise_if_stopping()
-
-            self.source.load_state_dict(tree["env"], row, on_step)
+        row, state = _restore(session, self.agent, self.source, tree)
         if self._rivals is not None:
             self._rivals.load_state_dict(tree["rivals"])
-        fresh = self.agent.initial_state(self.source.num_envs)
-        return row, state_on_device(tree["state"], fresh)
+        return row, state
+
+
+class TrainingInHalves:
+    """An agent that acts for one half of the envs while the other plays, see `session.Mode`.
+
+    Args:
+        ahead: the agent.
+        env: the env.
+    """
+
+    resumable = True
+
+    def __init__(self, ahead: ActingAhead, env: Halves) -> None:
+        self.agent: Agent = ahead.agent
+        self.source, self._ahead = env, ahead
+
+    def sentences(self) -> list[str]:
+        """Return what the user should know about the env."""
+        return _dropped(self.source)
+
+    def close(self) -> None:
+        """Close the env."""
+        self.source.close()
+
+    def train(self, session: Session, tree: dict[str, Any] | None) -> None:
+        """Train until the session's end, from a checkpoint's tree if there is one."""
+        turn = None
+        if tree is not None:
+            with session.restoring():
+                row, state = _restore(session, self.agent, self.source, tree)
+                self._ahead.load_state_dict(tree["acting"])
+                turn = Turn(
+                    row, state, np.array(tree["action"]), self._ahead.to_device(tree["extras"])
+                )
+
+        def on_turn(turn: Turn, waits: bool) -> bool:
+            due = _after_row(session, self.agent, turn.row)
+            if due and waits:
+                session.save(
+                    _tree(self.agent, self.source, turn.row, turn.state)
+                    | {
+                        "action": turn.action,
+                        "extras": turn.extras,
+                        "acting": self._ahead.state_dict(),
+                    }
+                )
+                session.raise_if_stopping()
+            return due
+
+        train_in_halves(self._ahead, self.source, turn, session.config.train.steps, on_turn)
+
+
+def _dropped(env: VectorEnv | Halves) -> list[str]:
+    """Return what the user should know about the env's own observations."""
+    if env.adaptation is None or not env.adaptation.dropped:
+        return []
+    return [f"the agent does not see {', '.join(env.adaptation.dropped)}: no network reads it"]
+
+
+def _after_row(session: Session, agent: Agent, row: Row, *, may_evaluate: bool = True) -> bool:
+    """Log a row, and evaluate and record when due; return whether a checkpoint is due."""
+    session.log.add_row(row, agent.env_steps)
+    if session.log.due(agent.env_steps):
+        session.write_metrics(agent.metrics())
+    return session.after_step(may_evaluate=may_evaluate)
+
+
+def _tree(agent: Agent, env: VectorEnv | Halves, row: Row, state: State) -> dict[str, Any]:
+    """Return a checkpoint's tree for the row that comes next."""
+    return {
+        "agent": agent.state_dict(),
+        "env": env.state_dict(),
+        "row": row._asdict(),
+        "state": list(state),
+    }
+
+
+def _restore(
+    session: Session, agent: Agent, env: VectorEnv | Halves, tree: dict[str, Any]
+) -> tuple[Row, State]:
+    """Load a checkpoint's tree; return the row that comes next and the agent's state."""
+    row = Row(**{name: np.array(value) for name, value in tree["row"].items()})
+    agent.load_state_dict(tree["agent"])
+    longest = int(tree["env"]["length"].max())
+    with session.task("replay of the running episodes", longest, "steps") as show:
+
+        def on_step(done: int) -> None:
+            show(done, "")
+            session.raise_if_stopping()
+
+        env.load_state_dict(tree["env"], row, on_step)
+    return row, state_on_device(tree["state"], agent.initial_state(env.num_envs))

@@ -50,6 +50,8 @@ class TrainOptions:
     """seed of the envs, the weights, the exploration and the sampling"""
     num_envs: Annotated[int, AT_LEAST_ONE] = 8
     """number of parallel envs"""
+    halves: bool = False
+    """Atari, envs in workers: step two halves in turn, acting for one while the other plays"""
     device: str = "auto"
     """auto, cpu, cuda or mps; auto is cuda if there is such a GPU, else cpu"""
     precision: Precision = "float32"

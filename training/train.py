@@ -16,10 +16,12 @@ from ludus.agents.agent import (
     SelfTraining,
     Transferable,
 )
+from ludus.agents.ahead import ActingAhead
 from ludus.agents.capture import capture
 from ludus.envs.board.spiel import is_game
 from ludus.envs.env_object import PassedEnv, env_name
 from ludus.envs.errors import EnvError, RunError
+from ludus.envs.halves import Halves, make_halves
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.trust import modules_of, require_trust, trust_modules
 from ludus.envs.vector import VectorEnv
@@ -29,7 +31,7 @@ from ludus.training.checkpoint import check_resumable, write_atomically
 from ludus.training.dataset import Dataset
 from ludus.training.device import arithmetic, device_of
 from ludus.training.offline import OfflineTraining, evaluation_env, offline_agent
-from ludus.training.online import OnlineTraining
+from ludus.training.online import OnlineTraining, TrainingInHalves
 from ludus.training.run import Run, RunConfig, TrainOptions, at_steps
 from ludus.training.session import Mode, Session, console
 from ludus.training.transfer import transfer
@@ -205,13 +207,19 @@ def resume_session(run: Run, *, device: str | None = None, quiet: bool = False) 
         raise
 
 
-def _open(env_id: str, t: TrainOptions, options: EnvOptions) -> VectorEnv | Dataset:
+def _open(env_id: str, t: TrainOptions, options: EnvOptions) -> VectorEnv | Halves | Dataset:
+    if t.halves and t.dataset is not None:
+        raise RunError("halves are for a training in an env; leave them out with a data set")
     if t.dataset is not None:
         return Dataset(t.dataset, t.held_out, t.seed)
+    if t.halves:
+        return make_halves(env_id, t.num_envs, t.seed, options)
     return make(env_id, t.num_envs, t.seed, options)
 
 
-def _make_mode(config: RunConfig, source: VectorEnv | Dataset, device: torch.device) -> Mode:
+def _make_mode(
+    config: RunConfig, source: VectorEnv | Halves | Dataset, device: torch.device
+) -> Mode:
     """Build the agent and choose how it gets its data."""
     t = config.train
     board_game = is_game(config.env) and not isinstance(source, Dataset)
@@ -222,6 +230,12 @@ def _make_mode(config: RunConfig, source: VectorEnv | Dataset, device: torch.dev
         _capture(learner, t, device)
         return OfflineTraining(learner, source)
     agent = registry.build(config.config, source, device=device, seed=t.seed, steps=t.steps)
+    if isinstance(source, Halves):
+        if not isinstance(agent, Agent):
+            raise RunError(f"halves are not for {config.agent}; leave them out")
+        ahead = ActingAhead(agent)
+        _capture(agent, t, device)
+        return TrainingInHalves(ahead, source)
     self_training = isinstance(agent, SelfTraining)
     if not source.resets_alone and (self_training or t.eval_max_episode_steps):
         needs = f"{config.agent} needs" if self_training else "eval_max_episode_steps needs"

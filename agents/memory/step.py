@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ludus.agents.memory.half import Half, stacked
 from ludus.envs.stack import newest_frames
 
+EVERY_ENV = slice(None)
 Extras = dict[str, Any]  # what `act` passes on to `observe`; never kept on the agent
 
 _ALIGNMENT = 16  # bytes, of each array within a buffer
@@ -162,23 +164,58 @@ class RowStaging(Staging):
         store: Callable[..., None],
     ) -> None:
         super().__init__(device)
-        self._stack, self._store = stack, store
-        # `capture` replaces this one by a faster function with the same results.
+        self.num_envs, self._stack, self._store = num_envs, stack, store
+        # `capture` replaces these by faster functions with the same results.
         self.advance: Callable[..., None] = self._advance
+        self.store_before: Callable[..., None] = self._store_before
+        self.halves: tuple[Half, Half] | None = None
         self._current: np.ndarray | None = None  # what `_obs` was copied from
         if device.type == "cuda":
             kind = torch.from_numpy(np.empty(0, obs_dtype)).dtype
             self._obs = torch.zeros(num_envs, *obs_shape, dtype=kind, device=device)
             self._first = torch.zeros(num_envs, dtype=torch.bool, device=device)
 
-    def observation(self, obs: np.ndarray, first: np.ndarray) -> list[Tensor]:
-        """Return observations [B, *obs] and `first` [B] of the training's envs on the device.
+    def split(self) -> None:
+        """Act for envs 0 to B/2 - 1 of a row first, and then for the others.
+
+        The next row is then acted on before `write` stores this one. On a GPU only `begin` copies
+        all frames there.
+        """
+        if self.device.type != "cuda":
+            return
+        middle = self.num_envs // 2
+        self._acted_on = self._obs[:middle].clone(), self._first[:middle].clone()
+        self.halves = (
+            Half(self._obs, slice(0, middle), self._stack, self._acted_on),
+            Half(self._obs, slice(middle, None), self._stack, self._acted_on),
+        )
+
+    def begin(self, obs: np.ndarray) -> None:
+        """Continue at a row of observations [B, *obs], for which the agent has acted before."""
+        if self.halves is not None:
+            (there,) = self.upload(obs)
+            for half, own in zip(self.halves, there.chunk(2), strict=True):
+                half.obs.copy_(own)
+
+    def observation(
+        self, obs: np.ndarray, first: np.ndarray, envs: slice = EVERY_ENV
+    ) -> Sequence[Tensor]:
+        """Return observations [N, *obs] and `first` [N] of the training's envs on the device.
 
         They are there already if `obs` is the `next_obs` of the last `write`: the same array, not
         changed since.
+
+        Args:
+            obs: [N, *obs].
+            first: [N] bool.
+            envs: all, or one half after `split`.
         """
         if self.device.type != "cuda":
             return self.upload(obs, first)
+        if self.halves is not None:
+            half = self.halves[bool(envs.start)]
+            half.advance(*self.upload(newest_frames(obs, self._stack), first))
+            return self._acted_on
         if obs is not self._current:
             for held, copied in zip((self._obs, self._first), self.upload(obs, first), strict=True):
                 held.copy_(copied)
@@ -197,6 +234,9 @@ class RowStaging(Staging):
             obs, *copied = self.upload(step.obs, *given)
             self._store(obs, *_in_place_of(arrays, copied))
             return
+        if self.halves is not None:
+            self.store_before(*_in_place_of(arrays, self.upload(*given)))
+            return
         self.observation(step.obs, step.first)
         if step.next_obs is None or step.next_first is None:
             self._store(self._obs, *_in_place_of(arrays, self.upload(*given)))
@@ -212,16 +252,18 @@ class RowStaging(Staging):
 
         Args:
             frame: [B, size], the newest of each.
-            first: [B] bool, the observation opens an episode: its older frames are zeros.
+            first: [B] bool, see `stacked`.
             *row: what `store` takes besides the observations.
         """
         self._store(self._obs, *row)
-        if self._stack > 1:
-            size = frame.shape[1]
-            older = self._obs.flatten(1)[:, size:].masked_fill(first.unsqueeze(1), 0)
-            frame = torch.cat([older, frame], dim=1)  # [B, size of the stack]
-        self._obs.copy_(frame.view_as(self._obs))
+        self._obs.copy_(stacked(self._obs, frame, first, self._stack))
         self._first.copy_(first)
+
+    @torch.no_grad()
+    def _store_before(self, *row: Tensor) -> None:
+        """Store the row before the one that both halves are at."""
+        assert self.halves is not None
+        self._store(torch.cat([half.before for half in self.halves]), *row)
 
     def changes(self) -> list[Tensor]:
         """Return the tensors that a second call of `advance` would change again."""

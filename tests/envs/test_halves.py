@@ -7,8 +7,9 @@ import pytest
 from env_fakes import assert_same, through_json
 
 from ludus.envs.errors import EnvError
-from ludus.envs.halves import make_halves
+from ludus.envs.halves import Halves, make_halves
 from ludus.envs.make import EnvOptions, make
+from ludus.envs.vector import Row
 
 ENVS = {
     "PongNoFrameskip-v4": EnvOptions(),
@@ -21,19 +22,22 @@ def _actions(env: Any, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(env.action_space.n, size=env.num_envs)
 
 
+def _assert_same_rows(whole: Row, halves: Halves, rows: list[Row]) -> None:
+    for row, envs in zip(rows, halves.parts, strict=True):
+        assert_same(Row(*(x[envs] for x in whole)), row)
+
+
 @pytest.mark.parametrize("env_id", ENVS)
 def test_halves_play_as_one_vector_env_does(env_id: str) -> None:
     whole, halves = make(env_id, 6, 5, ENVS[env_id]), make_halves(env_id, 6, 5, ENVS[env_id])
     try:
-        assert_same(whole.reset(), halves.reset())
+        _assert_same_rows(whole.reset(), halves, [half.reset() for half in halves.halves])
         for t in range(40):
             actions = _actions(whole, t)
             whole.send(actions)
             for half, envs in zip(halves.halves, halves.parts, strict=True):
                 half.send(actions[envs])
-            row = whole.recv()
-            for half, envs in zip(halves.halves, halves.parts, strict=True):
-                assert_same(type(row)(*(x[envs] for x in row)), half.recv())
+            _assert_same_rows(whole.recv(), halves, [half.recv() for half in halves.halves])
         ours, theirs = halves.state_dict(), whole.state_dict()
         assert ours.keys() == theirs.keys()
         for key in ours:
@@ -59,9 +63,7 @@ def test_halves_resume_where_a_vector_env_was_saved(env_id: str) -> None:
             actions = _actions(whole, t)
             whole.send(actions)
             halves.send(actions)
-            row = whole.recv()
-            for half, envs in zip(halves.halves, halves.parts, strict=True):
-                assert_same(type(row)(*(x[envs] for x in row)), half.recv())
+            _assert_same_rows(whole.recv(), halves, [half.recv() for half in halves.halves])
     finally:
         whole.close()
         halves.close()
@@ -70,7 +72,8 @@ def test_halves_resume_where_a_vector_env_was_saved(env_id: str) -> None:
 def test_an_error_names_the_env_by_its_number_in_both_halves() -> None:
     halves = make_halves("FrozenLake-v1", 4, 0, EnvOptions())
     try:
-        halves.reset()
+        for half in halves.halves:
+            half.reset()
         with pytest.raises(EnvError, match=r"action 9 for env 3 is outside Discrete\(4\)"):
             halves.send(np.array([0, 0, 0, 9]))
     finally:

@@ -153,7 +153,16 @@ class _Gone(Exception):
     """Stands for the end of the process."""
 
 
-def _session(agent, root, checkpoint_seconds, env_id="CartPole-v1", rivals=(), search="gumbel"):
+def _session(
+    agent,
+    root,
+    checkpoint_seconds,
+    env_id="CartPole-v1",
+    rivals=(),
+    search="gumbel",
+    *,
+    halves=False,
+):
     steps = {"pqn": 1_200, "ppo": 600, "recurrent_ppo": 600, "alphazero": 240}.get(agent, 440)
     options = TrainOptions(
         steps=steps,
@@ -161,6 +170,7 @@ def _session(agent, root, checkpoint_seconds, env_id="CartPole-v1", rivals=(), s
         checkpoint_seconds=checkpoint_seconds,
         log_every=100,
         rivals=rivals,
+        halves=halves,
         num_envs=4 if agent in ("r2d2", "drqn") else 8,
     )
     env_options = EnvOptions(screen_size=36) if agent == "ppo_small" else EnvOptions()
@@ -213,16 +223,33 @@ def test_search_and_its_replay_of_games_end_bit_for_bit_alike(tmp_path, game, se
     _broken_off_and_resumed(tmp_path, "alphazero", game, ("self", "random"), search)
 
 
-def _broken_off_and_resumed(tmp_path, agent, env_id, rivals, search="gumbel"):
-    whole = _session(agent, tmp_path / "whole", 1e9, env_id, rivals, search)
+@pytest.mark.parametrize(
+    ("agent", "env_id"),
+    [
+        ("dqn", "FrozenLake-v1"),
+        ("rainbow", "FrozenLake-v1"),
+        ("r2d2", "FrozenLake-v1"),
+        pytest.param("recurrent_ppo", "FrozenLake-v1", marks=pytest.mark.slow),
+        ("pqn", "FrozenLake-v1"),
+        ("ppo_small", "PongNoFrameskip-v4"),
+    ],
+)
+def test_a_training_in_halves_ends_bit_for_bit_alike_after_an_exception(tmp_path, agent, env_id):
+    """A checkpoint holds actions that no env has taken, and the weights that chose them."""
+    _broken_off_and_resumed(tmp_path, agent, env_id, (), halves=True)
+
+
+def _broken_off_and_resumed(tmp_path, agent, env_id, rivals, search="gumbel", *, halves=False):
+    whole = _session(agent, tmp_path / "whole", 1e9, env_id, rivals, search, halves=halves)
     whole.run_to_end()
-    cut = _session(agent, tmp_path / "cut", 0.0, env_id, rivals, search)
+    cut = _session(agent, tmp_path / "cut", 0.0, env_id, rivals, search, halves=halves)
     after, rows = cut.after_step, 0
 
     def break_off(**when):
         nonlocal rows
         rows += 1
-        cut._saved_at = 0.0 if rows % 13 == 0 else time.monotonic() + 1e9  # save now, or not
+        # Save now, or not; halves must wait first, until the next row.
+        cut._saved_at = 0.0 if rows % 13 in ((0, 1) if halves else (0,)) else time.monotonic() + 1e9
         if cut.agent.env_steps > cut.config.train.steps * 2 // 3 and rows % 13 == 5:
             raise _Gone  # some rows after the last checkpoint, which are lost
         return after(**when)
