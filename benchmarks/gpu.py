@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,14 +19,16 @@ import torch
 
 from ludus.agents import registry
 from ludus.agents.agent import Agent
+from ludus.agents.ahead import ActingAhead
 from ludus.agents.capture import capture
 from ludus.envs.action_mask import legal_mask, random_actions
 from ludus.envs.errors import LudusError
-from ludus.envs.make import make
+from ludus.envs.halves import Halves, make_halves
+from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import VectorEnv
 from ludus.evaluation.evaluate import torch_settings
 from ludus.training.device import Precision, arithmetic, device_of
-from ludus.training.loop import train_loop
+from ludus.training.loop import train_in_halves, train_loop
 from ludus.training.provenance import commit, hardware
 
 ROOT = Path(__file__).parents[1]
@@ -42,6 +45,7 @@ class Row(NamedTuple):
     changes: dict[str, Any]
     precision: Precision = "float32"
     deterministic: bool = False
+    halves: bool = False
 
 
 EARLY: dict[str, Any] = {"learning_starts": 2_000, "replay_size": 100_000}
@@ -50,10 +54,12 @@ ROWS = [
     Row("dqn", PONG, 64, EARLY, "tf32"),
     Row("dqn", PONG, 64, EARLY, "bfloat16"),
     Row("dqn", PONG, 64, EARLY, deterministic=True),
+    *(Row("dqn", PONG, envs, EARLY, halves=True) for envs in (8, 64)),
     Row("rainbow", PONG, 64, EARLY),
     Row("iqn", PONG, 64, EARLY),
     Row("btr", PONG, 64, EARLY),
     *(Row("ppo", PONG, envs, {}) for envs in (8, 64)),
+    Row("ppo", PONG, 64, {}, halves=True),
     Row("ppo_small", PONG, 16, {}),
     Row("pqn", PONG, 128, {}),
     Row("r2d2", PONG, 64, EARLY),
@@ -101,36 +107,55 @@ def env_rate(row: Row, seconds: float) -> float:
 
 def train_rate(row: Row, seconds: float, device: torch.device) -> tuple[float, float]:
     """Return env steps per second of a training, and its updates per second."""
-    env = make(row.env, row.num_envs, 0)
+    env: VectorEnv | Halves
+    if row.halves:
+        env = make_halves(row.env, row.num_envs, 0, EnvOptions())
+    else:
+        env = make(row.env, row.num_envs, 0)
     try:
         config = replace(registry.preset(row.agent, env).config, **row.changes)
         agent = registry.build(config, env, device=device, seed=0, steps=1_000_000)
         assert isinstance(agent, Agent)
         settings = arithmetic(device.type, row.precision, deterministic=row.deterministic)
         with torch_settings(env, agent), settings:
+            ahead = ActingAhead(agent) if row.halves else None
             capture(agent, bfloat16=row.precision == "bfloat16")
-            return _timed(agent, env, seconds, device)
+            return _timed(agent, env, ahead, seconds, device)
     finally:
         env.close()
 
 
+class _Enough(Exception):
+    """Ends a measurement."""
+
+
 def _timed(
-    agent: Agent, env: VectorEnv, seconds: float, device: torch.device
+    agent: Agent,
+    env: VectorEnv | Halves,
+    ahead: ActingAhead | None,
+    seconds: float,
+    device: torch.device,
 ) -> tuple[float, float]:
     """Train until updates have begun, and then for some seconds."""
     limit = time.perf_counter() + 2 * seconds  # of the part before the first update
     marks: list[tuple[float, int, int]] = []
 
-    def on_step(*_: object) -> bool:
+    def go_on() -> bool:
         now = time.perf_counter()
-        if not marks:
-            if agent.updates >= 4 or now > limit:
-                _wait(device)
-                marks.append((time.perf_counter(), agent.env_steps, agent.updates))
-            return True
-        return now - marks[0][0] < seconds
+        if marks and now - marks[0][0] >= seconds:
+            raise _Enough
+        if not marks and (agent.updates >= 4 or now > limit):
+            _wait(device)
+            marks.append((time.perf_counter(), agent.env_steps, agent.updates))
+        return True
 
-    train_loop(agent, env, env.reset(), agent.initial_state(env.num_envs), 10**9, on_step)
+    with suppress(_Enough):
+        if isinstance(env, Halves):
+            assert ahead is not None
+            train_in_halves(ahead, env, None, 10**9, lambda *_: not go_on())
+        else:
+            state = agent.initial_state(env.num_envs)
+            train_loop(agent, env, env.reset(), state, 10**9, lambda *_: go_on())
     _wait(device)
     began, steps, updates = marks[0]
     spent = time.perf_counter() - began
@@ -165,6 +190,7 @@ def main() -> int:
                 "env": row.env,
                 "num_envs": row.num_envs,
                 "precision": row.precision + (", deterministic" if row.deterministic else ""),
+                "halves": row.halves,
                 "env_steps_per_second": round(rate, 1),
                 "updates_per_second": round(updates, 1),
                 "env_alone": round(alone, 1),
@@ -188,12 +214,13 @@ def write(folder: Path, machine: dict[str, Any], tests: str, results: list[dict[
         f"{machine['cores']} cores, torch {torch.__version__}, CUDA {torch.version.cuda}, commit "
         f"{versions['commit']}. Made by `make gpu`. Tests of the CUDA path: {tests}.",
         "",
-        "| agent | env | envs | precision | env steps/s | updates/s | env alone, env steps/s |",
-        "|---|---|---|---|---|---|---|",
+        "| agent | env | envs | in halves | precision | env steps/s | updates/s | env alone |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for each in results:
         lines.append(
-            f"| {each['agent']} | {each['env']} | {each['num_envs']} | {each['precision']} "
+            f"| {each['agent']} | {each['env']} | {each['num_envs']} "
+            f"| {'yes' if each['halves'] else ''} | {each['precision']} "
             f"| {each['env_steps_per_second']:,.0f} | {each['updates_per_second']:,.1f} "
             f"| {each['env_alone']:,.0f} |"
         )

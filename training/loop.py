@@ -104,13 +104,12 @@ def train_in_halves(
         on_turn: called after each step with the new turn and whether the envs wait for its actions,
             as they must in a checkpoint; return whether they are to wait after the next step.
     """
-    agent, waits = ahead.agent, turn is not None
+    agent, waits, wait = ahead.agent, turn is not None, False
+    state = agent.initial_state(env.num_envs)
     ahead.begin(None if turn is None else turn.row.obs)
     if turn is None:
         first_rows = [half.reset() for half in env.halves]
-        state = agent.initial_state(env.num_envs)
         turn = _act_in_halves(ahead, env, first_rows, state, send=True)
-    wait = False
     while agent.env_steps < steps:
         if waits:
             env.send(turn.action)

@@ -1,6 +1,50 @@
-"""The tests' own modules can be imported."""
+"""The tests' own modules can be imported, and tests run on the device."""
 
+import contextlib
 import sys
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 sys.path.append(str(Path(__file__).parent))
+
+from cuda_device import REASON, SIMULATED  # after the path
+
+if SIMULATED and not REASON:
+    import simulator  # before torch
+
+    simulator.install()
+if not REASON:
+    import torch
+
+    from ludus.agents import overlap
+
+
+class _SameThread:
+    """Runs the updates of `Overlap` at once: the simulated device belongs to one thread."""
+
+    def __init__(self, *_: Any) -> None:
+        """Take the arguments of a `ThreadPoolExecutor`."""
+
+    def submit(self, updates: Callable[[], None]) -> Future[None]:
+        done = Future[None]()
+        updates()
+        done.set_result(None)
+        return done
+
+
+@pytest.fixture(autouse=True)
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run a test on the device."""
+    torch.set_num_threads(1)
+    if SIMULATED:
+        monkeypatch.setattr(overlap, "ThreadPoolExecutor", _SameThread)
+    with simulator.device() if SIMULATED else contextlib.nullcontext(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    if SIMULATED:
+        simulator.SIMULATOR.graph = None

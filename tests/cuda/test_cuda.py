@@ -5,11 +5,6 @@ see `simulator.py`: captured updates then equal eager ones bit for bit, and copi
 counted.
 """
 
-import contextlib
-import warnings
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,9 +18,24 @@ if SIMULATED:
     import simulator
 
 import torch
+from cuda_cases import (
+    CPU,
+    CUDA,
+    ENVS,
+    GAMES,
+    GTRXL,
+    MINATAR,
+    PONG,
+    REPLAY,
+    ROLLOUT,
+    SEQUENCES,
+    Case,
+    build,
+    on_host,
+    play,
+)
 
 import ludus
-from ludus.agents import overlap, registry
 from ludus.agents.agent import Agent
 from ludus.agents.capture import capture
 from ludus.agents.memory.replay import _ARRAYS as ARRAYS
@@ -39,64 +49,13 @@ from ludus.training.device import arithmetic
 from ludus.training.loop import train_loop
 from ludus.training.run import Run, TrainOptions
 
-if SIMULATED:
-    simulator.install()
-CUDA, CPU = torch.device("cuda"), torch.device("cpu")
-ENVS = 4
-
-
-class _SameThread:
-    """Runs the updates of `Overlap` at once: the simulated device belongs to one thread."""
-
-    def __init__(self, *_: Any) -> None:
-        """Take the arguments of a `ThreadPoolExecutor`."""
-
-    def submit(self, updates: Callable[[], None]) -> Future[None]:
-        done = Future[None]()
-        updates()
-        done.set_result(None)
-        return done
-
-
-@pytest.fixture(autouse=True)
-def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Run a test on the device."""
-    torch.set_num_threads(1)
-    if SIMULATED:
-        monkeypatch.setattr(overlap, "ThreadPoolExecutor", _SameThread)
-    with simulator.device() if SIMULATED else contextlib.nullcontext(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-    if SIMULATED:
-        simulator.SIMULATOR.graph = None
-
-
-class Case(NamedTuple):
-    """An agent, its env and changes to its preset."""
-
-    agent: str
-    env: str = "CartPole-v1"
-    changes: dict[str, Any] = {}  # noqa: RUF012  # never changed
-
-    def __str__(self) -> str:
-        """Name the test."""
-        changes = [str(v) for k, v in self.changes.items() if k not in {*REPLAY, *ROLLOUT, *GAMES}]
-        return "-".join([self.agent, self.env, *changes])
-
 
 def _slow(*case: Any) -> Any:
     return pytest.param(*case, marks=pytest.mark.slow)
 
 
 ROWS = ("obs", "action", "first", "valid", "reward", "discount")
-REPLAY = {"learning_starts": 24, "batch_size": 8, "replay_size": 2_000, "target_interval": 7}
-ROLLOUT = {"rollout_length": 8, "epochs": 2, "minibatches": 2}
-GTRXL = ROLLOUT | {"core": "gtrxl"}
-SEQUENCES = {**REPLAY, "replay_ratio": 0.25, "sequence_length": 6, "burn_in": 2}
-GAMES = {"learning_starts": 30, "batch_size": 8, "replay_size": 2_000, "replay_ratio": 0.25}
-GAMES |= {"simulations": 2, "play_simulations": 2, "blocks": 1, "tower_channels": 8}
 SMALL_IMPALA = REPLAY | {"replay_ratio": 0.1, "width": 1, "batch_size": 4}
-MINATAR, PONG = "MinAtar/Breakout-v1", "PongNoFrameskip-v4"
 SPIEL = "breakthrough(rows=4,columns=4)"
 FAMILY = ("dqn", "ddqn", "dueling", "c51", "qrdqn", "iqn", "munchausen", "rainbow", "btr")
 SLOWER = ("ddqn", "dueling", "munchausen")  # parts of btr
@@ -129,44 +88,26 @@ CAPTURED = [
 EAGER = [Case("ppo", changes=ROLLOUT | {"optimizer": "adagrad"})]
 
 
-def _build(
-    case: Case, device: torch.device = CUDA, seed: int = 0, options: EnvOptions | None = None
-) -> tuple[Agent, Any]:
-    env = make(case.env, ENVS, 0, options or EnvOptions())
-    config = replace(registry.preset(case.agent, env).config, **case.changes)
-    agent = registry.build(config, env, device=device, seed=seed, steps=1_000)
-    assert isinstance(agent, Agent)
-    return agent, env
-
-
-def _play(agent: Agent, env: Any, steps: int) -> None:
-    train_loop(agent, env, env.reset(), agent.initial_state(ENVS), steps, lambda *_: True)
-
-
 def _trained(case: Case, *, captured: bool, steps: int = 72) -> Agent:
-    agent, env = _build(case)
+    agent, env = build(case)
     try:
         if captured:
             capture(agent)
         if SIMULATED:
             simulator.SIMULATOR.reset()
-        _play(agent, env, steps)
+        play(agent, env, steps)
     finally:
         env.close()
     assert agent.updates > 0
     return agent
 
 
-def _on_host(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: weight.detach().cpu() for name, weight in weights.items()}
-
-
 @pytest.mark.parametrize("case", CAPTURED, ids=str)
 def test_a_captured_update_equals_the_eager_one(case: Case) -> None:
     captured = _trained(case, captured=True)
     assert captured.learner.step.__name__ == "replay"
-    eager = _on_host(_trained(case, captured=False).weights())
-    for name, weight in _on_host(captured.weights()).items():
+    eager = on_host(_trained(case, captured=False).weights())
+    for name, weight in on_host(captured.weights()).items():
         assert weight.isfinite().all()
         if SIMULATED:
             assert torch.equal(weight, eager[name]), name
@@ -178,7 +119,7 @@ def test_a_captured_update_equals_the_eager_one(case: Case) -> None:
 def test_an_agent_that_stays_eager_learns_on_the_device(case: Case) -> None:
     agent = _trained(case, captured=True, steps=160)
     assert agent.learner.step.__name__ != "replay"
-    assert all(weight.isfinite().all() for weight in _on_host(agent.weights()).values())
+    assert all(weight.isfinite().all() for weight in on_host(agent.weights()).values())
 
 
 @pytest.mark.skipif(SIMULATED, reason="the simulator is deterministic")
@@ -186,8 +127,8 @@ def test_an_agent_that_stays_eager_learns_on_the_device(case: Case) -> None:
 def test_a_deterministic_training_repeats_bit_for_bit(name: str) -> None:
     case = Case(name, MINATAR, ROLLOUT if name in ("ppo", "pqn") else REPLAY)
     with arithmetic("cuda", "float32", deterministic=True):
-        weights = [_on_host(_trained(case, captured=True).weights()) for _ in range(2)]
-        eager = _on_host(_trained(case, captured=False).weights())
+        weights = [on_host(_trained(case, captured=True).weights()) for _ in range(2)]
+        eager = on_host(_trained(case, captured=False).weights())
     for key, weight in weights[0].items():
         assert torch.equal(weights[1][key], weight), key
         assert torch.equal(eager[key], weight), key
@@ -198,15 +139,15 @@ def test_a_deterministic_training_repeats_bit_for_bit(name: str) -> None:
     "case", [Case("rainbow", MINATAR, REPLAY), Case("ppo", changes=ROLLOUT)], ids=str
 )
 def test_an_update_in_bfloat16_is_captured(case: Case) -> None:
-    agent, env = _build(case)
+    agent, env = build(case)
     try:
         capture(agent, bfloat16=True)
-        _play(agent, env, 72)
+        play(agent, env, 72)
     finally:
         env.close()
     assert agent.learner.step.__name__ == "replay"
-    exact = _on_host(_trained(case, captured=True).weights())
-    weights = _on_host(agent.weights())
+    exact = on_host(_trained(case, captured=True).weights())
+    weights = on_host(agent.weights())
     assert any(not torch.equal(weights[name], weight) for name, weight in exact.items())
     assert all(weight.isfinite().all() for weight in weights.values())
 
@@ -240,7 +181,7 @@ BUDGETS = {
 @pytest.mark.parametrize("name", BUDGETS)
 def test_a_row_and_an_update_cost_no_more_than_their_budget(name: str) -> None:
     case, budget = BUDGETS[name]
-    agent, env = _build(case)
+    agent, env = build(case)
     counts, rows = simulator.SIMULATOR.counts, 0
 
     def count(*_: object) -> bool:
@@ -251,7 +192,7 @@ def test_a_row_and_an_update_cost_no_more_than_their_budget(name: str) -> None:
     try:
         capture(agent)
         recorded = simulator.SIMULATOR.recorded
-        _play(agent, env, 90)
+        play(agent, env, 90)
         row, state = env.reset(), agent.initial_state(ENVS)
         simulator.SIMULATOR.reset()
         agent.act(row.obs, state, row.first)
@@ -287,42 +228,42 @@ def _saved(agent: Agent, folder: Path) -> Any:
 def test_an_agent_continues_on_another_device(
     case: Case, there: torch.device, here: torch.device, tmp_path: Path
 ) -> None:
-    (agent, env), (moved, _) = _build(case, there), _build(case, here, seed=1)
-    (twin, _) = _build(case, here, seed=2)
+    (agent, env), (moved, _) = build(case, there), build(case, here, seed=1)
+    (twin, _) = build(case, here, seed=2)
     try:
-        _play(agent, env, 120)
+        play(agent, env, 120)
         tree = _saved(agent, tmp_path)
         for each in (moved, twin):
             each.load_state_dict(tree)
-        weights, kept = _on_host(agent.weights()), _on_host(moved.weights())
+        weights, kept = on_host(agent.weights()), on_host(moved.weights())
         assert all(torch.equal(kept[name], weight) for name, weight in weights.items())
         assert (moved.env_steps, moved.updates) == (agent.env_steps, agent.updates)
         for each in (moved, twin):
-            _play(each, make(case.env, ENVS, 5), agent.env_steps + 120)
+            play(each, make(case.env, ENVS, 5), agent.env_steps + 120)
     finally:
         env.close()
     assert moved.updates > agent.updates
-    again, other = _on_host(moved.weights()), _on_host(twin.weights())
+    again, other = on_host(moved.weights()), on_host(twin.weights())
     for name, weight in again.items():  # the same random numbers, whatever the seed of the build
         assert torch.equal(other[name], weight) if SIMULATED else weight.isfinite().all()
 
 
 @pytest.mark.parametrize("case", MOVED, ids=str)
 def test_a_resume_on_the_same_device_is_exact(case: Case, tmp_path: Path) -> None:
-    (agent, env), (fresh, _) = _build(case), _build(case, seed=1)
+    (agent, env), (fresh, _) = build(case), build(case, seed=1)
     try:
         for each in (agent, fresh):
             capture(each)
-        _play(agent, env, 120)
+        play(agent, env, 120)
         fresh.load_state_dict(_saved(agent, tmp_path))
         end = agent.env_steps + 120
         for each in (agent, fresh):
-            _play(each, make(case.env, ENVS, 5), end)
+            play(each, make(case.env, ENVS, 5), end)
     finally:
         env.close()
     assert fresh.updates == agent.updates
-    weights = _on_host(fresh.weights())
-    for name, weight in _on_host(agent.weights()).items():
+    weights = on_host(fresh.weights())
+    for name, weight in on_host(agent.weights()).items():
         if SIMULATED:
             assert torch.equal(weights[name], weight), name
         else:
@@ -336,9 +277,9 @@ def test_a_recurrent_rival_continues_on_the_device(there: torch.device, tmp_path
 
     def rivals(device: torch.device, seed: int) -> Rivals:
         names = ("self", "past")
-        return Rivals(names, "tic_tac_toe", ENVS, 0, lambda: _build(case, device, seed)[0], 40)
+        return Rivals(names, "tic_tac_toe", ENVS, 0, lambda: build(case, device, seed)[0], 40)
 
-    (agent, env), (moved, again) = _build(case, there), _build(case, CUDA, seed=1)
+    (agent, env), (moved, again) = build(case, there), build(case, CUDA, seed=1)
     before, after = rivals(there, 0), rivals(CUDA, 1)
     try:
         state = agent.initial_state(ENVS)
@@ -376,16 +317,16 @@ class _Update(Exception):
 
 def _before_an_update(case: Case) -> tuple[Agent, tuple[torch.Tensor, ...]]:
     """Train on the CPU; return the agent right before an update, and the update's random input."""
-    agent, env = _build(case, CPU)
+    agent, env = build(case, CPU)
 
     def stop(*randomness: torch.Tensor) -> None:
         raise _Update(*randomness)
 
     try:
-        _play(agent, env, 120)
+        play(agent, env, 120)
         assert agent.updates > 0
         agent.learner.step = stop
-        _play(agent, env, 1_000)
+        play(agent, env, 1_000)
     except _Update as reached:
         return agent, reached.args
     finally:
@@ -403,7 +344,7 @@ PARITY = [
 @pytest.mark.parametrize("case", PARITY, ids=str)
 def test_both_devices_compute_the_same_gradient(case: Case) -> None:
     agent, randomness = _before_an_update(case)
-    moved, env = _build(case, CUDA, seed=1)
+    moved, env = build(case, CUDA, seed=1)
     env.close()
     moved.load_state_dict(agent.state_dict())
     if hasattr(agent, "rollout"):  # targets are computed before the updates of a rollout
@@ -480,7 +421,7 @@ def test_the_device_holds_the_observation_of_each_row(
     """Older frames of a stack are not copied again, and zeros come before an episode."""
     if stack and case.env == "connect_four":
         pytest.skip("dictionaries are not stacked")
-    agent, env = _build(case, options=EnvOptions(stack=stack))
+    agent, env = build(case, options=EnvOptions(stack=stack))
     staging, whole = agent.learner.actor.staging, []
     upload, act = staging.upload, agent.act
     shape = (ENVS, *env.observation_space.shape)
@@ -499,7 +440,7 @@ def test_the_device_holds_the_observation_of_each_row(
     try:
         if captured:
             capture(agent)
-        _play(agent, env, 400)
+        play(agent, env, 400)
     finally:
         env.close()
     assert sum(whole) == (1 if env.stack > 1 else 0), "the first observation alone is copied whole"
@@ -510,10 +451,10 @@ def test_the_device_holds_the_observation_of_each_row(
 def test_both_devices_store_the_same_rows(case: Case) -> None:
     memories = []
     for device in (CPU, CUDA):
-        agent, env = _build(case, device)
+        agent, env = build(case, device)
         try:
             capture(agent)
-            _play(agent, env, 200)
+            play(agent, env, 200)
         finally:
             env.close()
         memories.append(agent.memory if hasattr(agent, "memory") else agent.rollout)
