@@ -4,9 +4,9 @@ Tensors report the device cuda:0 and compute on the CPU. The simulator raises `S
 CUDA would fail: for tensors of both devices in one operation, for NumPy arrays of the device's
 tensors, for a generator of another device, and for a copy from the host or a wait within the
 recording of a graph. It counts the kernels, graph launches, copies and waits of a program, and
-names their lines. Within `Simulator.watching_streams` it raises `RaceError` where two streams use
-the same memory in no certain order, one of them to write, and where memory is freed that another
-stream may still use. It cannot show the time that anything takes, races with the host's memory, or
+names their lines. Within `streams.watch()` it raises `RaceError` where two streams use the same
+memory in no certain order, one of them to write, and where memory is freed that another stream may
+still use. It cannot show the time that anything takes, races with the host's memory, or
 the rounding of cuBLAS and cuDNN.
 
 `load` must be called before torch is imported, `install` after it. Both change torch for the whole
@@ -18,15 +18,15 @@ import ctypes
 import hashlib
 import importlib.metadata
 import importlib.util
-import itertools
 import os
 import subprocess
 import traceback
-import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+from streams import Clock, Stream, Streams
 
 ROOT = Path(__file__).parents[2]
 _SOURCE = Path(__file__).with_name("guard.cpp")
@@ -98,41 +98,6 @@ class SimulatedError(RuntimeError):
     """What CUDA or torch's CUDA build would raise."""
 
 
-class RaceError(SimulatedError):
-    """Two streams use the same memory in no certain order."""
-
-
-# How far each stream's work is known to be done or to come before, by the stream's number.
-Clock = Counter[int]
-
-
-class _Use(NamedTuple):
-    """A use of some memory."""
-
-    stream: int
-    moment: int  # number of the stream's work, counted from 1
-    line: str
-
-    def before(self, clock: Clock) -> bool:
-        """Return whether it comes before anything with that clock."""
-        return clock[self.stream] >= self.moment
-
-
-class _Memory:
-    """The uses of a tensor's storage since it was last written."""
-
-    def __init__(self) -> None:
-        self.written: _Use | None = None
-        self.read: dict[int, _Use] = {}  # the last of each stream
-        self.stream = 0  # that allocated it
-        self.recorded: set[int] = set()  # streams that `record_stream` named
-        self.views = 0  # tensors that hold it
-
-    def uses(self) -> list[_Use]:
-        """Return everything that a write must follow."""
-        return [*self.read.values(), *((self.written,) if self.written else ())]
-
-
 class SimulatedTensor(Tensor):
     """A tensor of cuda:0, whose numbers are those of the CPU tensor `held`."""
 
@@ -154,7 +119,7 @@ class SimulatedTensor(Tensor):
             requires_grad=requires_grad,
         )
         made.held = held
-        SIMULATOR.hold(made)
+        SIMULATOR.streams.hold(made, _address(held))
         return made
 
     @classmethod
@@ -181,7 +146,7 @@ class SimulatedTensor(Tensor):
 
     def record_stream(self, stream: "_Stream") -> None:
         """Keep the memory from being used again until the stream has used it."""
-        SIMULATOR.memory(self).recorded.add(stream.number)
+        SIMULATOR.streams.record(_address(self.held), stream)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "SimulatedTensor":
         """Copy a parameter or a buffer of a module."""
@@ -196,6 +161,51 @@ class SimulatedTensor(Tensor):
 
 def _held(x: Any) -> Any:
     return x.held if isinstance(x, SimulatedTensor) else x
+
+
+class _Stream(Stream):
+    def is_capturing(self) -> bool:
+        """Return whether a graph is being recorded."""
+        return SIMULATOR.graph is not None
+
+    def wait_stream(self, other: "_Stream") -> None:
+        """Put later work after what the other stream was asked for."""
+        self.clock |= other.clock
+
+    def wait_event(self, event: "_Event") -> None:
+        """Put later work after what the event marks."""
+        self.clock |= event.clock
+
+    def synchronize(self) -> None:
+        """Count a wait."""
+        SIMULATOR.note("wait", "synchronize")
+
+
+class _Event:
+    def __init__(self) -> None:
+        self._waits = -1  # of the host for the device, until it was recorded
+        self.clock = Clock()
+
+    def record(self) -> None:
+        """Mark what the current stream has been asked for so far."""
+        self._waits = SIMULATOR.waited
+        self.clock = Clock(SIMULATOR.streams.current.clock)
+
+    def synchronize(self) -> None:
+        """Count a wait, unless the host has waited for the device since."""
+        if self._waits == SIMULATOR.waited:
+            SIMULATOR.note("wait", "event")
+        SIMULATOR.streams.host_waits(self.clock)
+
+
+@contextlib.contextmanager
+def _in_stream(stream: _Stream) -> Iterator[None]:
+    streams = SIMULATOR.streams
+    before, streams.current = streams.current, stream
+    try:
+        yield
+    finally:
+        streams.current = before
 
 
 class Simulator(TorchDispatchMode):
@@ -213,91 +223,7 @@ class Simulator(TorchDispatchMode):
         self.lines = Counter[str]()
         self.recorded = 0  # operations of the newest graph
         self.waited = 0  # waits of the host for the device since the start
-        self.watches = False
-        self.issued = Clock()  # all work
-        self.known = Clock()  # work that the host knows to be done
-        self.stream: Any  # the current one
-        self.streams = dict[int, Any]()  # by number
-        self.freed_early = list[str]()  # what no `record_stream` kept
-        self._memory: dict[int, _Memory] = {}  # by address
-
-    @contextlib.contextmanager
-    def watching_streams(self) -> Iterator[None]:
-        """Check the order of all that streams do within."""
-        self._memory.clear()
-        self.streams.clear()
-        self.freed_early.clear()
-        self.watches, self.stream = True, _Stream()
-        self.issued, self.known = Clock(), Clock()
-        try:
-            yield
-        finally:
-            self.watches = False
-        if self.freed_early:
-            raise RaceError(self.freed_early[0])
-
-    def memory(self, tensor: "SimulatedTensor") -> _Memory:
-        """Return the uses of a tensor's memory."""
-        return self._memory.setdefault(_address(tensor.held), _Memory())
-
-    def hold(self, tensor: "SimulatedTensor") -> None:
-        """Count a tensor as one that holds its memory, until it ends."""
-        address = _address(tensor.held)
-        if not self.watches or not address:  # an empty tensor has no memory
-            return
-        memory = self._memory.get(address)
-        if memory is None:
-            memory = self._memory[address] = _Memory()
-            memory.stream = self.stream.number
-        memory.views += 1
-        weakref.finalize(tensor, self._release, address, memory)
-
-    def let_go(self, tensor: "SimulatedTensor") -> None:
-        """Count a tensor as one that does not hold its memory any more."""
-        memory = self._memory.get(_address(tensor.held))
-        if memory is not None:
-            self._release(_address(tensor.held), memory)
-
-    def keep(self, address: int) -> None:
-        """Count a graph as one more holder of some memory, for good."""
-        self._memory.setdefault(address, _Memory()).views += 1
-
-    def _release(self, address: int, memory: _Memory) -> None:
-        """Forget memory that no tensor holds; the stream that allocated it may use it again."""
-        memory.views -= 1
-        if memory.views or self._memory.get(address) is not memory:
-            return
-        del self._memory[address]
-        allocated_by = self.streams[memory.stream]
-        for use in memory.uses():
-            safe = use.stream in memory.recorded | {memory.stream}
-            if not safe and not use.before(allocated_by.clock | self.known):
-                self.freed_early.append(f"freed while another stream may use it, {use.line}")
-
-    def use(self, reads: Iterable[Tensor], writes: Iterable[Tensor]) -> None:
-        """Note one piece of work of the current stream on CPU tensors `held` by the device's.
-
-        Raises:
-            RaceError: it is in no certain order with work of another stream.
-        """
-        if not self.watches or self.graph is not None:
-            return
-        clock, number = self.stream.clock, self.stream.number
-        clock |= self.known  # the host asks for it after what it knows
-        self.issued[number] += 1
-        clock[number] = self.issued[number]
-        now = _Use(number, clock[number], _line())
-        for write, tensors in ((False, reads), (True, writes)):
-            for tensor in filter(_address, tensors):
-                memory = self._memory.setdefault(_address(tensor), _Memory())
-                earlier = memory.uses() if write else [memory.written] if memory.written else []
-                for use in earlier:
-                    if not use.before(clock):
-                        raise RaceError(f"{now.line} may come before or after {use.line}")
-                if write:
-                    memory.written, memory.read = now, {}
-                else:
-                    memory.read[number] = now
+        self.streams = Streams(_Stream)
 
     def reset(self) -> None:
         """Forget all counts."""
@@ -316,8 +242,8 @@ class Simulator(TorchDispatchMode):
             return
         self.counts[kind] += count
         self.waited += kind in ("wait", "download")
-        if self.watches and kind in ("wait", "download", "waiting upload") and what != "event":
-            self.known |= self.issued if what == "synchronize" else self.stream.clock
+        if kind in ("wait", "download", "waiting upload") and what != "event":
+            self.streams.host_waits(None if what == "synchronize" else self.streams.current.clock)
         if kind != "kernel":
             self.lines[f"{kind}, {what}, {_line()}"] += count
 
@@ -382,7 +308,7 @@ class Simulator(TorchDispatchMode):
         if not here and to == "cpu":
             return copy
         made = copy if to == "cpu" else SimulatedTensor(copy)
-        self.use([_held(source)] if here else [], [copy] if to == "cuda" else [])
+        self._use([source] if here else [], [copy] if to == "cuda" else [])
         if to == "cpu":
             self.note("download", "to cpu")
         elif not here:
@@ -395,7 +321,7 @@ class Simulator(TorchDispatchMode):
     def _copy(self, target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
         """Copy into a tensor."""
         here, there = isinstance(target, SimulatedTensor), isinstance(source, SimulatedTensor)
-        self.use([_held(source)] if there else [], [_held(target)] if here else [])
+        self._use([source] if there else [], [target] if here else [])
         if here and not there:
             self._note_upload(source, not non_blocking)
         elif there and not here:
@@ -427,20 +353,25 @@ class Simulator(TorchDispatchMode):
         wrapped = tree_map(wrap, results)
         if name not in _FREE:
             self._record(func, inner, inner_kwargs, results)
-            if self.watches:
-                writes = [x for x in tree_flatten(results)[0] if isinstance(x, Tensor)]
-                writes += [x.held for x in written.values()]
-                reads = tree_flatten((args, kwargs))[0]
-                self.use([x.held for x in reads if isinstance(x, SimulatedTensor)], writes)
+            made = [x for x in tree_flatten(results)[0] if isinstance(x, Tensor)]
+            given = tree_flatten((args, kwargs))[0]
+            reads = [x for x in given if isinstance(x, SimulatedTensor)]
+            self._use(reads, [*made, *written.values()])
         return wrapped
+
+    def _use(self, reads: Iterable[Tensor], writes: Iterable[Tensor]) -> None:
+        """Note what one piece of work reads and writes, unless it is being recorded."""
+        if self.streams.watched and self.graph is None:
+            of_reads, of_writes = map(_address, reads), map(_address, writes)
+            self.streams.use(of_reads, of_writes, _line)
 
     def _record(self, func: Any, args: Any, kwargs: dict[str, Any], results: Any) -> None:
         if self.graph is not None:
             self.graph.operations.append((func, args, kwargs, results))
 
 
-def _address(held: Tensor) -> int:
-    return held.untyped_storage().data_ptr()
+def _address(x: Tensor) -> int:
+    return int(_held(x).untyped_storage().data_ptr())
 
 
 def _written(func: Any, args: Any, kwargs: dict[str, Any]) -> dict[int, SimulatedTensor]:
@@ -498,9 +429,9 @@ class _Functions(TorchFunctionMode):
             made.simulated_pin = True
             return made
         if func == Tensor.data.__set__ and isinstance(args[0], SimulatedTensor):
-            SIMULATOR.let_go(args[0])
+            SIMULATOR.streams.let_go(_address(args[0]))
             args[0].held = args[1].held.detach()
-            SIMULATOR.hold(args[0])
+            SIMULATOR.streams.hold(args[0], _address(args[0]))
         return func(*args, **kwargs)
 
 
@@ -549,81 +480,27 @@ class _Generator(torch.Generator):
         return self
 
 
-class _Stream:
-    """A stream: its work is done at once, in the order in which the host asks for it."""
-
-    _numbers = itertools.count()
-
-    def __init__(self) -> None:
-        self.number, self.clock = next(self._numbers), Clock()
-        SIMULATOR.streams[self.number] = self
-
-    def is_capturing(self) -> bool:
-        """Return whether a graph is being recorded."""
-        return SIMULATOR.graph is not None
-
-    def wait_stream(self, other: "_Stream") -> None:
-        """Put later work after what the other stream was asked for."""
-        self.clock |= other.clock
-
-    def wait_event(self, event: "_Event") -> None:
-        """Put later work after what the event marks."""
-        self.clock |= event.clock
-
-    def synchronize(self) -> None:
-        """Count a wait."""
-        SIMULATOR.note("wait", "synchronize")
-
-
-class _Event:
-    def __init__(self) -> None:
-        self._waits = -1  # of the host for the device, until it was recorded
-        self.clock = Clock()
-
-    def record(self) -> None:
-        """Mark what the current stream has been asked for so far."""
-        self._waits = SIMULATOR.waited
-        self.clock = Clock(SIMULATOR.stream.clock)
-
-    def synchronize(self) -> None:
-        """Count a wait, unless the host has waited for the device since."""
-        if self._waits == SIMULATOR.waited:
-            SIMULATOR.note("wait", "event")
-        SIMULATOR.known |= self.clock
-
-
-@contextlib.contextmanager
-def _in_stream(stream: _Stream) -> Iterator[None]:
-    before, SIMULATOR.stream = SIMULATOR.stream, stream
-    try:
-        yield
-    finally:
-        SIMULATOR.stream = before
-
-
 class Graph:
     """A CUDA graph: operations that are done again on the same memory."""
 
     def __init__(self) -> None:
         self.operations: list[tuple[Callable[..., Any], Any, dict[str, Any], Any]] = []
-        self.reads, self.writes = list[Tensor](), list[Tensor]()
+        self._reads, self._writes = set[int](), set[int]()  # addresses
 
     def seal(self) -> None:
         """Collect what the operations read and write; the graph keeps that memory."""
-        reads, writes = dict[int, Tensor](), dict[int, Tensor]()
         for func, args, kwargs, results in self.operations:
             given = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
-            reads |= {_address(x): x for x in given}
             made = [x for x in tree_flatten(results)[0] if isinstance(x, Tensor)]
-            writes |= {_address(x): x for x in [*made, *_changed(func, args, kwargs)]}
-        self.reads, self.writes = list(reads.values()), list(writes.values())
-        for address in reads | writes:
-            SIMULATOR.keep(address)
+            self._reads |= set(map(_address, given))
+            self._writes |= set(map(_address, [*made, *_changed(func, args, kwargs)]))
+        for address in self._reads | self._writes:
+            SIMULATOR.streams.keep(address)
 
     def replay(self) -> None:
         """Do the recorded operations again."""
         SIMULATOR.note("launch", "replay")
-        SIMULATOR.use(self.reads, self.writes)
+        SIMULATOR.streams.use(self._reads, self._writes, _line)
         with torch.no_grad(), _disable_current_modes():
             for func, args, kwargs, results in self.operations:
                 again, _ = tree_flatten(func(*args, **kwargs))
@@ -647,8 +524,7 @@ def _recording(graph: Graph) -> Iterator[None]:
         yield
     finally:
         SIMULATOR.graph, SIMULATOR.recorded = None, len(graph.operations)
-        if SIMULATOR.watches:
-            graph.seal()
+        graph.seal()
         with torch.no_grad(), _disable_current_modes():
             for held, value in before:
                 held.copy_(value)
@@ -656,7 +532,6 @@ def _recording(graph: Graph) -> Iterator[None]:
 
 def install() -> None:
     """Let torch see one GPU."""
-    SIMULATOR.stream = _Stream()
     from torch.optim import optimizer as torch_optimizer
 
     cuda = torch.cuda
@@ -666,7 +541,7 @@ def install() -> None:
         "is_initialized": lambda: True,
         "device_count": lambda: 1,
         "current_device": lambda: 0,
-        "current_stream": lambda *_: SIMULATOR.stream,
+        "current_stream": lambda *_: SIMULATOR.streams.current,
         "stream": _in_stream,
         "synchronize": lambda *_: SIMULATOR.note("wait", "synchronize"),
         "is_current_stream_capturing": lambda: SIMULATOR.graph is not None,
@@ -686,7 +561,7 @@ def install() -> None:
     torch.Generator = _Generator
     torch.backends.cuda.is_built = lambda: True
     torch.accelerator.current_accelerator = lambda check_available=False: torch.device("cuda")
-    torch.accelerator.current_stream = lambda *_: SIMULATOR.stream
+    torch.accelerator.current_stream = lambda *_: SIMULATOR.streams.current
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     supported = torch_optimizer._foreach_supported_types
     torch_optimizer._foreach_supported_types = [*supported, SimulatedTensor]

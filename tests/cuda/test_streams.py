@@ -15,6 +15,7 @@ if SIMULATED:
 
 import torch
 from cuda_cases import CPU, CUDA, ENVS, PONG, REPLAY, ROLLOUT, SEQUENCES, Case, build, on_host
+from streams import RaceError
 
 from ludus.agents.agent import Agent
 from ludus.agents.ahead import ActingAhead
@@ -59,7 +60,7 @@ def _in_halves(
 
 
 def _watching() -> Any:
-    return simulator.SIMULATOR.watching_streams() if SIMULATED else nullcontext()
+    return simulator.SIMULATOR.streams.watch() if SIMULATED else nullcontext()
 
 
 def _rows(agent: Any) -> dict[str, torch.Tensor]:
@@ -134,24 +135,24 @@ def test_an_order_that_is_left_out_is_found(
             monkeypatch.setattr(
                 simulator.SimulatedTensor, "record_stream", lambda self, stream: None
             )
-    with pytest.raises(simulator.RaceError), simulator.SIMULATOR.watching_streams():
+    with pytest.raises(RaceError), simulator.SIMULATOR.streams.watch():
         _in_halves(Case("r2d2", LAKE, SEQUENCES), captured=captured)
 
 
 @simulated
 def test_two_streams_need_an_order() -> None:
-    with simulator.SIMULATOR.watching_streams():
+    with simulator.SIMULATOR.streams.watch():
         x, side, done = torch.ones(3, device=CUDA), torch.cuda.Stream(), torch.cuda.Event()
         done.record()
         with torch.cuda.stream(side):
             side.wait_event(done)
             y = x + 1  # two may read
         z = x * 2
-        with pytest.raises(simulator.RaceError, match="may come before or after"):
+        with pytest.raises(RaceError, match="may come before or after"):
             x.add_(1)
         torch.cuda.current_stream().wait_stream(side)
         x.add_(1)
-        with torch.cuda.stream(side), pytest.raises(simulator.RaceError):
+        with torch.cuda.stream(side), pytest.raises(RaceError):
             z.add_(y)
         assert x.cpu().tolist() == [3, 3, 3]  # the host has waited
         with torch.cuda.stream(side):
@@ -163,7 +164,7 @@ def test_two_streams_need_an_order() -> None:
 @pytest.mark.parametrize("kept", [True, False])
 def test_memory_is_not_freed_while_another_stream_uses_it(kept: bool) -> None:
     def use() -> None:
-        with simulator.SIMULATOR.watching_streams():
+        with simulator.SIMULATOR.streams.watch():
             side = torch.cuda.Stream()
             with torch.cuda.stream(side):
                 x = torch.ones(3, device=CUDA)
@@ -177,7 +178,7 @@ def test_memory_is_not_freed_while_another_stream_uses_it(kept: bool) -> None:
     if kept:
         use()
     else:
-        with pytest.raises(simulator.RaceError, match="freed while another stream may use it"):
+        with pytest.raises(RaceError, match="freed while another stream may use it"):
             use()
 
 
