@@ -57,6 +57,8 @@ class ActingAhead:
         """
         if obs is not None:
             self._staging.begin(obs)
+        elif self._copy is not None:
+            self._copy.update(1.0)  # the weights may have been loaded
         if self._side is not None:
             self._side.follow()
 

@@ -382,7 +382,8 @@ def clip_norm(gradient: Tensor, limit: float) -> Tensor:
         The norm before.
     """
     norm = torch.linalg.vector_norm(gradient)
-    gradient.mul_(((limit or float("inf")) / (norm + 1e-6)).clamp(max=1.0))
+    if limit:  # else a pass over all weights that changes nothing
+        gradient.mul_((limit / (norm + 1e-6)).clamp(max=1.0))
     return norm
 
 

@@ -27,6 +27,7 @@ CASES = {
     "rainbow": REPLAY,  # noise of its own for each env
     "r2d2": REPLAY | {"sequence_length": 6, "burn_in": 2, "replay_ratio": 0.25},
     "ppo": {"rollout_length": 8, "epochs": 2, "minibatches": 2},
+    "impala": {"rollout_length": 5},  # learns in another thread
     "recurrent_ppo": {"rollout_length": 8, "epochs": 2, "minibatches": 2},
     "pqn": {"rollout_length": 8, "epochs": 2, "minibatches": 2},
 }
@@ -64,9 +65,9 @@ class _Part:
         return self._own(self._shared["row"])
 
 
-def _agent(name: str, env: Any, **changes: Any) -> Any:
-    config = replace(registry.preset(name, env).config, **CASES[name], **changes)
-    return registry.build(config, env, device=torch.device("cpu"), seed=3, steps=STEPS)
+def _agent(name: str, env: Any, seed: int = 3) -> Any:
+    config = replace(registry.preset(name, env).config, **CASES[name])
+    return registry.build(config, env, device=torch.device("cpu"), seed=seed, steps=STEPS)
 
 
 def _trained(name: str, env: Any, on_turn: Any = lambda turn, waits: False) -> Any:
@@ -171,6 +172,7 @@ def test_an_agent_acts_by_the_weights_from_before_a_rows_updates() -> None:
     halves = make_halves(ENV, ENVS, 1, EnvOptions())
     agent = _agent("dqn", halves)
     ahead, seen, weights = ActingAhead(agent), list[torch.Tensor](), list[torch.Tensor]()
+    agent.start_from(_agent("dqn", halves, seed=9).weights())
     act, learn = agent.act, agent.learn
 
     def spy_act(*given: Any) -> Any:
@@ -187,6 +189,7 @@ def test_an_agent_acts_by_the_weights_from_before_a_rows_updates() -> None:
         train_in_halves(ahead, halves, None, STEPS, lambda turn, waits: False)
     finally:
         halves.close()
+    assert torch.equal(seen[0], weights[0]), "loaded after the copy was made"
     by_row = seen[2:]  # after the first row, for each of which both halves were acted for
     assert len(by_row) == 2 * len(weights)
     for i, before in enumerate(weights):
