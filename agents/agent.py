@@ -132,8 +132,6 @@ class Agent(AnyAgent, Protocol):
 class ActsInParts(Agent, Protocol):
     """An agent that can act for some of its envs at a time."""
 
-    learner: Any
-
     def act(
         self, obs: np.ndarray, state: State, first: np.ndarray, envs: slice = EVERY_ENV
     ) -> tuple[np.ndarray, State, Extras]:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
-import numpy as np
 import pytest
 from cuda_device import REASON, SIMULATED
 
@@ -212,11 +211,7 @@ def test_halves_continue_at_a_row_that_was_acted_on(case: Case) -> None:
         capture(fresh)
         fresh.load_state_dict(saved["agent"])
         again.load_state_dict(saved["acting"])
-        turn = saved["turn"]
-        obs = np.array(turn.row.obs)
-        train_in_halves(
-            again, halves, turn._replace(row=turn.row._replace(obs=obs)), 160, lambda *_: False
-        )
+        train_in_halves(again, halves, saved["turn"], 160, lambda *_: False)
     finally:
         halves.close()
     for name, weight in on_host(whole.weights()).items():
