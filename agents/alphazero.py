@@ -20,7 +20,7 @@ from ludus.agents.learner import Learner, UpdateSchedule, linear
 from ludus.agents.memory.games import Games, Position
 from ludus.agents.memory.step import Extras, Staging, Step
 from ludus.agents.search import Chooser, SearchResult, Tree, search, subtree
-from ludus.agents.search_rules import Gumbel, Puct
+from ludus.agents.search_rules import Gumbel, Puct, dirichlet_noise, gumbel_noise
 from ludus.agents.seeding import generator, seed_of, seeded_weights
 from ludus.envs.board.backend import observation_space, observations
 from ludus.envs.board.game import BOARD, Board, Game
@@ -30,7 +30,7 @@ from ludus.networks.cores import NoCore, State
 from ludus.networks.encoders import MLP, Tower
 from ludus.networks.heads import ILLEGAL
 from ludus.networks.network import Network, flatten_parameters
-from ludus.networks.policies import GameHead, PolicyOut, gumbel
+from ludus.networks.policies import GameHead, PolicyOut
 
 Forward = Callable[[Tensor], Sequence[Tensor]]  # positions [N] to logits [N, A], values [N]
 
@@ -135,7 +135,9 @@ class AlphaZero:
             tensors = [board] if given is None else [board, given]
             result = SearchResult(*(x.clone() for x in self.searches[simulations](*tensors)))
         else:
-            result, state = self._search(obs, board, legal, state, simulations, noise, c.c_scale)
+            result, state = self._search(
+                obs, board, legal, state, simulations, noise, c.c_scale, leaves=1
+            )
         action = result.action
         if c.search == "puct":
             sampled = _sample_move(result.policy, legal, self._exploration)
@@ -179,6 +181,8 @@ class AlphaZero:
         simulations: int,
         generator: torch.Generator | None,
         c_scale: float,
+        *,
+        leaves: int,
     ) -> tuple[SearchResult, State]:
         """Search positions [B] with legal moves [B, A], and noise if there is a generator.
 
@@ -187,7 +191,9 @@ class AlphaZero:
         """
         chooser = self._chooser(self._noise(legal, generator), c_scale)
         tree = None if not state else self._tree_below(obs, board, state, simulations)
-        result = search(self.game, board, self.evaluate, chooser, simulations, self.device, tree)
+        result = search(
+            self.game, board, self.evaluate, chooser, simulations, self.device, tree, leaves=leaves
+        )
         return result, () if tree is None else self._tree_state(tree)
 
     @torch.no_grad()
@@ -230,8 +236,8 @@ class AlphaZero:
         if generator is None:
             return None
         if self.config.search == "gumbel":
-            return _gumbel_noise(legal, generator)
-        return _dirichlet_noise(legal, self.config.dirichlet, generator)
+            return gumbel_noise(legal, generator)
+        return dirichlet_noise(legal, self.config.dirichlet, generator)
 
     def _chooser(self, noise: Tensor | None, c_scale: float) -> Chooser:
         c = self.config
@@ -262,8 +268,17 @@ class AlphaZero:
         """Search positions [B] outside training."""
         (packed,) = self._staging.upload(obs)
         _, board, legal = self._positions(packed)
-        c_scale = self.config.play_c_scale
-        return self._search(obs, board, legal, state, self.simulations, generator, c_scale)
+        c = self.config
+        return self._search(
+            obs,
+            board,
+            legal,
+            state,
+            self.simulations,
+            generator,
+            c.play_c_scale,
+            leaves=c.play_leaves,
+        )
 
     def choose(
         self, obs: np.ndarray, state: State, first: np.ndarray, *, deterministic: bool
@@ -369,21 +384,9 @@ class AlphaZero:
         }
 
 
-def _gumbel_noise(legal: Tensor, generator: torch.Generator) -> Tensor:
-    """Sample the Gumbel distribution, [B, A]."""
-    return gumbel(torch.rand(legal.shape, generator=generator, device=legal.device))
-
-
-def _dirichlet_noise(legal: Tensor, alpha: float, generator: torch.Generator) -> Tensor:
-    """Sample a Dirichlet distribution over the legal moves [B, A]; alpha over their number."""
-    each = alpha / legal.sum(-1, keepdim=True).clamp(min=1) * legal.to(torch.float32)
-    sampled = torch._standard_gamma(each.clamp(min=1e-6), generator=generator) * legal
-    return sampled / sampled.sum(-1, keepdim=True).clamp(min=1e-20)
-
-
 def _sample_move(policy: Tensor, legal: Tensor, generator: torch.Generator) -> Tensor:
     """Sample a move [B] by its probability."""
-    score = policy.clamp(min=1e-20).log() + _gumbel_noise(legal, generator)
+    score = policy.clamp(min=1e-20).log() + gumbel_noise(legal, generator)
     return score.masked_fill(~legal, ILLEGAL).argmax(-1)
 
 

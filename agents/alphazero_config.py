@@ -41,6 +41,8 @@ class AlphaZeroConfig:
     """simulations per move in training"""
     play_simulations: Annotated[int, AT_LEAST_ONE] = 64
     """simulations per move in evaluation and play"""
+    play_leaves: Annotated[int, AT_LEAST_ONE] = 8
+    """positions of a game in one forward pass in evaluation and play"""
     fast_simulations: Annotated[int, NON_NEGATIVE] = 0
     """playout cap: simulations of the moves whose policy is not trained on; 0 for no cap"""
     full_share: Annotated[float, FRACTION] = 0.25

@@ -1,11 +1,13 @@
 """Monte-Carlo tree search in all games of a batch at once; a tree is arrays [B, N, A].
 
-A round of simulations selects P paths in the trees, makes one move on each, evaluates all P new
-positions in one forward pass, and adds the values to the paths. Paths of one tree begin with
-different actions, so they have nothing in common but the root. A node's next action depends on the
-node alone, so it is stored: selection follows stored actions, and the backward step recomputes them
-for all nodes of all paths at once. The layout is that of mctx
-(https://github.com/google-deepmind/mctx). A return changes its sign where the other player moves.
+A round of simulations selects paths in the trees; those of one tree begin with different actions,
+so they have nothing in common but the root. A pass makes one move on each of its P paths, evaluates
+all P new positions in one forward pass, and adds the values to the paths. It has one round, or
+several where few games are searched: the later ones see which paths are under way, but not their
+returns (WU-UCT, https://arxiv.org/abs/1810.11755). A node's next action depends on the node alone,
+so it is stored: selection follows stored actions, and the backward step recomputes them for all
+nodes of all paths at once. The layout is that of mctx (https://github.com/google-deepmind/mctx). A
+return changes its sign where the other player moves.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ludus.envs.board.game import Board, Game
 
@@ -28,6 +31,7 @@ class Edges(NamedTuple):
     visits: Tensor  # float32
     total: Tensor  # sum of the returns, for the player who moves there
     raw: Tensor  # [...] the network's value
+    pending: Tensor | None = None  # float32, paths whose returns are still to come
 
     def mean(self) -> Tensor:
         """Return the mean return of each action, 0 without visits."""
@@ -36,6 +40,10 @@ class Edges(NamedTuple):
     def value(self) -> Tensor:
         """Return the mean of the network's value and all returns, [...]."""
         return (self.raw + self.total.sum(-1)) / (1 + self.visits.sum(-1))
+
+    def begun(self) -> Tensor:
+        """Return the visits with those still to come."""
+        return self.visits if self.pending is None else self.visits + self.pending
 
 
 class Chooser(Protocol):
@@ -47,17 +55,19 @@ class Chooser(Protocol):
     def inside(self, edges: Edges) -> Tensor:
         """Return the next actions [...] of nodes below the root."""
 
-    def at_root(self, edges: Edges, done: Tensor, simulations: int) -> tuple[Tensor, Tensor]:
+    def at_root(
+        self, edges: Edges, done: Tensor, simulations: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the actions at the roots in the next round.
 
         Args:
             edges: of the roots, [B, A].
-            done: [B] simulations of each game so far.
+            done: [B] simulations of each game so far, with those still to come.
             simulations: of each game in the end.
 
         Returns:
-            Actions [B, W], different ones within a game, and [B, W] bool: which of them begin a
-            path. These are the first ones of a game.
+            Actions [B, W], different ones within a game; [B, W] bool: which of them begin a path,
+            the first ones of a game; [B] simulations after which the returns of all must be known.
         """
 
     def widths(self, simulations: int) -> Sequence[int]:
@@ -97,14 +107,16 @@ class Tree:
         self.total = torch.zeros(rows, actions, device=device)
         # Row of the node that an action leads to; -1 without one, or where the game is over.
         self.child = torch.full((rows, actions), -1, device=device)
+        self.pending: Tensor | None = None  # [rows, A] see `Edges`; None in passes of one round
         self.raw = torch.zeros(rows, device=device)
         self.discount_sign = torch.ones(rows, device=device)  # of the move into the node
         self.parent = torch.full((rows,), -1, device=device)  # row of the parent; -1 for none
         self.choice = torch.zeros(rows, dtype=torch.int64, device=device)  # next action
+        self.nowhere = rows - 1
+        self.following = torch.full_like(self.choice, self.nowhere)  # row to which it leads
         self.boards = game.init(rows)
         self.root = torch.arange(batch, device=device) * nodes  # [B] rows
         self.used = torch.ones_like(self.root)  # [B] number of nodes
-        self.nowhere = rows - 1
         self.put(self.root, board)
 
     def put(self, rows: Tensor, board: Board) -> None:
@@ -118,8 +130,19 @@ class Tree:
     def _index(self, rows: Tensor) -> Any:
         return rows.cpu().numpy() if isinstance(self.boards, np.ndarray) else rows
 
+    def choose(self, rows: Tensor, chooser: Chooser) -> None:
+        """Choose the next actions of the nodes in rows [...] anew."""
+        action = chooser.inside(self.edges(rows))
+        self.choice[rows] = action
+        self.following[rows] = self.behind(rows, action)
+
+    def behind(self, rows: Tensor, actions: Tensor) -> Tensor:
+        """Return the rows to which actions lead, `nowhere` without a node."""
+        child = self.child[rows, actions]
+        return torch.where(child < 0, self.nowhere, child)
+
     def arrays(self) -> tuple[Tensor, ...]:
-        """Return everything but the positions, [rows, ...] each."""
+        """Return all that remains after a search but the positions, [rows, ...] each."""
         return (
             self.logits,
             self.visits,
@@ -133,7 +156,10 @@ class Tree:
 
     def edges(self, rows: Tensor) -> Edges:
         """Return the statistics of the nodes in rows [...]."""
-        return Edges(self.logits[rows], self.visits[rows], self.total[rows], self.raw[rows])
+        pending = None if self.pending is None else self.pending[rows]
+        return Edges(
+            self.logits[rows], self.visits[rows], self.total[rows], self.raw[rows], pending
+        )
 
 
 @torch.no_grad()
@@ -146,6 +172,7 @@ def search(
     device: torch.device | None = None,
     tree: Tree | None = None,
     *,
+    leaves: int = 1,
     fixed: bool = False,
 ) -> SearchResult:
     """Search B games.
@@ -158,79 +185,136 @@ def search(
         simulations: number of simulations, 1 or more.
         device: where the arrays live; the CPU by default.
         tree: trees of these positions to continue, with room for `simulations` nodes.
+        leaves: new positions of a game in one forward pass, unless a single round has more; 1 for
+            one round each. More are faster for a few games, and each is chosen with less known.
         fixed: do the same operations whatever the data, with the same result, so that a GPU never
             waits and the search can be recorded. Paths that no game needs are then evaluated, too.
-            For games whose positions are tensors, without `tree`.
+            For games whose positions are tensors, without `tree` and `leaves`.
     """
     device = device or torch.device("cpu")
     if tree is None:
         tree = Tree(game, board, simulations + 1, device)
+    tree.pending = torch.zeros_like(tree.visits) if leaves > 1 else None
     logits, value = evaluate(board)
     tree.logits[tree.root], tree.raw[tree.root] = chooser.prepare(logits), value
     done = torch.zeros_like(tree.root)  # [B] simulations
-    widths = chooser.widths(simulations)
-    for depth, width in enumerate(widths, 1):  # each round adds a level to a tree at most
-        actions, taken = chooser.at_root(tree.edges(tree.root), done, simulations)  # [B, W]
-        actions, taken = actions[:, :width], taken[:, :width]
-        if fixed:
-            simulate(game, tree, evaluate, chooser, _all_paths(tree, actions, taken), depth)
-        else:
-            paths = _taken_paths(tree, actions, taken)
-            if not len(paths.root):
+    if fixed:
+        # each round adds a level to a tree at most
+        for depth, width in enumerate(chooser.widths(simulations), 1):
+            first, taken, _ = chooser.at_root(tree.edges(tree.root), done, simulations)  # [B, W]
+            paths = _all_paths(tree, first[:, :width], taken[:, :width], depth)
+            expand(game, tree, evaluate, chooser, paths)
+            done = done + taken[:, :width].sum(1)
+    else:
+        while True:
+            paths, done = _next_paths(tree, chooser, done, simulations, leaves)
+            if not len(paths.new):
                 break
-            simulate(game, tree, evaluate, chooser, paths)
-        count = taken.sum(1)  # [B]
-        tree.used += count
-        done = done + count
+            expand(game, tree, evaluate, chooser, paths)
     edges = tree.edges(tree.root)
     policy, action, value = chooser.result(edges)
     return SearchResult(policy, action, value, edges.value(), edges.visits, edges.mean())
 
 
 class Paths(NamedTuple):
-    """The beginnings of P paths, those of a game together."""
+    """P paths from the roots to edges without a child."""
 
-    root: Tensor  # [P] rows
-    first: Tensor  # [P] actions there
+    nodes: Tensor  # [D, P] rows; `tree.nowhere` below the end of a path
+    actions: Tensor  # [D, P]
     new: Tensor  # [P] rows of the nodes to be added
-    taken: Tensor | None  # [P] bool, False of an empty path; None if there are none
+    taken: Tensor | None = None  # [P] bool, False of an empty path; None if there are none
 
 
-def _taken_paths(tree: Tree, first: Tensor, taken: Tensor) -> Paths:
-    """Return the paths that begin with actions [B, W] where `taken` [B, W]."""
-    games, place = taken.nonzero(as_tuple=True)  # [P]
-    root = tree.root[games]
-    return Paths(root, first[games, place], root + tree.used[games] + place, None)
-
-
-def _all_paths(tree: Tree, first: Tensor, taken: Tensor) -> Paths:
-    """Return the same with empty paths in place of the others, P = B W."""
+def _all_paths(tree: Tree, first: Tensor, taken: Tensor, depth: int) -> Paths:
+    """Return paths that begin with actions [B, W], empty ones where not `taken`; P = B W."""
     root, new = tree.root.unsqueeze(1), (tree.root + tree.used).unsqueeze(1)
     new = new + torch.arange(first.shape[1], device=first.device)
     root, new = torch.where(taken, root, tree.nowhere), torch.where(taken, new, tree.nowhere)
-    return Paths(root.flatten(), first.flatten(), new.flatten(), taken.flatten())
+    tree.used += taken.sum(1)
+    nodes, actions = select(tree, root.flatten(), first.flatten(), depth)
+    return Paths(nodes, actions, new.flatten(), taken.flatten())
 
 
-def simulate(
-    game: Game,
-    tree: Tree,
-    evaluate: Evaluate,
-    chooser: Chooser,
-    paths: Paths,
-    depth: int | None = None,
-) -> None:
-    """Do one round of simulations, each of which adds a node.
+def _next_paths(
+    tree: Tree, chooser: Chooser, done: Tensor, simulations: int, leaves: int
+) -> tuple[Paths, Tensor]:
+    """Select the paths of the next pass.
+
+    A path that ends where another one of the pass does is left to the next pass.
+
+    Args:
+        tree: the trees.
+        chooser: PUCT or Gumbel.
+        done: [B] simulations of each game so far.
+        simulations: of each game in the end.
+        leaves: see `search`.
+
+    Returns:
+        The paths, and `done` with them.
+    """
+    first, taken, until = chooser.at_root(tree.edges(tree.root), done, simulations)  # [B, W]
+    most = (done + leaves).minimum(until)  # [B]
+    rounds = list[Paths]()
+    while True:
+        games, place = taken.nonzero(as_tuple=True)  # [P]
+        nodes, actions = select(tree, tree.root[games], first[games, place])
+        if rounds:
+            meets = _meets(tree, nodes, actions)
+            taken[games[meets], place[meets]] = False
+            most[games[meets]] = 0
+            games, place, nodes, actions = (x[..., ~meets] for x in (games, place, nodes, actions))
+        new = tree.root + tree.used - 1  # [B]
+        new = (new.unsqueeze(1) + taken.cumsum(1))[games, place]
+        rounds.append(Paths(nodes, actions, new))
+        count = taken.sum(1)  # [B]
+        tree.used += count
+        done = done + count
+        if tree.pending is None or not (done < most).any():
+            break
+        _begin(tree, chooser, nodes, actions)
+        first, taken, _ = chooser.at_root(tree.edges(tree.root), done, simulations)
+        taken = taken & (taken.cumsum(1) <= (most - done).unsqueeze(1))
+    return (rounds[0] if len(rounds) == 1 else _together(tree, rounds)), done
+
+
+def _meets(tree: Tree, nodes: Tensor, actions: Tensor) -> Tensor:
+    """Return whether each path ends at an edge whose first visit is still to come, [P]."""
+    assert tree.pending is not None
+    last, action = _last(tree, nodes, actions)
+    return (tree.pending[last, action] > 0) & (tree.visits[last, action] == 0)
+
+
+def _begin(tree: Tree, chooser: Chooser, nodes: Tensor, actions: Tensor) -> None:
+    """Count paths [D, P] as pending, and choose the next actions of their nodes anew."""
+    assert tree.pending is not None
+    edge = (nodes * tree.actions + actions).flatten()
+    tree.pending.view(-1).index_add_(0, edge, torch.ones_like(edge, dtype=torch.float32))
+    tree.choose(nodes[1:], chooser)
+
+
+def _together(tree: Tree, rounds: Sequence[Paths]) -> Paths:
+    """Return the paths of several rounds as those of one."""
+    depth = max(len(each.nodes) for each in rounds)
+    below = [(0, 0, 0, depth - len(each.nodes)) for each in rounds]
+    nodes = [
+        pad(each.nodes, more, value=tree.nowhere) for each, more in zip(rounds, below, strict=True)
+    ]
+    actions = [pad(each.actions, more) for each, more in zip(rounds, below, strict=True)]
+    new = [each.new for each in rounds]
+    return Paths(torch.cat(nodes, 1), torch.cat(actions, 1), torch.cat(new))
+
+
+def expand(game: Game, tree: Tree, evaluate: Evaluate, chooser: Chooser, paths: Paths) -> None:
+    """Add a node at the end of each path, and its value to the path.
 
     Args:
         game: the rules.
         tree: the trees.
         evaluate: the network.
         chooser: PUCT or Gumbel.
-        paths: their beginnings.
-        depth: of the deepest tree at most; None to find it, which waits for a GPU at each level.
+        paths: the paths.
     """
-    new, taken = paths.new, paths.taken
-    nodes, actions = select(tree, paths.root, paths.first, depth)  # [D, P] each
+    nodes, actions, new, taken = paths
     last, action = _last(tree, nodes, actions)
     move = game.step(tree.get(last), action)
     board, device = move.board, new.device
@@ -250,8 +334,7 @@ def simulate(
     # the next player sees it with its sign turned.
     returns = torch.where(terminated, reward.sign(), sign * value)  # [P]
     backward(tree, nodes, actions, returns)
-    touched = torch.cat([nodes[1:], new.unsqueeze(0)])  # [D, P], all but the roots
-    tree.choice[touched] = chooser.inside(tree.edges(touched))
+    tree.choose(torch.cat([nodes[1:], new.unsqueeze(0)]), chooser)  # all but the roots
 
 
 def select(
@@ -269,20 +352,15 @@ def select(
         The nodes and the actions of the paths, [D, P] each; `tree.nowhere` below the end of a path
         that is shorter than the longest.
     """
-    going = torch.ones_like(here, dtype=torch.bool)
-    child, choice = tree.child.view(-1), tree.choice
-    nodes, actions = list[Tensor](), list[Tensor]()
-    while depth is None or len(nodes) < depth:
-        nodes.append(torch.where(going, here, tree.nowhere))
-        actions.append(action)
-        following = child[here * tree.actions + action]
-        going = following >= 0
-        if depth is None and not going.any():
+    nodes = list[Tensor]()
+    following = tree.behind(here, action)
+    while True:
+        nodes.append(here)
+        here, following = following, tree.following[following]
+        if len(nodes) == depth or (depth is None and not (here != tree.nowhere).any()):
             break
-        # a path that has ended stays at its last edge
-        here = torch.where(going, following, here)
-        action = torch.where(going, choice[here], action)
-    return torch.stack(nodes), torch.stack(actions)
+    rows = torch.stack(nodes)
+    return rows, torch.cat([action.unsqueeze(0), tree.choice[rows[1:]]])
 
 
 def _last(tree: Tree, nodes: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
@@ -308,6 +386,8 @@ def backward(tree: Tree, nodes: Tensor, actions: Tensor, returns: Tensor) -> Non
     signs = signs.flip(0).cumprod(0).flip(0)  # [D, P]
     edge = (nodes * tree.actions + actions).flatten()
     tree.visits.view(-1).index_add_(0, edge, torch.ones_like(signs).flatten())
+    if tree.pending is not None:
+        tree.pending.view(-1)[edge] = 0
     tree.total.view(-1).index_add_(0, edge, (signs * returns).flatten())
 
 
@@ -346,6 +426,7 @@ def subtree(game: Game, tree: Tree, chosen: Tensor, board: Board, most: int) -> 
         there = getattr(tree, name)[old]
         getattr(after, name)[rows] = torch.where(there >= 0, where[there.clamp(min=0)], -1)
     after.discount_sign[after.root], after.parent[after.root] = 1, -1
+    after.following[rows] = after.behind(rows, after.choice[rows])
     after.put(rows, tree.get(old))
     after.used = kept.sum(1).clamp(min=1)
     return after

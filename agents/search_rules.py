@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ludus.agents.search import Edges
+from ludus.networks.policies import gumbel
 
 _NEVER = -torch.inf
 
@@ -34,16 +35,20 @@ class Puct(NamedTuple):
 
     def inside(self, edges: Edges) -> Tensor:
         """Return the actions of the highest score."""
-        visited = edges.visits.sum(-1, keepdim=True) + 1
+        begun = edges.begun()
+        visited = begun.sum(-1, keepdim=True) + 1
         mean = torch.where(edges.visits > 0, edges.mean(), edges.value().unsqueeze(-1))
         rate = ((1 + visited + 19_652) / 19_652).log() + self.c_puct
         prior = edges.logits.softmax(-1)
-        score = mean + rate * prior * visited.sqrt() / (1 + edges.visits)
+        score = mean + rate * prior * visited.sqrt() / (1 + begun)
         return torch.where(_legal(edges.logits), score, _NEVER).argmax(-1)
 
-    def at_root(self, edges: Edges, done: Tensor, simulations: int) -> tuple[Tensor, Tensor]:
+    def at_root(
+        self, edges: Edges, done: Tensor, simulations: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the action of the highest score in each game."""
-        return self.inside(edges).unsqueeze(1), (done < simulations).unsqueeze(1)
+        first, taken = self.inside(edges).unsqueeze(1), (done < simulations).unsqueeze(1)
+        return first, taken, torch.full_like(done, simulations)
 
     def widths(self, simulations: int) -> Sequence[int]:
         """Return 1 for each simulation."""
@@ -94,23 +99,26 @@ class Gumbel(NamedTuple):
     def inside(self, edges: Edges) -> Tensor:
         """Return the actions furthest below their share of the improved policy (equation 14)."""
         policy = self._improved(edges, self._completed(edges)).softmax(-1)
-        apart = policy - edges.visits / (1 + edges.visits.sum(-1, keepdim=True))
+        begun = edges.begun()
+        apart = policy - begun / (1 + begun.sum(-1, keepdim=True))
         return torch.where(_legal(edges.logits), apart, _NEVER).argmax(-1)
 
     def _score(self, edges: Edges) -> Tensor:
         score = self._improved(edges, self._completed(edges))
         return score if self.noise is None else score + self.noise
 
-    def at_root(self, edges: Edges, done: Tensor, simulations: int) -> tuple[Tensor, Tensor]:
+    def at_root(
+        self, edges: Edges, done: Tensor, simulations: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the best of the actions whose visits equal those of this round of the halving."""
         legal = _legal(edges.logits)
-        visits, length = rounds(self.considered, simulations, done.device)
+        visits, length, until = rounds(self.considered, simulations, done.device)
         at = legal.sum(-1).clamp(max=self.considered), done
-        allowed = legal & (edges.visits == visits[at].unsqueeze(-1))
+        allowed = legal & (edges.begun() == visits[at].unsqueeze(-1))
         score = torch.where(allowed, self._score(edges), _NEVER)
         order = score.argsort(dim=-1, descending=True, stable=True)  # [B, A]
         rank = torch.arange(order.shape[1], device=order.device)
-        return order, rank < length[at].unsqueeze(-1)
+        return order, rank < length[at].unsqueeze(-1), until[at]
 
     def widths(self, simulations: int) -> Sequence[int]:
         """Return the widest round of sequential halving with as many actions, or fewer."""
@@ -132,29 +140,49 @@ class Gumbel(NamedTuple):
         return policy, action, (policy * completed).sum(-1)
 
 
+def gumbel_noise(legal: Tensor, generator: torch.Generator) -> Tensor:
+    """Sample the Gumbel distribution, [B, A]."""
+    return gumbel(torch.rand(legal.shape, generator=generator, device=legal.device))
+
+
+def dirichlet_noise(legal: Tensor, alpha: float, generator: torch.Generator) -> Tensor:
+    """Sample a Dirichlet distribution over the legal moves [B, A]; alpha over their number."""
+    each = alpha / legal.sum(-1, keepdim=True).clamp(min=1) * legal.to(torch.float32)
+    sampled = torch._standard_gamma(each.clamp(min=1e-6), generator=generator) * legal
+    return sampled / sampled.sum(-1, keepdim=True).clamp(min=1e-20)
+
+
 def _legal(logits: Tensor) -> Tensor:
     return logits > -1e8
 
 
 @cache
-def rounds(considered: int, simulations: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def rounds(
+    considered: int, simulations: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return the rounds of sequential halving, [considered + 1, simulations + 1] each.
 
     The first index is the number of actions, the second that of the simulations done.
 
     Returns:
-        The visits of the actions that are next, and how many of these are left; 0 after the end.
+        The visits of the actions that are next, how many of these are left, and the simulations
+        after the last round that follows with as many actions, which are the same ones; 0 after the
+        end.
     """
     visits = torch.zeros(considered + 1, simulations + 1)
     length = torch.zeros(considered + 1, simulations + 1, dtype=torch.int64)
+    until = torch.zeros_like(length)
     for count in range(considered + 1):
         start = 0
-        for due, same in groupby(halving(count, simulations)):
-            size = len(list(same))
-            visits[count, start : start + size] = due
-            length[count, start : start + size] = torch.arange(size, 0, -1)
-            start += size
-    return visits.to(device), length.to(device)
+        each = [(due, len(list(same))) for due, same in groupby(halving(count, simulations))]
+        for size, alike in groupby(each, key=lambda round_: round_[1]):
+            first = start
+            for due, _ in alike:
+                visits[count, start : start + size] = due
+                length[count, start : start + size] = torch.arange(size, 0, -1)
+                start += size
+            until[count, first:start] = start
+    return visits.to(device), length.to(device), until.to(device)
 
 
 @cache

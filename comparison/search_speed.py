@@ -58,15 +58,22 @@ class _Clock:
 
 
 class _SelfPlay:
-    """Our search in B games at once."""
+    """Our search in B games at once, as in training or, with `play`, as in play."""
 
-    def __init__(self, game: str, batch: int, simulations: int, device: torch.device) -> None:
+    def __init__(
+        self, game: str, batch: int, simulations: int, device: torch.device, *, play: bool
+    ) -> None:
         self._env = make(game, batch, seed=1)
         config = registry.preset("alphazero", self._env).config
         assert isinstance(config, AlphaZeroConfig)
-        self._simulations, self._clock = simulations, _Clock(device)
+        self._simulations, self._clock, self._play = simulations, _Clock(device), play
         self._agent = alphazero.build(
-            AlphaZeroConfig(encoder=config.encoder, simulations=simulations, random_moves=0),
+            AlphaZeroConfig(
+                encoder=config.encoder,
+                simulations=simulations,
+                play_simulations=simulations,
+                random_moves=0,
+            ),
             self._env,
             device=device,
             seed=1,
@@ -81,6 +88,12 @@ class _SelfPlay:
         self._lengths = list[int]()
         self.turn(made.max_moves + 2)  # play until the games are at different moves
 
+    def _moves(self) -> np.ndarray:
+        obs, first = self._row.obs, self._row.first
+        if self._play:
+            return self._agent.choose(obs, (), first, deterministic=False)[0]
+        return self._agent.act(obs, (), first)[0]
+
     def turn(self, rows: int) -> SearchRate:
         """Play `rows` moves in all games and return the speed."""
         self._clock.network = self._clock.game = 0.0
@@ -88,7 +101,7 @@ class _SelfPlay:
         with torch_settings(self._env, self._agent):
             for _ in range(rows):
                 began = time.perf_counter()
-                action, _, _ = self._agent.act(self._row.obs, (), self._row.first)
+                action = self._moves()
                 seconds += time.perf_counter() - began
                 moves += int((~self._row.game_over).sum())
                 self._env.send(action)
@@ -97,7 +110,7 @@ class _SelfPlay:
         network, game = self._clock.network / seconds, self._clock.game / seconds
         mean = float(np.mean(self._lengths)) if self._lengths else float("nan")
         return SearchRate(
-            f"ludus, {self._env.num_envs} games",
+            f"ludus, {self._env.num_envs} games" + (" in play" if self._play else ""),
             moves * self._simulations / seconds,
             moves / seconds / mean,
             network,
@@ -199,7 +212,8 @@ def measure_search(
         on_progress: called with a line on each measurement.
     """
     contenders: list[_SelfPlay | _Theirs] = [
-        _SelfPlay(game, batch, simulations, device) for batch in BATCHES
+        _SelfPlay(game, batch, simulations, device, play=play)
+        for batch, play in ((1, True), *((batch, False) for batch in BATCHES))
     ]
     if peers:
         contenders += [_Theirs(game, simulations, network) for network in (True, False)]

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from ludus.agents import registry
-from ludus.agents.alphazero import _dirichlet_noise, build
+from ludus.agents.alphazero import build
 from ludus.agents.alphazero_config import AlphaZeroConfig
 from ludus.agents.capture import capture
 from ludus.agents.memory.step import Step
 from ludus.agents.search import Tree, search, subtree
-from ludus.agents.search_rules import Puct
+from ludus.agents.search_rules import Puct, dirichlet_noise
 from ludus.envs.errors import ConfigError
 from ludus.envs.make import make
 from ludus.networks.heads import ILLEGAL
@@ -183,7 +183,7 @@ def test_every_field_changes_what_is_learned(field):
 
 def test_there_is_no_field_without_a_test():
     others = {"encoder", "hidden", "full_share", "play_simulations", "play_c_scale"}  # below
-    others |= {"value_target"}
+    others |= {"value_target", "play_leaves"}
     assert {f.name for f in fields(AlphaZeroConfig)} == {*CHANGES, *PUCT, *others}
 
 
@@ -194,7 +194,9 @@ def test_the_value_target_is_the_searchs_that_is_asked_for(search):
         agent = _agent(value_target=target, search=search, simulations=9, considered=4)
         found = []
         searched = agent._search
-        agent._search = lambda *given, s=searched, f=found: f.append(s(*given)) or f[-1]
+        agent._search = lambda *given, s=searched, f=found, **leaves: (
+            f.append(s(*given, **leaves)) or f[-1]
+        )
         _, kept = _train(agent, 1)
         result = found[0][0]
         mean = (result.value + result.root_mean) / 2
@@ -224,7 +226,9 @@ def test_the_playout_cap(share, low, high):
     assert low <= full.mean() <= high
     counts = []
     searched = agent._search
-    agent._search = lambda *given: counts.append(given[-3:-1]) or searched(*given)
+    agent._search = lambda *given, leaves: (
+        counts.append(given[-3:-1]) or searched(*given, leaves=leaves)
+    )
     _, kept = _train(agent, 50)
     for (count, noise), position in zip(counts, kept, strict=True):
         assert count == (4 if position.policy_trained[0] else 1)
@@ -263,18 +267,20 @@ def test_a_tree_that_is_used_again_knows_what_was_found_below_the_move(game):
     agent = _agent(game, search="puct", play_simulations=24, reuse_tree=True, noise_share=0.0)
     env = make(game, 4, 0)
     row, state, known = env.reset(), agent.initial_state(4), torch.zeros(4)
+    largest = known
     for _ in range(8):
         action, after = agent.choose(row.obs, state, row.first, deterministic=True)
         visits, child = after[2], after[6]  # [B, N, A] each
         below = child[torch.arange(4), 0, torch.from_numpy(action)]  # [B] rows
         assert (visits[:, 0].sum(-1) == 24 + known).all()
         known = visits.flatten(0, 1)[below.clamp(min=0)].sum(-1) * (below >= 0)
+        largest = largest.maximum(known)
         env.send(action)
         row, state = env.recv(), after
         if row.game_over.any():
             break
     assert (row.episode_length > 3).all()
-    assert (known > 0).all()
+    assert (largest > 0).all()
     fresh = make(game, 4, 0).reset()  # another position: nothing is known of it
     _, after = agent.choose(fresh.obs, state, fresh.first, deterministic=True)
     assert (after[2][:, 0].sum(-1) == 24).all()
@@ -309,6 +315,7 @@ def test_a_tree_that_is_used_again_is_the_one_below_the_move():
             before, after = recorded(tree, chosen[i]), recorded(part, part.root[i])
             assert len(after) == min(most, len(before)) == int(part.used[i])
             assert all(before[key] == value for key, value in after.items())
+        assert torch.equal(part.following, part.behind(torch.arange(len(part.raw)), part.choice))
 
 
 def test_the_learning_rate_falls_to_zero():
@@ -320,7 +327,7 @@ def test_the_learning_rate_falls_to_zero():
 
 def test_dirichlet_noise_has_its_mean_and_spread_over_legal_moves_only():
     legal = torch.tensor([[True, True, False, True, True]]).expand(40_000, 5)
-    noise = _dirichlet_noise(legal, 10.0, torch.Generator().manual_seed(0))
+    noise = dirichlet_noise(legal, 10.0, torch.Generator().manual_seed(0))
     torch.testing.assert_close(noise.sum(1), torch.ones(40_000))
     assert (noise[:, 2] == 0).all()
     assert noise[:, 0].mean() == pytest.approx(0.25, abs=0.005)
@@ -341,14 +348,19 @@ def test_predict_searches_without_chance_and_takes_one_position_or_many():
 
 
 def test_a_search_in_play_has_its_own_number_of_simulations_and_trust_in_values():
-    agent = _agent(play_simulations=11, play_c_scale=0.7, c_scale=0.3)
+    agent = _agent(play_simulations=11, play_c_scale=0.7, play_leaves=3, c_scale=0.3)
     obs, recorded = make("connect_four", 4).reset().obs, []
     searched = agent._search
-    agent._search = lambda *given: recorded.append((given[4], given[6])) or searched(*given)
+
+    def record(*given, leaves):
+        recorded.append((given[4], given[6], leaves))
+        return searched(*given, leaves=leaves)
+
+    agent._search = record
     agent.predict(obs)
     agent.advise(obs)
     agent.act(obs, (), np.ones(4, bool))
-    assert recorded == [(11, 0.7), (11, 0.7), (4, 0.3)]
+    assert recorded == [(11, 0.7, 3), (11, 0.7, 3), (4, 0.3, 1)]
     assert agent._chooser(None, 0.7).c_scale == 0.7
 
 

@@ -62,21 +62,25 @@ class Node:
         weight = [math.exp(x - most) for x in self.logits]
         self.prior = [w / sum(weight) for w in weight]
         self.visits = [0] * len(self.logits)
+        self.pending = [0] * len(self.logits)
         self.total = [0.0] * len(self.logits)
         self.child = {}
 
     def mean(self, a):
         return self.total[a] / self.visits[a]
 
+    def begun(self, a):
+        return self.visits[a] + self.pending[a]
+
 
 def puct(node):
     """Equation of AlphaZero's appendix, one action at a time."""
-    count = 1 + sum(node.visits)
+    count = 1 + sum(node.visits) + sum(node.pending)
     rate = math.log((1 + count + 19_652) / 19_652) + 1.25
-    own = (node.raw + sum(node.total)) / count
+    own = (node.raw + sum(node.total)) / (1 + sum(node.visits))
     best = {
         a: (node.mean(a) if node.visits[a] else own)
-        + rate * node.prior[a] * math.sqrt(count) / (1 + node.visits[a])
+        + rate * node.prior[a] * math.sqrt(count) / (1 + node.begun(a))
         for a in node.legal
     }
     return max(best, key=best.get)
@@ -104,61 +108,97 @@ def gumbel_inside(node):
     logits = improved(node)
     most = max(logits.values())
     weight = {a: math.exp(x - most) for a, x in logits.items()}
-    mass, count = sum(weight.values()), sum(node.visits)
-    apart = {a: weight[a] / mass - node.visits[a] / (1 + count) for a in logits}
+    mass, count = sum(weight.values()), sum(node.visits) + sum(node.pending)
+    apart = {a: weight[a] / mass - node.begun(a) / (1 + count) for a in logits}
     return max(apart, key=apart.get)
 
 
-def naive(game, board, rule, simulations, noise=None):
-    """The search of one game, by recursion."""
+def naive(game, board, rule, simulations, noise=None, leaves=1):
+    """The search of one game, one path at a time."""
     evaluate = oracle(game)
     root = Node(board, *(x[0] for x in evaluate(board)))
+    due = halving(min(16, len(root.legal)), simulations)
 
     def next_round(done):
+        if done == simulations:
+            return []
         if rule is puct:
             return [puct(root)]
-        due = halving(min(16, len(root.legal)), simulations)[done:]
-        logits = {a: x + noise[a] for a, x in improved(root).items() if root.visits[a] == due[0]}
+        logits = {a: x + noise[a] for a, x in improved(root).items() if root.begun(a) == due[done]}
         best = sorted(logits, key=lambda a: -logits[a])
-        return best[: len(list(takewhile(lambda visits: visits == due[0], due)))]
+        return best[: len(list(takewhile(lambda visits: visits == due[done], due[done:])))]
 
-    def visit(node, action):
-        """Return of who moves at the node."""
-        if action in node.child:
-            child, sign = node.child[action]
-            worth = sign * visit(child, puct(child) if rule is puct else gumbel_inside(child))
-        else:
-            move = game.step(node.board, torch.tensor([action]))
-            worth = float(move.reward)
-            if not move.terminated:
-                logits, value = evaluate(move.board)
-                node.child[action] = (
-                    Node(move.board, logits[0], value[0]),
-                    float(move.discount_sign),
-                )
-                worth += float(move.discount_sign * value)
-        node.visits[action] += 1
-        node.total[action] += worth
-        return worth
+    def until(done):
+        """Simulations after the last of the rounds with the same actions."""
+        if rule is puct:
+            return simulations
+        sizes = [size for size in (due.count(visits) for visits in sorted(set(due)))]
+        ends = np.cumsum(sizes)
+        last = int(np.searchsorted(ends, done, side="right"))
+        while last + 1 < len(sizes) and sizes[last + 1] == sizes[last]:
+            last += 1
+        return int(ends[last])
 
-    while sum(root.visits) < simulations:
-        for action in next_round(sum(root.visits)):
-            visit(root, action)
+    def descend(action):
+        """Nodes and actions from the root to an edge without a child."""
+        node, path = root, []
+        while True:
+            path.append((node, action))
+            if action not in node.child:
+                return path
+            node = node.child[action][0]
+            action = rule(node)
+
+    def expand(path):
+        node, action = path[-1]
+        move = game.step(node.board, torch.tensor([action]))
+        worth = float(move.reward)
+        if not move.terminated:
+            logits, value = evaluate(move.board)
+            node.child[action] = Node(move.board, logits[0], value[0]), float(move.discount_sign)
+            worth += float(move.discount_sign * value)
+        for node, action in reversed(path):
+            if action in node.child and node is not path[-1][0]:
+                worth *= node.child[action][1]  # of the move into the next node of the path
+            node.visits[action] += 1
+            node.total[action] += worth
+            node.pending[action] = 0
+
+    done = 0
+    while done < simulations:
+        paths, most, free = [], min(done + leaves, until(done)), True
+        actions = next_round(done)
+        while True:
+            for action in actions:
+                path = descend(action)
+                node, last = path[-1]
+                if node.pending[last] and not node.visits[last]:
+                    free = False
+                    continue
+                paths.append(path)
+                done += 1
+                for node, action in path:
+                    node.pending[action] += 1
+            if not free or done >= most:
+                break
+            actions = next_round(done)[: most - done]
+        for path in paths:
+            expand(path)
     return root
 
 
 @pytest.mark.parametrize("name", GAMES)
 @pytest.mark.parametrize("rule", ["puct", "gumbel"])
-def test_a_batched_search_is_the_search_of_each_game_alone(name, rule):
+@pytest.mark.parametrize("leaves", [1, 3, 8])
+def test_a_batched_search_is_the_search_of_each_game_alone(name, rule, leaves):
     game = GAMES[name]()
     boards = positions(game, 6, seed=3)
     noise = torch.rand(6, game.num_actions, generator=torch.Generator().manual_seed(5)) * 3
     chooser = Puct() if rule == "puct" else Gumbel(noise)
-    found = search(game, boards, oracle(game), chooser, 40)
+    found = search(game, boards, oracle(game), chooser, 40, leaves=leaves)
     for i in range(6):
-        single = naive(
-            game, boards[i : i + 1], puct if rule == "puct" else gumbel_inside, 40, noise[i]
-        )
+        inside = puct if rule == "puct" else gumbel_inside
+        single = naive(game, boards[i : i + 1], inside, 40, noise[i], leaves)
         assert found.visits[i].tolist() == single.visits
         means = [single.mean(a) if v else 0.0 for a, v in enumerate(single.visits)]
         np.testing.assert_allclose(found.mean[i], means, atol=1e-5)
@@ -183,10 +223,11 @@ def test_a_batched_search_is_the_search_of_each_game_alone(name, rule):
 @pytest.mark.parametrize("chooser", [Puct(), Gumbel()])
 @pytest.mark.parametrize("name", GAMES)
 @pytest.mark.parametrize("simulations", [1, 2, 7, 33])
-def test_visits_sum_to_the_simulations_and_none_is_illegal(name, chooser, simulations):
+@pytest.mark.parametrize("leaves", [1, 8])
+def test_visits_sum_to_the_simulations_and_none_is_illegal(name, chooser, simulations, leaves):
     game = GAMES[name]()
     boards = positions(game, 9, seed=1)
-    found = search(game, boards, oracle(game), chooser, simulations)
+    found = search(game, boards, oracle(game), chooser, simulations, leaves=leaves)
     assert (found.visits.sum(1) == simulations).all()
     assert (found.visits[~game.legal_actions(boards)] == 0).all()
     assert (found.policy[~game.legal_actions(boards)] == 0).all()
@@ -308,10 +349,16 @@ def _forced_wins():
 
 # the most visited action of PUCT needs a few visits more than there are actions to be the best
 @pytest.mark.parametrize(
-    ("chooser", "simulations"),
-    [(Gumbel(), 16), pytest.param(Gumbel(), 40, marks=pytest.mark.slow), (Puct(), 40)],
+    ("chooser", "simulations", "leaves"),
+    [
+        (Gumbel(), 16, 1),
+        (Gumbel(), 16, 8),
+        pytest.param(Gumbel(), 40, 1, marks=pytest.mark.slow),
+        (Puct(), 40, 1),
+        (Puct(), 40, 8),
+    ],
 )
-def test_with_perfect_values_every_forced_win_is_found(chooser, simulations):
+def test_with_perfect_values_every_forced_win_is_found(chooser, simulations, leaves):
     game, boards, wins, values = _forced_wins()
     assert len(boards) > 1_000
 
@@ -319,7 +366,7 @@ def test_with_perfect_values_every_forced_win_is_found(chooser, simulations):
         value = torch.tensor([float(values.get(tuple(b), 0.0)) for b in board.tolist()])
         return torch.zeros(len(board), 9).masked_fill(~game.legal_actions(board), ILLEGAL), value
 
-    found = search(game, boards, evaluate, chooser, simulations)
+    found = search(game, boards, evaluate, chooser, simulations, leaves=leaves)
     missed = [i for i, good in enumerate(wins) if int(found.action[i]) not in good]
     assert not missed
 
@@ -334,10 +381,14 @@ def test_sequential_halving_by_hand():
 
 
 def test_a_round_is_all_that_is_left_at_one_number_of_visits():
-    visits, length = rounds(4, 8, torch.device("cpu"))
+    visits, length, until = rounds(4, 8, torch.device("cpu"))
     assert visits[4].tolist() == [0, 0, 0, 0, 1, 1, 2, 2, 0]
     assert length[4].tolist() == [4, 3, 2, 1, 2, 1, 2, 1, 0]
     assert length[1].tolist() == [1] * 8 + [0]
+    # the better two of four are the same in both of their rounds
+    assert until[4].tolist() == [4, 4, 4, 4, 8, 8, 8, 8, 0]
+    assert until[3].tolist() == [3, 3, 3, 7, 7, 7, 7, 8, 0]  # the last round has one of the two
+    assert until[1].tolist() == [8] * 8 + [0]
 
 
 def test_a_round_is_one_forward_pass():
@@ -352,6 +403,40 @@ def test_a_round_is_one_forward_pass():
     search(game, game.init(2), evaluate, Gumbel(), 12)
     # the roots; 7 actions once; the better 3 (12 // 9 = 1 time), then 2 until the end
     assert sizes == [2, 14, 6, 4]
+
+
+def _sizes(prior, simulations, leaves):
+    """Positions of each forward pass in a game of connect four, and the result.
+
+    Args:
+        prior: logit of the middle move in any position; that of the others is 0.
+    """
+    game, sizes = make_game("connect_four"), []
+
+    def evaluate(board):
+        sizes.append(len(board))
+        logits = torch.zeros(len(board), 7)
+        logits[:, 3] = prior
+        return logits.masked_fill(~game.legal_actions(board), ILLEGAL), torch.zeros(len(board))
+
+    return sizes, search(game, game.init(1), evaluate, Gumbel(), simulations, leaves=leaves)
+
+
+def test_a_pass_has_so_many_leaves_of_rounds_with_the_same_actions():
+    # 7 actions once, 3 of them three times, 2 of them eight times
+    assert _sizes(0.0, 32, 1)[0] == [1, 7, 3, 3, 3] + [2] * 8
+    assert _sizes(0.0, 32, 2)[0] == [1, 7, 3, 3, 3] + [2] * 8  # a round is never divided
+    assert _sizes(0.0, 32, 5)[0] == [1, 7, 5, 4, 5, 5, 5, 1]
+    assert _sizes(0.0, 32, 8)[0] == [1, 7, 8, 1, 8, 8]
+
+
+def test_a_path_that_would_evaluate_a_position_again_is_left_to_the_next_pass():
+    """Where one reply is certain, each path of a move goes where the one before it went."""
+    sizes, found = _sizes(40.0, 20, 8)
+    before, alone = _sizes(40.0, 20, 1)
+    assert sizes == before
+    for ours, theirs in zip(found, alone, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_the_improved_policy_by_hand():
