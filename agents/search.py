@@ -2,12 +2,12 @@
 
 A round of simulations selects paths in the trees; those of one tree begin with different actions,
 so they have nothing in common but the root. A pass makes one move on each of its P paths, evaluates
-all P new positions in one forward pass, and adds the values to the paths. It has one round, or
-several where few games are searched: the later ones see which paths are under way, but not their
-returns (WU-UCT, https://arxiv.org/abs/1810.11755). A node's next action depends on the node alone,
-so it is stored: selection follows stored actions, and the backward step recomputes them for all
-nodes of all paths at once. The layout is that of mctx (https://github.com/google-deepmind/mctx). A
-return changes its sign where the other player moves.
+all new positions in one forward pass, and adds the values to the paths. It has one round, or more
+where few games are searched: the later ones see which paths have begun, but not their returns
+(WU-UCT, https://arxiv.org/abs/1810.11755). A node's next action is stored, so that selection only
+follows rows; after a pass it is chosen anew for all nodes of all paths at once. The layout is that
+of mctx (https://github.com/google-deepmind/mctx). A return changes its sign where the other player
+moves.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,7 +31,6 @@ class Edges(NamedTuple):
     visits: Tensor  # float32
     total: Tensor  # sum of the returns, for the player who moves there
     raw: Tensor  # [...] the network's value
-    pending: Tensor | None = None  # float32, paths whose returns are still to come
 
     def mean(self) -> Tensor:
         """Return the mean return of each action, 0 without visits."""
@@ -41,10 +40,6 @@ class Edges(NamedTuple):
         """Return the mean of the network's value and all returns, [...]."""
         return (self.raw + self.total.sum(-1)) / (1 + self.visits.sum(-1))
 
-    def begun(self) -> Tensor:
-        """Return the visits with those still to come."""
-        return self.visits if self.pending is None else self.visits + self.pending
-
 
 class Chooser(Protocol):
     """The rule by which a search selects actions."""
@@ -52,17 +47,26 @@ class Chooser(Protocol):
     def prepare(self, logits: Tensor) -> Tensor:
         """Return the root's prior logits [B, A] for the search."""
 
-    def inside(self, edges: Edges) -> Tensor:
-        """Return the next actions [...] of nodes below the root."""
+    def judge(self, edges: Edges) -> Tensor:
+        """Return K numbers on each action that follow from what returned so far, [..., K, A]."""
+
+    def inside(self, judged: Tensor, begun: Tensor) -> Tensor:
+        """Return the next actions [...] of nodes below the root.
+
+        Args:
+            judged: [..., K, A] see `judge`.
+            begun: [..., A] float32, visits, with those whose returns are still to come.
+        """
 
     def at_root(
-        self, edges: Edges, done: Tensor, simulations: int
+        self, judged: Tensor, begun: Tensor, done: Tensor, simulations: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the actions at the roots in the next round.
 
         Args:
-            edges: of the roots, [B, A].
-            done: [B] simulations of each game so far, with those still to come.
+            judged: [B, K, A].
+            begun: [B, A].
+            done: [B] simulations of each game that have begun.
             simulations: of each game in the end.
 
         Returns:
@@ -107,7 +111,9 @@ class Tree:
         self.total = torch.zeros(rows, actions, device=device)
         # Row of the node that an action leads to; -1 without one, or where the game is over.
         self.child = torch.full((rows, actions), -1, device=device)
-        self.pending: Tensor | None = None  # [rows, A] see `Edges`; None in passes of one round
+        # [rows, A] float32, paths whose returns are still to come; None if passes have one round
+        self.pending: Tensor | None = None
+        self.judged = torch.empty(0)  # [rows, K, A] see `Chooser`
         self.raw = torch.zeros(rows, device=device)
         self.discount_sign = torch.ones(rows, device=device)  # of the move into the node
         self.parent = torch.full((rows,), -1, device=device)  # row of the parent; -1 for none
@@ -130,9 +136,14 @@ class Tree:
     def _index(self, rows: Tensor) -> Any:
         return rows.cpu().numpy() if isinstance(self.boards, np.ndarray) else rows
 
-    def choose(self, rows: Tensor, chooser: Chooser) -> None:
+    def begun(self, rows: Tensor) -> Tensor:
+        """Return the visits of the actions of rows [...], with those still to come; [..., A]."""
+        visits = self.visits[rows]
+        return visits if self.pending is None else visits + self.pending[rows]
+
+    def choose(self, rows: Tensor, judged: Tensor, chooser: Chooser) -> None:
         """Choose the next actions of the nodes in rows [...] anew."""
-        action = chooser.inside(self.edges(rows))
+        action = chooser.inside(judged, self.begun(rows))
         self.choice[rows] = action
         self.following[rows] = self.behind(rows, action)
 
@@ -156,10 +167,7 @@ class Tree:
 
     def edges(self, rows: Tensor) -> Edges:
         """Return the statistics of the nodes in rows [...]."""
-        pending = None if self.pending is None else self.pending[rows]
-        return Edges(
-            self.logits[rows], self.visits[rows], self.total[rows], self.raw[rows], pending
-        )
+        return Edges(self.logits[rows], self.visits[rows], self.total[rows], self.raw[rows])
 
 
 @torch.no_grad()
@@ -192,16 +200,18 @@ def search(
             For games whose positions are tensors, without `tree` and `leaves`.
     """
     device = device or torch.device("cpu")
-    if tree is None:
-        tree = Tree(game, board, simulations + 1, device)
+    known, tree = tree, tree or Tree(game, board, simulations + 1, device)
     tree.pending = torch.zeros_like(tree.visits) if leaves > 1 else None
     logits, value = evaluate(board)
     tree.logits[tree.root], tree.raw[tree.root] = chooser.prepare(logits), value
+    rows = tree.root if known is None else torch.arange(len(tree.raw), device=device)
+    judged = chooser.judge(tree.edges(rows))
+    tree.judged = judged.new_zeros(len(tree.raw), *judged.shape[1:])
+    tree.judged[rows] = judged
     done = torch.zeros_like(tree.root)  # [B] simulations
-    if fixed:
-        # each round adds a level to a tree at most
+    if fixed:  # each round adds a level to a tree at most
         for depth, width in enumerate(chooser.widths(simulations), 1):
-            first, taken, _ = chooser.at_root(tree.edges(tree.root), done, simulations)  # [B, W]
+            first, taken, _ = _first(tree, chooser, done, simulations)  # [B, W]
             paths = _all_paths(tree, first[:, :width], taken[:, :width], depth)
             expand(game, tree, evaluate, chooser, paths)
             done = done + taken[:, :width].sum(1)
@@ -235,6 +245,13 @@ def _all_paths(tree: Tree, first: Tensor, taken: Tensor, depth: int) -> Paths:
     return Paths(nodes, actions, new.flatten(), taken.flatten())
 
 
+def _first(
+    tree: Tree, chooser: Chooser, done: Tensor, simulations: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the actions at the roots in the next round, see `Chooser.at_root`."""
+    return chooser.at_root(tree.judged[tree.root], tree.begun(tree.root), done, simulations)
+
+
 def _next_paths(
     tree: Tree, chooser: Chooser, done: Tensor, simulations: int, leaves: int
 ) -> tuple[Paths, Tensor]:
@@ -252,27 +269,25 @@ def _next_paths(
     Returns:
         The paths, and `done` with them.
     """
-    first, taken, until = chooser.at_root(tree.edges(tree.root), done, simulations)  # [B, W]
+    first, taken, until = _first(tree, chooser, done, simulations)  # [B, W]
     most = (done + leaves).minimum(until)  # [B]
     rounds = list[Paths]()
     while True:
         games, place = taken.nonzero(as_tuple=True)  # [P]
         nodes, actions = select(tree, tree.root[games], first[games, place])
-        if rounds:
-            meets = _meets(tree, nodes, actions)
+        if rounds and (meets := _meets(tree, nodes, actions)).any():
             taken[games[meets], place[meets]] = False
             most[games[meets]] = 0
             games, place, nodes, actions = (x[..., ~meets] for x in (games, place, nodes, actions))
         new = tree.root + tree.used - 1  # [B]
         new = (new.unsqueeze(1) + taken.cumsum(1))[games, place]
         rounds.append(Paths(nodes, actions, new))
-        count = taken.sum(1)  # [B]
-        tree.used += count
-        done = done + count
+        tree.used += taken.sum(1)
+        done = done + taken.sum(1)
         if tree.pending is None or not (done < most).any():
             break
         _begin(tree, chooser, nodes, actions)
-        first, taken, _ = chooser.at_root(tree.edges(tree.root), done, simulations)
+        first, taken, _ = _first(tree, chooser, done, simulations)
         taken = taken & (taken.cumsum(1) <= (most - done).unsqueeze(1))
     return (rounds[0] if len(rounds) == 1 else _together(tree, rounds)), done
 
@@ -280,8 +295,8 @@ def _next_paths(
 def _meets(tree: Tree, nodes: Tensor, actions: Tensor) -> Tensor:
     """Return whether each path ends at an edge whose first visit is still to come, [P]."""
     assert tree.pending is not None
-    last, action = _last(tree, nodes, actions)
-    return (tree.pending[last, action] > 0) & (tree.visits[last, action] == 0)
+    last = _last(tree, nodes, actions)
+    return (tree.pending[last] > 0) & (tree.visits[last] == 0)
 
 
 def _begin(tree: Tree, chooser: Chooser, nodes: Tensor, actions: Tensor) -> None:
@@ -289,19 +304,19 @@ def _begin(tree: Tree, chooser: Chooser, nodes: Tensor, actions: Tensor) -> None
     assert tree.pending is not None
     edge = (nodes * tree.actions + actions).flatten()
     tree.pending.view(-1).index_add_(0, edge, torch.ones_like(edge, dtype=torch.float32))
-    tree.choose(nodes[1:], chooser)
+    tree.choose(nodes[1:], tree.judged[nodes[1:]], chooser)
 
 
 def _together(tree: Tree, rounds: Sequence[Paths]) -> Paths:
     """Return the paths of several rounds as those of one."""
     depth = max(len(each.nodes) for each in rounds)
-    below = [(0, 0, 0, depth - len(each.nodes)) for each in rounds]
-    nodes = [
-        pad(each.nodes, more, value=tree.nowhere) for each, more in zip(rounds, below, strict=True)
-    ]
-    actions = [pad(each.actions, more) for each, more in zip(rounds, below, strict=True)]
-    new = [each.new for each in rounds]
-    return Paths(torch.cat(nodes, 1), torch.cat(actions, 1), torch.cat(new))
+
+    def longer(x: Tensor, value: int) -> Tensor:
+        return pad(x, (0, 0, 0, depth - len(x)), value=value)
+
+    nodes = torch.cat([longer(each.nodes, tree.nowhere) for each in rounds], 1)
+    actions = torch.cat([longer(each.actions, 0) for each in rounds], 1)
+    return Paths(nodes, actions, torch.cat([each.new for each in rounds]))
 
 
 def expand(game: Game, tree: Tree, evaluate: Evaluate, chooser: Chooser, paths: Paths) -> None:
@@ -334,7 +349,10 @@ def expand(game: Game, tree: Tree, evaluate: Evaluate, chooser: Chooser, paths: 
     # the next player sees it with its sign turned.
     returns = torch.where(terminated, reward.sign(), sign * value)  # [P]
     backward(tree, nodes, actions, returns)
-    tree.choose(torch.cat([nodes[1:], new.unsqueeze(0)]), chooser)  # all but the roots
+    touched = torch.cat([nodes, new.unsqueeze(0)])  # [D + 1, P]
+    judged = chooser.judge(tree.edges(touched))
+    tree.judged[touched] = judged
+    tree.choose(touched[1:], judged[1:], chooser)  # all but the roots
 
 
 def select(

@@ -33,21 +33,24 @@ class Puct(NamedTuple):
         prior = (1 - self.noise_share) * logits.softmax(-1) + self.noise_share * self.noise
         return prior.log().maximum(logits.min())  # illegal moves stay finite
 
-    def inside(self, edges: Edges) -> Tensor:
-        """Return the actions of the highest score."""
-        begun = edges.begun()
-        visited = begun.sum(-1, keepdim=True) + 1
+    def judge(self, edges: Edges) -> Tensor:
+        """Return the mean returns, -inf of illegal actions, and the prior."""
         mean = torch.where(edges.visits > 0, edges.mean(), edges.value().unsqueeze(-1))
+        mean = torch.where(_legal(edges.logits), mean, _NEVER)
+        return torch.stack([mean, edges.logits.softmax(-1)], -2)
+
+    def inside(self, judged: Tensor, begun: Tensor) -> Tensor:
+        """Return the actions of the highest score."""
+        mean, prior = judged.unbind(-2)
+        visited = begun.sum(-1, keepdim=True) + 1
         rate = ((1 + visited + 19_652) / 19_652).log() + self.c_puct
-        prior = edges.logits.softmax(-1)
-        score = mean + rate * prior * visited.sqrt() / (1 + begun)
-        return torch.where(_legal(edges.logits), score, _NEVER).argmax(-1)
+        return (mean + rate * prior * visited.sqrt() / (1 + begun)).argmax(-1)
 
     def at_root(
-        self, edges: Edges, done: Tensor, simulations: int
+        self, judged: Tensor, begun: Tensor, done: Tensor, simulations: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the action of the highest score in each game."""
-        first, taken = self.inside(edges).unsqueeze(1), (done < simulations).unsqueeze(1)
+        first, taken = self.inside(judged, begun).unsqueeze(1), (done < simulations).unsqueeze(1)
         return first, taken, torch.full_like(done, simulations)
 
     def widths(self, simulations: int) -> Sequence[int]:
@@ -92,33 +95,33 @@ class Gumbel(NamedTuple):
 
     def _improved(self, edges: Edges, completed: Tensor) -> Tensor:
         """Return the logits of the improved policy [..., A]."""
-        most = edges.visits.max(-1, keepdim=True).values
+        most = edges.visits.amax(-1, keepdim=True)
         unit = (completed + 1) / 2  # in [0, 1], the scale of the constants
         return edges.logits + (self.c_visit + most) * self.c_scale * unit
 
-    def inside(self, edges: Edges) -> Tensor:
-        """Return the actions furthest below their share of the improved policy (equation 14)."""
-        policy = self._improved(edges, self._completed(edges)).softmax(-1)
-        begun = edges.begun()
-        apart = policy - begun / (1 + begun.sum(-1, keepdim=True))
-        return torch.where(_legal(edges.logits), apart, _NEVER).argmax(-1)
+    def judge(self, edges: Edges) -> Tensor:
+        """Return the logits of the improved policy."""
+        return self._improved(edges, self._completed(edges)).unsqueeze(-2)
 
-    def _score(self, edges: Edges) -> Tensor:
-        score = self._improved(edges, self._completed(edges))
-        return score if self.noise is None else score + self.noise
+    def inside(self, judged: Tensor, begun: Tensor) -> Tensor:
+        """Return the actions furthest below their share of the improved policy (equation 14)."""
+        policy = judged.squeeze(-2).softmax(-1)
+        # positive for a legal action, because the policy sums to 1, and not for any other
+        return (policy - begun / (1 + begun.sum(-1, keepdim=True))).argmax(-1)
 
     def at_root(
-        self, edges: Edges, done: Tensor, simulations: int
+        self, judged: Tensor, begun: Tensor, done: Tensor, simulations: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the best of the actions whose visits equal those of this round of the halving."""
-        legal = _legal(edges.logits)
-        visits, length, until = rounds(self.considered, simulations, done.device)
-        at = legal.sum(-1).clamp(max=self.considered), done
-        allowed = legal & (edges.begun() == visits[at].unsqueeze(-1))
-        score = torch.where(allowed, self._score(edges), _NEVER)
-        order = score.argsort(dim=-1, descending=True, stable=True)  # [B, A]
+        logits = judged.squeeze(-2)
+        legal = _legal(logits)
+        table = rounds(self.considered, simulations, done.device)
+        due, length, until = table[legal.sum(-1).clamp(max=self.considered), done].unbind(-1)
+        allowed = legal & (begun == due.unsqueeze(-1))
+        score = logits if self.noise is None else logits + self.noise
+        order = torch.where(allowed, score, _NEVER).argsort(dim=-1, descending=True, stable=True)
         rank = torch.arange(order.shape[1], device=order.device)
-        return order, rank < length[at].unsqueeze(-1), until[at]
+        return order, rank < length.unsqueeze(-1), until
 
     def widths(self, simulations: int) -> Sequence[int]:
         """Return the widest round of sequential halving with as many actions, or fewer."""
@@ -132,7 +135,7 @@ class Gumbel(NamedTuple):
         """
         completed = self._completed(edges)
         logits = self._improved(edges, completed)
-        most = edges.visits.max(-1, keepdim=True).values
+        most = edges.visits.amax(-1, keepdim=True)
         allowed = _legal(edges.logits) & (edges.visits == most)
         score = logits if self.noise is None else logits + self.noise
         action = torch.where(allowed, score, _NEVER).argmax(-1)
@@ -157,32 +160,26 @@ def _legal(logits: Tensor) -> Tensor:
 
 
 @cache
-def rounds(
-    considered: int, simulations: int, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the rounds of sequential halving, [considered + 1, simulations + 1] each.
+def rounds(considered: int, simulations: int, device: torch.device) -> Tensor:
+    """Return the rounds of sequential halving, [considered + 1, simulations + 1, 3] int64.
 
-    The first index is the number of actions, the second that of the simulations done.
-
-    Returns:
-        The visits of the actions that are next, how many of these are left, and the simulations
-        after the last round that follows with as many actions, which are the same ones; 0 after the
-        end.
+    The first index is the number of actions, the second that of the simulations done. The numbers
+    are the visits of the actions that are next, how many of these are left, and the simulations
+    after the last round that follows with as many actions, which are the same ones. All are 0 after
+    the end.
     """
-    visits = torch.zeros(considered + 1, simulations + 1)
-    length = torch.zeros(considered + 1, simulations + 1, dtype=torch.int64)
-    until = torch.zeros_like(length)
+    table = torch.zeros(considered + 1, simulations + 1, 3, dtype=torch.int64)
     for count in range(considered + 1):
         start = 0
         each = [(due, len(list(same))) for due, same in groupby(halving(count, simulations))]
         for size, alike in groupby(each, key=lambda round_: round_[1]):
             first = start
             for due, _ in alike:
-                visits[count, start : start + size] = due
-                length[count, start : start + size] = torch.arange(size, 0, -1)
+                table[count, start : start + size, 0] = due
+                table[count, start : start + size, 1] = torch.arange(size, 0, -1)
                 start += size
-            until[count, first:start] = start
-    return visits.to(device), length.to(device), until.to(device)
+            table[count, first:start, 2] = start
+    return table.to(device)
 
 
 @cache

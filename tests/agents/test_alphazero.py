@@ -315,7 +315,10 @@ def test_a_tree_that_is_used_again_is_the_one_below_the_move():
             before, after = recorded(tree, chosen[i]), recorded(part, part.root[i])
             assert len(after) == min(most, len(before)) == int(part.used[i])
             assert all(before[key] == value for key, value in after.items())
-        assert torch.equal(part.following, part.behind(torch.arange(len(part.raw)), part.choice))
+        rows = torch.arange(len(part.raw))
+        assert torch.equal(part.following, part.behind(rows, part.choice))
+        search(game, board, agent.evaluate, Puct(), 20, tree=part, leaves=8)
+        torch.testing.assert_close(part.judged, Puct().judge(part.edges(rows)))
 
 
 def test_the_learning_rate_falls_to_zero():

@@ -381,7 +381,7 @@ def test_sequential_halving_by_hand():
 
 
 def test_a_round_is_all_that_is_left_at_one_number_of_visits():
-    visits, length, until = rounds(4, 8, torch.device("cpu"))
+    visits, length, until = rounds(4, 8, torch.device("cpu")).unbind(-1)
     assert visits[4].tolist() == [0, 0, 0, 0, 1, 1, 2, 2, 0]
     assert length[4].tolist() == [4, 3, 2, 1, 2, 1, 2, 1, 0]
     assert length[1].tolist() == [1] * 8 + [0]
