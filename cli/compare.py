@@ -39,7 +39,9 @@ class Arguments:
     agents: tuple[str, ...] = ("dqn", "sb3:dqn", "random")
     """names of agents; `ludus list agents` lists all"""
     steps: Annotated[int, AT_LEAST_ONE] = 100_000
-    """env steps of each training"""
+    """env steps of each training, which schedules follow"""
+    minutes: Annotated[float, NON_NEGATIVE] = 0.0
+    """minutes after which a training ends before that, without evaluations; 0 for no limit"""
     seeds: Annotated[int, AT_LEAST_ONE] = 3
     """number of trainings of each agent on each env"""
     episodes: Annotated[int, AT_LEAST_ONE] = 20
@@ -84,6 +86,7 @@ def run(argv: list[str]) -> int:
         envs=given.env,
         agents=given.agents,
         steps=given.steps,
+        minutes=given.minutes,
         seeds=given.seeds,
         episodes=given.episodes,
         epsilon=given.epsilon,

@@ -9,6 +9,7 @@ from typing import TextIO, cast
 
 from ludus.cli.options import check_compared, check_contenders, closest, flush_denormals
 from ludus.cli.output import print_message, stdout_for_results
+from ludus.envs.deadline import Deadline
 from ludus.envs.errors import LudusError, TrainingStopped, UsageError
 from ludus.envs.trust import trust_modules
 from ludus.training.console import LossyStream
@@ -41,6 +42,18 @@ def _usage() -> str:
         "ludus COMMAND --help shows every option of a command.\n"
         "--modules A,B lets runs and data sets name envs and wrappers of these Python modules."
     )
+
+
+def entry() -> None:
+    """Run the command of this process and end the process."""
+    try:
+        main()
+    except SystemExit as ended:
+        if Deadline.given_up and isinstance(ended.code, int):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(ended.code)
+        raise
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Train agents for the same env steps under the same protocol, and collect their held-out games.
+"""Train agents for equal env steps or time under one protocol, and collect their held-out games.
 
 Each training has its own run folder and its own process. An interrupted comparison can be continued
 by the same call: finished runs are reused, and unfinished runs are resumed.
@@ -41,6 +41,8 @@ class Plan:
     """names of presets, see `ludus list agents`"""
     steps: int
     """env steps of each training"""
+    minutes: float
+    """minutes after which a training ends before that, without evaluations; 0 for no limit"""
     seeds: int
     """number of trainings of each agent on each env"""
     episodes: int
@@ -91,7 +93,7 @@ def compare(plan: Plan) -> tuple[list[Training], list[str]]:
         run = run or Run.create(plan.root, config)
         if not finished:
             command = ["train", "--resume", str(run.path), "--quiet", *_consent(config)]
-            jobs.append(Job(run, config, command, config.train.steps))
+            jobs.append(Job(run, config, command, trains=True))
         entries.append(_Entry(run, reused=finished))
     planned = {entry.run.path.resolve() for entry in entries}
     entries += [entry for entry in added if entry.run.path.resolve() not in planned]
@@ -178,6 +180,7 @@ def _training_configs(plan: Plan, device: str) -> list[RunConfig]:
                     continue
                 options = TrainOptions(
                     steps=plan.steps,
+                    minutes=plan.minutes,
                     num_envs=registry.preset(agent, env).num_envs,
                     device=device,
                     eval_episodes=plan.episodes,
@@ -259,7 +262,7 @@ def _is_equivalent(run: RunConfig, wanted: RunConfig) -> bool:
 def _has_games(run: Run, plan: Plan) -> bool:
     """Return whether the final evaluation of a run has the games that the plan asks for."""
     evaluations, config = run.evaluations(), run.config()
-    final = bool(evaluations) and evaluations[-1]["env_steps"] >= config.train.steps
+    final = bool(evaluations) and evaluations[-1]["env_steps"] >= run.status().env_steps
     return (
         final
         and len(evaluations[-1]["returns"]) == plan.episodes
@@ -285,6 +288,8 @@ def _read_training(entry: _Entry, plan: Plan, replay: Job | None) -> Training:
         seed=config.train.seed,
         run=str(run.path),
         steps=config.train.steps,
+        minutes=config.train.minutes,
+        done=status.env_steps,
         returns=games["returns"],
         lengths=games["lengths"],
         episodes=Episodes.read(run.path / "episodes.csv"),
@@ -315,6 +320,8 @@ def _random_trainings(plan: Plan, env_id: str) -> Iterator[Training]:
                 seed=seed,
                 run=None,
                 steps=0,
+                minutes=0.0,
+                done=0,
                 returns=games.returns,
                 lengths=games.lengths,
                 episodes=np.zeros((0, 4)),
@@ -347,7 +354,7 @@ def _table(group: Group) -> Table:
         if rom is not None:
             human = human_normalised(rom, score.iqm)
             cells.append("-" if human is None else f"{100 * human:.1f}%")
-        rates = [t.steps / t.seconds for t in trainings if t.seconds]
+        rates = [t.done / t.seconds for t in trainings if t.seconds]
         cells.append(f"{np.mean(rates):.0f}" if rates else "-")
         rows.append(cells)
     caption = "95% bootstrap interval of the interquartile mean (IQM), "

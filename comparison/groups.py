@@ -1,7 +1,7 @@
 """Group trainings whose scores can be compared, and compute the score table of each group.
 
 Scores are compared within a group: trainings on one env, under one protocol, for the same number of
-env steps.
+env steps or for the same time.
 """
 
 import json
@@ -14,6 +14,8 @@ import numpy as np
 
 from ludus.comparison.aggregates import Score, human_normalised, summarise
 from ludus.comparison.formatting import format_key, format_setting, to_json
+
+_Budget = tuple[int, float]  # planned env steps and minutes
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,10 @@ class Training:
     """folder of the run; None for an agent that does not train"""
     steps: int
     """planned env steps of training; 0 for an agent that does not train"""
+    minutes: float
+    """minutes after which it was to end before that; 0 for no limit"""
+    done: int
+    """env steps of the training"""
     returns: list[float]
     """unclipped returns of the held-out games"""
     lengths: list[int]
@@ -50,7 +56,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Group:
-    """Trainings whose scores can be compared: one env, one protocol, equal env steps."""
+    """Trainings whose scores can be compared: one env, one protocol, equal env steps and time."""
 
     number: int
     """counts from 1, as in scores.csv"""
@@ -60,6 +66,7 @@ class Group:
     slug: str
     """part of file names"""
     steps: int
+    minutes: float
     protocol: dict[str, Any]
     agents: dict[str, list[Training]]
 
@@ -86,21 +93,21 @@ def group_trainings(trainings: Sequence[Training]) -> list[Group]:
     An agent that does not train has no number of env steps, so it is in every group of its
     protocol.
     """
-    by_key: dict[tuple[str, str, int], list[Training]] = {}
+    by_key: dict[tuple[str, str, _Budget], list[Training]] = {}
     for training in trainings:
         alike = [t for t in trainings if _protocol_key(t) == _protocol_key(training)]
-        budgets = [t.steps for t in alike if t.steps] or [0]
-        for steps in dict.fromkeys([training.steps] if training.steps else budgets):
-            by_key.setdefault((*_protocol_key(training), steps), []).append(training)
+        budgets = [_budget(t) for t in alike if t.steps] or [(0, 0.0)]
+        for budget in dict.fromkeys([_budget(training)] if training.steps else budgets):
+            by_key.setdefault((*_protocol_key(training), budget), []).append(training)
     order = list(dict.fromkeys(t.agent for t in trainings))
     groups: list[Group] = []
-    for number, ((env, _, steps), members) in enumerate(by_key.items(), 1):
+    for number, ((env, _, budget), members) in enumerate(by_key.items(), 1):
         on_env = [(key[2], ts[0].protocol) for key, ts in by_key.items() if key[0] == env]
         agents: dict[str, list[Training]] = {}
         for training in sorted(members, key=lambda t: order.index(t.agent)):
             agents.setdefault(training.agent, []).append(training)
         protocol = members[0].protocol
-        distinction = _distinction(steps, protocol, on_env)
+        distinction = _distinction(budget, protocol, on_env)
         slug = re.sub(r"[^A-Za-z0-9.]+", "-", env)[:60].strip("-.") or "env"
         taken = slug in {group.slug for group in groups}
         groups.append(
@@ -109,7 +116,8 @@ def group_trainings(trainings: Sequence[Training]) -> list[Group]:
                 env=env,
                 label=f"{env} ({distinction})" if distinction else env,
                 slug=f"{slug}-{number}" if taken else slug,
-                steps=steps,
+                steps=budget[0],
+                minutes=budget[1],
                 protocol=protocol,
                 agents=agents,
             )
@@ -121,22 +129,33 @@ def _protocol_key(training: Training) -> tuple[str, str]:
     return training.env, json.dumps(to_json(training.protocol), sort_keys=True)
 
 
+def _budget(training: Training) -> _Budget:
+    return training.steps, training.minutes
+
+
+def describe_budget(steps: int, minutes: float) -> str:
+    """Return how long a training lasts in words."""
+    if minutes:
+        return f"{minutes:g} minute{'' if minutes == 1 else 's'}"
+    return f"{steps:,} env steps"
+
+
 def _distinction(
-    steps: int, protocol: dict[str, Any], on_env: list[tuple[int, dict[str, Any]]]
+    budget: _Budget, protocol: dict[str, Any], on_env: list[tuple[_Budget, dict[str, Any]]]
 ) -> str:
     """Describe how a group differs from the other groups on its env.
 
     Args:
-        steps: env steps of the group.
+        budget: of the group.
         protocol: protocol of the group.
-        on_env: env steps and protocols of all groups on the env.
+        on_env: budgets and protocols of all groups on the env.
     """
     parts = []
     for key in sorted({key for _, other in on_env for key in other}):
         if len({json.dumps(to_json(other.get(key))) for _, other in on_env}) > 1:
             parts.append(f"{format_key(key)} {format_setting(protocol.get(key))}")
     if len({other for other, _ in on_env}) > 1:
-        parts.append(f"{steps:,} env steps")
+        parts.append(describe_budget(*budget))
     return ", ".join(parts)
 
 
@@ -150,7 +169,7 @@ def score_agents(group: Group) -> list[AgentScore]:
         # Sets of games of an agent that does not train are no independent trainings, so its
         # interval resamples games.
         score = summarise(returns if trained else returns.reshape(1, -1))
-        timed = [(t.steps, t.seconds) for t in trainings if t.steps and t.seconds]
+        timed = [(t.done, t.seconds) for t in trainings if t.steps and t.seconds]
         rates = [steps / seconds for steps, seconds in timed]
         durations = [seconds for _, seconds in timed]
         scores.append(

@@ -40,8 +40,8 @@ class Job:
     config: RunConfig
     command: list[str]
     """arguments of `ludus`"""
-    steps: int = 0
-    """env steps of the training; 0 for held-out games"""
+    trains: bool = False
+    """a training, not the held-out games of a finished run"""
     output: str = ""
     """standard output of the process, once it has ended"""
     error: str | None = None
@@ -53,9 +53,17 @@ class Job:
         c = self.config
         return printable(f"{c.agent} on {c.env}, seed {c.train.seed}")
 
-    def steps_done(self) -> int:
-        """Return the env steps done so far."""
-        return min(self.run.status().env_steps, self.steps)
+    @property
+    def total(self) -> int:
+        """Return the env steps of the training, or its seconds if minutes limit it."""
+        t = self.config.train
+        return 0 if not self.trains else int(60 * t.minutes) or t.steps
+
+    def done(self) -> int:
+        """Return how much of `total` is done so far."""
+        status = self.run.status()
+        done = int(status.seconds or 0) if self.config.train.minutes else status.env_steps
+        return min(done, self.total)
 
 
 def max_parallel(count: int, device: str) -> int:
@@ -94,8 +102,8 @@ def run_jobs(jobs: list[Job], parallel: int, trainings: int, *, quiet: bool) -> 
             while waiting or running:
                 # A locked run belongs to another process: wait until that process finishes it, in
                 # which case there is nothing left to do, or leaves it unfinished.
-                ready = [job for job in waiting if not (job.steps and job.run.is_locked())]
-                finished = [j for j in ready if j.steps and j.run.status().state == "finished"]
+                ready = [job for job in waiting if not (job.trains and job.run.is_locked())]
+                finished = [j for j in ready if j.trains and j.run.status().state == "finished"]
                 for job in finished:
                     ready.remove(job)
                     waiting.remove(job)
@@ -107,7 +115,7 @@ def run_jobs(jobs: list[Job], parallel: int, trainings: int, *, quiet: bool) -> 
                 time.sleep(_POLL_SECONDS)
                 for process in [p for p in running if p.poll() is not None]:
                     job = running.pop(process)
-                    if process.returncode and job.steps and job.run.is_locked():
+                    if process.returncode and job.trains and job.run.is_locked():
                         waiting.append(job)  # another process locked the run first
                         continue
                     _read_output(job, process.returncode, Path(folder, str(jobs.index(job))))
@@ -160,7 +168,9 @@ class _ProgressView:
     def __init__(self, jobs: list[Job], trainings: int, parallel: int, quiet: bool) -> None:
         self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
         self._quiet, self._jobs, self._printed_at = quiet, jobs, time.monotonic()
-        self._total = sum(job.steps for job in jobs)
+        self._total = sum(job.total for job in jobs)
+        timed = any(job.config.train.minutes for job in jobs)
+        self._unit = "seconds of training" if timed else "env steps"
         name = TextColumn("{task.description}", markup=False)
         columns = (name, BarColumn(), MofNCompleteColumn())
         left = TimeRemainingColumn()
@@ -170,13 +180,13 @@ class _ProgressView:
         self._tasks: dict[Path, TaskID] = {}
         if quiet or not jobs:
             return
-        finished = trainings - sum(job.steps > 0 for job in jobs)
+        finished = trainings - sum(job.trains for job in jobs)
         self._console.print(
-            f"{trainings} trainings, {finished} of them finished; {self._total:,} env steps, "
+            f"{trainings} trainings, {finished} of them finished; {self._total:,} {self._unit}, "
             f"{parallel} trainings in parallel"
         )
-        done = sum(job.steps_done() for job in jobs)
-        self._task = self._all.add_task("env steps", total=self._total, completed=done)
+        done = sum(job.done() for job in jobs)
+        self._task = self._all.add_task(self._unit, total=self._total, completed=done)
 
     def __enter__(self) -> "_ProgressView":
         if self._uses_bars():
@@ -193,15 +203,15 @@ class _ProgressView:
         """Show the progress of all jobs."""
         if self._quiet:
             return
-        steps = sum(job.steps_done() for job in running) + sum(job.steps for job in ended)
+        done = sum(job.done() for job in running) + sum(job.total for job in ended)
         if self._uses_bars():
-            self._all.update(self._task, completed=steps)
+            self._all.update(self._task, completed=done)
             self._update_each({job.run.path: job for job in running})
         elif time.monotonic() - self._printed_at > _LINE_SECONDS:
             self._printed_at = time.monotonic()
             self._console.print(
                 f"{len(ended)} of {len(self._jobs)} jobs done, "
-                f"{steps:,} of {self._total:,} env steps; {self._describe(running)}",
+                f"{done:,} of {self._total:,} {self._unit}; {self._describe(running)}",
                 soft_wrap=True,
             )
 
@@ -215,7 +225,7 @@ class _ProgressView:
             self._each.remove_task(self._tasks.pop(path))
         for path, job in running.items():
             if path not in self._tasks:
-                self._tasks[path] = self._each.add_task(job.name, total=job.steps, score="-")
+                self._tasks[path] = self._each.add_task(job.name, total=job.total, score="-")
             status = job.run.status()
             score = "-" if status.mean_return is None else f"{status.mean_return:.1f}"
-            self._each.update(self._tasks[path], completed=job.steps_done(), score=score)
+            self._each.update(self._tasks[path], completed=job.done(), score=score)

@@ -71,7 +71,9 @@ def published_scores(group: Group) -> list[PublishedScore]:
     is taken.
     """
     rom = group.protocol.get("rom", "")
-    frames = group.steps * int(group.protocol.get("frameskip", 4))
+    done = [t.done for trainings in group.agents.values() for t in trainings if t.steps]
+    steps = float(np.mean(done or [0])) if group.minutes else group.steps
+    frames = int(steps * int(group.protocol.get("frameskip", 4)))
     scores = []
     for agent, trainings in group.agents.items():
         for row in _nearest_rows(rom, agent, frames):

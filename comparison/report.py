@@ -115,6 +115,7 @@ def _results(analysis: Analysis) -> dict[str, Any]:
                 "env": group.env,
                 "label": group.label,
                 "steps": group.steps,
+                "minutes": group.minutes,
                 "protocol": group.protocol,
                 "normalised": analysis.scales[group.number],
                 "agents": analysis.tables[group.number],

@@ -31,7 +31,7 @@ from ludus.comparison.formatting import (
     format_setting,
     to_json,
 )
-from ludus.comparison.groups import Group, is_baseline, is_trained, mean_return
+from ludus.comparison.groups import Group, describe_budget, is_baseline, is_trained, mean_return
 
 
 def render_page(analysis: Analysis, figures: Mapping[str, Path]) -> str:
@@ -56,6 +56,7 @@ def render_page(analysis: Analysis, figures: Mapping[str, Path]) -> str:
     environment.filters["listed"] = format_list
     environment.filters["key"] = format_key
     environment.filters["setting"] = format_setting
+    environment.filters["budget"] = lambda both: describe_budget(*both)
     template = environment.from_string(package.joinpath("report.html.j2").read_text())
     images = {name: base64.b64encode(path.read_bytes()).decode() for name, path in figures.items()}
     style = package.joinpath("report.css").read_text()

@@ -1,20 +1,40 @@
-"""A time limit for calls that cannot be interrupted, such as an emulator's native code."""
+"""Time limits, also for calls that cannot be interrupted, such as an emulator's native code."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
 
 from ludus.envs.errors import EnvError
 
+_LONGEST_WAIT = 1.0  # seconds
+
 _Result = TypeVar("_Result")
+
+
+def waits(seconds: float) -> Iterator[float]:
+    """Yield how long to wait next, until this process has run for so many seconds.
+
+    The time for which it was stopped, as by Ctrl-Z, does not count: no wait counts as more than it
+    was to last. Else a training that goes on after a pause would take its envs for hung.
+    """
+    left = seconds
+    while left > 0:
+        wait, began = min(left, _LONGEST_WAIT), time.monotonic()
+        yield wait
+        left -= min(time.monotonic() - began, wait)
 
 
 class Deadline:
     """Run calls on a thread of their own, so that the caller can stop waiting for a hung one.
 
-    The thread is a daemon and survives a hung call: it does not keep the process from exiting.
+    The thread is a daemon and survives a hung call: it does not keep the process from exiting. A
+    call that returns while the interpreter ends would abort the process, so that the command line
+    ends without the interpreter's help after one was given up.
     """
+
+    given_up = False  # on any call in this process
 
     def __init__(self) -> None:
         self._calls: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
@@ -37,10 +57,15 @@ class Deadline:
                 result would be taken for that call's own.
         """
         self._calls.put(call)
-        try:
-            result = self._results.get(timeout=seconds)
-        except Empty:
-            raise EnvError(f"gave no answer after {seconds:g} s") from None
+        for wait in waits(seconds):
+            try:
+                result = self._results.get(timeout=wait)
+                break
+            except Empty:
+                continue
+        else:
+            Deadline.given_up = True
+            raise EnvError(f"gave no answer after {seconds:g} s")
         if isinstance(result, BaseException):
             raise result
         returned: _Result = result

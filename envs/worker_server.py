@@ -17,6 +17,7 @@ from typing import Any
 import cloudpickle
 
 from ludus.envs.adapt import Channels
+from ludus.envs.deadline import waits
 from ludus.envs.env_object import can_import
 from ludus.envs.errors import EnvError
 
@@ -107,7 +108,7 @@ class WorkerServer:
 
     def _reply(self, seconds: float = _REPLY_SECONDS, when: str = "") -> Any:
         try:
-            if not self._connection.poll(seconds):
+            if not any(self._connection.poll(wait) for wait in waits(seconds)):
                 raise EnvError(f"gave no answer in time{when}")
             return self._connection.recv()
         except (EOFError, OSError) as error:

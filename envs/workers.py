@@ -18,13 +18,14 @@ import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import send_handle
-from typing import Any
+from typing import Any, NoReturn
 
 import cloudpickle
 import gymnasium
 import numpy as np
 
 from ludus.envs.adapt import Channels, adapt
+from ludus.envs.deadline import waits
 from ludus.envs.errors import EnvError
 from ludus.envs.vector import BackendStep, episode_seed
 from ludus.envs.worker_process import DONE, STEP, map_shared, shared_layout
@@ -176,12 +177,12 @@ class WorkerBackend:
         """Wait for the envs that were asked; return the results [B], None where none was asked."""
         results: list[Any] = [None] * self.num_envs
         errors: dict[int, str] = {}
-        deadline = time.monotonic() + self._timeout
+        limit = waits(self._timeout)
         while self._waiting:
-            ready = self._selector.select(max(0.0, deadline - time.monotonic()))
-            if not ready:
+            wait = next(limit, None)
+            if wait is None:
                 self._raise_silence()
-            for key, _ in ready:
+            for key, _ in self._selector.select(wait):
                 index = key.data
                 try:
                     reply = self._workers[index][1].recv_bytes()
@@ -197,7 +198,7 @@ class WorkerBackend:
             raise EnvError(errors[first], first)
         return results
 
-    def _raise_silence(self) -> None:
+    def _raise_silence(self) -> NoReturn:
         raise EnvError("gave no answer in time", min(self._waiting))
 
     def _raise_death(self, index: int) -> None:

@@ -42,7 +42,7 @@ class BaselineTraining:
             if session.log.due(done):
                 session.log.write({}, done, self.agent.updates)
             session.show_progress(done)
-            return not session.stopping
+            return not (session.stopping or session.ended)
 
         self.agent.fit(
             self.source,

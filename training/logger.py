@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from ludus.envs.errors import RunError
 from ludus.envs.vector import Row
 from ludus.training.files import open_new, open_plain
-from ludus.training.progress import Bar
+from ludus.training.progress import Bar, Due
 
 _WINDOW = 100  # finished games in a mean, as in SB3
 _ROLLOUT = ("exploration_rate",)
@@ -134,9 +134,10 @@ class Logger:
         self._next += self._every * (1 + (env_steps - self._next) // self._every)
         return True
 
-    def progress(self, env_steps: int, later: float, more: str) -> None:
-        """Update the progress bar; see `Bar.update`."""
-        self.bar.update(env_steps, self.mean_return, later, more)
+    def progress(self, env_steps: int, due: Due, seconds: float) -> None:
+        """Update the progress bar, whose time left includes what is due; see `Bar.update`."""
+        later, more = due.after(env_steps, self.bar.total(env_steps, seconds))
+        self.bar.update(env_steps, self.mean_return, later, more, seconds)
 
     def write(self, metrics: dict[str, float], env_steps: int, updates: int) -> None:
         """Write one point of every curve."""

@@ -90,7 +90,7 @@ def train_in_halves(
     env: Halves,
     turn: Turn | None,
     steps: int,
-    on_turn: Callable[[Turn, bool], bool],
+    on_turn: Callable[[Turn, bool], bool | None],
 ) -> None:
     """Train until the agent has taken `steps` env steps, acting for one half while the other plays.
 
@@ -102,15 +102,17 @@ def train_in_halves(
         turn: the current one, from a checkpoint; None to begin.
         steps: env steps, including those already taken.
         on_turn: called after each step with the new turn and whether the envs wait for its actions,
-            as they must in a checkpoint; return whether they are to wait after the next step.
+            as they must in a checkpoint; return whether they are to wait after the next step, None
+            to end the loop.
     """
-    agent, waits, wait = ahead.agent, turn is not None, False
+    agent, waits = ahead.agent, turn is not None
+    wait: bool | None = False
     state = agent.initial_state(env.num_envs)
     ahead.begin(None if turn is None else turn.row.obs)
     if turn is None:
         first_rows = [half.reset() for half in env.halves]
         turn = _act_in_halves(ahead, env, first_rows, state, send=True)
-    while agent.env_steps < steps:
+    while agent.env_steps < steps and wait is not None:
         if waits:
             env.send(turn.action)
         ahead.learn()

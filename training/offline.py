@@ -132,7 +132,7 @@ class OfflineTraining:
         if tree is not None:
             with session.restoring():
                 self._restore(tree)
-        while agent.updates < steps:
+        while agent.updates < steps and not session.ended:
             agent.study(1, agent.updates / steps)
             agent.env_steps = agent.updates
             if session.log.due(agent.updates):

@@ -63,9 +63,10 @@ class OnlineTraining:
             if _after_row(session, agent, row, may_evaluate=idle):
                 session.save(self._tree(row, state))
             session.raise_if_stopping()
-            return True
+            return not session.ended
 
-        train_loop(agent, env, row, state, session.config.train.steps, on_step, self._rivals)
+        if not session.ended:
+            train_loop(agent, env, row, state, session.config.train.steps, on_step, self._rivals)
 
     def _tree(self, row: Row, state: State) -> dict[str, Any]:
         tree = _tree(self.agent, self.source, row, state)
@@ -114,7 +115,7 @@ class TrainingInHalves:
                     row, state, np.array(tree["action"]), self._ahead.to_device(tree["extras"])
                 )
 
-        def on_turn(turn: Turn, waits: bool) -> bool:
+        def on_turn(turn: Turn, waits: bool) -> bool | None:
             due = _after_row(session, self.agent, turn.row)
             if due and waits:
                 session.save(
@@ -126,9 +127,10 @@ class TrainingInHalves:
                     }
                 )
                 session.raise_if_stopping()
-            return due
+            return None if waits and session.ended else due
 
-        train_in_halves(self._ahead, self.source, turn, session.config.train.steps, on_turn)
+        if not session.ended:
+            train_in_halves(self._ahead, self.source, turn, session.config.train.steps, on_turn)
 
 
 def _dropped(env: VectorEnv | Halves) -> list[str]:

@@ -1,5 +1,6 @@
 """Progress on stderr: bars in a terminal, a line every ten seconds elsewhere."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -13,6 +14,7 @@ from rich.progress import (
 )
 
 from ludus.training.console import Terminal, printable
+from ludus.training.run import TrainOptions
 
 _BAR_SECONDS = 1.0  # between two updates of a bar
 _PLAIN_SECONDS = 10.0  # between two lines without a terminal
@@ -52,7 +54,20 @@ class Bar:
                 printable(name), total=total, completed=done, detail="", left=""
             )
 
-    def update(self, done: int, score: float | None, later: float = 0.0, more: str = "") -> None:
+    def total(self, done: int, seconds: float) -> int:
+        """Return the steps at the end, estimated where only so many seconds are left."""
+        if seconds == math.inf or self._rate is None:
+            return self._total
+        return min(self._total, done + int(self._rate * max(0.0, seconds)))
+
+    def update(
+        self,
+        done: int,
+        score: float | None,
+        later: float = 0.0,
+        more: str = "",
+        seconds: float = math.inf,
+    ) -> None:
         """Show the progress, if an update is due.
 
         Args:
@@ -60,6 +75,7 @@ class Bar:
             score: mean return; None before the first.
             later: seconds of tasks that are still to come.
             more: those of them whose duration is unknown.
+            seconds: left at most, without tasks.
         """
         now = time.monotonic()
         pause = _PLAIN_SECONDS if self._progress is None else _BAR_SECONDS
@@ -69,14 +85,16 @@ class Bar:
         speed = (done - self._since_done) / max(now - self._since, 1e-9)
         self._rate = speed if not self._rate else (self._rate + speed) / 2
         self._since, self._since_done = now, done
+        total = self.total(done, seconds)
         steps_left = max(0, self._total - done)
-        left = f"{duration(steps_left / max(self._rate, 1e-9) + later)} left"
+        left_now = min(steps_left / max(self._rate, 1e-9), max(0.0, seconds))
+        left = f"{duration(left_now + later)} left"
         left += f" and {more}" if more else ""
         detail = f"{speed:.0f} {self._unit}/s, return {'-' if score is None else f'{score:.1f}'}"
         if self._progress is not None:
-            self._progress.update(self._task, completed=done, detail=detail, left=left)
+            self._progress.update(self._task, completed=done, total=total, detail=detail, left=left)
         else:
-            _print(self._terminal, self._name, done, self._total, self._unit, detail, left)
+            _print(self._terminal, self._name, done, total, self._unit, detail, left)
 
     def exclude(self, seconds: float) -> None:
         """Exclude a time from the speed, such as that of an evaluation."""
@@ -93,6 +111,36 @@ class Bar:
         """Restore the terminal."""
         if self._progress is not None:
             self._progress.stop()
+
+
+class Due:
+    """Evaluations and videos that a training has still to do.
+
+    Args:
+        t: options of the training.
+        resumable: an SB3 training, which is not, has one evaluation at its end.
+    """
+
+    def __init__(self, t: TrainOptions, *, resumable: bool) -> None:
+        self._t, self._resumable = t, resumable
+        self.seconds = dict[str, float]()  # of the last evaluation and the last video
+
+    def after(self, steps: int, total: int) -> tuple[float, str]:
+        """Return the seconds of what is due after so many steps, and what has no known duration."""
+        t, due = self._t, dict[str, int]()
+        if t.eval_episodes:
+            every = t.eval_every if self._resumable else 0
+            between = total // every - steps // every if every else 0
+            due["evaluation"] = between + (not every or total % every > 0)
+        if t.video_every and self._resumable:
+            due["video"] = total // t.video_every - steps // t.video_every
+        later, more = 0.0, list[str]()
+        for name, count in due.items():
+            if name in self.seconds:
+                later += max(0, count) * self.seconds[name]
+            elif count > 0:
+                more.append(f"{count} {name}{'s' if count > 1 else ''}")
+        return later, " and ".join(more)
 
 
 @contextmanager

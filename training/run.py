@@ -45,7 +45,9 @@ class TrainOptions:
     """Options of a training that do not depend on the agent."""
 
     steps: Annotated[int, AT_LEAST_ONE] = 100_000
-    """env steps (decisions) to train for; updates with a data set"""
+    """env steps (decisions) to train for, which schedules follow; updates with a data set"""
+    minutes: Annotated[float, NON_NEGATIVE] = 0.0
+    """minutes of training, without evaluations, after which it ends before `steps`; 0: no limit"""
     seed: Annotated[int, NON_NEGATIVE] = 0
     """seed of the envs, the weights, the exploration and the sampling"""
     num_envs: Annotated[int, AT_LEAST_ONE] = 8

@@ -5,6 +5,7 @@ agent gets its data is its `Mode`: `online`, `offline` or `baseline`.
 """
 
 import contextlib
+import math
 import shlex
 import time
 from collections.abc import Iterator
@@ -38,7 +39,7 @@ from ludus.training.checkpoint_writer import CheckpointWriter
 from ludus.training.console import Terminal
 from ludus.training.device import arithmetic
 from ludus.training.logger import Logger
-from ludus.training.progress import Show
+from ludus.training.progress import Due, Show
 from ludus.training.run import Run, RunConfig, Status
 from ludus.training.signals import Signals, signal_name
 
@@ -97,7 +98,8 @@ class Session:
         self._status_at, self._videos = 0.0, 0
         self._evaluations: list[dict[str, Any]] = []
         self._moves = False  # to a device that its folder does not name yet
-        self._durations = dict[str, float]()  # seconds of the last evaluation and the last video
+        self._due = Due(config.train, resumable=mode.resumable)
+        self.ended = False  # all its steps are done, or its minutes over
 
     @property
     def log(self) -> Logger:
@@ -192,6 +194,7 @@ class Session:
             self._log = Logger(
                 self.run.path, name, t.steps, t.log_every, self.quiet, state, done, t.unit
             )
+            self._show(done)
         self._videos = done // (t.video_every or 1)
         if tree is None:
             if self.mode.resumable:
@@ -252,7 +255,7 @@ class Session:
         if t.video_every and may_evaluate and steps // t.video_every > self._videos:
             self._record_video(steps)
         late = time.monotonic() - self._saved_at > t.checkpoint_seconds
-        return late or self.stopping or steps >= t.steps
+        return late or self.stopping or self.ended
 
     def show_progress(self, env_steps: int) -> None:
         """Update the progress bar, and status.json every few seconds."""
@@ -268,27 +271,15 @@ class Session:
             with self.log.bar.task(name, total, unit) as show:
                 yield show
         finally:
-            self._durations[name] = time.monotonic() - began
-            self.log.exclude(self._durations[name])
+            self._due.seconds[name] = time.monotonic() - began
+            self.log.exclude(self._due.seconds[name])
 
     def _show(self, env_steps: int) -> None:
-        """Update the progress bar, whose time left includes evaluations and videos still due."""
+        """Update the progress bar, and whether the training has ended."""
         t = self.config.train
-        due = dict[str, int]()
-        if t.eval_episodes:
-            # a resumable training has evaluations of its own, SB3's loop only the one at its end
-            every = t.eval_every if self.mode.resumable else 0
-            between = t.steps // every - env_steps // every if every else 0
-            due["evaluation"] = between + (not every or t.steps % every > 0)
-        if t.video_every and self.mode.resumable:
-            due["video"] = t.steps // t.video_every - env_steps // t.video_every
-        later, more = 0.0, list[str]()
-        for name, count in due.items():
-            if name in self._durations:
-                later += max(0, count) * self._durations[name]
-            elif count > 0:
-                more.append(f"{count} {name}{'s' if count > 1 else ''}")
-        self.log.progress(env_steps, later, " and ".join(more))
+        left = 60 * t.minutes - self.log.seconds if t.minutes else math.inf
+        self.ended = self.ended or env_steps >= t.steps or left <= 0
+        self.log.progress(env_steps, self._due, left)
 
     def write_metrics(self, metrics: dict[str, float]) -> None:
         """Write metrics to the log.
@@ -316,7 +307,7 @@ class Session:
         log = {"log": self.log.state_dict(), "evaluations": self._evaluations, "device": t.device}
         self._record_device()
         with self._writing():
-            self._writer.save(steps, tree | log, wait=self.stopping or steps >= t.steps)
+            self._writer.save(steps, tree | log, wait=self.stopping or self.ended)
         self.save_weights()
         self.write_status("running")
         self._saved_at = time.monotonic()

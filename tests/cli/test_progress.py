@@ -114,8 +114,10 @@ def test_the_time_left_counts_every_evaluation_that_will_be(
     shown, show = [], session._show
 
     def record(env_steps):
-        session.log.progress = lambda steps, later, more: shown.append((later, more))
-        session._durations = {"evaluation": 7.0}
+        session.log.bar.update = lambda steps, score, later, more, seconds: shown.append(
+            (later, more)
+        )
+        session._due.seconds = {"evaluation": 7.0}
         show(env_steps)
 
     session._show = record

@@ -178,6 +178,7 @@ def _plan(root, **changes) -> Plan:
         envs=["CartPole-v1"],
         agents=["dqn"],
         steps=600,
+        minutes=0.0,
         seeds=1,
         episodes=2,
         epsilon=0.0,
@@ -309,7 +310,7 @@ def test_no_more_jobs_run_in_parallel_than_asked_for(whole, monkeypatch, tmp_pat
 
         monkeypatch.setattr(jobs, "_start", start)
         work = [
-            jobs.Job(Run.create(tmp_path / f"new{parallel}", config), config, [str(i)], steps=600)
+            jobs.Job(Run.create(tmp_path / f"new{parallel}", config), config, [str(i)], trains=True)
             for i in range(7)
         ]
         jobs.run_jobs(work, parallel, len(work), quiet=True)

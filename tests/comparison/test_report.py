@@ -39,6 +39,8 @@ def _training(env="CartPole-v1", agent="dqn", seed=0, level=100.0, games=8, **ch
         seed=seed,
         run=f"runs/{env}/{agent}/{seed}" if learns else None,
         steps=1000 if learns else 0,
+        minutes=0.0,
+        done=1000 if learns else 0,
         returns=(level + generator.normal(0, 1, games)).tolist(),
         lengths=[10 + game for game in range(games)],
         episodes=episodes if learns else np.zeros((0, 4)),

@@ -3,6 +3,9 @@
 import subprocess
 import sys
 from pathlib import Path
+from queue import Empty
+from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,7 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ludus.envs.deadline import Deadline, waits
 from ludus.envs.errors import EnvError
 from ludus.envs.vector import BackendStep, episode_seed
 
@@ -381,6 +385,61 @@ except EnvError as error:
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, cwd=here)
     assert "gave no answer" in done.stdout
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_emulator_that_was_given_up_on_does_not_abort_the_exit(tmp_path: Path) -> None:
+    """Its call returns while the interpreter ends."""
+    for _ in range(3):
+        command = [sys.executable, "-m", "ludus", "train", "random", "ALE/Pong-v5", "--steps", "9"]
+        command += ["--timeout", "1e-6", "--run-dir", str(tmp_path), "--quiet"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        assert "gave no answer after 1e-06 s" in done.stderr
+
+
+def test_the_time_for_which_a_process_is_stopped_does_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("ludus.envs.deadline.time.monotonic", lambda: clock[0])
+    given = []
+    for wait in waits(3.5):
+        given.append(wait)
+        clock[0] += 1000.0 if len(given) == 2 else wait / 2 if len(given) == 3 else wait
+    # the second wait is stopped for long and counts as one second, the third ends early
+    assert given == [1.0, 1.0, 1.0, 1.0]
+    assert list(waits(0.0)) == []
+
+
+def test_a_call_may_be_stopped_for_longer_than_its_time_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    jumps = iter(range(0, 10**9, 1000))  # each look at the clock is 1,000 s later
+    monkeypatch.setattr("ludus.envs.deadline.time.monotonic", lambda: float(next(jumps)))
+    answer, waited = Event(), []
+
+    def slow() -> int:
+        answer.wait(LIMIT)
+        return 7
+
+    deadline = Deadline()
+    get = deadline._results.get
+
+    def get_late(timeout: float) -> Any:
+        """Nothing comes in two waits; then the call returns."""
+        waited.append(timeout)
+        if len(waited) < 3:
+            raise Empty
+        answer.set()
+        return get(timeout=LIMIT)
+
+    monkeypatch.setattr(
+        deadline, "_results", SimpleNamespace(get=get_late, put=deadline._results.put)
+    )
+    assert deadline.run(slow, 60.0) == 7
+    assert waited == [1.0, 1.0, 1.0]
+    deadline.end()
 
 
 def test_the_deadline_leaves_the_stream_as_it_is() -> None:
