@@ -25,7 +25,8 @@ def discrete(space: spaces.Space[Any], agent: str) -> spaces.Discrete:
         ConfigError: it is of another kind.
     """
     if not isinstance(space, spaces.Discrete):
-        raise ConfigError(f"{agent} needs a Discrete action space; this env has {space}")
+        way_out = "; ppo takes it" if isinstance(space, spaces.Box) else ""
+        raise ConfigError(f"{agent} needs a Discrete action space; this env has {space}{way_out}")
     return space
 
 

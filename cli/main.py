@@ -39,7 +39,8 @@ def _usage() -> str:
     commands = "\n".join(f"  {command:10}{about}" for command, about in COMMANDS.items())
     return (
         f"usage: ludus COMMAND ...\n\n{commands}\n\n"
-        "ludus COMMAND --help shows every option of a command.\n"
+        "ludus COMMAND --help or ludus help COMMAND shows every option of a command, and\n"
+        "ludus --version the version.\n"
         "--modules A,B lets runs and data sets name envs and wrappers of these Python modules."
     )
 
@@ -77,6 +78,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _status(words: list[str]) -> int:
     """Run one command under the signal handlers and return its exit status."""
+    if words[:1] == ["--version"]:
+        import ludus
+
+        print(f"ludus {ludus.__version__}")
+        return 0
+    if words[:1] == ["help"]:
+        words = [*words[1:2], "--help"]
     if not words or words[0] in ("-h", "--help"):
         print(_usage())
         return 0 if words else 2

@@ -116,10 +116,15 @@ def closest(word: str, known: Iterable[str], what: str, otherwise: str = "") -> 
         what: what they name, as in "there is no agent dqm".
         otherwise: the hint if no known word is similar; "" to list all of them.
     """
-    known = list(known)
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]}?" if near else otherwise or f"there are {', '.join(known)}"
+    by_lower = {name.lower(): name for name in reversed(list(known))}
+    near = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.4)
+    every = ", ".join(reversed(by_lower.values()))
+    hint = f"did you mean {by_lower[near[0]]}?" if near else otherwise or f"there are {every}"
     return f"there is no {what} {word}; {hint}"
+
+
+# algorithms for continuous actions that Ludus has none of
+_CONTINUOUS = ("sac", "td3", "ddpg", "tqc", "crossq")
 
 
 def check_agents(names: Iterable[str]) -> None:
@@ -132,6 +137,8 @@ def check_agents(names: Iterable[str]) -> None:
 
     known = ludus.list_agents()
     for name in names:
+        if name.lower() in _CONTINUOUS:
+            raise UsageError(f"there is no agent {name}; ppo takes continuous actions")
         if name not in known:
             raise UsageError(closest(name, known, "agent", "`ludus list agents` shows all"))
 

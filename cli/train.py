@@ -79,8 +79,16 @@ def run(argv: list[str]) -> int:
                 "`ludus train dqn CartPole-v1 --seed 3`, or --resume RUN"
             )
     agent, env_id = names
+    if _is_agent(env_id) and not _is_agent(agent):
+        raise UsageError(f"the agent comes first: ludus train {env_id} {agent}")
     check_agents([agent])
     return _start(agent, env_id, dataset, rest)
+
+
+def _is_agent(name: str) -> bool:
+    import ludus
+
+    return name in ludus.list_agents()
 
 
 def _resume(argv: list[str]) -> int:

@@ -411,6 +411,9 @@ def known_ids() -> list[str]:
 
 
 def _unknown(env_id: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(env_id, names, n=1, cutoff=0.5)
-    hint = f"; did you mean {close[0]}?" if close else "; `ludus list envs` shows all"
+    by_lower = {name.lower(): name for name in names}
+    word = env_id.lower()
+    rom = f"ale/{word.replace('_', '')}-v5"  # pong, space_invaders
+    close = [rom] if rom in by_lower else difflib.get_close_matches(word, by_lower, 1, 0.65)
+    hint = f"; did you mean {by_lower[close[0]]}?" if close else "; `ludus list envs` shows all"
     return f"there is no env {env_id}{hint}"

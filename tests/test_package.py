@@ -98,7 +98,7 @@ def test_the_metadata_of_the_wheel(site):
     folder = site / f"ludus_rl-{VERSION}.dist-info"
     metadata = Parser().parsestr((folder / "METADATA").read_text())
     assert (metadata["Name"], metadata["Version"]) == ("ludus-rl", VERSION)
-    assert "ludus = ludus.cli.main:main" in (folder / "entry_points.txt").read_text()
+    assert "ludus = ludus.cli.main:entry" in (folder / "entry_points.txt").read_text()
     always = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]
     assert not [line for line in always if line.startswith("minatar")]
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import ludus
+from ludus.cli.main import main
+
 LUDUS = [sys.executable, "-m", "ludus"]
 LIMIT = 600.0  # seconds; for a process that hangs, far above what a busy machine needs
 
@@ -64,10 +67,29 @@ def run(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        ("--version", f"ludus {ludus.__version__}\n"),
+        ("help list", "usage: ludus list"),
+        ("help", "usage: ludus COMMAND"),
+    ],
+)
+def test_what_is_asked_for_is_printed(arguments, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments.split())
+    assert not ended.value.code
+    assert capsys.readouterr().out.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
         ("trian dqn CartPole-v1", "did you mean train?"),
         ("train", "needs an agent and an env"),
         ("train dqn", "needs an agent and an env"),
         ("train dqm CartPole-v1", "did you mean dqn?"),
+        ("train DQN CartPole-v1", "did you mean dqn?"),
+        ("train sac Pendulum-v1", "ppo takes continuous actions"),
+        ("train CartPole-v1 ppo", "the agent comes first: ludus train ppo CartPole-v1"),
+        ("help trian", "did you mean train?"),
         ("train dqn CartPol-v1", "did you mean CartPole-v1?"),
         ("train dqn ALE/Pog-v5", "did you mean ALE/Pong-v5?"),
         ("train dqn nowhere:Env-v0", "could not be imported"),
@@ -81,7 +103,7 @@ def run(tmp_path_factory) -> Path:
         ("train dqn CartPole-v1 --sticky 0.2", "does not have it"),
         ("train dqn ALE/Pong-v5 --sticky 5", "sticky is 5.0"),
         ("train dqn ALE/Pong-v5 --replay-size 1000000000 --steps 1000000000", "GB are free"),
-        ("train dqn Pendulum-v1", "Discrete action space"),
+        ("train dqn Pendulum-v1", "ppo takes it"),
         ("train dqn2013 CartPole-v1", "dqn2013 needs images of 36 pixels"),
         ("train sb3:pppo CartPole-v1", "did you mean sb3:ppo?"),
         ("train --resume nowhere", "is not a run"),

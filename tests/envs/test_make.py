@@ -29,6 +29,9 @@ from ludus.training.train import load, train
         ("CartPole-v7", "CartPole-v1"),
         ("ALE/Pomg-v5", "ALE/Pong-v5"),
         ("ALE/Pong-v4", "ALE/Pong-v5"),
+        ("cartpole-v1", "CartPole-v1"),
+        ("pong", "ALE/Pong-v5"),
+        ("space_invaders", "ALE/SpaceInvaders-v5"),
         ("BreakoutNoFrameSkip-v4", "BreakoutNoFrameskip-v4"),
         ("MinAtar/Brakout-v1", "MinAtar/Breakout-v1"),
         ("MinAtar/SpaceInvaders-v2", "MinAtar/SpaceInvaders-v[01]"),
@@ -40,7 +43,7 @@ def test_an_unknown_id_is_answered_with_the_nearest(env_id: str, meant: str) -> 
         make(env_id)
 
 
-@pytest.mark.parametrize("env_id", ["", "Zzyzx!", "a b", "qqqqqqqq-v0"])
+@pytest.mark.parametrize("env_id", ["", "Zzyzx!", "a b", "qqqqqqqq-v0", "poker"])
 def test_nonsense_is_answered_with_the_list(env_id: str) -> None:
     with pytest.raises(EnvError, match="ludus list envs"):
         make(env_id)
