@@ -3,11 +3,10 @@
 A round of simulations selects paths in the trees; those of one tree begin with different actions,
 so they have nothing in common but the root. A pass makes one move on each of its P paths, evaluates
 all new positions in one forward pass, and adds the values to the paths. It has one round, or more
-where few games are searched: the later ones see which paths have begun, but not their returns
-(WU-UCT, https://arxiv.org/abs/1810.11755). A node's next action is stored, so that selection only
-follows rows; after a pass it is chosen anew for all nodes of all paths at once. The layout is that
-of mctx (https://github.com/google-deepmind/mctx). A return changes its sign where the other player
-moves.
+where few games are searched: the later ones assume that the paths before them return the value of
+each node that they pass. A node's next action is stored, so that selection only follows rows; after
+a pass it is chosen anew for all nodes of all paths at once. The layout is that of mctx
+(https://github.com/google-deepmind/mctx). A return changes its sign where the other player moves.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,6 +39,11 @@ class Edges(NamedTuple):
         """Return the mean of the network's value and all returns, [...]."""
         return (self.raw + self.total.sum(-1)) / (1 + self.visits.sum(-1))
 
+    def assuming(self, pending: Tensor) -> "Edges":
+        """Return the statistics if so many paths [..., A] more returned the value of their node."""
+        total = self.total + pending * self.value().unsqueeze(-1)
+        return self._replace(visits=self.visits + pending, total=total)
+
 
 class Chooser(Protocol):
     """The rule by which a search selects actions."""
@@ -50,22 +54,22 @@ class Chooser(Protocol):
     def judge(self, edges: Edges) -> Tensor:
         """Return K numbers on each action that follow from what returned so far, [..., K, A]."""
 
-    def inside(self, judged: Tensor, begun: Tensor) -> Tensor:
+    def inside(self, judged: Tensor, visits: Tensor) -> Tensor:
         """Return the next actions [...] of nodes below the root.
 
         Args:
             judged: [..., K, A] see `judge`.
-            begun: [..., A] float32, visits, with those whose returns are still to come.
+            visits: [..., A] of the actions.
         """
 
     def at_root(
-        self, judged: Tensor, begun: Tensor, done: Tensor, simulations: int
+        self, judged: Tensor, visits: Tensor, done: Tensor, simulations: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the actions at the roots in the next round.
 
         Args:
             judged: [B, K, A].
-            begun: [B, A].
+            visits: [B, A].
             done: [B] simulations of each game that have begun.
             simulations: of each game in the end.
 
@@ -111,7 +115,7 @@ class Tree:
         self.total = torch.zeros(rows, actions, device=device)
         # Row of the node that an action leads to; -1 without one, or where the game is over.
         self.child = torch.full((rows, actions), -1, device=device)
-        # [rows, A] float32, paths whose returns are still to come; None if passes have one round
+        # [rows, A] float32, paths that wait for their pass; None if each pass has one round
         self.pending: Tensor | None = None
         self.judged = torch.empty(0)  # [rows, K, A] see `Chooser`
         self.raw = torch.zeros(rows, device=device)
@@ -136,16 +140,13 @@ class Tree:
     def _index(self, rows: Tensor) -> Any:
         return rows.cpu().numpy() if isinstance(self.boards, np.ndarray) else rows
 
-    def begun(self, rows: Tensor) -> Tensor:
-        """Return the visits of the actions of rows [...], with those still to come; [..., A]."""
-        visits = self.visits[rows]
-        return visits if self.pending is None else visits + self.pending[rows]
-
-    def choose(self, rows: Tensor, judged: Tensor, chooser: Chooser) -> None:
-        """Choose the next actions of the nodes in rows [...] anew."""
-        action = chooser.inside(judged, self.begun(rows))
-        self.choice[rows] = action
-        self.following[rows] = self.behind(rows, action)
+    def choose(self, rows: Tensor, edges: Edges, chooser: Chooser) -> None:
+        """Choose the next actions of the nodes in rows [D, P] anew; rows[0] are roots."""
+        judged = chooser.judge(edges)
+        self.judged[rows] = judged
+        below, action = rows[1:], chooser.inside(judged[1:], edges.visits[1:])
+        self.choice[below] = action
+        self.following[below] = self.behind(below, action)
 
     def behind(self, rows: Tensor, actions: Tensor) -> Tensor:
         """Return the rows to which actions lead, `nowhere` without a node."""
@@ -193,8 +194,8 @@ def search(
         simulations: number of simulations, 1 or more.
         device: where the arrays live; the CPU by default.
         tree: trees of these positions to continue, with room for `simulations` nodes.
-        leaves: new positions of a game in one forward pass, unless a single round has more; 1 for
-            one round each. More are faster for a few games, and each is chosen with less known.
+        leaves: about so many new positions of a game in one forward pass, or a round if that has
+            more. Many are faster for a few games, and each is chosen with less known.
         fixed: do the same operations whatever the data, with the same result, so that a GPU never
             waits and the search can be recorded. Paths that no game needs are then evaluated, too.
             For games whose positions are tensors, without `tree` and `leaves`.
@@ -249,7 +250,10 @@ def _first(
     tree: Tree, chooser: Chooser, done: Tensor, simulations: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the actions at the roots in the next round, see `Chooser.at_root`."""
-    return chooser.at_root(tree.judged[tree.root], tree.begun(tree.root), done, simulations)
+    visits = tree.visits[tree.root]
+    if tree.pending is not None:
+        visits = visits + tree.pending[tree.root]
+    return chooser.at_root(tree.judged[tree.root], visits, done, simulations)
 
 
 def _next_paths(
@@ -262,15 +266,13 @@ def _next_paths(
     Args:
         tree: the trees.
         chooser: PUCT or Gumbel.
-        done: [B] simulations of each game so far.
+        done: [B] simulations of each game so far, returned with these paths.
         simulations: of each game in the end.
         leaves: see `search`.
-
-    Returns:
-        The paths, and `done` with them.
     """
     first, taken, until = _first(tree, chooser, done, simulations)  # [B, W]
-    most = (done + leaves).minimum(until)  # [B]
+    rest = until - done
+    most = done + (rest / (rest / leaves).round().clamp(min=1)).ceil()  # [B]
     rounds = list[Paths]()
     while True:
         games, place = taken.nonzero(as_tuple=True)  # [P]
@@ -303,8 +305,8 @@ def _begin(tree: Tree, chooser: Chooser, nodes: Tensor, actions: Tensor) -> None
     """Count paths [D, P] as pending, and choose the next actions of their nodes anew."""
     assert tree.pending is not None
     edge = (nodes * tree.actions + actions).flatten()
-    tree.pending.view(-1).index_add_(0, edge, torch.ones_like(edge, dtype=torch.float32))
-    tree.choose(nodes[1:], tree.judged[nodes[1:]], chooser)
+    tree.pending.view(-1).index_add_(0, edge, torch.ones(len(edge), device=edge.device))
+    tree.choose(nodes, tree.edges(nodes).assuming(tree.pending[nodes]), chooser)
 
 
 def _together(tree: Tree, rounds: Sequence[Paths]) -> Paths:
@@ -349,10 +351,8 @@ def expand(game: Game, tree: Tree, evaluate: Evaluate, chooser: Chooser, paths: 
     # the next player sees it with its sign turned.
     returns = torch.where(terminated, reward.sign(), sign * value)  # [P]
     backward(tree, nodes, actions, returns)
-    touched = torch.cat([nodes, new.unsqueeze(0)])  # [D + 1, P]
-    judged = chooser.judge(tree.edges(touched))
-    tree.judged[touched] = judged
-    tree.choose(touched[1:], judged[1:], chooser)  # all but the roots
+    touched = torch.cat([nodes, new.unsqueeze(0)])
+    tree.choose(touched, tree.edges(touched), chooser)
 
 
 def select(
@@ -383,8 +383,7 @@ def select(
 
 def _last(tree: Tree, nodes: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
     """Return the last node and action of each path, [P] each."""
-    depth = (nodes != tree.nowhere).sum(0, keepdim=True) - 1  # [1, P], -1 of an empty path
-    depth = depth.clamp(min=0)
+    depth = (nodes[1:] != tree.nowhere).sum(0, keepdim=True)  # [1, P]
     return nodes.gather(0, depth)[0], actions.gather(0, depth)[0]
 
 

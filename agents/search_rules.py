@@ -39,18 +39,18 @@ class Puct(NamedTuple):
         mean = torch.where(_legal(edges.logits), mean, _NEVER)
         return torch.stack([mean, edges.logits.softmax(-1)], -2)
 
-    def inside(self, judged: Tensor, begun: Tensor) -> Tensor:
+    def inside(self, judged: Tensor, visits: Tensor) -> Tensor:
         """Return the actions of the highest score."""
         mean, prior = judged.unbind(-2)
-        visited = begun.sum(-1, keepdim=True) + 1
+        visited = visits.sum(-1, keepdim=True) + 1
         rate = ((1 + visited + 19_652) / 19_652).log() + self.c_puct
-        return (mean + rate * prior * visited.sqrt() / (1 + begun)).argmax(-1)
+        return (mean + rate * prior * visited.sqrt() / (1 + visits)).argmax(-1)
 
     def at_root(
-        self, judged: Tensor, begun: Tensor, done: Tensor, simulations: int
+        self, judged: Tensor, visits: Tensor, done: Tensor, simulations: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the action of the highest score in each game."""
-        first, taken = self.inside(judged, begun).unsqueeze(1), (done < simulations).unsqueeze(1)
+        first, taken = self.inside(judged, visits).unsqueeze(1), (done < simulations).unsqueeze(1)
         return first, taken, torch.full_like(done, simulations)
 
     def widths(self, simulations: int) -> Sequence[int]:
@@ -103,21 +103,21 @@ class Gumbel(NamedTuple):
         """Return the logits of the improved policy."""
         return self._improved(edges, self._completed(edges)).unsqueeze(-2)
 
-    def inside(self, judged: Tensor, begun: Tensor) -> Tensor:
+    def inside(self, judged: Tensor, visits: Tensor) -> Tensor:
         """Return the actions furthest below their share of the improved policy (equation 14)."""
         policy = judged.squeeze(-2).softmax(-1)
         # positive for a legal action, because the policy sums to 1, and not for any other
-        return (policy - begun / (1 + begun.sum(-1, keepdim=True))).argmax(-1)
+        return (policy - visits / (1 + visits.sum(-1, keepdim=True))).argmax(-1)
 
     def at_root(
-        self, judged: Tensor, begun: Tensor, done: Tensor, simulations: int
+        self, judged: Tensor, visits: Tensor, done: Tensor, simulations: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the best of the actions whose visits equal those of this round of the halving."""
         logits = judged.squeeze(-2)
         legal = _legal(logits)
         table = rounds(self.considered, simulations, done.device)
         due, length, until = table[legal.sum(-1).clamp(max=self.considered), done].unbind(-1)
-        allowed = legal & (begun == due.unsqueeze(-1))
+        allowed = legal & (visits == due.unsqueeze(-1))
         score = logits if self.noise is None else logits + self.noise
         order = torch.where(allowed, score, _NEVER).argsort(dim=-1, descending=True, stable=True)
         rank = torch.arange(order.shape[1], device=order.device)

@@ -57,12 +57,13 @@ def main() -> None:
     """Play the matches and print a line of JSON for each, and one for each rule."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN")
+    parser.add_argument("--rules", nargs="+", default=RULES, choices=RULES)
     parser.add_argument("--leaves", type=int, default=8)
     parser.add_argument("--simulations", type=int, default=64)
     parser.add_argument("--games", type=int, default=1000)
     parser.add_argument("--epsilon", type=float, default=0.1)
     given = parser.parse_args()
-    for rule in RULES:
+    for rule in given.rules:
         each = []
         for seed, run in enumerate(given.runs):
             each.append(
