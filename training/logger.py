@@ -136,8 +136,7 @@ class Logger:
 
     def progress(self, env_steps: int, due: Due, seconds: float) -> None:
         """Update the progress bar, whose time left includes what is due; see `Bar.update`."""
-        later, more = due.after(env_steps, self.bar.total(env_steps, seconds))
-        self.bar.update(env_steps, self.mean_return, later, more, seconds)
+        self.bar.update(env_steps, self.mean_return, due.after, seconds)
 
     def write(self, metrics: dict[str, float], env_steps: int, updates: int) -> None:
         """Write one point of every curve."""

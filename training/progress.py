@@ -64,8 +64,7 @@ class Bar:
         self,
         done: int,
         score: float | None,
-        later: float = 0.0,
-        more: str = "",
+        due: Callable[[int, int], tuple[float, str]] = lambda done, total: (0.0, ""),
         seconds: float = math.inf,
     ) -> None:
         """Show the progress, if an update is due.
@@ -73,8 +72,8 @@ class Bar:
         Args:
             done: steps done.
             score: mean return; None before the first.
-            later: seconds of tasks that are still to come.
-            more: those of them whose duration is unknown.
+            due: takes what is done and the total; returns the seconds of tasks that are still to
+                come, and those of them whose duration is unknown.
             seconds: left at most, without tasks.
         """
         now = time.monotonic()
@@ -86,6 +85,7 @@ class Bar:
         self._rate = speed if not self._rate else (self._rate + speed) / 2
         self._since, self._since_done = now, done
         total = self.total(done, seconds)
+        later, more = due(done, total)
         steps_left = max(0, self._total - done)
         left_now = min(steps_left / max(self._rate, 1e-9), max(0.0, seconds))
         left = f"{duration(left_now + later)} left"

@@ -65,9 +65,9 @@ def test_neither_speed_nor_time_left_counts_an_evaluation(clock, capsys):
     bar.exclude(60)
     bar.update(200, 1.5)
     clock.now += 10
-    bar.update(300, 1.5, later=600)
+    bar.update(300, 1.5, due=lambda *_: (600, ""))
     clock.now += 10
-    bar.update(400, 1.5, more="1 evaluation")
+    bar.update(400, 1.5, due=lambda *_: (0, "1 evaluation"))
     assert capsys.readouterr().err.splitlines() == [
         "x: 100 of 1,000 steps, 10 steps/s, return -, 90 s left",
         "x: 200 of 1,000 steps, 10 steps/s, return 1.5, 80 s left",
@@ -114,9 +114,7 @@ def test_the_time_left_counts_every_evaluation_that_will_be(
     shown, show = [], session._show
 
     def record(env_steps):
-        session.log.bar.update = lambda steps, score, later, more, seconds: shown.append(
-            (later, more)
-        )
+        session.log.bar.update = lambda done, score, due, left: shown.append(due(done, 120))
         session._due.seconds = {"evaluation": 7.0}
         show(env_steps)
 

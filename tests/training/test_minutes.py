@@ -150,13 +150,18 @@ class _InProcess:
         return self.returncode
 
 
-def test_the_time_left_is_that_of_the_limit_if_it_comes_first():
+def test_the_time_left_is_that_of_the_limit_if_it_comes_first(capsys):
     bar = Bar("x", 1_000, 0, quiet=True)
     assert bar.total(0, 50.0) == 1_000  # no rate is known yet
     bar._rate = 4.0
     assert bar.total(100, 50.0) == 300
     assert bar.total(100, 500.0) == 1_000
     assert bar.total(100, -1.0) == 100
+    bar = Bar("x", 1_000, 0, quiet=False)
+    bar._since -= 1e6  # an update is due
+    bar.update(100, None, lambda done, total: (0.0, f"tasks of {total}"), 0.0)
+    assert "100 of 100 steps" in (err := capsys.readouterr().err)
+    assert "tasks of 100" in err
     due = Due(TrainOptions(steps=1_000, eval_every=100, video_every=0), resumable=True)
     due.seconds["evaluation"] = 2.0
     assert due.after(100, 1_000) == (18.0, "")
