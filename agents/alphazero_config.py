@@ -42,7 +42,7 @@ class AlphaZeroConfig:
     play_simulations: Annotated[int, AT_LEAST_ONE] = 64
     """simulations per move in evaluation and play"""
     play_leaves: Annotated[int, AT_LEAST_ONE] = 8
-    """positions of a game in one forward pass in evaluation and play"""
+    """about so many positions of a game in one forward pass in evaluation and play"""
     fast_simulations: Annotated[int, NON_NEGATIVE] = 0
     """playout cap: simulations of the moves whose policy is not trained on; 0 for no cap"""
     full_share: Annotated[float, FRACTION] = 0.25

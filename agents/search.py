@@ -115,7 +115,7 @@ class Tree:
         self.total = torch.zeros(rows, actions, device=device)
         # Row of the node that an action leads to; -1 without one, or where the game is over.
         self.child = torch.full((rows, actions), -1, device=device)
-        # [rows, A] float32, paths that wait for their pass; None if each pass has one round
+        # [rows, A] float32, paths of the pass that have not returned; None if it has one round
         self.pending: Tensor | None = None
         self.judged = torch.empty(0)  # [rows, K, A] see `Chooser`
         self.raw = torch.zeros(rows, device=device)

@@ -123,7 +123,7 @@ def closest(word: str, known: Iterable[str], what: str, otherwise: str = "") -> 
     return f"there is no {what} {word}; {hint}"
 
 
-# algorithms for continuous actions that Ludus has none of
+# off-policy algorithms for continuous actions, which Ludus does not have
 _CONTINUOUS = ("sac", "td3", "ddpg", "tqc", "crossq")
 
 
