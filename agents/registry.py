@@ -6,12 +6,12 @@ wrong name load neither torch nor Stable-Baselines3.
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import is_dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ludus.envs.errors import ConfigError
+from ludus.envs.suggest import closest
 
 if TYPE_CHECKING:
     import torch
@@ -63,12 +63,21 @@ AGENTS = {
 }
 
 
+# off-policy algorithms for continuous actions, which Ludus does not have
+_CONTINUOUS = ("sac", "td3", "ddpg", "tqc", "crossq")
+
+
 def _entries() -> dict[str, Entry]:
     from ludus.agents.sb3_config import algorithms
 
     baselines = {f"sb3:{name}": Entry(f"Stable-Baselines3's {name}", _SB3) for name in algorithms()}
-    small = Entry("Stable-Baselines3's dqn with the network and values of dqn2013", _SB3)
-    return AGENTS | baselines | {"sb3:dqn2013": small}
+    small = {
+        f"sb3:{ours}": Entry(
+            f"Stable-Baselines3's {name} with the network and values of {ours}", _SB3
+        )
+        for name, ours in (("dqn", "dqn2013"), ("ppo", "ppo_small"))
+    }
+    return AGENTS | baselines | small
 
 
 def names() -> dict[str, str]:
@@ -83,10 +92,10 @@ def entry(name: str) -> Entry:
         ConfigError: there is no such agent.
     """
     entries = _entries()
+    if name.lower() in _CONTINUOUS:
+        raise ConfigError(f"there is no agent {name}; ppo takes continuous actions")
     if name not in entries:
-        close = difflib.get_close_matches(name, list(entries), n=1, cutoff=0.5)
-        hint = f"; did you mean {close[0]}?" if close else "; `ludus list agents` shows all"
-        raise ConfigError(f"there is no agent {name}{hint}")
+        raise ConfigError(closest(name, entries, "agent", "`ludus list agents` shows all"))
     return entries[name]
 
 

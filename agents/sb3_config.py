@@ -62,10 +62,10 @@ def preset(name: str, env: EnvLike) -> Preset:
         ConfigError: the preset does not suit the env.
     """
     kind, algorithm = family(env), name.removeprefix("sb3:")
-    if algorithm in ("ppo", "a2c"):
+    if algorithm in ("ppo", "ppo_small", "a2c"):
         ours = ppo_config.preset(algorithm, env)
         assert isinstance(ours.config, ppo_config.PPOConfig)
-        config = _policy_gradient("ppo" if algorithm == "ppo" else "a2c", ours.config)
+        config = _policy_gradient("a2c" if algorithm == "a2c" else "ppo", ours.config)
         return ours._replace(config=config)
     if algorithm == "dqn2013":
         dqn_config.preset(algorithm, env)  # refuses an env without images

@@ -6,9 +6,10 @@ from typing import Any, Literal
 
 from tyro.conf import Positional
 
-from ludus.cli.options import closest, parse
+from ludus.cli.options import parse
 from ludus.cli.output import print_json, print_result, print_table
 from ludus.envs.errors import UsageError
+from ludus.envs.suggest import closest
 
 KINDS = ("agents", "envs", "games", "runs")
 

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO, cast
 
-from ludus.cli.options import check_compared, check_contenders, closest, flush_denormals
+from ludus.cli.options import check_compared, check_contenders, flush_denormals
 from ludus.cli.output import print_message, stdout_for_results
 from ludus.envs.deadline import Deadline
 from ludus.envs.errors import LudusError, TrainingStopped, UsageError
+from ludus.envs.suggest import closest
 from ludus.envs.trust import trust_modules
 from ludus.training.console import LossyStream
 from ludus.training.signals import Interrupted, Signals, signal_name

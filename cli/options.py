@@ -1,7 +1,6 @@
 """Command lines from dataclasses: each field is an option, each mistake is one sentence."""
 
 import dataclasses
-import difflib
 import re
 import sys
 import typing
@@ -107,40 +106,16 @@ def _sentence(output: str, command: str) -> str:
     return f"{message}{suggestion or f'; ludus {command} --help shows every option'}"
 
 
-def closest(word: str, known: Iterable[str], what: str, otherwise: str = "") -> str:
-    """Return a sentence on an unknown word that suggests the most similar known one.
-
-    Args:
-        word: the unknown word.
-        known: the known words.
-        what: what they name, as in "there is no agent dqm".
-        otherwise: the hint if no known word is similar; "" to list all of them.
-    """
-    by_lower = {name.lower(): name for name in reversed(list(known))}
-    near = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.4)
-    every = ", ".join(reversed(by_lower.values()))
-    hint = f"did you mean {by_lower[near[0]]}?" if near else otherwise or f"there are {every}"
-    return f"there is no {what} {word}; {hint}"
-
-
-# off-policy algorithms for continuous actions, which Ludus does not have
-_CONTINUOUS = ("sac", "td3", "ddpg", "tqc", "crossq")
-
-
 def check_agents(names: Iterable[str]) -> None:
     """Check names of agents before anything slow is imported.
 
     Raises:
-        UsageError: there is no agent of one of these names.
+        ConfigError: there is no agent of one of these names.
     """
-    import ludus
+    from ludus.agents import registry
 
-    known = ludus.list_agents()
     for name in names:
-        if name.lower() in _CONTINUOUS:
-            raise UsageError(f"there is no agent {name}; ppo takes continuous actions")
-        if name not in known:
-            raise UsageError(closest(name, known, "agent", "`ludus list agents` shows all"))
+        registry.entry(name)
 
 
 def values_of(option: str, words: Sequence[str]) -> list[str]:
@@ -161,7 +136,7 @@ def check_compared(argv: Sequence[str]) -> None:
     """Check the agents of `ludus compare` before torch is imported.
 
     Raises:
-        UsageError: there is no agent of one of these names.
+        ConfigError: there is no agent of one of these names.
     """
     check_agents(values_of("--agents", argv))
 

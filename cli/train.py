@@ -144,16 +144,11 @@ def _arguments(agent: str, env_id: str, dataset: str | None, options: "EnvOption
     """Return the dataclass of the options of an agent on an env or a data set."""
     from tyro.conf import OmitArgPrefixes
 
-    from ludus.agents import registry
-    from ludus.envs.make import EnvOptions, make
-    from ludus.training.dataset import Dataset
+    from ludus.envs.make import EnvOptions
     from ludus.training.run import TrainOptions
+    from ludus.training.train import preset
 
-    probe = make(env_id, 1, 0, options) if dataset is None else Dataset(dataset, held_out=0)
-    try:
-        config, num_envs, _ = registry.preset(agent, probe)
-    finally:
-        probe.close()
+    config, num_envs, _ = preset(agent, env_id, dataset, options)
     train = TrainOptions(num_envs=num_envs)
     parts: list[Any] = [
         ("train", OmitArgPrefixes[TrainOptions], field(default=train)),

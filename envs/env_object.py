@@ -95,10 +95,8 @@ def env_name(env: str | PassedEnv, env_id: str = "") -> str:
         limit = None if spec is None else spec.max_episode_steps
     elif callable(env):
         entry_point, name = env, getattr(env, "__qualname__", type(env).__name__)
-        module = getattr(env, "__module__", "")
-        importable = module != "__main__" and _attribute(module, name) is env and can_import(module)
-        if importable and not env_id:
-            return f"{module}:{name}"
+        if not env_id and is_importable(env):
+            return importable_name(env)
     else:
         raise EnvError(
             f"{env!r} is no env id, no class or function that returns an env, no gymnasium.Env and "
@@ -128,8 +126,25 @@ def _spec_of(env: gymnasium.Env[Any, Any] | GymnasiumVectorEnv) -> EnvSpec | Non
     return spec if isinstance(spec, EnvSpec) else None
 
 
-def _attribute(module: str, name: str) -> Any:
-    return getattr(sys.modules.get(module), name, None)
+def is_importable(thing: Any) -> bool:
+    """Return whether another process finds a class or function by its module and its name."""
+    module, name = getattr(thing, "__module__", ""), getattr(thing, "__qualname__", "")
+    found = getattr(sys.modules.get(module), name, None)
+    return module != "__main__" and found is thing and can_import(module)
+
+
+def importable_name(thing: Any) -> str:
+    """Return `module:name` of a class or function.
+
+    Raises:
+        EnvError: no other process finds it under that name.
+    """
+    if not is_importable(thing):
+        raise EnvError(
+            f"{thing!r} cannot be imported by other processes; define it at the top of a module "
+            "that is no script or notebook"
+        )
+    return f"{thing.__module__}:{thing.__qualname__}"
 
 
 def env_object(env_id: str) -> EnvObject | None:

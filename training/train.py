@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,6 +19,7 @@ from ludus.agents.agent import (
 )
 from ludus.agents.ahead import ActingAhead
 from ludus.agents.capture import capture
+from ludus.agents.preset import Preset
 from ludus.envs.board.spiel import is_game
 from ludus.envs.env_object import PassedEnv, env_name
 from ludus.envs.errors import EnvError, RunError
@@ -34,6 +36,7 @@ from ludus.training.offline import OfflineTraining, evaluation_env, offline_agen
 from ludus.training.online import OnlineTraining, TrainingInHalves
 from ludus.training.run import Run, RunConfig, TrainOptions, at_steps
 from ludus.training.session import Mode, Session, console
+from ludus.training.settings import Settings
 from ludus.training.transfer import transfer
 
 
@@ -48,8 +51,11 @@ def train(
     train_options: TrainOptions | None = None,
     root: Path | str = "runs",
     quiet: bool = False,
+    **settings: Any,
 ) -> AnyAgent:
     """Train an agent on an env and return it.
+
+        ludus.train("dqn", "CartPole-v1", steps=50_000, learning_rate=1e-3, num_envs=4)
 
     Args:
         agent: name of a preset, see `ludus.list_agents`.
@@ -62,19 +68,44 @@ def train(
         train_options: further options; their `steps` and `seed` are ignored.
         root: folder in which run folders are made.
         quiet: show no progress.
+        settings: fields of the agent's configuration, of `TrainOptions` and of `EnvOptions`, as on
+            the command line; `env_kwargs` may be a dictionary, and `wrapper` a list of classes.
+
+    Raises:
+        ConfigError: there is no such agent or setting, or a value cannot work.
+        EnvError: there is no such env, or it breaks.
     """
-    env, options = env_name(env), options or EnvOptions()
-    if train_options is None:
-        probe = make(env, 1, 0, options)
-        try:
-            known = config is None or agent in registry.names()
-            num_envs = registry.preset(agent, probe).num_envs if known else TrainOptions.num_envs
-            train_options = TrainOptions(num_envs=num_envs)
-        finally:
-            probe.close()
-    chosen = replace(train_options, steps=steps, seed=seed)
+    env, given = env_name(env), Settings(settings)
+    options = given.apply(options or EnvOptions())
+    chosen = given.apply(train_options or TrainOptions())
+    if config is None or (train_options is None and agent in registry.names()):
+        presets = preset(agent, env, chosen.dataset, options)
+        config = config or presets.config
+        if train_options is None and "num_envs" not in settings:
+            chosen = replace(chosen, num_envs=presets.num_envs)
+    config = given.apply(config)
+    given.require_used(agent, (config, chosen, options))
+    steps = Settings({"steps": steps}).apply(chosen).steps
+    chosen = replace(chosen, steps=steps, seed=seed)
     session = start_session(agent, env, chosen, options, config, Path(root), quiet=quiet)
     return session.run_to_end()
+
+
+def preset(agent: str, env_id: str, dataset: str | None, options: EnvOptions) -> Preset:
+    """Return the preset of an agent for an env, or for a data set in its place.
+
+    Args:
+        agent: name of the preset.
+        env_id: id of the env.
+        dataset: folder of `ludus collect` or a Minari id; None to learn from the env.
+        options: changes to the env's protocol.
+    """
+    registry.entry(agent)  # a wrong name is refused before an env is made
+    probe = make(env_id, 1, 0, options) if dataset is None else Dataset(dataset, held_out=0)
+    try:
+        return registry.preset(agent, probe)
+    finally:
+        probe.close()
 
 
 def resume(
