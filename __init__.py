@@ -15,18 +15,53 @@ from ludus.envs.registration import register_envs
 
 if TYPE_CHECKING:
     from ludus.envs.make import make
-    from ludus.training.train import load, resume, train
+    from ludus.training.api import (
+        TrainedAgent,
+        episodes,
+        evaluate,
+        load,
+        record,
+        resume,
+        scalars,
+        train,
+    )
+    from ludus.training.callbacks import Callback, RunningTraining, SaveBest, StopAtScore
 
     __version__: str
 
-__all__ = ["__version__", "list_agents", "load", "make", "resume", "train"]
-
+_API, _CALLBACKS = "ludus.training.api", "ludus.training.callbacks"
 _MODULES = {
-    "load": "ludus.training.train",
+    "Callback": _CALLBACKS,
+    "RunningTraining": _CALLBACKS,
+    "SaveBest": _CALLBACKS,
+    "StopAtScore": _CALLBACKS,
+    "TrainedAgent": _API,
+    "episodes": _API,
+    "evaluate": _API,
+    "load": _API,
     "make": "ludus.envs.make",
-    "resume": "ludus.training.train",
-    "train": "ludus.training.train",
+    "record": _API,
+    "resume": _API,
+    "scalars": _API,
+    "train": _API,
 }
+__all__ = [
+    "Callback",
+    "RunningTraining",
+    "SaveBest",
+    "StopAtScore",
+    "TrainedAgent",
+    "__version__",
+    "episodes",
+    "evaluate",
+    "list_agents",
+    "load",
+    "make",
+    "record",
+    "resume",
+    "scalars",
+    "train",
+]
 
 
 def list_agents() -> dict[str, str]:

@@ -329,7 +329,8 @@ class PPO:
         """Return the parts of the state besides network and optimizer."""
         return {
             "rollout": self.playing,
-            "rate": self._rate,
+            # a constant one is the configuration's, which a resume may change
+            **({"rate": self._rate} if self.config.desired_kl else {}),
             "exploration": self._actor.exploration,
             "evaluation": self._policy.evaluation,
             "reward_scale": self._reward_scale,

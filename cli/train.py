@@ -97,9 +97,9 @@ def _resume(argv: list[str]) -> int:
     from ludus.training.run import Run
     from ludus.training.train import resume_session
 
-    return _train(
-        resume_session(Run.open(given.resume), device=given.device, quiet=given.quiet), given.json
-    )
+    settings = {} if given.device is None else {"device": given.device}
+    session = resume_session(Run.open(given.resume), settings, quiet=given.quiet)
+    return _train(session, given.json)
 
 
 def _start(agent: str, env_id: str, dataset: str | None, options: list[str]) -> int:

@@ -28,6 +28,8 @@ from ludus.training.logger import Episodes
 from ludus.training.provenance import commit, versions
 from ludus.training.run import Run, RunConfig, TrainOptions, all_runs
 
+# a resume may change these of a run, and the run still counts as a training with its config
+_HARMLESS = {"device", "log_every", "video_every", "checkpoint_seconds", "keep_checkpoints"}
 _LEARNING_OPTIONS = ("num_envs", "init_from", "rivals", "dataset")  # they change what is learned
 
 
@@ -203,7 +205,9 @@ def _readable_runs(root: Path) -> list[tuple[Run, RunConfig]]:
     runs = []
     for run in all_runs(root):
         try:
-            runs.append((run, run.config()))
+            config = run.config()
+            if not run.changed() - _HARMLESS:  # else it is no training with this config alone
+                runs.append((run, config))
         except RunError:  # e.g. a run of another version
             continue
     return runs

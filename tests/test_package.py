@@ -157,7 +157,7 @@ assert not {{"torch", "pyspiel"}} & set(sys.modules)
 def test_public_names():
     from ludus import list_agents, load, make, train
     from ludus.envs import make as make_module
-    from ludus.training.train import train as train_function
+    from ludus.training.api import train as train_function
 
     assert make is make_module.make
     assert train is train_function

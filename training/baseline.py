@@ -9,7 +9,7 @@ from ludus.training.session import Session
 
 
 class BaselineTraining:
-    """An agent that trains itself in an env, see `session.Mode`; it cannot be resumed.
+    """An agent that trains itself in an env, see `Mode`; it cannot be resumed.
 
     Args:
         agent: the agent.

@@ -68,11 +68,11 @@ class _Hashing:
         return self._file.write(view)
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a small file under a temporary name, sync it and rename it."""
     temporary = path.with_name(f".{path.name}.tmp")
     with open_new(temporary) as file:
-        file.write(text.encode())
+        file.write(content if isinstance(content, bytes) else content.encode())
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

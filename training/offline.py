@@ -104,7 +104,7 @@ def offline_agent(
 
 
 class OfflineTraining:
-    """An agent that learns from a data set, see `session.Mode`.
+    """An agent that learns from a data set, see `Mode`.
 
     Its clock is its updates: `env_steps` counts them.
 

@@ -27,7 +27,7 @@ def object_sentences(env: VectorEnv) -> list[str]:
 
 
 class OnlineTraining:
-    """An agent that learns from an env, see `session.Mode`.
+    """An agent that learns from an env, see `Mode`.
 
     Args:
         agent: the agent.
@@ -83,7 +83,7 @@ class OnlineTraining:
 
 
 class TrainingInHalves:
-    """An agent that acts for one half of the envs while the other plays, see `session.Mode`.
+    """An agent that acts for one half of the envs while the other plays, see `Mode`.
 
     Args:
         ahead: the agent.

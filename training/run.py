@@ -127,6 +127,44 @@ class _Head:
 _HEAD_FIELDS = tuple(field.name for field in fields(_Head))
 
 
+def record_of(config: RunConfig) -> dict[str, Any]:
+    """Return what config.json holds of a new run."""
+    return {
+        **format_stamp(),
+        "agent": config.agent,
+        "env": config.env,
+        "train": asdict(config.train),
+        "options": asdict(config.options),
+        "config_type": type(config.config).__name__,
+        "config": asdict(config.config),
+        "protocol": config.protocol,
+        **made_by(),
+    }
+
+
+def config_of(record: dict[str, Any]) -> RunConfig:
+    """Invert `record_of`.
+
+    Raises:
+        RunError, ConfigError, EnvError: an entry is missing, of another type, or out of bounds.
+    """
+    head = from_json(_Head, {k: record.get(k) for k in _HEAD_FIELDS}, RunError)
+    return RunConfig(
+        head.agent,
+        head.env,
+        from_json(TrainOptions, record.get("train"), RunError),
+        from_json(EnvOptions, record.get("options"), RunError),
+        from_json(registry.config_class(head.config_type), record.get("config"), RunError),
+        head.protocol,
+    )
+
+
+def changes(before: RunConfig, after: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """Return the settings that differ between two configurations of a run, old and new."""
+    old, new = (asdict(c.train) | asdict(c.options) | asdict(c.config) for c in (before, after))
+    return {name: (old[name], new[name]) for name in old if old[name] != new[name]}
+
+
 @dataclass(frozen=True)
 class Status:
     """State and progress of a run."""
@@ -187,18 +225,7 @@ class Run:
                 raise RunError(f"the run folder {path} cannot be made: {error.strerror}") from error
             break
         run = cls(path)
-        record = {
-            **format_stamp(),
-            "agent": config.agent,
-            "env": config.env,
-            "train": asdict(config.train),
-            "options": asdict(config.options),
-            "config_type": type(config.config).__name__,
-            "config": asdict(config.config),
-            "protocol": config.protocol,
-            **made_by(),
-        }
-        write_atomically(path / "config.json", json.dumps(record, indent=2))
+        write_atomically(path / "config.json", json.dumps(record_of(config), indent=2))
         run.write_status(Status("waiting"))
         return run
 
@@ -208,11 +235,22 @@ class Run:
         record |= format_stamp() | made_by()
         write_atomically(self.path / "config.json", json.dumps(record, indent=2))
 
-    def move(self, device: str) -> None:
-        """Record that the training continues on another device."""
+    def change(self, config: RunConfig, env_steps: int) -> None:
+        """Record that the training goes on with another configuration, and keep its history."""
         record = read_json(self.path / "config.json")
-        record["train"]["device"] = device
+        changed = {k: list(pair) for k, pair in changes(self.config(), config).items()}
+        entry = {"env_steps": env_steps, "changed": changed, **made_by()}
+        record |= {"train": asdict(config.train), "config": asdict(config.config)}
+        record["history"] = [*record.get("history", []), entry]
         write_atomically(self.path / "config.json", json.dumps(record, indent=2))
+
+    def changed(self) -> set[str]:
+        """Return the names of the settings that a resume has changed."""
+        try:
+            history = read_json(self.path / "config.json").get("history", [])
+            return {name for entry in history for name in entry["changed"]}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return set()
 
     @classmethod
     def open(cls, path: Path | str) -> "Run":
@@ -237,16 +275,7 @@ class Run:
         try:
             record = read_json(self.path / "config.json")
             check_format(record, f"the run {self.path}", FormatError)
-            head = from_json(_Head, {k: record.get(k) for k in _HEAD_FIELDS}, RunError)
-            config_class = registry.config_class(head.config_type)
-            return RunConfig(
-                head.agent,
-                head.env,
-                from_json(TrainOptions, record.get("train"), RunError),
-                from_json(EnvOptions, record.get("options"), RunError),
-                from_json(config_class, record.get("config"), RunError),
-                head.protocol,
-            )
+            return config_of(record)
         except FormatError as error:
             raise RunError(str(error)) from error
         except (OSError, ValueError, LudusError) as error:

@@ -8,12 +8,12 @@ import contextlib
 import math
 import shlex
 import time
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
-from ludus.agents.agent import AnyAgent, EnvLike
+from ludus.agents.agent import AnyAgent
 from ludus.envs.env_object import PREFIX
 from ludus.envs.errors import (
     CheckpointError,
@@ -34,13 +34,15 @@ from ludus.evaluation.evaluate import (
 )
 from ludus.evaluation.video import record_gif
 from ludus.networks.scale import describe_scale
+from ludus.training.callbacks import Callback, Callbacks, RunningTraining
 from ludus.training.checkpoint import newest_checkpoint, save_checkpoint
 from ludus.training.checkpoint_writer import CheckpointWriter
 from ludus.training.console import Terminal
 from ludus.training.device import arithmetic
 from ludus.training.logger import Logger
+from ludus.training.mode import Mode
 from ludus.training.progress import Due, Show
-from ludus.training.run import Run, RunConfig, Status
+from ludus.training.run import Run, RunConfig, Status, changes
 from ludus.training.signals import Signals, signal_name
 
 _STATUS_SECONDS = 3.0  # between two writes of status.json
@@ -50,29 +52,6 @@ _HINT = "a smaller learning_rate or max_grad_norm may help"
 console = Terminal(stderr=True)
 
 
-class Mode(Protocol):
-    """How an agent gets its data."""
-
-    resumable: bool
-
-    @property
-    def agent(self) -> AnyAgent:
-        """The agent."""
-
-    @property
-    def source(self) -> EnvLike:
-        """The env or the data set."""
-
-    def sentences(self) -> list[str]:
-        """Return sentences for the user about the data."""
-
-    def train(self, session: "Session", tree: dict[str, Any] | None) -> None:
-        """Train until the session's end, from a checkpoint's tree if there is one."""
-
-    def close(self) -> None:
-        """Free the env."""
-
-
 class Session:
     """One training.
 
@@ -80,12 +59,20 @@ class Session:
         run: its folder, locked until the training ends.
         config: of the run.
         mode: agent and data.
+        callbacks: called during the training.
         quiet: show no progress.
         resumed: continue from the newest checkpoint.
     """
 
     def __init__(
-        self, run: Run, config: RunConfig, mode: Mode, *, quiet: bool, resumed: bool
+        self,
+        run: Run,
+        config: RunConfig,
+        mode: Mode,
+        callbacks: Sequence[Callback] = (),
+        *,
+        quiet: bool,
+        resumed: bool,
     ) -> None:
         self.run, self.config, self.mode, self.agent = run, config, mode, mode.agent
         self.quiet, self._resumed = quiet, resumed
@@ -97,9 +84,12 @@ class Session:
         self._saved_at = time.monotonic()
         self._status_at, self._videos = 0.0, 0
         self._evaluations: list[dict[str, Any]] = []
-        self._moves = False  # to a device that its folder does not name yet
+        self._changed = changes(run.config(), config)  # what its folder does not have yet
+        self._resumed_at = 0  # env steps
         self._due = Due(config.train, resumable=mode.resumable)
-        self.ended = False  # all its steps are done, or its minutes over
+        self.ended = False  # its steps are done, its minutes over, or a callback ends it
+        seen = RunningTraining(run, config, self.agent, lambda: self.log)
+        self._callbacks = Callbacks(callbacks, seen)
 
     @property
     def log(self) -> Logger:
@@ -133,8 +123,9 @@ class Session:
             except BaseException as error:
                 with contextlib.suppress(Exception):  # the error that ends the training comes first
                     self._writer.finish()
-                with contextlib.suppress(OSError):
-                    self.write_status("failed")
+                if not self._changed:  # else the run is as it was, only its new settings failed
+                    with contextlib.suppress(OSError):
+                        self.write_status("failed")
                 self._explain(error)
                 raise
             finally:
@@ -148,12 +139,13 @@ class Session:
         with settings, arithmetic(t.device, t.precision, deterministic=t.deterministic):
             self.mode.train(self, self._begin())
             self._show(self.agent.env_steps)
-            self._record_device()
+            self._record_changes()
             self.save_weights()
             evaluated = self._evaluations[-1]["env_steps"] if self._evaluations else -1
             if t.eval_episodes and evaluated < self.agent.env_steps:
                 self._evaluate()
             self.raise_if_stopping()
+        self._callbacks.on_end()
         self.log.close()
         self.write_status("finished")
 
@@ -189,7 +181,7 @@ class Session:
         with self.restoring():
             self._evaluations = [] if tree is None else tree["evaluations"]
             moved_from = self._moved_from(tree)
-            done = 0 if tree is None else int(tree["agent"]["env_steps"])
+            done = self._resumed_at = 0 if tree is None else int(tree["agent"]["env_steps"])
             state = None if tree is None else tree["log"]
             self._log = Logger(
                 self.run.path, name, t.steps, t.log_every, self.quiet, state, done, t.unit
@@ -202,6 +194,9 @@ class Session:
             self.write_status("running")
         elif not self.quiet:
             console.print(f"resumed {self.run.path} at {done:,} {t.unit}")
+            changed = [f"{k} from {a} to {b}" for k, (a, b) in self._changed.items()]
+            if changed:
+                console.print(f"changed: {', '.join(changed)}")
             if moved_from is not None:
                 console.print(
                     f"it was saved on {moved_from} and continues on {t.device}: from the same "
@@ -211,16 +206,16 @@ class Session:
 
     def _moved_from(self, tree: dict[str, Any] | None) -> str | None:
         """Return the device on which a checkpoint was saved, if it is another one."""
-        recorded, here = self.run.config().train.device, self.config.train.device
-        self._moves = recorded != here
+        here = self.config.train.device
+        recorded = self._changed.get("device", (here,))[0]
         saved = str((tree or {"device": here}).get("device", recorded))
         return None if saved == here else saved
 
-    def _record_device(self) -> None:
-        """Record that the run has moved, once its state is on the new device."""
-        if self._moves:
-            self.run.move(self.config.train.device)
-            self._moves = False
+    def _record_changes(self) -> None:
+        """Record what has changed, such as the device, once the state fits it."""
+        if self._changed:
+            self.run.change(self.config, self._resumed_at)
+            self._changed = {}
 
     @contextlib.contextmanager
     def restoring(self) -> Iterator[None]:
@@ -237,8 +232,12 @@ class Session:
             text = " ".join(str(error).split())[:200]
             raise CheckpointError(
                 f"the newest checkpoint of {self.run.path} does not fit its config: "
-                f"{type(error).__name__}: {text}"
+                f"{type(error).__name__}: {text}{self._hint_at_changes()}"
             ) from error
+
+    def _hint_at_changes(self) -> str:
+        names = ", ".join(self._changed)
+        return f"; the run is as it was, without new values of {names}" if names else ""
 
     def after_step(self, *, may_evaluate: bool = True) -> bool:
         """Show progress, evaluate and record when due; return whether a checkpoint is due.
@@ -260,6 +259,7 @@ class Session:
     def show_progress(self, env_steps: int) -> None:
         """Update the progress bar, and status.json every few seconds."""
         self._show(env_steps)
+        self.ended |= self._callbacks.end_after_step()
         if time.monotonic() - self._status_at > _STATUS_SECONDS:
             self.write_status("running")
 
@@ -305,7 +305,7 @@ class Session:
                 raise TrainingError(f"the weight {name} is not finite any more; {_HINT}")
         steps, t = self.agent.env_steps, self.config.train
         log = {"log": self.log.state_dict(), "evaluations": self._evaluations, "device": t.device}
-        self._record_device()
+        self._record_changes()
         with self._writing():
             self._writer.save(steps, tree | log, wait=self.stopping or self.ended)
         self.save_weights()
@@ -374,6 +374,7 @@ class Session:
             "eval/mean_ep_length": float(np.mean(result.lengths)),
         }
         self.log.scalars(points, steps)
+        self.ended |= self._callbacks.end_after_evaluation(result.returns)
 
     def _record_video(self, steps: int) -> None:
         """Record a held-out game for TensorBoard, if the env can render."""

@@ -1,9 +1,10 @@
 """Train an agent in a run folder, resume it bit for bit, load it to act."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -28,67 +29,22 @@ from ludus.envs.make import EnvOptions, make
 from ludus.envs.trust import modules_of, require_trust, trust_modules
 from ludus.envs.vector import VectorEnv
 from ludus.evaluation.rivals import Rivals
+from ludus.training.agent_file import read_agent
 from ludus.training.baseline import BaselineTraining
+from ludus.training.callbacks import Callback
 from ludus.training.checkpoint import check_resumable, write_atomically
 from ludus.training.dataset import Dataset
 from ludus.training.device import arithmetic, device_of
+from ludus.training.mode import Mode
 from ludus.training.offline import OfflineTraining, evaluation_env, offline_agent
 from ludus.training.online import OnlineTraining, TrainingInHalves
 from ludus.training.run import Run, RunConfig, TrainOptions, at_steps
-from ludus.training.session import Mode, Session, console
+from ludus.training.session import Session, console
 from ludus.training.settings import Settings
 from ludus.training.transfer import transfer
 
-
-def train(
-    agent: str,
-    env: str | PassedEnv,
-    *,
-    steps: int = 100_000,
-    seed: int = 0,
-    config: AgentConfig | None = None,
-    options: EnvOptions | None = None,
-    train_options: TrainOptions | None = None,
-    root: Path | str = "runs",
-    quiet: bool = False,
-    **settings: Any,
-) -> AnyAgent:
-    """Train an agent on an env and return it.
-
-        ludus.train("dqn", "CartPole-v1", steps=50_000, learning_rate=1e-3, num_envs=4)
-
-    Args:
-        agent: name of a preset, see `ludus.list_agents`.
-        env: env, see `ludus.make`; with a data set the env of the evaluations, "" for the data
-            set's own.
-        steps: env steps; updates with a data set.
-        seed: of everything random.
-        config: replaces the preset's configuration.
-        options: changes to the env's protocol.
-        train_options: further options; their `steps` and `seed` are ignored.
-        root: folder in which run folders are made.
-        quiet: show no progress.
-        settings: fields of the agent's configuration, of `TrainOptions` and of `EnvOptions`, as on
-            the command line; `env_kwargs` may be a dictionary, and `wrapper` a list of classes.
-
-    Raises:
-        ConfigError: there is no such agent or setting, or a value cannot work.
-        EnvError: there is no such env, or it breaks.
-    """
-    env, given = env_name(env), Settings(settings)
-    options = given.apply(options or EnvOptions())
-    chosen = given.apply(train_options or TrainOptions())
-    if config is None or (train_options is None and agent in registry.names()):
-        presets = preset(agent, env, chosen.dataset, options)
-        config = config or presets.config
-        if train_options is None and "num_envs" not in settings:
-            chosen = replace(chosen, num_envs=presets.num_envs)
-    config = given.apply(config)
-    given.require_used(agent, (config, chosen, options))
-    steps = Settings({"steps": steps}).apply(chosen).steps
-    chosen = replace(chosen, steps=steps, seed=seed)
-    session = start_session(agent, env, chosen, options, config, Path(root), quiet=quiet)
-    return session.run_to_end()
+# what a training that goes on cannot change: it decides which envs, games and rows there are
+_FIXED = ("seed", "num_envs", "halves", "init_from", "rivals", "dataset", "held_out")
 
 
 def preset(agent: str, env_id: str, dataset: str | None, options: EnvOptions) -> Preset:
@@ -108,37 +64,6 @@ def preset(agent: str, env_id: str, dataset: str | None, options: EnvOptions) ->
         probe.close()
 
 
-def resume(
-    path: Path | str,
-    env: PassedEnv | None = None,
-    *,
-    device: str | None = None,
-    modules: Sequence[str] = (),
-    quiet: bool = False,
-) -> AnyAgent:
-    """Continue a training from its newest checkpoint and return its agent.
-
-    Args:
-        path: the run's folder.
-        env: the env, if it was passed to `train` as an object, or as a class without a name that
-            can be imported.
-        device: auto, cpu, cuda or mps; None for the run's own. On another kind of device the
-            training goes on from the same state, but not bit for bit.
-        modules: Python modules that the run may name, see `load`.
-        quiet: show no progress.
-
-    Raises:
-        EnvError: the run names another module; its env was passed and is not passed now, or does
-            not lead to the same observations again.
-        RunError: the path is no run, or one that cannot be resumed.
-    """
-    trust_modules(modules)
-    run = Run.open(path)
-    if env is not None:
-        env_name(env, run.config().env)
-    return resume_session(run, device=device, quiet=quiet).run_to_end()
-
-
 def start_session(
     agent: str,
     env_id: str,
@@ -147,6 +72,7 @@ def start_session(
     config: AgentConfig | None,
     root: Path,
     *,
+    callbacks: Sequence[Callback] = (),
     quiet: bool = False,
 ) -> Session:
     """Prepare a new training; its run folder is made last, once everything else has worked.
@@ -158,6 +84,7 @@ def start_session(
         options: changes to the env's protocol.
         config: replaces the preset's configuration.
         root: folder in which the run folder is made.
+        callbacks: called during the training.
         quiet: show no progress.
     """
     device = device_of(train_options.device)
@@ -189,7 +116,7 @@ def start_session(
         run = Run.create(root, run_config)
         if taken is not None:
             write_atomically(run.path / "transfer.json", json.dumps(taken.as_dict()))
-        session = Session(run, run_config, mode, quiet=quiet, resumed=False)
+        session = Session(run, run_config, mode, callbacks, quiet=quiet, resumed=False)
     except BaseException:
         source.close()
         raise
@@ -198,18 +125,57 @@ def start_session(
     return session
 
 
-def resume_session(run: Run, *, device: str | None = None, quiet: bool = False) -> Session:
+def changed_config(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
+    """Return the configuration with which a run goes on.
+
+    Args:
+        config: of the run.
+        settings: new values of fields of `TrainOptions` and of the agent's configuration.
+
+    Raises:
+        RunError: one of them cannot change.
+        ConfigError: there is no such setting, or a value cannot work.
+    """
+    for name in settings:
+        if name in _FIXED or name in EnvOptions.__dataclass_fields__:
+            raise RunError(f"{name} cannot change when a training goes on; start a new one")
+    given = Settings(settings)
+    train, agent = given.apply(config.train), given.apply(config.config)
+    given.require_used(config.agent, (train, agent))
+    if "device" in settings:
+        train = replace(train, device=device_of(train.device).type)
+    return replace(config, train=train, config=agent)
+
+
+def nothing_left(run: Run, config: RunConfig) -> str:
+    """Return a sentence if a run has finished and `config` lets it train no further, else ""."""
+    status, t = run.status(), config.train
+    timed_out = bool(t.minutes) and (status.seconds or 0) >= 60 * t.minutes
+    if status.state != "finished" or not (status.env_steps >= t.steps or timed_out):
+        return ""
+    limit = f"minutes above {t.minutes:g}, or 0 for no limit," if timed_out else "more steps"
+    return (
+        f"{run.path} has finished, with {status.env_steps:,} {t.unit}; "
+        f"{limit} would train it further"
+    )
+
+
+def resume_session(
+    run: Run,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    callbacks: Sequence[Callback] = (),
+    quiet: bool = False,
+) -> Session:
     """Prepare to continue a training from its newest checkpoint, or from its start without one.
 
     Args:
         run: the run.
-        device: auto, cpu, cuda or mps; None for the run's own.
+        settings: see `changed_config`.
+        callbacks: called during the training.
         quiet: show no progress.
     """
-    config = run.config()
-    if device is not None:
-        train = replace(config.train, device=device_of(device).type)
-        config = replace(config, train=train)
+    config = changed_config(run.config(), settings)
     check_resumable(run.checkpoints)
     if config.train.dataset is None:
         require_trust(config.env, config.options.wrapper, f"the run {run.path}")
@@ -229,7 +195,7 @@ def resume_session(run: Run, *, device: str | None = None, quiet: bool = False) 
             raise RunError(
                 f"{run.path} started from another run's weights and saved no checkpoint; start anew"
             )
-        session = Session(run, config, mode, quiet=quiet, resumed=resumed)
+        session = Session(run, config, mode, callbacks, quiet=quiet, resumed=resumed)
         if not resumed:
             run.stamp()  # with the lock held: another process may train in this folder
         return session
@@ -316,8 +282,9 @@ def load(
     """Load the agent of a run, to act with `predict`.
 
     Args:
-        path: the run's folder, or `RUN@ENV_STEPS` for one of its earlier checkpoints.
-        env: the env, if it was passed to `train`, see `resume`.
+        path: the run's folder, `RUN@ENV_STEPS` for one of its earlier checkpoints, or a file of
+            `save_agent`.
+        env: the env, if it was passed to `train`, see `ludus.resume`.
         device: auto, cpu, cuda or mps.
         simulations: simulations per move of an agent that searches; 0 for its own number.
         config: of the run, if it has been read before.
@@ -328,14 +295,34 @@ def load(
         EnvError: the run names another module; its env was passed and is not passed now.
         RunError: the path is no run, has no weights yet, or its agent does not search.
     """
+    return load_saved(
+        path, env, device=device, simulations=simulations, config=config, modules=modules
+    )[0]
+
+
+def load_saved(
+    path: Path | str,
+    env: PassedEnv | None = None,
+    *,
+    device: str = "cpu",
+    simulations: int = 0,
+    config: RunConfig | None = None,
+    modules: Sequence[str] = (),
+) -> tuple[AnyAgent, RunConfig, int]:
+    """Load an agent, see `load`; return also its configuration and the env steps of its weights."""
     trust_modules(modules)
     folder, steps = at_steps(path)
-    run = Run.open(folder)
-    config = run.config() if config is None else config
+    if folder.is_file():
+        saved_config, weights, steps = read_agent(folder)
+        config = config or saved_config
+    else:
+        run = Run.open(folder)
+        config = config or run.config()
+        weights = run.newest_weights() if steps is None else run.weights_at(steps)
+        steps = run.status().env_steps if steps is None else steps
     if env is not None:
         env_name(env, config.env)
     require_trust(config.env, config.options.wrapper, f"the run {folder}")
-    weights = run.newest_weights() if steps is None else run.weights_at(steps)
     try:
         source: VectorEnv | Dataset = make(config.env, 1, 0, config.options)
     except EnvError:
@@ -364,4 +351,4 @@ def load(
         if not isinstance(agent, Searching):
             raise RunError(f"{config.agent} does not search; leave simulations out for {path}")
         agent.simulations = simulations
-    return agent
+    return agent, config, steps

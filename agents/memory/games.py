@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from ludus.agents.memory.replay import free_bytes
+from ludus.agents.memory.replay import check_fits, free_bytes
 from ludus.agents.memory.step import Staging
 from ludus.agents.seeding import restore_generator
 from ludus.envs.errors import ConfigError
@@ -204,13 +204,9 @@ class Games:
         """Load a state returned by `state_dict`.
 
         Raises:
-            ConfigError: the state is of a memory of another size.
+            ConfigError: the state does not fit.
         """
-        if state["shape"] != [self.rows, self.num_envs]:
-            raise ConfigError(
-                f"the saved replay has {state['shape']} rows and envs, this one "
-                f"{[self.rows, self.num_envs]}; resume with the replay_size and num_envs of the run"
-            )
+        check_fits(state, self.rows, self.num_envs)
         for name in _TENSORS:
             getattr(self, f"_{name}")[: len(state[name])].copy_(torch.from_numpy(state[name]))
         for name in _ARRAYS:

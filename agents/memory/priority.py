@@ -7,6 +7,7 @@ one within a block: exact enough, and the same on a CPU and a GPU.
 """
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -108,6 +109,17 @@ class Priorities:
         probability = leaves.gather(1, at).squeeze(1) / total
         index = (block * self._block + at.squeeze(1)).clamp(max=self._size - 1)
         return index, probability
+
+    def load(self, tensors: Mapping[str, np.ndarray]) -> None:
+        """Load what `tensors` returned, of as many indices or of fewer."""
+        leaves = torch.from_numpy(tensors["leaves"]).flatten()
+        count = min(len(leaves), self._leaves.numel())  # the last block may be padded
+        self._leaves.view(-1)[:count] = leaves[:count].to(self._leaves.device)
+        self._largest.copy_(torch.from_numpy(tensors["largest"]))
+        if len(leaves) == self._leaves.numel():
+            self._sums.copy_(torch.from_numpy(tensors["sums"]))
+        else:
+            self._sums.copy_(self._leaves.sum(1, dtype=self._dtype))
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor that changes, by name."""

@@ -294,13 +294,9 @@ class Replay:
         """Load a state returned by `state_dict`; the sampleable indices follow from the rows.
 
         Raises:
-            ConfigError: the state is of a memory of another size.
+            ConfigError: the state does not fit.
         """
-        if state["shape"] != [self.rows, self.num_envs]:
-            raise ConfigError(
-                f"the saved replay has {state['shape']} rows and envs, this one "
-                f"{[self.rows, self.num_envs]}; resume with the replay_size and num_envs of the run"
-            )
+        check_fits(state, self.rows, self.num_envs)
         for name in _ARRAYS:
             rows, ring = state[name], getattr(self, f"_{name}")
             if isinstance(rows, RingRows):
@@ -323,9 +319,31 @@ class Replay:
             return
         if len(indices):
             self.priorities.admit(self._sampleable[: len(indices)])
-        for name, tensor in self.priorities.tensors().items():
-            if f"priority_{name}" in state:  # absent in a data set, where all are new
-                tensor.copy_(torch.from_numpy(state[f"priority_{name}"]))
+        if "priority_leaves" in state:  # absent in a data set, where all are new
+            names = self.priorities.tensors()
+            self.priorities.load({name: state[f"priority_{name}"] for name in names})
+
+
+def check_fits(state: dict[str, Any], rows: int, num_envs: int) -> None:
+    """Check that a saved memory fits: of as many rows, or of fewer that were never replaced.
+
+    A longer training may have a larger memory, with each saved row at its old place.
+
+    Args:
+        state: of the memory; its `shape` is rows and envs, and `written` the rows so far.
+        rows: of the memory that it is loaded into.
+        num_envs: of that memory.
+
+    Raises:
+        ConfigError: it does not fit.
+    """
+    saved_rows, saved_envs = state["shape"]
+    grows = saved_rows < rows and state["written"] <= saved_rows
+    if saved_envs != num_envs or not (saved_rows == rows or grows):
+        raise ConfigError(
+            f"the saved replay has {state['shape']} rows and envs, this one {[rows, num_envs]}; "
+            "resume with the replay_size and num_envs of the run"
+        )
 
 
 def free_bytes(device: torch.device) -> int:

@@ -135,7 +135,6 @@ class Sequences:
         """Load a state returned by `state_dict`."""
         self.ring.load_state_dict(state["ring"])
         for stored, saved in zip(self._states, state["states"], strict=True):
-            stored.copy_(torch.from_numpy(saved))
+            stored[: len(saved)] = torch.from_numpy(saved).to(stored.device)
         restore_generator(self._generator, state["generator"])
-        for name, tensor in self.priorities.tensors().items():
-            tensor.copy_(torch.from_numpy(state["priorities"][name]))
+        self.priorities.load(state["priorities"])

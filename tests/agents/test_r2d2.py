@@ -192,6 +192,29 @@ def test_a_loaded_agent_goes_on_bit_for_bit(random_stream, core):
     assert all(torch.equal(a, b) for a, b in both)
 
 
+def test_a_memory_grows_into_that_of_a_longer_training(random_stream):
+    """The sums of priorities have other blocks then, so their rounding may differ."""
+    small, large = _agent(3, seed=1, replay_size=150), _agent(3, seed=1, replay_size=450)
+    stream = random_stream(3, 1, 0, _frame, actions=4)
+    twin = copy.deepcopy(stream)
+    _train(large, twin, 48)  # of 48 rows in the smaller ring
+    _, _, state = _train(small, stream, 48)
+    grown = _agent(3, seed=2, replay_size=450)
+    grown.load_state_dict(copy.deepcopy(small.state_dict()))
+    assert len(grown.memory) == len(large.memory) > 20
+    for name, tensor in grown.memory.priorities.tensors().items():
+        assert torch.allclose(tensor, large.memory.priorities.tensors()[name]), name
+    uniforms = torch.linspace(0, 0.999, 64, dtype=torch.float64)
+    for one, other in zip(
+        grown.memory.sample(uniforms), large.memory.sample(uniforms), strict=True
+    ):
+        if isinstance(one, torch.Tensor):
+            assert torch.allclose(one, other)
+    _train(small, stream, 30, state)
+    with pytest.raises(ConfigError, match=r"resume with the replay_size"):
+        grown.load_state_dict(small.state_dict())  # its oldest rows were replaced
+
+
 LEARNING = {
     "core": "gru",
     "dueling": False,

@@ -18,8 +18,9 @@ from ludus.envs.errors import EnvError
 from ludus.envs.make import EnvOptions, known_ids, make
 from ludus.envs.vector import episode_seed
 from ludus.envs.workers import WorkerBackend
+from ludus.training.api import train
 from ludus.training.run import all_runs
-from ludus.training.train import load, train
+from ludus.training.train import load
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ import torch
 
 from ludus.envs.errors import EnvError, LudusError, RunError
 from ludus.envs.from_json import from_json
+from ludus.training.api import train
 from ludus.training.checkpoint import (
     newest_checkpoint,
     read_checkpoint,
@@ -28,7 +29,7 @@ from ludus.training.checkpoint import (
 )
 from ludus.training.files import read_json, require_inside
 from ludus.training.run import Run, TrainOptions
-from ludus.training.train import load, resume_session, train
+from ludus.training.train import load, resume_session
 
 SECONDS = 600  # after which a call counts as hung
 

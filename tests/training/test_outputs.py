@@ -19,9 +19,10 @@ from ludus.envs.errors import RunError
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import Row
 from ludus.evaluation.video import record
+from ludus.training.api import train
 from ludus.training.logger import Episodes, Logger
 from ludus.training.run import Run, TrainOptions
-from ludus.training.train import load, resume_session, train
+from ludus.training.train import load, resume_session
 
 
 def _episodes(*games):

@@ -337,7 +337,8 @@ def test_no_pickle_on_the_way(tmp_path):
     script = f"""
 import pickle, _pickle, torch._dynamo
 from pathlib import Path
-from ludus.training.train import load, train
+from ludus.training.api import train
+from ludus.training.train import load
 from ludus.training.run import Run, TrainOptions, all_runs
 from ludus.training.train import resume_session, start_session
 def refuse(*a, **k): raise AssertionError("pickle was used")

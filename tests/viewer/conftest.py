@@ -22,8 +22,8 @@ import uvicorn
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from ludus.training.api import train
 from ludus.training.run import Run, TrainOptions
-from ludus.training.train import train
 from ludus.viewer import priority
 from ludus.viewer.library import Library
 from ludus.viewer.server import serve

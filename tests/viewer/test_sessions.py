@@ -6,9 +6,9 @@ import threading
 import pytest
 import torch
 
+from ludus.training.api import train
 from ludus.training.checkpoint import newest_checkpoint, save_checkpoint
 from ludus.training.run import Run, TrainOptions
-from ludus.training.train import train
 from ludus.viewer import playback_session
 from ludus.viewer.game_session import MAX_SIMULATIONS, GameSession
 from ludus.viewer.playback_session import Pace, PlaybackSession

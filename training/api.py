@@ -1,0 +1,376 @@
+"""The Python API: train, resume, load and save agents, play games with them, read their numbers."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ludus.agents import registry
+from ludus.agents.agent import Advice, Advisor, AgentConfig, AnyAgent
+from ludus.envs.env_object import PassedEnv, env_name
+from ludus.envs.errors import RunError
+from ludus.envs.make import EnvOptions
+from ludus.envs.trust import trust_modules
+from ludus.evaluation.evaluate import Evaluation
+from ludus.evaluation.evaluate import evaluate as play_games
+from ludus.evaluation.video import SUFFIXES, Overlay, Recording
+from ludus.evaluation.video import record as record_game
+from ludus.training.agent_file import save_agent
+from ludus.training.callbacks import Callback
+from ludus.training.logger import Episodes
+from ludus.training.run import Run, RunConfig, TrainOptions
+from ludus.training.session import Session, console
+from ludus.training.settings import Settings
+from ludus.training.train import (
+    changed_config,
+    load_saved,
+    nothing_left,
+    preset,
+    resume_session,
+    start_session,
+)
+
+
+class TrainedAgent:
+    """An agent that acts, with the configuration that it was trained with.
+
+    Args:
+        algorithm: the agent itself, with its network, configuration and weights.
+        config: of its training: agent, env, options and protocol.
+        env_steps: env steps (decisions) that it has learned from.
+        run: the run folder; None if it was loaded from a file.
+    """
+
+    def __init__(
+        self, algorithm: AnyAgent, config: RunConfig, env_steps: int, run: Run | None
+    ) -> None:
+        self.algorithm, self.config, self.env_steps, self.run = algorithm, config, env_steps, run
+
+    def __repr__(self) -> str:
+        """Return agent, env and steps."""
+        c = self.config
+        where = "" if self.run is None else f", run {self.run.path}"
+        return f"<{c.agent} on {c.env}, {self.env_steps:,} {c.train.unit}{where}>"
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, Any]:
+        """Choose actions, with the signature of SB3's `predict`.
+
+        Args:
+            observation: one observation [*obs] or a batch [B, *obs], as the env returns them.
+            state: what the last call returned; None at first.
+            episode_start: [B], True where an episode begins.
+            deterministic: take the most probable action, or do not explore.
+
+        Returns:
+            Actions [*action] or [B, *action], and the recurrent state, None without one.
+        """
+        return self.algorithm.predict(observation, state, episode_start, deterministic)
+
+    def advise(
+        self, observation: Any, state: Any = None, episode_start: np.ndarray | None = None
+    ) -> tuple[Advice, Any]:
+        """Assess observations [B, *obs]: values, probabilities and visits of each action.
+
+        Raises:
+            RunError: the agent is of another library, or its actions are continuous.
+        """
+        if not isinstance(self.algorithm, Advisor):
+            raise RunError(f"{self.config.agent} does not assess actions; use predict")
+        return self.algorithm.advise(observation, state, episode_start)
+
+    def save(self, path: Path | str) -> None:
+        """Save weights, configuration and protocol as one file, without pickle.
+
+        `ludus.load` reads it on any machine. A training cannot go on from it: that needs the run
+        folder, with the memory and the optimizer.
+
+        Raises:
+            RunError: the file cannot be written.
+        """
+        save_agent(Path(path), self.config, self.algorithm.weights(), self.env_steps)
+
+
+def train(
+    agent: str,
+    env: str | PassedEnv,
+    *,
+    steps: int = 100_000,
+    seed: int = 0,
+    config: AgentConfig | None = None,
+    options: EnvOptions | None = None,
+    train_options: TrainOptions | None = None,
+    callbacks: Sequence[Callback] = (),
+    root: Path | str = "runs",
+    quiet: bool = False,
+    **settings: Any,
+) -> TrainedAgent:
+    """Train an agent on an env and return it.
+
+        ludus.train("dqn", "CartPole-v1", steps=50_000, learning_rate=1e-3, num_envs=4)
+
+    Args:
+        agent: name of a preset, see `ludus.list_agents`.
+        env: env, see `ludus.make`; with a data set the env of the evaluations, "" for the data
+            set's own.
+        steps: env steps; updates with a data set.
+        seed: of everything random.
+        config: replaces the preset's configuration.
+        options: changes to the env's protocol.
+        train_options: further options; their `steps` and `seed` are ignored.
+        callbacks: called during the training, see `ludus.Callback`.
+        root: folder in which run folders are made.
+        quiet: show no progress.
+        settings: fields of the agent's configuration, of `TrainOptions` and of `EnvOptions`, as on
+            the command line; `env_kwargs` may be a dictionary, and `wrapper` a list of classes.
+
+    Raises:
+        ConfigError: there is no such agent or setting, or a value cannot work.
+        EnvError: there is no such env, or it breaks.
+    """
+    registry.entry(agent)  # a wrong name is refused before an env is made
+    env, given = env_name(env), Settings(settings)
+    options = given.apply(options or EnvOptions())
+    chosen = given.apply(train_options or TrainOptions())
+    chosen = replace(chosen, seed=seed, steps=Settings({"steps": steps}).apply(chosen).steps)
+    if config is None or train_options is None:
+        presets = preset(agent, env, chosen.dataset, options)
+        config = config or presets.config
+        if train_options is None and "num_envs" not in settings:
+            chosen = replace(chosen, num_envs=presets.num_envs)
+    config = given.apply(config)
+    given.require_used(agent, (config, chosen, options))
+    return _run(
+        start_session(
+            agent, env, chosen, options, config, Path(root), callbacks=callbacks, quiet=quiet
+        )
+    )
+
+
+def resume(
+    path: Path | str,
+    env: PassedEnv | None = None,
+    *,
+    modules: Sequence[str] = (),
+    callbacks: Sequence[Callback] = (),
+    quiet: bool = False,
+    **settings: Any,
+) -> TrainedAgent:
+    """Continue a training from its newest checkpoint and return its agent.
+
+        ludus.resume("runs/CartPole-v1/dqn/0-20261121-031500", steps=200_000)
+
+    Args:
+        path: the run's folder.
+        env: the env, if it was passed to `train` as an object, or as a class without a name that
+            can be imported.
+        modules: Python modules that the run may name, see `load`.
+        callbacks: called during the training, see `ludus.Callback`.
+        quiet: show no progress.
+        settings: new values, as for `train`, which are kept in the run's `config.json`: `steps` or
+            `minutes` train a finished run further, `device` moves it to another device, where it
+            goes on from the same state but not bit for bit. What decides which games there are
+            (the env's protocol, `seed`, `num_envs`) cannot change, nor the shapes of weights.
+
+    Raises:
+        EnvError: the run names another module; its env was passed and is not passed now, or does
+            not lead to the same observations again.
+        RunError: the path is no run, or one that cannot be resumed.
+        ConfigError: there is no such setting, or a value cannot work.
+    """
+    trust_modules(modules)
+    run = Run.open(path)
+    if env is not None:
+        env_name(env, run.config().env)
+    finished = nothing_left(run, changed_config(run.config(), settings))
+    if finished:
+        if not quiet:
+            console.print(finished)
+        return load(path, env)
+    return _run(resume_session(run, settings, callbacks=callbacks, quiet=quiet))
+
+
+def _run(session: Session) -> TrainedAgent:
+    agent = session.run_to_end()
+    return TrainedAgent(agent, session.config, agent.env_steps, session.run)
+
+
+def load(
+    path: Path | str,
+    env: PassedEnv | None = None,
+    *,
+    device: str = "cpu",
+    simulations: int = 0,
+    modules: Sequence[str] = (),
+) -> TrainedAgent:
+    """Load an agent, to act with `predict`.
+
+    Args:
+        path: a run's folder, `RUN@ENV_STEPS` for one of its earlier checkpoints, or a file that
+            `TrainedAgent.save` wrote.
+        env: the env, if it was passed to `train`, see `resume`.
+        device: auto, cpu, cuda or mps.
+        simulations: simulations per move of an agent that searches; 0 for its own number.
+        modules: Python modules that the run may name in its env id and its wrappers; they are
+            imported.
+
+    Raises:
+        EnvError: the run names another module; its env was passed and is not passed now.
+        RunError: there is no agent at that path, or it does not search.
+    """
+    agent, config, steps = load_saved(
+        path, env, device=device, simulations=simulations, modules=modules
+    )
+    folder = Path(str(path).rpartition("@")[0]) if not Path(path).exists() else Path(path)
+    return TrainedAgent(agent, config, steps, Run(folder) if folder.is_dir() else None)
+
+
+def evaluate(
+    agent: TrainedAgent | Path | str,
+    env: str | PassedEnv | None = None,
+    *,
+    episodes: int = 20,
+    seed: int = 0,
+    epsilon: float = 0.0,
+    **settings: Any,
+) -> Evaluation:
+    """Play full held-out games with the deterministic policy.
+
+    Args:
+        agent: the agent, or where to load it from.
+        env: env; None for that of its training.
+        episodes: number of games, which training never plays.
+        seed: of the set of games.
+        epsilon: probability of a random action.
+        settings: changes to the protocol, as for `train`, such as `opponent="mcts:100"`.
+
+    Returns:
+        The games' `returns` and `lengths`, and their `mean`.
+    """
+    player, env_id, options = _player(agent, env, settings)
+    return play_games(player, env_id, options, episodes=episodes, seed=seed, epsilon=epsilon)
+
+
+def record(
+    agent: TrainedAgent | Path | str,
+    path: Path | str,
+    env: str | PassedEnv | None = None,
+    *,
+    seed: int = 0,
+    epsilon: float = 0.0,
+    max_steps: int = 2_000,
+    overlay: Overlay = "gradient",
+    panel: bool = True,
+    **settings: Any,
+) -> Recording:
+    """Record a video of one held-out game.
+
+    Args:
+        agent: the agent, or where to load it from.
+        path: of the video, .mp4 or .gif.
+        env: env; None for that of its training.
+        seed: of the game.
+        epsilon: probability of a random action.
+        max_steps: env steps after which the video ends.
+        overlay: saliency map drawn over images: gradient, perturbation or none.
+        panel: show the actions, the value and the return beside the game.
+        settings: changes to the protocol, as for `train`.
+
+    Returns:
+        Return and length of the game so far.
+    """
+    file = Path(path)
+    if file.suffix not in SUFFIXES:
+        raise RunError(f"{file} does not end in {' or '.join(SUFFIXES)}")
+    player, env_id, options = _player(agent, env, settings)
+    return record_game(
+        player,
+        env_id,
+        options,
+        file,
+        seed=seed,
+        epsilon=epsilon,
+        max_steps=max_steps,
+        overlay=overlay,
+        panel=panel,
+    )
+
+
+def _player(
+    agent: TrainedAgent | Path | str, env: str | PassedEnv | None, settings: dict[str, Any]
+) -> tuple[AnyAgent, str, EnvOptions]:
+    """Return an agent with the env and the protocol that it plays."""
+    found = agent if isinstance(agent, TrainedAgent) else load(agent)
+    c, given = found.config, Settings(settings)
+    same = env is None or env == c.env
+    options = given.apply(c.options if same else EnvOptions())
+    given.require_used(c.agent, (options,))
+    return found.algorithm, c.env if env is None else env_name(env), options
+
+
+class FinishedGames(NamedTuple):
+    """The finished games of a training, in their order."""
+
+    env_steps: np.ndarray  # [games] of the whole training, at the end of the game
+    seconds: np.ndarray  # [games] of training, without evaluations
+    returns: np.ndarray  # [games] unclipped
+    lengths: np.ndarray  # [games] env steps
+
+
+class Curve(NamedTuple):
+    """One curve of TensorBoard."""
+
+    env_steps: np.ndarray  # [points]
+    values: np.ndarray  # [points]
+
+
+def episodes(run: TrainedAgent | Run | Path | str) -> FinishedGames:
+    """Return the finished games of a run.
+
+    Raises:
+        RunError: there is no run, or it has no log yet.
+    """
+    folder = _folder(run)
+    try:
+        columns = Episodes.read(folder / "episodes.csv").T
+    except (OSError, ValueError) as error:
+        raise RunError(f"{folder} has no log that can be read: {error}") from error
+    return FinishedGames(columns[0].astype(int), columns[1], columns[2], columns[3].astype(int))
+
+
+def scalars(run: TrainedAgent | Run | Path | str) -> dict[str, Curve]:
+    """Return the curves of a run's TensorBoard log by their tags, such as `train/loss`.
+
+    Raises:
+        RunError: there is no run.
+    """
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = EventAccumulator(str(_folder(run)), size_guidance={"scalars": 0, "tensors": 0})
+    log.Reload()
+    curves = {}
+    for tag in log.Tags()["scalars"]:
+        points = log.Scalars(tag)
+        steps, values = [p.step for p in points], [p.value for p in points]
+        curves[tag] = Curve(np.array(steps, int), np.array(values, float))
+    return curves
+
+
+def _folder(run: TrainedAgent | Run | Path | str) -> Path:
+    """Return the folder of a run.
+
+    Raises:
+        RunError: there is none.
+    """
+    if isinstance(run, TrainedAgent):
+        if run.run is None:
+            raise RunError(f"{run!r} was loaded from a file, which has no log")
+        return run.run.path
+    return Run.open(run.path if isinstance(run, Run) else run).path
