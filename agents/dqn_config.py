@@ -22,7 +22,7 @@ from ludus.envs.bounds import (
 )
 from ludus.envs.errors import ConfigError
 from ludus.envs.from_json import former_bool
-from ludus.networks.names import EncoderName, LayerNormName
+from ludus.networks.names import EncoderName, LayerNormName, check_encoder
 
 if TYPE_CHECKING:
     from ludus.agents.agent import EnvLike
@@ -35,7 +35,8 @@ class DQNConfig:
     module: ClassVar[str] = "ludus.agents.dqn"
 
     encoder: EncoderName = "mlp"
-    """network from observation to features"""
+    """network from observation to features: mlp, dqn2013, nature, impala, minatar, or your own as
+    module:Class"""
     hidden: Annotated[tuple[int, ...], AT_LEAST_ONE] = (64, 64)
     """units of the MLP encoder's layers"""
     width: Annotated[int, AT_LEAST_ONE] = 1
@@ -146,6 +147,7 @@ class DQNConfig:
     def __post_init__(self) -> None:
         """Check the bounds, and refuse combinations that cannot work."""
         check_bounds(self, ConfigError)
+        check_encoder(self.encoder)
         if not self.v_min < self.v_max:
             raise ConfigError(f"v_min is {self.v_min}; it must be below v_max, {self.v_max}")
         if self.replay_size < self.batch_size:

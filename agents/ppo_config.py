@@ -16,7 +16,7 @@ from ludus.envs.bounds import (
     check_bounds,
 )
 from ludus.envs.errors import ConfigError
-from ludus.networks.names import Activation, CoreName, EncoderName
+from ludus.networks.names import Activation, CoreName, EncoderName, check_encoder
 
 if TYPE_CHECKING:
     from ludus.agents.agent import EnvLike
@@ -29,7 +29,8 @@ class PPOConfig:
     module: ClassVar[str] = "ludus.agents.ppo"
 
     encoder: EncoderName = "mlp"
-    """network from observation to features"""
+    """network from observation to features: mlp, dqn2013, nature, impala, minatar, or your own as
+    module:Class"""
     hidden: Annotated[tuple[int, ...], AT_LEAST_ONE] = (64, 64)
     """units of the MLP encoder's layers"""
     activation: Activation = "tanh"
@@ -106,6 +107,7 @@ class PPOConfig:
     def __post_init__(self) -> None:
         """Check the bounds, and refuse combinations that cannot work."""
         check_bounds(self, ConfigError)
+        check_encoder(self.encoder)
         if self.desired_kl and self.anneal_learning_rate:
             raise ConfigError(
                 "desired_kl and anneal_learning_rate both change the learning rate; turn one of "

@@ -16,7 +16,7 @@ from ludus.envs.bounds import (
 )
 from ludus.envs.errors import ConfigError
 from ludus.envs.from_json import former_bool
-from ludus.networks.names import EncoderName, LayerNormName, RecurrentName
+from ludus.networks.names import EncoderName, LayerNormName, RecurrentName, check_encoder
 
 if TYPE_CHECKING:
     from ludus.agents.agent import EnvLike
@@ -29,7 +29,8 @@ class PQNConfig:
     module: ClassVar[str] = "ludus.agents.pqn"
 
     encoder: EncoderName = "mlp"
-    """network from observation to features"""
+    """network from observation to features: mlp, dqn2013, nature, impala, minatar, or your own as
+    module:Class"""
     hidden: Annotated[tuple[int, ...], AT_LEAST_ONE] = (128, 128)
     """units of the MLP encoder's layers"""
     width: Annotated[int, AT_LEAST_ONE] = 1
@@ -80,6 +81,7 @@ class PQNConfig:
     def __post_init__(self) -> None:
         """Check the bounds, and refuse combinations that cannot work."""
         check_bounds(self, ConfigError)
+        check_encoder(self.encoder)
         if self.layer_norm != "none" and self.encoder == "impala":
             raise ConfigError(
                 "layer_norm does not go with the encoder impala; turn one of them off"

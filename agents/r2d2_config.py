@@ -16,7 +16,7 @@ from ludus.envs.bounds import (
     check_bounds,
 )
 from ludus.envs.errors import ConfigError
-from ludus.networks.names import EncoderName
+from ludus.networks.names import EncoderName, check_encoder
 
 if TYPE_CHECKING:
     from ludus.agents.agent import EnvLike
@@ -29,7 +29,8 @@ class R2D2Config:
     module: ClassVar[str] = "ludus.agents.r2d2"
 
     encoder: EncoderName = "mlp"
-    """network from observation to features"""
+    """network from observation to features: mlp, dqn2013, nature, impala, minatar, or your own as
+    module:Class"""
     hidden: Annotated[tuple[int, ...], AT_LEAST_ONE] = (64,)
     """units of the MLP encoder's layers"""
     width: Annotated[int, AT_LEAST_ONE] = 1
@@ -102,6 +103,7 @@ class R2D2Config:
     def __post_init__(self) -> None:
         """Check the bounds."""
         check_bounds(self, ConfigError)
+        check_encoder(self.encoder)
 
     @property
     def period(self) -> int:

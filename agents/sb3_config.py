@@ -14,7 +14,7 @@ import tyro
 
 from ludus.agents import dqn_config, ppo_config
 from ludus.agents.preset import Family, Preset, family
-from ludus.networks.names import Activation, EncoderName
+from ludus.networks.names import Activation, EncoderName, check_encoder
 
 if TYPE_CHECKING:
     from ludus.agents.agent import EnvLike
@@ -33,7 +33,8 @@ class SB3Config:
     algorithm: Algorithm = "dqn"
     """SB3 algorithm; qrdqn and recurrent_ppo need sb3-contrib"""
     encoder: EncoderName = "mlp"
-    """network from observation to features"""
+    """network from observation to features: mlp, dqn2013, nature, impala, minatar, or your own as
+    module:Class"""
     hidden: tuple[int, ...] = (64, 64)
     """units of the MLP encoder's layers"""
     activation: Activation = "relu"
@@ -47,6 +48,10 @@ class SB3Config:
     arguments: Annotated[dict[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
     """keyword arguments of the SB3 class; also exploration_steps in env steps, minibatches in place
     of batch_size, and anneal, the names of arguments that decrease linearly to 0"""
+
+    def __post_init__(self) -> None:
+        """Check the name of the encoder."""
+        check_encoder(self.encoder)
 
 
 def algorithms() -> list[str]:

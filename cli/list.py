@@ -2,16 +2,21 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
 from ludus.cli.options import parse
 from ludus.cli.output import print_json, print_result, print_table
-from ludus.envs.errors import UsageError
+from ludus.envs.errors import RunError, UsageError
 from ludus.envs.suggest import closest
 
+if TYPE_CHECKING:
+    from ludus.training.run import Run
+
 KINDS = ("agents", "envs", "games", "runs")
+RunState = Literal["waiting", "running", "finished", "stopped", "failed", "unknown"]
+Order = Literal["time", "score", "mean_return", "env_steps", "env", "agent"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,14 @@ class Arguments:
     """what to list"""
     run_dir: Path = Path("runs")
     """folder that contains the runs"""
+    env: str | None = None
+    """runs: only those on envs whose id contains this"""
+    agent: str | None = None
+    """runs: only those of this agent"""
+    state: RunState | None = None
+    """runs: only those in this state"""
+    sort: Order = "time"
+    """runs: time is that of the last change; the newest, or the largest number, is the last"""
     json: bool = False
     """print one JSON object on stdout and nothing else"""
 
@@ -33,20 +46,36 @@ def run(argv: list[str]) -> int:
         raise UsageError(closest(words[0], KINDS, "list of"))
     about = "List the available agents, envs, board games or runs."
     given = parse(Arguments, argv, command="list", about=about)
-    rows = {"agents": _agents, "envs": _envs, "games": _games, "runs": _runs}[given.what](
-        given.run_dir
-    )
+    rows = {"agents": _agents, "envs": _envs, "games": _games, "runs": _runs}[given.what](given)
     if given.json:
         print_json({given.what: rows})
-        return 0
-    if not rows:
-        print_result(f"no runs in {given.run_dir} yet; `ludus train dqn CartPole-v1` starts one")
-        return 0
-    if given.what == "envs":
+    elif not rows:
+        if given.env or given.agent or given.state:
+            print_result(f"no such runs in {given.run_dir}")
+        else:
+            hint = "`ludus train dqn CartPole-v1` starts one"
+            print_result(f"no runs in {given.run_dir} yet; {hint}")
+    elif given.what == "envs":
         print_result("\n".join(row["env"] for row in rows))
-        return 0
-    _print_table(rows)
+    elif given.what == "runs":
+        _print_runs(rows)
+    else:
+        _print_table(rows)
     return 0
+
+
+def _print_runs(rows: list[dict[str, Any]]) -> None:
+    """Print one line for each run; its path is the last word, whole, to be copied."""
+    lines: list[tuple[str, ...]] = [("state", "steps", "score", "return", "minutes", "run")]
+    for row in rows:
+        minutes = None if row["seconds"] is None else row["seconds"] / 60
+        numbers = (row["score"], row["mean_return"], minutes)
+        shown = ["-" if x is None else f"{x:.1f}" for x in numbers]
+        lines.append((row["state"], f"{row['env_steps']:,}", *shown, row["run"]))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for state, *middle, path in lines:
+        right = [text.rjust(width) for text, width in zip(middle, widths[1:-1], strict=True)]
+        print_result("  ".join([state.ljust(widths[0]), *right, path]))
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
@@ -61,19 +90,19 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     print_table(table)
 
 
-def _agents(_: Path) -> list[dict[str, Any]]:
+def _agents(_: Arguments) -> list[dict[str, Any]]:
     import ludus
 
     return [{"agent": name, "what": about} for name, about in ludus.list_agents().items()]
 
 
-def _envs(_: Path) -> list[dict[str, Any]]:
+def _envs(_: Arguments) -> list[dict[str, Any]]:
     from ludus.envs.make import known_ids
 
     return [{"env": name} for name in known_ids()]
 
 
-def _games(_: Path) -> list[dict[str, Any]]:
+def _games(_: Arguments) -> list[dict[str, Any]]:
     from ludus.envs.board import spiel
 
     rows = []
@@ -93,7 +122,35 @@ def _games(_: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _runs(root: Path) -> list[dict[str, Any]]:
+def _runs(given: Arguments) -> list[dict[str, Any]]:
+    from ludus.training.find_run import changed_at
     from ludus.training.run import all_runs
 
-    return [{"run": str(run.path), **asdict(run.status())} for run in all_runs(root)]
+    rows = []
+    for run in all_runs(given.run_dir):
+        env, agent = _names_of(run)
+        status = run.status()
+        wanted = (
+            (given.env or "").lower() in env.lower()
+            and given.agent in (None, agent)
+            and given.state in (None, status.state)
+        )
+        if wanted:
+            row = {"run": str(run.path), "env": env, "agent": agent, **asdict(status)}
+            rows.append((changed_at(run.path), row))
+    rows.sort(key=lambda pair: _rank(pair[0] if given.sort == "time" else pair[1][given.sort]))
+    return [row for _, row in rows]
+
+
+def _names_of(run: "Run") -> tuple[str, str]:
+    """Return env and agent of a run; those of its folder if its configuration cannot be read."""
+    try:
+        config = run.config()
+        return config.env, config.agent
+    except RunError:
+        return run.path.parts[-3], run.path.parts[-2]
+
+
+def _rank(value: Any) -> tuple[bool, Any]:
+    """Return a key that sorts missing values before all others."""
+    return value is not None, value

@@ -10,7 +10,10 @@ from typing import Any, TypeVar
 
 from ludus.cli.output import results
 from ludus.envs.bounds import Bounds
-from ludus.envs.errors import UsageError
+from ludus.envs.errors import RunError, UsageError
+from ludus.envs.suggest import closest
+from ludus.training.find_run import find_run
+from ludus.training.settings import SB3_NAMES
 
 _T = TypeVar("_T")
 PORT = Bounds(0, (1 << 16) - 1)
@@ -43,12 +46,58 @@ def parse(
         with contextlib.redirect_stdout(results()):
             cli(kind, args=["--help"], prog=program, description=about, default=default)
     output = io.StringIO()
-    words = join_repeated(kind, argv)
+    hints = _options_of(kind)
+    _refuse_unknown(argv, hints, command)
+    words = _whole_numbers(join_repeated(kind, argv), hints)
     try:
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             return cli(kind, args=words, prog=program, description=about, default=default)
     except SystemExit:
         raise UsageError(_sentence(output.getvalue(), command)) from None
+
+
+def _options_of(kind: Any) -> dict[str, Any]:
+    """Return the type hint of every option of a dataclass and its parts."""
+    found: dict[str, Any] = {}
+    hints = typing.get_type_hints(kind)
+    for each in dataclasses.fields(kind):
+        hint = hints[each.name]
+        if dataclasses.is_dataclass(hint):
+            found |= _options_of(hint)
+        else:
+            found["--" + each.name.replace("_", "-")] = hint
+    return found
+
+
+def _refuse_unknown(argv: Sequence[str], known: typing.Collection[str], command: str) -> None:
+    """Refuse an option that does not exist, with the most similar one, or ours for SB3's.
+
+    Raises:
+        UsageError: there is no such option.
+    """
+    for word in argv:
+        if word == "--":
+            return
+        option = word.partition("=")[0].replace("_", "-")
+        if option.startswith("--") and option.replace("--no-", "--", 1) not in known:
+            ours = SB3_NAMES.get(option[2:].replace("-", "_"))
+            if ours is not None:
+                raise UsageError(f"there is no option {option}; Ludus has {ours}")
+            raise UsageError(closest(option, known, "option", f"ludus {command} --help shows all"))
+
+
+def _whole_numbers(words: list[str], hints: dict[str, Any]) -> list[str]:
+    """Write 1e5 as 100000 where an option takes whole numbers."""
+    written, option = [], ""
+    for word in words:
+        name, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        option = name or option
+        hint = hints.get(option.replace("_", "-"))
+        if hint in (int, int | None) and re.fullmatch(r"\d+(\.\d+)?[eE]\+?\d{1,2}", value):
+            number = float(value)
+            value = str(int(number)) if number.is_integer() else value
+        written.append(name + equals + value)
+    return written
 
 
 def join_repeated(kind: type[Any], argv: Sequence[str]) -> list[str]:
@@ -152,12 +201,16 @@ def check_contenders(argv: Sequence[str]) -> None:
             return  # contenders come first; parsing the whole line finds those after an option
         if re.fullmatch(r"mcts:\d+|random|greedy|minimax", name):
             continue
+        if Path(name).is_dir():
+            continue
         folder, at, _ = name.rpartition("@")
-        if not Path(name).is_dir() and not (at and Path(folder).is_dir()):
+        try:
+            find_run(folder if at else name)
+        except RunError as error:
             raise UsageError(
-                f"there is no opponent {name}, and no folder of a run; the opponents are random, "
-                "greedy, minimax and mcts:N"
-            )
+                f"there is no opponent {name}, which are random, greedy, minimax and mcts:N, and "
+                f"no such run: {error}"
+            ) from error
 
 
 def flush_denormals() -> None:

@@ -12,7 +12,7 @@ from ludus.envs.bounds import AT_LEAST_ONE, FRACTION, check_bounds
 from ludus.envs.errors import UsageError
 from ludus.evaluation.video import SUFFIXES, Overlay, record
 from ludus.training.progress import task
-from ludus.training.run import Run
+from ludus.training.run import Run, at_steps
 from ludus.training.train import load
 
 
@@ -47,8 +47,8 @@ class Arguments:
 def run(argv: list[str]) -> int:
     """Record one game."""
     given = parse(Arguments, argv, command="record", about="Record a video of one game of RUN.")
-    config = Run.open(given.run).config()
-    out = given.out or given.run / "game.mp4"
+    opened = Run.open(at_steps(given.run)[0])
+    config, out = opened.config(), given.out or opened.path / "game.mp4"
     if out.suffix not in SUFFIXES:
         raise UsageError(f"{out} does not end in {' or '.join(SUFFIXES)}")
     if not out.parent.is_dir():

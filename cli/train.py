@@ -1,6 +1,6 @@
 """`ludus train AGENT ENV` starts a training; `ludus train --resume RUN` continues one."""
 
-from dataclasses import asdict, dataclass, field, fields, make_dataclass
+from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +12,13 @@ from ludus.cli.options import (
     tensorboard,
     values_of,
 )
-from ludus.cli.output import print_json, print_result
+from ludus.cli.output import print_json, print_message, print_result
 from ludus.envs.errors import UsageError
 
 if TYPE_CHECKING:  # torch is imported only after the agent's name has been checked
+    from ludus.agents.agent import AgentConfig
     from ludus.envs.make import EnvOptions
+    from ludus.training.run import Run, TrainOptions
     from ludus.training.session import Session
 
 ABOUT = """Train AGENT on ENV in a new run folder, or resume RUN.
@@ -43,13 +45,10 @@ class _Common:
 
 @dataclass(frozen=True)
 class _Resume:
-    """Options of a resumed training."""
+    """Options of a resumed training that the agent does not depend on."""
 
-    resume: Path
-    """folder of the run to resume"""
-    device: str | None = None
-    """auto, cpu, cuda or mps; None for the run's own. On another the run goes on, but not bit for
-    bit"""
+    resume: str
+    """run to resume: a folder, latest, or the beginning of a run's name"""
     quiet: bool = False
     """print no progress"""
     json: bool = False
@@ -92,14 +91,40 @@ def _is_agent(name: str) -> bool:
 
 
 def _resume(argv: list[str]) -> int:
-    given = parse(_Resume, argv, command="train", about=ABOUT)
+    """Continue a run, with the settings that are given and not the run's own."""
     flush_denormals()
-    from ludus.training.run import Run
-    from ludus.training.train import resume_session
+    from ludus.training.run import Run, changes
+    from ludus.training.train import changed_config, nothing_left, resume_session
 
-    settings = {} if given.device is None else {"device": given.device}
-    session = resume_session(Run.open(given.resume), settings, quiet=given.quiet)
-    return _train(session, given.json)
+    named = values_of("--resume", argv)
+    if len(named) != 1:
+        raise UsageError("--resume needs one run, as in `ludus train --resume latest`")
+    run = Run.open(named[0])
+    config = run.config()
+    kind = _settings_of(config.train, config.config, _Resume)
+    given: Any = parse(kind, argv, command="train --resume RUN", about=ABOUT)
+    wanted = replace(config, train=given.train, config=getattr(given, "config", config.config))
+    settings = {name: new for name, (_, new) in changes(config, wanted).items()}
+    common: _Resume = given.common
+    finished = nothing_left(run, changed_config(config, settings))
+    if finished:
+        print_message(f"ludus: {finished}")
+        return _print_score(run, config.train.unit, common.json)
+    return _train(resume_session(run, settings, quiet=common.quiet), common.json)
+
+
+def _settings_of(train: "TrainOptions", config: "AgentConfig", common: type[Any]) -> type[Any]:
+    """Return the dataclass of the options of a training and its agent, with these defaults."""
+    from tyro.conf import OmitArgPrefixes
+
+    flat: Any = OmitArgPrefixes
+    parts: list[Any] = [
+        ("common", flat[common]),
+        ("train", flat[type(train)], field(default=train)),
+    ]
+    if fields(config):  # the random agent has no choices
+        parts.append(("config", flat[type(config)], field(default=config)))
+    return make_dataclass("ResumeArguments", parts, frozen=True)
 
 
 def _start(agent: str, env_id: str, dataset: str | None, options: list[str]) -> int:
@@ -163,8 +188,11 @@ def _arguments(agent: str, env_id: str, dataset: str | None, options: "EnvOption
 
 def _train(session: "Session", as_json: bool) -> int:
     """Run a training to its end and print its score."""
-    run = session.run
     session.run_to_end()
+    return _print_score(session.run, session.config.train.unit, as_json)
+
+
+def _print_score(run: "Run", unit: str, as_json: bool) -> int:
     status = run.status()
     if as_json:
         evaluations = run.evaluations()
@@ -172,6 +200,6 @@ def _train(session: "Session", as_json: bool) -> int:
     else:
         score = status.score
         shown = "not evaluated" if score is None else f"mean return {score:.1f} in evaluation"
-        print_result(f"{run.path}: {status.env_steps:,} {session.config.train.unit}, {shown}")
+        print_result(f"{run.path}: {status.env_steps:,} {unit}, {shown}")
         print_result(f"learning curves: {tensorboard()} --logdir {run.path}")
     return 0

@@ -59,7 +59,6 @@ def run(argv: list[str]) -> int:
 
 def link_to(run: Path, page: str) -> tuple[Path, str]:
     """Return the root folder of a run and the URL fragment that opens the run on a page."""
-    Run.open(run)
-    where = run.resolve()
+    where = Run.open(run).path.resolve()
     root = where.parents[2]
     return root, f"#/{page}/{quote(where.relative_to(root).as_posix(), safe='')}"

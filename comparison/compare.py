@@ -147,7 +147,7 @@ def _evaluation_job(run: Run, plan: Plan) -> Job:
 
 def _consent(config: RunConfig) -> list[str]:
     """Return the arguments that let the process of a job import what this one may."""
-    return consent_arguments(config.env, config.options.wrapper)
+    return consent_arguments(config.env, config.imported)
 
 
 def _distinguish_agents(trainings: list[Training]) -> list[Training]:

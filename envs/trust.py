@@ -1,8 +1,8 @@
 """Consent to import modules that files name.
 
-The env id of a run folder or a data set may be `module:Env-v0`, and importing that module runs its
-code. An id that the user typed is consent; an id that was read from a file is not. The consent
-holds for this process and is stored nowhere.
+The env id of a run folder or a data set may be `module:Env-v0`, and its encoder `module:Class`;
+importing that module runs its code. A name that the user typed is consent; one that was read from a
+file is not. The consent holds for this process and is stored nowhere.
 """
 
 import re
@@ -18,24 +18,24 @@ def trust_modules(names: Iterable[str]) -> None:
     _trusted.update(name for name in names if name)
 
 
-def modules_of(env_id: str, wrappers: Sequence[str] = ()) -> list[str]:
-    """Return the modules that making an env imports because its id or a wrapper names them."""
-    names = [text.rpartition(":")[0] for text in (env_id, *wrappers)]
+def modules_of(env_id: str, others: Sequence[str] = ()) -> list[str]:
+    """Return the modules that an env id, wrappers and networks name, which would be imported."""
+    names = [text.rpartition(":")[0] for text in (env_id, *others)]
     return list(dict.fromkeys(name for name in names if re.fullmatch(r"[\w.]+", name)))
 
 
-def require_trust(env_id: str, wrappers: Sequence[str], source: str) -> None:
+def require_trust(env_id: str, others: Sequence[str], source: str) -> None:
     """Refuse modules that a file names and that the user did not allow.
 
     Args:
         env_id: env id that was read from the file.
-        wrappers: wrappers that were read from the file.
+        others: wrappers and networks that were read from the file.
         source: the file, for the message.
 
     Raises:
         EnvError: a module is not trusted.
     """
-    for module in modules_of(env_id, wrappers):
+    for module in modules_of(env_id, others):
         if not _is_trusted(module):
             raise EnvError(
                 f"{source} names the module {module}, which would be imported and run; add "
@@ -43,9 +43,9 @@ def require_trust(env_id: str, wrappers: Sequence[str], source: str) -> None:
             )
 
 
-def consent_arguments(env_id: str, wrappers: Sequence[str]) -> list[str]:
+def consent_arguments(env_id: str, others: Sequence[str]) -> list[str]:
     """Return the arguments that give another command the consent that this process has."""
-    names = [name for name in modules_of(env_id, wrappers) if _is_trusted(name)]
+    names = [name for name in modules_of(env_id, others) if _is_trusted(name)]
     return ["--modules", ",".join(names)] if names else []
 
 

@@ -13,7 +13,14 @@ from torch.nn import functional as F
 from ludus.envs.dict_observation import PackedDict
 from ludus.envs.errors import ConfigError
 from ludus.networks.layers import ChannelNorm, SpectralConv2d
-from ludus.networks.names import Activation, EncoderName, LayerNormName
+from ludus.networks.names import (
+    Activation,
+    EncoderName,
+    LayerNormName,
+    check_encoder,
+    is_own,
+)
+from ludus.networks.own import OwnEncoder
 from ludus.networks.running_stats import Normalise
 from ludus.networks.scale import ObservationScale, scale_of
 
@@ -345,9 +352,8 @@ def has_statistics(encoder: nn.Module) -> bool:
     return all(float(layer.count) > 0 for layer in layers)
 
 
-Encoder = (
-    MLP | DQN2013 | NatureCNN | MinAtarCNN | ImpalaResNet | Tower | NormalisedEncoder | DictEncoder
-)
+OfPictures = DQN2013 | NatureCNN | MinAtarCNN | ImpalaResNet | Tower
+Encoder = MLP | OfPictures | NormalisedEncoder | DictEncoder | OwnEncoder
 _PICTURES = 256  # images of one rollout that update the statistics, at most
 _SMALLEST = {"dqn2013": 20, "nature": 36, "minatar": 3, "impala": 1}  # pixels per side
 
@@ -369,7 +375,7 @@ def make_encoder(
     A dictionary gets one encoder per key, and an MLP for each key that the named one does not fit.
 
     Args:
-        name: kind of encoder.
+        name: kind of encoder, or a user's own network.
         space: observation space.
         hidden: units of the layers (mlp).
         width: factor of the channels (impala).
@@ -388,7 +394,10 @@ def make_encoder(
         raise ConfigError(f"{field} is for the impala encoder; the encoder is {name}")
     if name == "impala" and layer_norm != "none":
         raise ConfigError("layer_norm is not for the impala encoder; choose another encoder")
+    check_encoder(name)
     if isinstance(space, PackedDict):
+        if is_own(name) and not any(_fits(name, space.parts[key].space) for key in space.observed):
+            raise ConfigError(f"no key of the observations is a picture, which {name} would be for")
         encoders: dict[str, Encoder] = {}
         for key, (_, _, inner) in space.parts.items():
             if key in space.observed:
@@ -409,6 +418,9 @@ def make_encoder(
         mlp = MLP(space, hidden, layer_norm, activation)
         floats = normalise and space.dtype.kind == "f"
         return NormalisedEncoder(mlp, space, picture=False) if floats else mlp
+    if is_own(name):
+        own, picture = OwnEncoder(name, space), len(space.shape) == 3
+        return NormalisedEncoder(own, space, picture) if normalise else own
     if not _fits(name, space):
         raise ConfigError(
             f"the {name} encoder takes pictures [channels, height, width] of at least "
@@ -424,7 +436,7 @@ def make_encoder(
             encoder = NatureCNN(seen, layer_norm)
         case "minatar":
             return MinAtarCNN(space, layer_norm)  # not normalised: MinAtar's planes are 0 and 1
-        case "impala":
+        case _:
             encoder = ImpalaResNet(seen, width, pool, spectral_norm)
     return NormalisedEncoder(encoder, space, picture=True) if normalise else encoder
 
@@ -432,4 +444,4 @@ def make_encoder(
 def _fits(name: EncoderName, space: spaces.Box) -> bool:
     if name == "mlp":
         return True
-    return len(space.shape) == 3 and min(space.shape[1:]) >= _SMALLEST[name]
+    return len(space.shape) == 3 and min(space.shape[1:]) >= _SMALLEST.get(name, 1)

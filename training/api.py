@@ -17,6 +17,8 @@ from ludus.evaluation.evaluate import Evaluation
 from ludus.evaluation.evaluate import evaluate as play_games
 from ludus.evaluation.video import SUFFIXES, Overlay, Recording
 from ludus.evaluation.video import record as record_game
+from ludus.networks.names import PASSED
+from ludus.networks.own import OwnNetwork, network_name
 from ludus.training.agent_file import save_agent
 from ludus.training.callbacks import Callback
 from ludus.training.logger import Episodes
@@ -29,6 +31,7 @@ from ludus.training.train import (
     nothing_left,
     preset,
     resume_session,
+    saved_config,
     start_session,
 )
 
@@ -130,6 +133,8 @@ def train(
         quiet: show no progress.
         settings: fields of the agent's configuration, of `TrainOptions` and of `EnvOptions`, as on
             the command line; `env_kwargs` may be a dictionary, and `wrapper` a list of classes.
+            `network` is an `nn.Module`, or a class or function that gets the observation space
+            and returns one, in place of the encoder: from observations [N, *obs] to [N, dim].
 
     Raises:
         ConfigError: there is no such agent or setting, or a value cannot work.
@@ -158,6 +163,7 @@ def resume(
     path: Path | str,
     env: PassedEnv | None = None,
     *,
+    network: OwnNetwork | None = None,
     modules: Sequence[str] = (),
     callbacks: Sequence[Callback] = (),
     quiet: bool = False,
@@ -171,6 +177,7 @@ def resume(
         path: the run's folder.
         env: the env, if it was passed to `train` as an object, or as a class without a name that
             can be imported.
+        network: the network, if it was passed to `train` and cannot be imported by its name.
         modules: Python modules that the run may name, see `load`.
         callbacks: called during the training, see `ludus.Callback`.
         quiet: show no progress.
@@ -189,12 +196,27 @@ def resume(
     run = Run.open(path)
     if env is not None:
         env_name(env, run.config().env)
+    _pass_again(run.path, network)
     finished = nothing_left(run, changed_config(run.config(), settings))
     if finished:
         if not quiet:
             console.print(finished)
-        return load(path, env)
+        return load(path, env, network=network)
     return _run(resume_session(run, settings, callbacks=callbacks, quiet=quiet))
+
+
+def _pass_again(path: Path | str, network: OwnNetwork | None) -> None:
+    """Make a network known under the name that a run has for it.
+
+    Raises:
+        RunError: the run knows its network by a name that can be imported, or has one of ours.
+    """
+    if network is None:
+        return
+    name = getattr(saved_config(path).config, "encoder", "")
+    if not name.startswith(PASSED):
+        raise RunError(f"{path} has the encoder {name}; leave network out")
+    network_name(network, name)
 
 
 def _run(session: Session) -> TrainedAgent:
@@ -206,6 +228,7 @@ def load(
     path: Path | str,
     env: PassedEnv | None = None,
     *,
+    network: OwnNetwork | None = None,
     device: str = "cpu",
     simulations: int = 0,
     modules: Sequence[str] = (),
@@ -216,6 +239,7 @@ def load(
         path: a run's folder, `RUN@ENV_STEPS` for one of its earlier checkpoints, or a file that
             `TrainedAgent.save` wrote.
         env: the env, if it was passed to `train`, see `resume`.
+        network: the network, if it was passed to `train` and cannot be imported by its name.
         device: auto, cpu, cuda or mps.
         simulations: simulations per move of an agent that searches; 0 for its own number.
         modules: Python modules that the run may name in its env id and its wrappers; they are
@@ -225,6 +249,7 @@ def load(
         EnvError: the run names another module; its env was passed and is not passed now.
         RunError: there is no agent at that path, or it does not search.
     """
+    _pass_again(path, network)
     agent, config, steps = load_saved(
         path, env, device=device, simulations=simulations, modules=modules
     )

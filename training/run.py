@@ -35,6 +35,7 @@ from ludus.envs.make import EnvOptions
 from ludus.training.checkpoint import newest_checkpoint, read_checkpoint, write_atomically
 from ludus.training.device import Precision, check_device
 from ludus.training.files import read_json
+from ludus.training.find_run import find_run, run_folders
 from ludus.training.formats import check_format, format_stamp
 from ludus.training.lock import FileLock, RunLock
 from ludus.training.provenance import made_by
@@ -112,6 +113,11 @@ class RunConfig:
     options: EnvOptions
     config: AgentConfig
     protocol: dict[str, Any]
+
+    @property
+    def imported(self) -> tuple[str, ...]:
+        """Return what may name a module besides the env id: wrappers, and the encoder."""
+        return (*self.options.wrapper, getattr(self.config, "encoder", ""))
 
 
 @dataclass(frozen=True)
@@ -254,17 +260,12 @@ class Run:
 
     @classmethod
     def open(cls, path: Path | str) -> "Run":
-        """Open an existing run.
+        """Open an existing run: a folder, or what `find_run` takes for one.
 
         Raises:
-            RunError: there is no run at that path.
+            RunError: there is no such run, or more than one.
         """
-        run = cls(Path(path))
-        if not (run.path / "config.json").is_file():
-            raise RunError(
-                f"{path} is not a run: it has no config.json; `ludus list runs` lists all runs"
-            )
-        return run
+        return cls(find_run(path))
 
     def config(self) -> RunConfig:
         """Read the configuration that the run was started with.
@@ -393,4 +394,4 @@ def at_steps(path: Path | str) -> tuple[Path, int | None]:
 
 def all_runs(root: Path) -> list[Run]:
     """Return every run below root, sorted by path."""
-    return [Run(path.parent) for path in sorted(root.glob("*/*/*/config.json"))]
+    return [Run(path) for path in run_folders(root)]

@@ -436,6 +436,6 @@ class Session:
         c = self.config
         if c.env.startswith(PREFIX):
             return f'{self._saved()}; go on with: ludus.resume("{self.run.path}", env)'
-        consent = consent_arguments(c.env, c.options.wrapper)
+        consent = consent_arguments(c.env, c.imported)
         command = shlex.join(["ludus", "train", "--resume", str(self.run.path), *consent])
         return f"{self._saved()}; go on with: {command}"

@@ -13,7 +13,7 @@ from ludus.envs.suggest import closest
 _T = TypeVar("_T")
 
 # What Stable-Baselines3, and its users' habits, call it: what Ludus does.
-_SB3_NAMES = {
+SB3_NAMES = {
     "batch_size": "batch_size of DQN, minibatches of PPO",
     "buffer_size": "replay_size",
     "callback": "callbacks",
@@ -56,6 +56,10 @@ class Settings:
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self._left = dict(values)
+        if "network" in self._left:  # a name for the encoder, which may also be a module or a class
+            from ludus.networks.own import network_name
+
+            self._left["encoder"] = network_name(self._left.pop("network"))
 
     def apply(self, part: _T) -> _T:
         """Return a dataclass with those of the values that are its fields, and keep the others.
@@ -82,7 +86,7 @@ class Settings:
         """
         for name in self._left:
             known = sorted(set().union(*map(_names, parts)))
-            ours = _SB3_NAMES.get(name)
+            ours = SB3_NAMES.get(name)
             if ours is not None:
                 raise ConfigError(f"{agent} has no setting {name}; Ludus has {ours}")
             raise ConfigError(closest(name, known, f"setting of {agent}"))

@@ -89,7 +89,8 @@ def start_session(
     """
     device = device_of(train_options.device)
     t = replace(train_options, device=device.type)  # so that a resume uses the same
-    trust_modules(modules_of(env_id, options.wrapper))  # the caller named them
+    network = getattr(config, "encoder", "")
+    trust_modules(modules_of(env_id, (*options.wrapper, network)))  # the caller named them
     source = _open(env_id, t, options)
     try:
         chosen = registry.preset(agent, source).config if config is None else config
@@ -178,7 +179,7 @@ def resume_session(
     config = changed_config(run.config(), settings)
     check_resumable(run.checkpoints)
     if config.train.dataset is None:
-        require_trust(config.env, config.options.wrapper, f"the run {run.path}")
+        require_trust(config.env, config.imported, f"the run {run.path}")
     place = device_of(config.train.device)
     source = _open(config.env, config.train, config.options)
     try:
@@ -300,6 +301,12 @@ def load(
     )[0]
 
 
+def saved_config(path: Path | str) -> RunConfig:
+    """Return the configuration of a run or of a file of `save_agent`."""
+    folder, _ = at_steps(path)
+    return read_agent(folder).config if folder.is_file() else Run.open(folder).config()
+
+
 def load_saved(
     path: Path | str,
     env: PassedEnv | None = None,
@@ -322,7 +329,7 @@ def load_saved(
         steps = run.status().env_steps if steps is None else steps
     if env is not None:
         env_name(env, config.env)
-    require_trust(config.env, config.options.wrapper, f"the run {folder}")
+    require_trust(config.env, config.imported, f"the run {folder}")
     try:
         source: VectorEnv | Dataset = make(config.env, 1, 0, config.options)
     except EnvError:

@@ -171,7 +171,7 @@ class Viewer:
             EnvError: its env is in a module that was not allowed.
         """
         run, config = self._library.open(name)
-        require_trust(config.env, config.options.wrapper, f"the run {run.path}")
+        require_trust(config.env, config.imported, f"the run {run.path}")
         return run, config
 
     async def _watch(self, socket: WebSocket) -> None:

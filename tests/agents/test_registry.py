@@ -217,7 +217,7 @@ def test_a_name_like_no_other_is_answered_with_where_to_look():
 
 
 def test_names_hold_ours_and_what_is_installed_of_sb3():
-    theirs = {f"sb3:{name}" for name in (*algorithms(), "dqn2013")}
+    theirs = {f"sb3:{name}" for name in (*algorithms(), "dqn2013", "ppo_small")}
     assert set(registry.names()) == set(registry.AGENTS) | theirs
 
 
