@@ -1,6 +1,6 @@
 """`ludus bench`: measure the speed of Ludus and Stable-Baselines3 on this machine."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
 import torch
@@ -22,6 +22,18 @@ from ludus.comparison.speed import (
 from ludus.envs.bounds import AT_LEAST_ONE, check_bounds
 from ludus.envs.errors import UsageError
 from ludus.training.device import device_of
+
+_PONG, _CARTPOLE = ("pong_steps", "pong_envs"), ("cartpole_steps", "cartpole_envs")
+_USED: dict[str, tuple[str, ...]] = {  # the options that each measurement depends on
+    "pong": ("rounds", "peers", *_PONG),
+    "cartpole": ("rounds", "peers", *_CARTPOLE),
+    "both": ("rounds", "peers", *_PONG, *_CARTPOLE),
+    "family": ("rounds", *_PONG),
+    "ppo": ("rounds", "peers"),
+    "pqn": ("rounds", "peers"),
+    "replay": (),
+    "search": ("rounds", "peers", "game", "simulations"),
+}
 
 
 @dataclass(frozen=True)
@@ -52,8 +64,13 @@ class Arguments:
     """print one JSON object on stdout and nothing else"""
 
     def __post_init__(self) -> None:
-        """Check the values."""
+        """Check the values, and that what is measured depends on them."""
         check_bounds(self, UsageError)
+        for each in fields(self):
+            used = each.name in (*_USED[self.only], "only", "device", "json")
+            if not used and getattr(self, each.name) != each.default:
+                option = each.name.replace("_", "-")
+                raise UsageError(f"--only {self.only} does not depend on --{option}; leave it out")
 
 
 def run(argv: list[str]) -> int:
@@ -131,10 +148,20 @@ def _search(given: Arguments, device: torch.device) -> int:
 def _members(given: Arguments, device: torch.device) -> int:
     """Measure the DQN family on Pong, PPO on Pong and CartPole, or PQN on MinAtar."""
     if given.only == "pqn":
-        speeds = [measure_pqn(rounds=given.rounds, device=device, on_progress=print_message)]
+        speeds = [
+            measure_pqn(
+                rounds=given.rounds, device=device, peers=given.peers, on_progress=print_message
+            )
+        ]
     elif given.only == "ppo":
         speeds = [
-            measure_ppo(env, rounds=given.rounds, device=device, on_progress=print_message)
+            measure_ppo(
+                env,
+                rounds=given.rounds,
+                device=device,
+                peers=given.peers,
+                on_progress=print_message,
+            )
             for env in (PONG, CARTPOLE)
         ]
     else:

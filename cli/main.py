@@ -27,6 +27,7 @@ COMMANDS = {
     "arena": "run a round robin of agents and players of a board game, with Elo ratings",
     "bench": "measure the training speed of Ludus and Stable-Baselines3 on this machine",
     "check": "show what agents see of an env, and whether it can be reproduced",
+    "doctor": "print versions, devices and optional packages, and what is missing",
     "list": "list the available agents, envs, board games or runs",
 }
 # `list` computes nothing; `train` checks the agent's name before it imports torch

@@ -16,6 +16,7 @@ from ludus.agents.memory.priority import Priorities
 from ludus.agents.ppo_config import PPOConfig
 from ludus.agents.sb3_config import SB3Config, match_dqn, match_ppo
 from ludus.envs.make import make
+from ludus.envs.vector import VectorEnv
 from ludus.evaluation.evaluate import torch_settings
 from ludus.training.loop import train_loop
 from ludus.training.provenance import hardware, versions
@@ -210,9 +211,14 @@ def measure_family(
 
 
 def measure_ppo(
-    env_id: str, *, rounds: int, device: torch.device, on_progress: Callable[[str], None]
+    env_id: str,
+    *,
+    rounds: int,
+    device: torch.device,
+    peers: bool,
+    on_progress: Callable[[str], None],
 ) -> Speed:
-    """Measure PPO against SB3's with the same network, rows, epochs and batch.
+    """Measure PPO, and SB3's if `peers`, with the same network, rows, epochs and batch.
 
     These are SB3's defaults for each env. Ours has 8 envs on Pong and 64 on CartPole; SB3 has 8, as
     its users run it.
@@ -229,25 +235,39 @@ def measure_ppo(
     )
     if pong:
         config = replace(config, encoder="nature", features=512, shared=True)
-    arguments = match_ppo(config) | {"batch_size": batch}
-    del arguments["anneal"], arguments["minibatches"]
-    its_own = arguments | {"n_steps": rows // 8}
-    contenders = {
-        f"ludus ppo, {envs} envs": _ours(env_id, envs, device, config),
-        "sb3 ppo, 8 of its own envs": _learning(
+    contenders = {f"ludus ppo, {envs} envs": _ours(env_id, envs, device, config)}
+    if peers:
+        arguments = match_ppo(config) | {"batch_size": batch}
+        del arguments["anneal"], arguments["minibatches"]
+        its_own = arguments | {"n_steps": rows // 8}
+        contenders["sb3 ppo, 8 of its own envs"] = _learning(
             sb3.reference(sb3.PPO, env_id, 8, its_own, device, seed=1)
-        ),
-        f"sb3 ppo, {envs} of our envs": _learning(
+        )
+        contenders[f"sb3 ppo, {envs} of our envs"] = _learning(
             sb3.reference(sb3.PPO, env_id, make(env_id, envs, seed=1), arguments, device, seed=1)
-        ),
-    }
-    turns, _ = _take_turns(env_id, contenders, rounds, [4 * rows] * 3, device, on_progress)
+        )
+    steps = [4 * rows] * len(contenders)
+    turns, _ = _take_turns(env_id, contenders, rounds, steps, device, on_progress)
     return Speed(env_id, _rates(turns))
 
 
-def measure_pqn(*, rounds: int, device: torch.device, on_progress: Callable[[str], None]) -> Speed:
-    """Measure PQN with 128 envs against SB3's DQN, on MinAtar's Breakout."""
+def measure_pqn(
+    *, rounds: int, device: torch.device, peers: bool, on_progress: Callable[[str], None]
+) -> Speed:
+    """Measure PQN with 128 envs, and SB3's DQN if `peers`, on MinAtar's Breakout."""
     env = make(MINATAR, 1, seed=1)
+    contenders = {
+        "ludus pqn, 128 envs": _ours(MINATAR, 128, device, registry.preset("pqn", env).config)
+    }
+    if peers:
+        contenders["sb3 dqn, our env"] = _sb3_on_minatar(env, device)
+    steps = [65_536, 1_500][: len(contenders)]
+    turns, _ = _take_turns(MINATAR, contenders, rounds, steps, device, on_progress)
+    return Speed(MINATAR, _rates(turns))
+
+
+def _sb3_on_minatar(env: VectorEnv, device: torch.device) -> Contender:
+    """Return SB3's DQN on one of our envs."""
     theirs = registry.preset("sb3:dqn", env).config
     assert isinstance(theirs, SB3Config)
     arguments = theirs.arguments | {"learning_starts": _STARTS}
@@ -263,10 +283,7 @@ def measure_pqn(*, rounds: int, device: torch.device, on_progress: Callable[[str
             model.learn(steps, reset_num_timesteps=False)
         return time.perf_counter() - began
 
-    ours = _ours(MINATAR, 128, device, registry.preset("pqn", env).config)
-    contenders = {"ludus pqn, 128 envs": ours, "sb3 dqn, our env": run}
-    turns, _ = _take_turns(MINATAR, contenders, rounds, [65_536, 1_500], device, on_progress)
-    return Speed(MINATAR, _rates(turns))
+    return run
 
 
 def prioritised_sample_ms(size: int = 1_000_000, batch: int = 32, times: int = 200) -> float:
