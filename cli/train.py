@@ -1,7 +1,10 @@
 """`ludus train AGENT ENV` starts a training; `ludus train --resume RUN` continues one."""
 
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ludus.cli.options import (
@@ -14,6 +17,8 @@ from ludus.cli.options import (
 )
 from ludus.cli.output import print_json, print_message, print_result
 from ludus.envs.errors import UsageError
+from ludus.envs.trust import require_trust
+from ludus.training.files import read_json
 
 if TYPE_CHECKING:  # torch is imported only after the agent's name has been checked
     from ludus.agents.agent import AgentConfig
@@ -25,8 +30,11 @@ ABOUT = """Train AGENT on ENV in a new run folder, or resume RUN.
 
 ludus train AGENT ENV [options]     ludus train --resume RUN
 ludus train AGENT [ENV] --dataset FOLDER_OR_MINARI_ID [options]
+ludus train [AGENT ENV] --config FILE [options]
 
 With a data set, ENV is used for evaluation only, and steps count updates.
+
+FILE is a JSON object of options, or a run's config.json.
 
 `ludus list agents` and `ludus list envs` list all agents and envs."""
 
@@ -63,10 +71,11 @@ def run(argv: list[str]) -> int:
     if any(word.split("=")[0] == "--resume" for word in argv):
         return _resume(argv)
     names: list[str] = []
-    rest = list(argv)
+    rest, file = _read_config(argv)
     while rest and not rest[0].startswith("-") and len(names) < 2:
         names.append(rest.pop(0))
-    dataset = next(iter(values_of("--dataset", rest)), None)
+    dataset = next(iter(values_of("--dataset", rest)), file.get("dataset"))
+    names += [file[key] for key in ("agent", "env")[len(names) :] if key in file]
     if len(names) == 1 and dataset is not None:
         names.append("")  # the env that the data set was recorded on
     if len(names) < 2:
@@ -75,13 +84,46 @@ def run(argv: list[str]) -> int:
         else:
             raise UsageError(
                 "train needs an agent and an env, and the options after them, as in "
-                "`ludus train dqn CartPole-v1 --seed 3`, or --resume RUN"
+                "`ludus train dqn CartPole-v1 --seed 3`, or --resume RUN, or --config FILE"
             )
     agent, env_id = names
     if _is_agent(env_id) and not _is_agent(agent):
         raise UsageError(f"the agent comes first: ludus train {env_id} {agent}")
     check_agents([agent])
-    return _start(agent, env_id, dataset, rest)
+    return _start(agent, env_id, dataset, rest, file)
+
+
+def _read_config(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """Return the words without `--config FILE`, and the settings in the file by name.
+
+    The file is a JSON object of settings, with `agent` and `env`, or a run's config.json.
+
+    Raises:
+        UsageError: it cannot be read, or is no such object.
+        EnvError: it names a module, which would be imported, and no `--modules` does.
+    """
+    named = values_of("--config", argv)
+    if not any(word.partition("=")[0] == "--config" for word in argv):
+        return list(argv), {}
+    if len(named) != 1:
+        raise UsageError("--config needs one file, as in `ludus train --config my.json`")
+    at = next(i for i, word in enumerate(argv) if word.partition("=")[0] == "--config")
+    rest = [*argv[:at], *argv[at + (1 if "=" in argv[at] else 2) :]]
+    path = Path(named[0]) / "config.json" if Path(named[0]).is_dir() else Path(named[0])
+    try:
+        record = read_json(path)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from error
+    if not isinstance(record, dict):
+        raise UsageError(f"{path} holds no JSON object")
+    if "config_type" in record:  # of a run
+        parts = [record.get(name) for name in ("train", "options", "config")]
+        names = {name: record.get(name) for name in ("agent", "env")}
+        record = dict(itertools.chain(names.items(), *(p.items() for p in parts if p)))
+    wrappers, encoder = record.get("wrapper", ()), record.get("encoder", "")
+    others = [each for each in (*wrappers, encoder) if isinstance(each, str)]
+    require_trust(str(record.get("env", "")), others, f"the file {path}")
+    return rest, record
 
 
 def _is_agent(name: str) -> bool:
@@ -127,11 +169,13 @@ def _settings_of(train: "TrainOptions", config: "AgentConfig", common: type[Any]
     return make_dataclass("ResumeArguments", parts, frozen=True)
 
 
-def _start(agent: str, env_id: str, dataset: str | None, options: list[str]) -> int:
+def _start(
+    agent: str, env_id: str, dataset: str | None, options: list[str], file: dict[str, Any]
+) -> int:
     flush_denormals()
     from ludus.training.train import start_session
 
-    kind = _arguments(agent, env_id, dataset, _env_options(options))
+    kind = _arguments(agent, env_id, dataset, options, file)
     given: Any = parse(kind, options, command=f"train {agent} {env_id}".strip(), about=ABOUT)
     common: _Common = given.common
     session = start_session(
@@ -146,7 +190,7 @@ def _start(agent: str, env_id: str, dataset: str | None, options: list[str]) -> 
     return _train(session, common.json)
 
 
-def _env_options(words: list[str]) -> "EnvOptions":
+def _env_options(words: list[str], default: "EnvOptions") -> "EnvOptions":
     """Parse the env's options, which the defaults of the agent's options depend on."""
     import contextlib
     import io
@@ -160,24 +204,42 @@ def _env_options(words: list[str]) -> "EnvOptions":
     output = io.StringIO()
     try:
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-            return cli(EnvOptions, args=words, return_unknown_args=True)[0]
+            return cli(EnvOptions, args=words, return_unknown_args=True, default=default)[0]
     except SystemExit:
-        return EnvOptions()  # parsing the whole line reports the mistake
+        return default  # parsing the whole line reports the mistake
 
 
-def _arguments(agent: str, env_id: str, dataset: str | None, options: "EnvOptions") -> type[Any]:
-    """Return the dataclass of the options of an agent on an env or a data set."""
+def _arguments(
+    agent: str,
+    env_id: str,
+    dataset: str | None,
+    words: Sequence[str] = (),
+    file: Mapping[str, Any] = MappingProxyType({}),
+) -> type[Any]:
+    """Return the dataclass of the options of an agent on an env or a data set.
+
+    Args:
+        agent: name of the preset.
+        env_id: id of the env.
+        dataset: of the training, or None.
+        words: the options that are given, of which the env's decide on the preset.
+        file: settings that replace the preset's.
+    """
     from tyro.conf import OmitArgPrefixes
 
     from ludus.envs.make import EnvOptions
     from ludus.training.run import TrainOptions
+    from ludus.training.settings import Settings
     from ludus.training.train import preset
 
-    config, num_envs, _ = preset(agent, env_id, dataset, options)
-    train = TrainOptions(num_envs=num_envs)
+    given = Settings({k: value for k, value in file.items() if k not in ("agent", "env")})
+    options = given.apply(EnvOptions())
+    config, num_envs, _ = preset(agent, env_id, dataset, _env_options(list(words), options))
+    train, config = given.apply(TrainOptions(num_envs=num_envs)), given.apply(config)
+    given.require_used(agent, (train, options, config))
     parts: list[Any] = [
         ("train", OmitArgPrefixes[TrainOptions], field(default=train)),
-        ("options", OmitArgPrefixes[EnvOptions], field(default=EnvOptions())),
+        ("options", OmitArgPrefixes[EnvOptions], field(default=options)),
         ("common", OmitArgPrefixes[_Common], field(default=_Common())),
     ]
     if fields(config):  # the random agent has no choices

@@ -10,7 +10,6 @@ from ludus.cli.compare import Arguments
 from ludus.cli.options import parse
 from ludus.cli.train import _arguments
 from ludus.envs.errors import LudusError
-from ludus.envs.make import EnvOptions
 
 
 @pytest.mark.parametrize(
@@ -35,7 +34,7 @@ def test_no_two_options_of_a_training_have_one_name(agent):
     """The agent's, the env's and the training's options share one command line."""
     for env in ("CartPole-v1", "PongNoFrameskip-v4", "tic_tac_toe"):
         try:
-            kind = _arguments(agent, env, None, EnvOptions())
+            kind = _arguments(agent, env, None)
         except LudusError:  # the agent is for other envs
             continue
         given = parse(kind, ["--steps", "7"], command="train", about="")

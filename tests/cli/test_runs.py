@@ -133,3 +133,49 @@ def test_a_resume_names_its_run(capsys):
     code, _, err = _run(capsys, "train", "--resume")
     assert (code, err.count("\n")) == (2, 1)
     assert "--resume latest" in err
+
+
+def _config_of(capsys, *words):
+    more = ("--steps", "200", "--eval-episodes", "0", "--quiet", "--json", "--run-dir", "other")
+    code, out, err = _run(capsys, "train", *words, *more)
+    assert code == 0, err
+    return Run(find_run(json.loads(out)["run"])).config()
+
+
+def test_a_file_gives_the_settings_and_the_options_replace_them(capsys, tmp_path):
+    file = tmp_path / "my.json"
+    settings = {"agent": "ppo", "env": "CartPole-v1", "hidden": [8], "num_envs": 2, "gamma": 0.5}
+    file.write_text(json.dumps(settings | {"max_episode_steps": 30}))
+    config = _config_of(capsys, "--config", str(file), "--gamma", "0.9")
+    assert (config.agent, config.env) == ("ppo", "CartPole-v1")
+    assert (config.config.hidden, config.config.gamma, config.train.num_envs) == ((8,), 0.9, 2)
+    assert config.protocol["max_episode_steps"] == 30
+    config = _config_of(capsys, "ppo", "Acrobot-v1", f"--config={file}")
+    assert (config.env, config.config.gamma) == ("Acrobot-v1", 0.5)
+
+
+def test_the_config_of_a_run_starts_another(capsys):
+    run = Run(find_run("CartPole-v1/ppo"))
+    config = _config_of(capsys, "--config", str(run.path / "config.json"), "--seed", "7")
+    assert config.config == run.config().config
+    assert config.train.seed == 7
+    assert config == _config_of(capsys, "--config", str(run.path), "--seed", "7")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ('{"agent": "ppo", "env": "CartPole-v1", "gama": 1}', "did you mean gamma"),
+        ('{"agent": "ppo", "env": "CartPole-v1", "gamma": "x"}', "gamma is 'x'"),
+        ('{"agent": "ppo"}', "needs an agent and an env"),
+        ('{"agent": "ppo", "env": "their_envs:Env-v0"}', "names the module their_envs"),
+        ('{"agent": "ppo", "env": "CartPole-v1", "encoder": "their_nets:N"}', "module their_nets"),
+        ("[1]", "holds no JSON object"),
+        ("{", "cannot be read"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_one_sentence(capsys, tmp_path, content, sentence):
+    (tmp_path / "file").write_text(content)
+    code, _, err = _run(capsys, "train", "--config", str(tmp_path / "file"), "--run-dir", "other")
+    assert (code, err.count("\n")) == (2, 1), err
+    assert sentence in err
