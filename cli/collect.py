@@ -26,7 +26,7 @@ class Arguments:
     run: Positional[Path]
     """folder of the run"""
     episodes: Annotated[int | None, AT_LEAST_ONE] = None
-    """number of full games; None for 100, or for as many as `steps` takes"""
+    """number of full games (default: 100, or as many as `steps` takes)"""
     steps: Annotated[int | None, AT_LEAST_ONE] = None
     """env steps, in place of episodes; running games are then played to their end"""
     epsilon: Annotated[float, FRACTION] = 0.0
@@ -34,7 +34,7 @@ class Arguments:
     seed: Annotated[int, HELD_OUT_SEED] = 0
     """seed of the games, which neither training nor evaluation plays"""
     out: Path | None = None
-    """folder of the data set; None for runs/datasets/<env>/<agent>-v<n>"""
+    """folder of the data set (default: runs/datasets/<env>/<agent>-v<n>)"""
     num_envs: Annotated[int, AT_LEAST_ONE] = 8
     """number of games played at the same time"""
     device: str = "auto"

@@ -26,8 +26,13 @@ from ludus.training.train import load
 
 ABOUT = """Train agents under the same conditions on one or more envs, and write a report.
 
-Finished trainings under --run-dir are reused and interrupted ones are resumed, so the same command
-continues an interrupted comparison."""
+examples:
+  ludus compare --env CartPole-v1 --agents dqn ppo sb3:dqn --steps 30000
+  ludus compare --env PongNoFrameskip-v4 --agents ppo_small sb3:ppo --minutes 30
+  ludus compare --runs RUN RUN
+
+Finished trainings under --run-dir are reused and interrupted ones are resumed,
+so the same command continues an interrupted comparison."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ class Arguments:
     jobs: Annotated[int, NON_NEGATIVE] = 0
     """number of trainings in parallel; 0 for one per core, if memory allows"""
     out: Path | None = None
-    """folder of the report; None for runs/compare/<env>-<time>"""
+    """folder of the report (default: runs/compare/<env>-<time>)"""
     run_dir: Path = Path("runs")
     """folder of the run folders, new and finished"""
     record: bool = False

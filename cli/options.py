@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ludus.cli.output import results
+from ludus.cli.help import help_text
+from ludus.cli.output import print_result
 from ludus.envs.bounds import Bounds
 from ludus.envs.errors import RunError, UsageError
 from ludus.envs.suggest import closest
@@ -43,8 +44,8 @@ def parse(
     cli: Any = tyro.cli  # its overloads exclude a default of None
     program = f"ludus {command}"
     if "--help" in argv or "-h" in argv:
-        with contextlib.redirect_stdout(results()):
-            cli(kind, args=["--help"], prog=program, description=about, default=default)
+        print_result(help_text(kind, program=program, about=about, default=default))
+        sys.exit(0)
     output = io.StringIO()
     hints = _options_of(kind)
     _refuse_unknown(argv, hints, command)

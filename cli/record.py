@@ -23,7 +23,7 @@ class Arguments:
     run: Positional[Path]
     """folder of the run"""
     out: Path | None = None
-    """video file, .mp4 or .gif; None for RUN/game.mp4"""
+    """video file, .mp4 or .gif (default: RUN/game.mp4)"""
     seed: Annotated[int, HELD_OUT_SEED] = 0
     """seed of the held-out game"""
     epsilon: Annotated[float, FRACTION] = 0.0

@@ -26,15 +26,16 @@ if TYPE_CHECKING:  # torch is imported only after the agent's name has been chec
     from ludus.training.run import Run, TrainOptions
     from ludus.training.session import Session
 
-ABOUT = """Train AGENT on ENV in a new run folder, or resume RUN.
+ABOUT = """Train AGENT on ENV in a new run folder, or go on with a run.
 
-ludus train AGENT ENV [options]     ludus train --resume RUN
-ludus train AGENT [ENV] --dataset FOLDER_OR_MINARI_ID [options]
-ludus train [AGENT ENV] --config FILE [options]
-
-With a data set, ENV is used for evaluation only, and steps count updates.
-
-FILE is a JSON object of options, or a run's config.json.
+examples:
+  ludus train dqn CartPole-v1 --steps 50000
+  ludus train ppo_small PongNoFrameskip-v4 --minutes 30
+  ludus train --resume latest                 go on where a training stopped
+  ludus train --resume latest --steps 200000  train a finished run further
+  ludus train --config my.json                options as JSON, or a run's config
+  ludus train dqn --dataset FOLDER            learn from a data set: steps count
+                                              updates, an ENV is for evaluation
 
 `ludus list agents` and `ludus list envs` list all agents and envs."""
 

@@ -22,7 +22,7 @@ class Arguments:
     """Options of `ludus watch`."""
 
     run: Positional[Path | None] = None
-    """folder of a run to open first, listed with the other runs of its root; None for --run-dir"""
+    """run to open first, listed with the other runs of its root (default: all of --run-dir)"""
     run_dir: Path = Path("runs")
     """folder whose runs are listed"""
     port: Annotated[int, PORT] = 8008
