@@ -93,7 +93,10 @@ def entry(name: str) -> Entry:
     """
     entries = _entries()
     if name.lower() in _CONTINUOUS:
-        raise ConfigError(f"there is no agent {name}; ppo takes continuous actions")
+        theirs = "sb3:sac" if name.lower() != "td3" else "sb3:td3"
+        raise ConfigError(
+            f"there is no agent {name}; ppo takes continuous actions, and {theirs} is a baseline"
+        )
     if name not in entries:
         raise ConfigError(closest(name, entries, "agent", "`ludus list agents` shows all"))
     return entries[name]

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_atari_env, make_vec_env
 from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 
 from ludus.agents.agent import Advice, EnvLike, Observation
 from ludus.agents.learner import as_batch
-from ludus.agents.sb3_config import Algorithm, SB3Config
+from ludus.agents.sb3_config import CONTINUOUS, Algorithm, SB3Config
 from ludus.envs.dict_observation import MASK, PackedDict
 from ludus.envs.errors import ConfigError
 from ludus.envs.vector import Row, VectorEnv
@@ -38,7 +39,13 @@ def algorithm_class(name: Algorithm) -> type[BaseAlgorithm]:
     Raises:
         ConfigError: it belongs to sb3-contrib, which is not installed.
     """
-    classes: dict[str, type[BaseAlgorithm]] = {"dqn": DQN, "ppo": PPO, "a2c": A2C}
+    classes: dict[str, type[BaseAlgorithm]] = {
+        "dqn": DQN,
+        "ppo": PPO,
+        "a2c": A2C,
+        "sac": SAC,
+        "td3": TD3,
+    }
     if name in classes:
         return classes[name]
     try:
@@ -209,6 +216,13 @@ class SB3Agent:
             "normalize_images": False,  # our encoder scales its input
             "net_arch": [],
         }
+        if c.algorithm in CONTINUOUS:  # the critics' network takes the actions, too
+            policy = {"net_arch": list(c.hidden)}
+        if "noise" in arguments:
+            size = env.action_space.shape
+            assert size is not None
+            deviation = np.full(size, arguments.pop("noise"))
+            arguments["action_noise"] = NormalActionNoise(np.zeros(size), deviation)
         if not c.shared:
             policy["share_features_extractor"] = False
         if "n_quantiles" in arguments:
@@ -280,7 +294,7 @@ class SB3Agent:
     def advise(
         self, observation: Observation, state: Any = None, episode_start: np.ndarray | None = None
     ) -> tuple[Advice, Any]:
-        """Return action values of DQN and QR-DQN, policy and value of PPO and A2C."""
+        """Return action values of DQN and QR-DQN, policy and value of PPO and A2C, and values."""
         assert self._model is not None, "the agent has neither been trained nor loaded"
         obs, _, _ = as_batch(observation, episode_start, self._spaces[0])
         action, state = self.predict(obs, state, episode_start, deterministic=True)
@@ -289,6 +303,11 @@ class SB3Agent:
         if self.config.algorithm == "recurrent_ppo":
             return Advice(action, unknown, None, None), state
         policy.set_training_mode(False)
+        if self.config.algorithm in CONTINUOUS:
+            observed, _ = policy.obs_to_tensor(obs)
+            taken = torch.as_tensor(policy.scale_action(action), device=self._device)
+            values = torch.cat(policy.critic(observed, taken), 1)  # [B, 2]
+            return Advice(action, values.amin(1).cpu().numpy(), None, None), state
         batch = policy.obs_to_tensor(obs)[0]
         if self.config.algorithm in ("dqn", "qrdqn"):
             net = policy.q_net if self.config.algorithm == "dqn" else policy.quantile_net

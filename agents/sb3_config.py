@@ -1,7 +1,7 @@
 """Configuration and presets of the Stable-Baselines3 baselines. Imports neither torch nor SB3.
 
 SB3's DQN and QR-DQN have the values of our plain DQN, and rl-baselines3-zoo's on Atari. Its PPO and
-A2C have ours everywhere.
+A2C have ours everywhere. SAC and TD3 have SB3's defaults, and TD3 the zoo's noise.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import tyro
 
 from ludus.agents import dqn_config, ppo_config
 from ludus.agents.preset import Family, Preset, family
+from ludus.envs.dict_observation import PackedDict
+from ludus.envs.errors import ConfigError
 from ludus.networks.names import Activation, EncoderName, check_encoder
 
 if TYPE_CHECKING:
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
     from ludus.agents.dqn_config import DQNConfig
     from ludus.agents.ppo_config import PPOConfig
 
-Algorithm = Literal["dqn", "ppo", "a2c", "qrdqn", "recurrent_ppo"]
+Algorithm = Literal["dqn", "ppo", "a2c", "sac", "td3", "qrdqn", "recurrent_ppo"]
+CONTINUOUS = ("sac", "td3")
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,8 @@ class SB3Config:
     """learn from rewards clipped to [-1, 1]; scores are never clipped"""
     arguments: Annotated[dict[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
     """keyword arguments of the SB3 class; also exploration_steps in env steps, minibatches in place
-    of batch_size, and anneal, the names of arguments that decrease linearly to 0"""
+    of batch_size, anneal, the names of arguments that decrease linearly to 0, and noise, the
+    deviation of exploration"""
 
     def __post_init__(self) -> None:
         """Check the name of the encoder."""
@@ -57,7 +61,7 @@ class SB3Config:
 def algorithms() -> list[str]:
     """Return the names of the algorithms that are installed."""
     contrib = ["qrdqn", "recurrent_ppo"] if find_spec("sb3_contrib") else []
-    return ["dqn", "ppo", "a2c", *contrib]
+    return ["dqn", "ppo", "a2c", *CONTINUOUS, *contrib]
 
 
 def preset(name: str, env: EnvLike) -> Preset:
@@ -67,6 +71,8 @@ def preset(name: str, env: EnvLike) -> Preset:
         ConfigError: the preset does not suit the env.
     """
     kind, algorithm = family(env), name.removeprefix("sb3:")
+    if algorithm in CONTINUOUS:
+        return Preset(_continuous(name, env), num_envs=1)
     if algorithm in ("ppo", "ppo_small", "a2c"):
         ours = ppo_config.preset(algorithm, env)
         assert isinstance(ours.config, ppo_config.PPOConfig)
@@ -92,6 +98,26 @@ def preset(name: str, env: EnvLike) -> Preset:
         arguments = config.arguments | {"n_quantiles": quantiles}
         config = replace(config, algorithm="qrdqn", arguments=arguments)
     return Preset(config, num_envs=1)  # SB3's value-based algorithms are written for one env
+
+
+def _continuous(name: str, env: EnvLike) -> SB3Config:
+    """Return SAC or TD3 with SB3's defaults, whose actor and critics have networks of their own.
+
+    Raises:
+        ConfigError: the actions are not continuous, or the observations are not vectors.
+    """
+    from gymnasium import spaces
+
+    if not isinstance(env.action_space, spaces.Box):
+        raise ConfigError(f"{name} is for continuous actions; {env.env_id} has {env.action_space}")
+    if family(env) != "classic" or isinstance(env.observation_space, PackedDict):
+        raise ConfigError(f"{name} takes vectors; choose ppo for the observations of {env.env_id}")
+    common = {"buffer_size": 1_000_000, "learning_starts": 100, "batch_size": 256, "tau": 0.005}
+    common |= {"gamma": 0.99, "train_freq": 1, "gradient_steps": 1}
+    if name == "sb3:sac":
+        return SB3Config("sac", hidden=(256, 256), arguments=common | {"learning_rate": 3e-4})
+    arguments = common | {"learning_rate": 1e-3, "noise": 0.1}
+    return SB3Config("td3", hidden=(400, 300), arguments=arguments)
 
 
 def _policy_gradient(algorithm: Algorithm, ours: PPOConfig) -> SB3Config:

@@ -48,6 +48,14 @@ def test_every_name_is_a_preset_that_can_be_built(name, kind):
         with pytest.raises(ConfigError, match="36 pixels"):
             registry.preset(name, env)
         return
+    if name in ("sb3:sac", "sb3:td3"):
+        with pytest.raises(ConfigError, match="continuous actions"):
+            registry.preset(name, env)
+        env.action_space = spaces.Box(-1, 1, (2,))
+        if kind != "classic":
+            with pytest.raises(ConfigError, match="takes vectors; choose ppo"):
+                registry.preset(name, env)
+            return
     config = registry.preset(name, env).config
     agent = registry.build(config, env, device=torch.device("cpu"), seed=0, steps=9, training=False)
     assert type(agent).__module__ == config.module

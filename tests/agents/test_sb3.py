@@ -10,12 +10,13 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+import ludus
 from ludus.agents import registry
 from ludus.agents.dqn import build
 from ludus.agents.dqn_config import DQNConfig
 from ludus.agents.memory.replay import Sample
 from ludus.agents.sb3 import SB3Agent, StreamVecEnv
-from ludus.agents.sb3_config import SB3Config, algorithms
+from ludus.agents.sb3_config import CONTINUOUS, SB3Config, algorithms
 from ludus.envs.errors import ConfigError
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import BackendStep, VectorEnv
@@ -166,6 +167,7 @@ def test_the_rest_of_a_vecenv():
         env.env_method("step_back")
 
 
+DISCRETE = [name for name in algorithms() if name not in CONTINUOUS]
 ARGUMENTS = {
     "dqn": {"learning_starts": 50, "exploration_steps": 100, "buffer_size": 500},
     "qrdqn": {"learning_starts": 50, "buffer_size": 500},
@@ -197,7 +199,7 @@ def _fit(agent, steps=200, num_envs=1, on_row=None, on_step=None, write=None):
     return agent
 
 
-@pytest.mark.parametrize("algorithm", algorithms())
+@pytest.mark.parametrize("algorithm", DISCRETE)
 def test_trained_weights_make_a_fresh_agent_the_same(algorithm):
     agent = _fit(_sb3_agent(algorithm))
     assert agent.env_steps >= 200
@@ -226,7 +228,7 @@ def test_trained_weights_make_a_fresh_agent_the_same(algorithm):
     "algorithm",
     [
         name if name in ("dqn", "ppo") else pytest.param(name, marks=pytest.mark.slow)
-        for name in algorithms()
+        for name in DISCRETE
     ],
 )
 def test_every_preset_plays_atari(algorithm):
@@ -385,4 +387,47 @@ def test_bytes_reach_our_encoder_unscaled(env_id, encoder):
     expected = q.q_net(q.features_extractor.layers(obs))
     torch.testing.assert_close(q(obs), expected)
     assert agent.predict(obs.numpy(), deterministic=True)[0] == expected.argmax(1).numpy()
+    env.close()
+
+
+@pytest.mark.parametrize("name", ["sb3:sac", "sb3:td3"])
+def test_agents_for_continuous_actions_train_and_are_loaded(tmp_path, name):
+    trained = ludus.train(
+        name, "Pendulum-v1", steps=220, eval_episodes=1, quiet=True, root=tmp_path
+    )
+    assert trained.algorithm.updates > 100
+    loaded = ludus.load(trained.run.path)
+    obs = np.random.default_rng(0).normal(0, 1, (5, 3)).astype(np.float32)
+    want = trained.predict(obs, deterministic=True)[0]
+    assert want.shape == (5, 1)
+    assert np.array_equal(loaded.predict(obs, deterministic=True)[0], want)
+    advice, _ = loaded.advise(obs)
+    critic = loaded.algorithm._model.policy.critic
+    observed = torch.from_numpy(obs)
+    values = critic(observed, torch.from_numpy(want / 2))  # Pendulum's torque is within 2
+    assert advice.value == pytest.approx(torch.minimum(*values)[:, 0].detach().numpy())
+
+
+def test_td3_explores_by_the_zoos_noise():
+    env = make("Pendulum-v1", 1, 0)
+    agent = registry.build(
+        registry.preset("sb3:td3", env).config, env, device=CPU, seed=0, steps=100
+    )
+    model = agent.model_on(env, 100)
+    assert model.action_noise._sigma.tolist() == [0.1]
+    assert model.policy.net_arch == [400, 300]
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "env_id", "sentence"),
+    [
+        ("sb3:sac", CARTPOLE, r"sb3:sac is for continuous actions; CartPole-v1 has Discrete"),
+        ("sb3:td3", "ALE/Pong-v5", "sb3:td3 is for continuous actions"),
+    ],
+)
+def test_where_continuous_actions_are_missing_one_sentence_says_so(name, env_id, sentence):
+    env = make(env_id, 1, 0)
+    with pytest.raises(ConfigError, match=sentence):
+        registry.preset(name, env)
     env.close()

@@ -32,7 +32,7 @@ def test_options_that_list_names_may_be_repeated(words):
 @pytest.mark.parametrize("agent", registry.names())
 def test_no_two_options_of_a_training_have_one_name(agent):
     """The agent's, the env's and the training's options share one command line."""
-    for env in ("CartPole-v1", "PongNoFrameskip-v4", "tic_tac_toe"):
+    for env in ("CartPole-v1", "PongNoFrameskip-v4", "tic_tac_toe", "Pendulum-v1"):
         try:
             kind = _arguments(agent, env, None)
         except LudusError:  # the agent is for other envs
