@@ -120,10 +120,18 @@ def _read_config(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
     if "config_type" in record:  # of a run
         parts = [record.get(name) for name in ("train", "options", "config")]
         names = {name: record.get(name) for name in ("agent", "env")}
-        record = dict(itertools.chain(names.items(), *(p.items() for p in parts if p)))
-    wrappers, encoder = record.get("wrapper", ()), record.get("encoder", "")
-    others = [each for each in (*wrappers, encoder) if isinstance(each, str)]
-    require_trust(str(record.get("env", "")), others, f"the file {path}")
+        if not all(isinstance(part, dict) for part in parts):
+            raise UsageError(f"{path} is no config.json of a run")
+        record = dict(itertools.chain(names.items(), *(part.items() for part in parts if part)))
+    if "network" in record:
+        record["encoder"] = record.pop("network")
+    if isinstance(record.get("wrapper"), str):
+        record["wrapper"] = [record["wrapper"]]
+    wrappers = record.get("wrapper", [])
+    texts = [record.get(name, "") for name in ("agent", "env", "encoder")]
+    if not isinstance(wrappers, list) or not all(isinstance(x, str) for x in [*texts, *wrappers]):
+        raise UsageError(f"agent, env, encoder and wrapper of {path} must be text")
+    require_trust(texts[1], [texts[2], *wrappers], f"the file {path}")
     return rest, record
 
 

@@ -58,10 +58,11 @@ def contender(name: str, game: str, *, epsilon: float, simulations: int = 0) -> 
         EnvError: there is no such player.
     """
     try:
-        trained = Run.open(at_steps(name)[0]).config().env
+        run = Run.open(at_steps(name)[0])
     except RunError:
         opponents.make_opponent(name, spiel.load(game), 0)
         return Contender(name, lambda games, seed: FixedSide(name, game, games, seed))
+    trained = run.config().env
     if not spiel.is_game(trained) or str(spiel.load(trained)) != str(spiel.load(game)):
         raise RunError(f"{name} was trained on {trained}; it does not play {game}")
     agent = load(name)

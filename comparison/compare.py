@@ -27,9 +27,12 @@ from ludus.training.device import device_of
 from ludus.training.logger import Episodes
 from ludus.training.provenance import commit, versions
 from ludus.training.run import Run, RunConfig, TrainOptions, all_runs
+from ludus.training.train import nothing_left
 
 # a resume may change these of a run, and the run still counts as a training with its config
-_HARMLESS = {"device", "log_every", "video_every", "checkpoint_seconds", "keep_checkpoints"}
+_HARMLESS = {"device", "log_every", "video_every", "checkpoint_seconds", "keep_checkpoints"} | {
+    *("eval_every", "eval_episodes", "eval_epsilon", "eval_max_episode_steps"),
+}
 _LEARNING_OPTIONS = ("num_envs", "init_from", "rivals", "dataset")  # they change what is learned
 
 
@@ -223,8 +226,8 @@ def _find_run(wanted: RunConfig, runs: list[tuple[Run, RunConfig]]) -> tuple[Run
     matching = [run for run, config in runs if _is_equivalent(config, wanted)]
     states = {run.path: run.status().state for run in matching}
     for run in matching:
-        if states[run.path] == "finished":
-            return run, True
+        if states[run.path] == "finished" and nothing_left(run, run.config()):
+            return run, True  # and not one that a callback ended
     resumable = ["waiting", "running"]
     if not isinstance(wanted.config, SB3Config):  # a stopped SB3 run cannot be resumed
         resumable.append("stopped")

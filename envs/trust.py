@@ -5,7 +5,6 @@ importing that module runs its code. A name that the user typed is consent; one 
 file is not. The consent holds for this process and is stored nowhere.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 
 from ludus.envs.errors import EnvError
@@ -19,9 +18,13 @@ def trust_modules(names: Iterable[str]) -> None:
 
 
 def modules_of(env_id: str, others: Sequence[str] = ()) -> list[str]:
-    """Return the modules that an env id, wrappers and networks name, which would be imported."""
-    names = [text.rpartition(":")[0] for text in (env_id, *others)]
-    return list(dict.fromkeys(name for name in names if re.fullmatch(r"[\w.]+", name)))
+    """Return the modules that an env id, wrappers and networks name, which would be imported.
+
+    Whatever stands before a colon counts, for a file may be named in any way.
+    """
+    texts = [text for text in (env_id, *others) if ":" in text]
+    names = [part for text in texts for part in (text.partition(":")[0], text.rpartition(":")[0])]
+    return list(dict.fromkeys(name for name in names if name))
 
 
 def require_trust(env_id: str, others: Sequence[str], source: str) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import itertools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ from ludus.envs.errors import ConfigError
 from ludus.networks.names import PASSED
 
 OwnNetwork = nn.Module | Callable[[spaces.Box], nn.Module]
-_passed: dict[str, Callable[[spaces.Box], nn.Module]] = {}
+_passed: dict[str, tuple[object, Callable[[spaces.Box], nn.Module]]] = {}  # what, and its maker
 
 
 def network_name(network: str | OwnNetwork, name: str = "") -> str:
@@ -41,8 +42,11 @@ def network_name(network: str | OwnNetwork, name: str = "") -> str:
         return importable_name(network)
     else:
         own, make = getattr(network, "__qualname__", "network"), network
-    name = name or PASSED + re.sub(r"[^\w-]+", "-", own).strip("-")
-    _passed[name] = make
+    if not name:
+        plain = PASSED + re.sub(r"[^\w-]+", "-", own).strip("-")
+        names = itertools.chain([plain], (f"{plain}-{n}" for n in itertools.count(2)))
+        name = next(n for n in names if n not in _passed or _passed[n][0] is network)
+    _passed[name] = network, make
     return name
 
 
@@ -57,7 +61,7 @@ def _maker(name: str) -> Callable[[spaces.Box], nn.Module]:
                 f"the network {name} was passed to Ludus by a Python program; pass it again as "
                 "network= of ludus.load or ludus.resume"
             )
-        return _passed[name]
+        return _passed[name][1]
     module, _, path = name.partition(":")
     try:
         found: Any = importlib.import_module(module)
@@ -102,6 +106,11 @@ class OwnEncoder(nn.Module):
             )
             raise ConfigError(
                 f"the network {name} returns {shape} for 2 observations; it must return [2, dim]"
+            )
+        if features.dtype != torch.float32 or not features.shape[1]:
+            raise ConfigError(
+                f"the network {name} returns {features.dtype} of shape {list(features.shape)}; it "
+                "must return float32 and at least one feature"
             )
         self.dim = features.shape[1]
 

@@ -56,7 +56,10 @@ def read_agent(path: Path) -> SavedAgent:
             record = parse_json((file.metadata() or {})[_HEADER])
             check_format(record, f"the agent {path}", FormatError)
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return SavedAgent(config_of(record), weights, int(record["env_steps"]))
+        steps = record["env_steps"]
+        if type(steps) is not int or steps < 0:
+            raise ValueError(f"env_steps is {steps}")
+        return SavedAgent(config_of(record), weights, steps)
     except FormatError as error:
         raise RunError(str(error)) from error
     except (OSError, ValueError, LookupError, TypeError, SafetensorError, LudusError) as error:

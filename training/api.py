@@ -1,5 +1,6 @@
 """The Python API: train, resume, load and save agents, play games with them, read their numbers."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 
 from ludus.agents import registry
 from ludus.agents.agent import Advice, Advisor, AgentConfig, AnyAgent
-from ludus.envs.env_object import PassedEnv, env_name
+from ludus.envs.env_object import PREFIX, PassedEnv, env_name
 from ludus.envs.errors import RunError
 from ludus.envs.make import EnvOptions
 from ludus.envs.trust import trust_modules
@@ -20,7 +21,7 @@ from ludus.evaluation.video import record as record_game
 from ludus.networks.names import PASSED
 from ludus.networks.own import OwnNetwork, network_name
 from ludus.training.agent_file import save_agent
-from ludus.training.callbacks import Callback
+from ludus.training.callbacks import Callback, check_callbacks
 from ludus.training.logger import Episodes
 from ludus.training.run import Run, RunConfig, TrainOptions
 from ludus.training.session import Session, console
@@ -141,10 +142,11 @@ def train(
         EnvError: there is no such env, or it breaks.
     """
     registry.entry(agent)  # a wrong name is refused before an env is made
+    check_callbacks(callbacks)
     env, given = env_name(env), Settings(settings)
     options = given.apply(options or EnvOptions())
     chosen = given.apply(train_options or TrainOptions())
-    chosen = replace(chosen, seed=seed, steps=Settings({"steps": steps}).apply(chosen).steps)
+    chosen = Settings({"steps": steps, "seed": seed}).apply(chosen)
     if config is None or train_options is None:
         presets = preset(agent, env, chosen.dataset, options)
         config = config or presets.config
@@ -193,6 +195,7 @@ def resume(
         ConfigError: there is no such setting, or a value cannot work.
     """
     trust_modules(modules)
+    check_callbacks(callbacks)
     run = Run.open(path)
     if env is not None:
         env_name(env, run.config().env)
@@ -201,7 +204,7 @@ def resume(
     if finished:
         if not quiet:
             console.print(finished)
-        return load(path, env, network=network)
+        return load(run.path, env, network=network)
     return _run(resume_session(run, settings, callbacks=callbacks, quiet=quiet))
 
 
@@ -250,11 +253,8 @@ def load(
         RunError: there is no agent at that path, or it does not search.
     """
     _pass_again(path, network)
-    agent, config, steps = load_saved(
-        path, env, device=device, simulations=simulations, modules=modules
-    )
-    folder = Path(str(path).rpartition("@")[0]) if not Path(path).exists() else Path(path)
-    return TrainedAgent(agent, config, steps, Run(folder) if folder.is_dir() else None)
+    found = load_saved(path, env, device=device, simulations=simulations, modules=modules)
+    return TrainedAgent(found.agent, found.config, found.env_steps, found.run)
 
 
 def evaluate(
@@ -279,6 +279,7 @@ def evaluate(
     Returns:
         The games' `returns` and `lengths`, and their `mean`.
     """
+    _check_games(seed, epsilon, episodes, "episodes")
     player, env_id, options = _player(agent, env, settings)
     return play_games(player, env_id, options, episodes=episodes, seed=seed, epsilon=epsilon)
 
@@ -314,6 +315,9 @@ def record(
     file = Path(path)
     if file.suffix not in SUFFIXES:
         raise RunError(f"{file} does not end in {' or '.join(SUFFIXES)}")
+    if not file.parent.is_dir():
+        raise RunError(f"the folder {file.parent} does not exist; create it first")
+    _check_games(seed, epsilon, max_steps, "max_steps")
     player, env_id, options = _player(agent, env, settings)
     return record_game(
         player,
@@ -332,12 +336,33 @@ def _player(
     agent: TrainedAgent | Path | str, env: str | PassedEnv | None, settings: dict[str, Any]
 ) -> tuple[AnyAgent, str, EnvOptions]:
     """Return an agent with the env and the protocol that it plays."""
-    found = agent if isinstance(agent, TrainedAgent) else load(agent)
+    if isinstance(agent, TrainedAgent):
+        found = agent
+    else:
+        passed = saved_config(agent).env.startswith(PREFIX) and not isinstance(env, str)
+        found = load(agent, env if passed else None)  # type: ignore[arg-type]  # no id
     c, given = found.config, Settings(settings)
-    same = env is None or env == c.env
-    options = given.apply(c.options if same else EnvOptions())
+    env_id = c.env if env is None else env_name(env)
+    options = given.apply(c.options if env_id == c.env else EnvOptions())
     given.require_used(c.agent, (options,))
-    return found.algorithm, c.env if env is None else env_name(env), options
+    return found.algorithm, env_id, options
+
+
+def _check_games(seed: int, epsilon: float, count: int, name: str) -> None:
+    """Refuse numbers that no games can be played with.
+
+    Raises:
+        RunError: one is out of bounds.
+    """
+    for what, value, low, high in [
+        ("seed", seed, 0, 1 << 40),
+        ("epsilon", epsilon, 0, 1),
+        (name, count, 1, math.inf),
+    ]:
+        whole = what == "epsilon" or isinstance(value, int | np.integer)
+        if not whole or not low <= value <= high:
+            kind = "" if what == "epsilon" else "a whole number "
+            raise RunError(f"{what} is {value}; it must be {kind}from {low} to {high}")
 
 
 class FinishedGames(NamedTuple):

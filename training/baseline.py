@@ -41,7 +41,7 @@ class BaselineTraining:
         def on_step(done: int) -> bool:
             if session.log.due(done):
                 session.log.write({}, done, self.agent.updates)
-            session.show_progress(done)
+            session.after_step(may_evaluate=not self.source.from_object)
             return not (session.stopping or session.ended)
 
         self.agent.fit(

@@ -1,13 +1,15 @@
 """Callbacks: what a program does at each step, after evaluations and at the end of a training."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ludus.agents.agent import AnyAgent
+from ludus.envs.errors import ConfigError
 from ludus.training.agent_file import save_agent
 from ludus.training.logger import Logger
 from ludus.training.run import Run, RunConfig
@@ -79,20 +81,51 @@ class Callbacks:
 
     def __init__(self, callbacks: Sequence[Callback], training: RunningTraining) -> None:
         self._callbacks, self._training = callbacks, training
+        self.error: BaseException | None = None  # which the caller gets as it is
 
     def end_after_step(self) -> bool:
         """Call all after a step; return whether one ends the training."""
-        return any([each.on_step(self._training) is False for each in self._callbacks])
+        with self._noting():
+            return any([_ends(each.on_step(self._training)) for each in self._callbacks])
 
     def end_after_evaluation(self, returns: list[float]) -> bool:
         """Call all after an evaluation; return whether one ends the training."""
         t, games = self._training, np.array(returns)
-        return any([each.on_evaluation(t, games) is False for each in self._callbacks])
+        with self._noting():
+            return any([_ends(each.on_evaluation(t, games)) for each in self._callbacks])
 
     def on_end(self) -> None:
         """Call all at the end."""
-        for each in self._callbacks:
-            each.on_end(self._training)
+        with self._noting():
+            for each in self._callbacks:
+                each.on_end(self._training)
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        """Note an error of a callback."""
+        try:
+            yield
+        except BaseException as error:
+            self.error = error
+            raise
+
+
+def check_callbacks(callbacks: object) -> None:
+    """Refuse what is no sequence of callbacks.
+
+    Raises:
+        ConfigError: it is one callback, a class, or something else.
+    """
+    listed = callbacks if isinstance(callbacks, list | tuple) else [None]
+    if not all(isinstance(each, Callback) for each in listed):
+        raise ConfigError(
+            f"callbacks is {callbacks!r}; it must be a list of ludus.Callback objects"
+        )
+
+
+def _ends(answer: object) -> bool:
+    """Return whether a callback ends the training: False does, also NumPy's."""
+    return answer is not None and not answer
 
 
 class StopAtScore(Callback):

@@ -50,7 +50,9 @@ def find_run(text: Path | str, root: Path = ROOT) -> Path:
     else:
         begins = words.rstrip("/") if words not in ("", ".") else "\0"
         names = {path: (str(path), str(path.relative_to(root)), path.name) for path in folders}
-        found = {path for path, each in names.items() if any(n.startswith(begins) for n in each)}
+        found = {path for path, each in names.items() if begins in each}
+        if not found:
+            found = {p for p, each in names.items() if any(n.startswith(begins) for n in each)}
     if not found:
         raise RunError(
             f"{text} is not a run: it has no config.json; `ludus list runs` lists all runs"

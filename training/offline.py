@@ -132,6 +132,7 @@ class OfflineTraining:
         if tree is not None:
             with session.restoring():
                 self._restore(tree)
+            session.record_changes()
         while agent.updates < steps and not session.ended:
             agent.study(1, agent.updates / steps)
             agent.env_steps = agent.updates

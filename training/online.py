@@ -56,6 +56,7 @@ class OnlineTraining:
         else:
             with session.restoring():
                 row, state = self._restore(session, tree)
+            session.record_changes()
 
         def on_step(row: Row, state: State) -> bool:
             # an evaluation would end the running games of an env object, which it shares
@@ -114,6 +115,7 @@ class TrainingInHalves:
                 turn = Turn(
                     row, state, np.array(tree["action"]), self._ahead.to_device(tree["extras"])
                 )
+            session.record_changes()
 
         def on_turn(turn: Turn, waits: bool) -> bool | None:
             due = _after_row(session, self.agent, turn.row)

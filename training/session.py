@@ -139,7 +139,7 @@ class Session:
         with settings, arithmetic(t.device, t.precision, deterministic=t.deterministic):
             self.mode.train(self, self._begin())
             self._show(self.agent.env_steps)
-            self._record_changes()
+            self.record_changes()
             self.save_weights()
             evaluated = self._evaluations[-1]["env_steps"] if self._evaluations else -1
             if t.eval_episodes and evaluated < self.agent.env_steps:
@@ -151,6 +151,8 @@ class Session:
 
     def _explain(self, error: BaseException) -> None:
         """Raise an error that a user can mend again, with what is saved and how to go on."""
+        if error is self._callbacks.error:
+            return  # its own
         match error:
             case EnvError():
                 raise EnvError(f"{error}; {self._how_to_resume()}") from error.__cause__
@@ -179,7 +181,7 @@ class Session:
                 raise CheckpointError(f"the newest checkpoint of {self.run.path} holds no training")
         t, name = self.config.train, f"{self.config.agent} {self.config.env}"
         with self.restoring():
-            self._evaluations = [] if tree is None else tree["evaluations"]
+            self._evaluations = [] if tree is None else self._evaluated(tree)
             moved_from = self._moved_from(tree)
             done = self._resumed_at = 0 if tree is None else int(tree["agent"]["env_steps"])
             state = None if tree is None else tree["log"]
@@ -204,6 +206,13 @@ class Session:
                 )
         return tree
 
+    def _evaluated(self, tree: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the evaluations up to a checkpoint, also those after it at the same step."""
+        done, known = int(tree["agent"]["env_steps"]), list(tree["evaluations"])
+        steps = {each["env_steps"] for each in known}
+        later = [e for e in self.run.evaluations() if e["env_steps"] not in steps]
+        return [*known, *(e for e in later if e["env_steps"] == done)]
+
     def _moved_from(self, tree: dict[str, Any] | None) -> str | None:
         """Return the device on which a checkpoint was saved, if it is another one."""
         here = self.config.train.device
@@ -211,7 +220,7 @@ class Session:
         saved = str((tree or {"device": here}).get("device", recorded))
         return None if saved == here else saved
 
-    def _record_changes(self) -> None:
+    def record_changes(self) -> None:
         """Record what has changed, such as the device, once the state fits it."""
         if self._changed:
             self.run.change(self.config, self._resumed_at)
@@ -305,7 +314,7 @@ class Session:
                 raise TrainingError(f"the weight {name} is not finite any more; {_HINT}")
         steps, t = self.agent.env_steps, self.config.train
         log = {"log": self.log.state_dict(), "evaluations": self._evaluations, "device": t.device}
-        self._record_changes()
+        self.record_changes()
         with self._writing():
             self._writer.save(steps, tree | log, wait=self.stopping or self.ended)
         self.save_weights()

@@ -1,6 +1,7 @@
 """Settings by keyword, `ludus.train(..., learning_rate=1e-3)`: fields of several dataclasses."""
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from typing import Any, TypeVar
@@ -34,6 +35,7 @@ SB3_NAMES = {
     "n_eval_episodes": "eval_episodes",
     "n_steps": "rollout_length of PPO, n_step of DQN",
     "net_arch": "hidden, the units of each layer",
+    "progress_bar": "quiet",
     "policy": "encoder: mlp, nature, ...",
     "policy_kwargs": "hidden, activation, encoder and network",
     "target_update_interval": "target_interval, in updates",
@@ -99,10 +101,17 @@ def _names(part: Any) -> set[str]:
 def _plain(name: str, value: Any, default: Any) -> Any:
     """Return a value as JSON has it."""
     if name == "env_kwargs" and isinstance(value, Mapping):
-        return [json.dumps(dict(value))]
+        try:
+            return [json.dumps(dict(value))]
+        except TypeError as error:
+            raise ConfigError(
+                f"env_kwargs is {value!r}; its values must be JSON's: {error}"
+            ) from error
     if name == "wrapper":
         several = value if isinstance(value, list | tuple) else [value]
         return [each if isinstance(each, str) else importable_name(each) for each in several]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     if hasattr(value, "tolist"):  # of NumPy
         value = value.tolist()
     is_count = isinstance(default, int) and not isinstance(default, bool)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -143,6 +143,8 @@ def changed_config(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
     given = Settings(settings)
     train, agent = given.apply(config.train), given.apply(config.config)
     given.require_used(config.agent, (train, agent))
+    if settings.keys() & {"encoder", "network"}:  # the caller named it
+        trust_modules(modules_of(getattr(agent, "encoder", "")))
     if "device" in settings:
         train = replace(train, device=device_of(train.device).type)
     return replace(config, train=train, config=agent)
@@ -178,8 +180,10 @@ def resume_session(
     """
     config = changed_config(run.config(), settings)
     check_resumable(run.checkpoints)
-    if config.train.dataset is None:
-        require_trust(config.env, config.imported, f"the run {run.path}")
+    env_id = (
+        config.env if config.train.dataset is None else ""
+    )  # a data set makes no env but its own
+    require_trust(env_id, config.imported, f"the run {run.path}")
     place = device_of(config.train.device)
     source = _open(config.env, config.train, config.options)
     try:
@@ -298,7 +302,16 @@ def load(
     """
     return load_saved(
         path, env, device=device, simulations=simulations, config=config, modules=modules
-    )[0]
+    ).agent
+
+
+class LoadedAgent(NamedTuple):
+    """An agent that was loaded, and where it is from."""
+
+    agent: AnyAgent
+    config: RunConfig
+    env_steps: int
+    run: Run | None  # None for a file
 
 
 def saved_config(path: Path | str) -> RunConfig:
@@ -315,10 +328,11 @@ def load_saved(
     simulations: int = 0,
     config: RunConfig | None = None,
     modules: Sequence[str] = (),
-) -> tuple[AnyAgent, RunConfig, int]:
-    """Load an agent, see `load`; return also its configuration and the env steps of its weights."""
+) -> LoadedAgent:
+    """Load an agent with its configuration, see `load`."""
     trust_modules(modules)
     folder, steps = at_steps(path)
+    run: Run | None = None
     if folder.is_file():
         saved_config, weights, steps = read_agent(folder)
         config = config or saved_config
@@ -358,4 +372,4 @@ def load_saved(
         if not isinstance(agent, Searching):
             raise RunError(f"{config.agent} does not search; leave simulations out for {path}")
         agent.simulations = simulations
-    return agent, config, steps
+    return LoadedAgent(agent, config, steps, run)

@@ -342,7 +342,7 @@ def check_fits(state: dict[str, Any], rows: int, num_envs: int) -> None:
     if saved_envs != num_envs or not (saved_rows == rows or grows):
         raise ConfigError(
             f"the saved replay has {state['shape']} rows and envs, this one {[rows, num_envs]}; "
-            "resume with the replay_size and num_envs of the run"
+            "resume with the replay_size and num_envs of the run, and no fewer steps"
         )
 
 

@@ -125,6 +125,7 @@ class Sequences:
     def state_dict(self) -> dict[str, Any]:
         """Return the ring, the recurrent states and the priorities."""
         return {
+            "shape": [self.length, self._period],
             "ring": self.ring.state_dict(),
             "states": [stored.cpu().numpy() for stored in self._states],
             "generator": self._generator.get_state(),
@@ -132,7 +133,17 @@ class Sequences:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load a state returned by `state_dict`."""
+        """Load a state returned by `state_dict`.
+
+        Raises:
+            ConfigError: the state is of sequences of another length.
+        """
+        shape = [self.length, self._period]
+        if state.get("shape", shape) != shape:  # absent in older checkpoints
+            raise ConfigError(
+                f"the saved sequences have {state['shape'][0]} rows, these {self.length}; resume "
+                "with the sequence_length, burn_in and n_step of the run"
+            )
         self.ring.load_state_dict(state["ring"])
         for stored, saved in zip(self._states, state["states"], strict=True):
             stored[: len(saved)] = torch.from_numpy(saved).to(stored.device)

@@ -213,6 +213,11 @@ def test_a_memory_grows_into_that_of_a_longer_training(random_stream):
     _train(small, stream, 30, state)
     with pytest.raises(ConfigError, match=r"resume with the replay_size"):
         grown.load_state_dict(small.state_dict())  # its oldest rows were replaced
+    shorter = _agent(3, seed=1, replay_size=150, sequence_length=4)
+    with pytest.raises(
+        ConfigError, match=r"have 11 rows, these 9; resume with the sequence_length"
+    ):
+        shorter.load_state_dict(small.state_dict())
 
 
 LEARNING = {

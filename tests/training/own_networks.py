@@ -46,4 +46,24 @@ def flat(space):
     return nn.Flatten(0)
 
 
+class Small(TwoLayers):
+    """Vectors to 3 features."""
+
+    def __init__(self, space):
+        super().__init__(space)
+        self.layers = nn.Linear(space.shape[0], 3)
+
+
+class Doubles(nn.Module):
+    """Vectors to features of another dtype."""
+
+    def forward(self, obs):
+        return obs.double()
+
+
+def doubles(space):
+    """Return a network whose features are of another dtype."""
+    return Doubles()
+
+
 NUMBER = 3

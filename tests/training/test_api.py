@@ -333,3 +333,88 @@ def test_what_cannot_change_leaves_the_run_as_it_was(agent, settings, sentence):
         ludus.resume(agent.run.path, quiet=True, **settings)
     assert (agent.run.path / "config.json").read_text() == before
     assert agent.run.status().state == "finished"
+
+
+@pytest.mark.parametrize("answer", [False, np.False_, np.float64(3) < 2])
+def test_a_comparison_of_numpy_ends_a_training_as_false_does(tmp_path, answer):
+    class Stop(ludus.Callback):
+        def on_evaluation(self, training, returns):
+            return answer
+
+    trained = ludus.train(
+        "dqn", "CartPole-v1", root=tmp_path, callbacks=[Stop()], eval_every=200, **BRIEF
+    )
+    assert trained.env_steps < 300
+
+
+@pytest.mark.parametrize("callbacks", [ludus.StopAtScore(3), [ludus.StopAtScore], [print]])
+def test_what_is_no_list_of_callbacks_is_refused_before_a_run_is_made(tmp_path, callbacks):
+    with pytest.raises(ConfigError, match=r"it must be a list of ludus.Callback"):
+        ludus.train("dqn", "CartPole-v1", root=tmp_path, callbacks=callbacks)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_of_a_callbacks_connection_is_its_own(tmp_path):
+    class Send(ludus.Callback):
+        def on_step(self, training):
+            raise ConnectionRefusedError("the logger is away")
+
+    with pytest.raises(ConnectionRefusedError):
+        ludus.train("dqn", "CartPole-v1", root=tmp_path, callbacks=[Send()], **BRIEF)
+
+
+def test_agents_of_sb3_are_evaluated_while_they_train(tmp_path):
+    best = ludus.SaveBest(tmp_path / "best")
+    trained = ludus.train(
+        "sb3:dqn", "CartPole-v1", root=tmp_path, eval_every=200, callbacks=[best], **BRIEF
+    )
+    assert [each["env_steps"] for each in trained.run.evaluations()] == [200, 400, 600]
+    assert best.best == max(np.mean(each["returns"]) for each in trained.run.evaluations())
+
+
+def test_training_further_keeps_the_evaluation_at_the_end(tmp_path):
+    first = ludus.train("dqn", "CartPole-v1", root=tmp_path, **BRIEF)
+    ended = first.run.evaluations()
+    more = ludus.resume(first.run.path, steps=900, quiet=True)
+    assert more.run.evaluations()[0] == ended[0]
+    assert len(more.run.evaluations()) == 2
+
+
+def test_a_resume_that_fails_later_has_recorded_its_settings(tmp_path):
+    first = ludus.train("dqn", "CartPole-v1", root=tmp_path, learning_starts=100, **BRIEF)
+    with pytest.raises(LudusError):
+        ludus.resume(
+            first.run.path, steps=3_000, learning_rate=1e30, max_grad_norm=1e30, quiet=True
+        )
+    assert first.run.status().state == "failed"
+    assert first.run.config().train.steps == 3_000
+
+
+def test_the_run_of_an_agent_is_known_however_it_was_named(agent, monkeypatch):
+    monkeypatch.chdir(agent.run.path.parents[3])
+    root = agent.run.path.parents[2].name
+    loaded = ludus.load(f"{root}/CartPole-v1/ppo/*")
+    assert len(ludus.episodes(loaded).returns) == len(ludus.episodes(agent).returns)
+    at = agent.env_steps
+    assert ludus.load(f"{agent.run.path}@{at}").env_steps == at
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"episodes": 0}, "episodes is 0; it must be a whole number from 1"),
+        ({"episodes": 1.5}, "episodes is 1.5"),
+        ({"seed": -1}, "seed is -1"),
+        ({"epsilon": 2.0}, "epsilon is 2.0; it must be from 0 to 1"),
+    ],
+)
+def test_games_that_cannot_be_played_are_refused(agent, arguments, sentence):
+    with pytest.raises(RunError, match=sentence):
+        ludus.evaluate(agent, **arguments)
+
+
+def test_a_class_keeps_the_protocol_of_its_training(tmp_path):
+    from gymnasium.envs.classic_control import CartPoleEnv
+
+    trained = ludus.train("ppo", CartPoleEnv, root=tmp_path, max_episode_steps=7, **BRIEF)
+    assert max(ludus.evaluate(trained, CartPoleEnv, episodes=3).lengths) <= 7

@@ -1,5 +1,6 @@
 """A user's own network, by name and as an object."""
 
+import json
 import sys
 
 import pytest
@@ -87,6 +88,7 @@ def test_a_module_is_copied_and_passed_again(tmp_path, monkeypatch):
     [
         (f"{NAME}:Broken", r"Broken fails for observations float32\[4\]: IndexError"),
         (f"{NAME}:flat", r"flat returns \[8\] for 2 observations; it must return \[2, dim\]"),
+        (f"{NAME}:doubles", r"returns torch.float64 of shape \[2, 4\]; it must return float32"),
         (f"{NAME}:NUMBER", "NUMBER is 3; it must be a class or a function"),
         (f"{NAME}:nothing", "nothing cannot be imported"),
         ("no_such_module:Net", "No module named 'no_such_module'"),
@@ -121,3 +123,46 @@ def test_on_the_command_line(tmp_path, capsys):
         main([*words.split(), "--run-dir", str(tmp_path), "--quiet"])
     assert ended.value.code == 0
     assert "mean return" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["evil:W", "evil:a:W", "evil-mod:W", "./evil:W", "passed/evil:W"])
+@pytest.mark.parametrize("field", ["encoder", "env", "wrapper"])
+def test_no_form_of_a_name_slips_past_the_consent(tmp_path, monkeypatch, name, field):
+    """Whatever stands before a colon may be the name of a file."""
+    agent = ludus.train("ppo", "CartPole-v1", root=tmp_path, **BRIEF)
+    for file in ("evil", "evil-mod", "evil:a", "passed/evil"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{file}.py").write_text("raise SystemError('imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = agent.run.path / "config.json"
+    record = json.loads(path.read_text())
+    where = {"encoder": record["config"], "env": record, "wrapper": record["options"]}[field]
+    where[field] = [name] if field == "wrapper" else name
+    path.write_text(json.dumps(record))
+    for use in (ludus.load, lambda run: ludus.resume(run, steps=900), ludus.evaluate):
+        with pytest.raises(LudusError, match="names the module"):
+            use(agent.run.path)
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--config", str(path), "--run-dir", str(tmp_path)])
+    assert ended.value.code == 2
+    flat = {"agent": "ppo", "env": "CartPole-v1"}
+    flat["network" if field == "encoder" else field] = name
+    (tmp_path / "flat").write_text(json.dumps(flat))
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--config", str(tmp_path / "flat"), "--run-dir", str(tmp_path)])
+    assert ended.value.code == 2
+
+
+def test_objects_of_one_class_do_not_replace_each_other(tmp_path):
+    first, second = (nn.Sequential(nn.Linear(4, 8), act) for act in (nn.ReLU(), nn.Sigmoid()))
+    one = ludus.train("ppo", "CartPole-v1", network=first, root=tmp_path, **BRIEF)
+    ludus.train("ppo", "CartPole-v1", network=second, root=tmp_path, **BRIEF)
+    obs = torch.randn(5, 4).numpy()
+    want, got = (each.advise(obs)[0].value for each in (one, ludus.load(one.run.path)))
+    assert want == pytest.approx(got)
+
+
+def test_a_resume_with_another_network_does_not_fit(tmp_path):
+    run = ludus.train("ppo", "CartPole-v1", network=own_networks.TwoLayers, root=tmp_path, **BRIEF)
+    with pytest.raises(LudusError, match="does not fit its config"):
+        ludus.resume(run.run.path, steps=900, encoder=f"{NAME}:Small")
