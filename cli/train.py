@@ -129,8 +129,9 @@ def _read_config(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
         record["wrapper"] = [record["wrapper"]]
     wrappers = record.get("wrapper", [])
     texts = [record.get(name, "") for name in ("agent", "env", "encoder")]
+    texts.append(record.get("dataset") or "")
     if not isinstance(wrappers, list) or not all(isinstance(x, str) for x in [*texts, *wrappers]):
-        raise UsageError(f"agent, env, encoder and wrapper of {path} must be text")
+        raise UsageError(f"agent, env, encoder, wrapper and dataset of {path} must be text")
     require_trust(texts[1], [texts[2], *wrappers], f"the file {path}")
     return rest, record
 
