@@ -11,6 +11,7 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
 from ludus.envs.errors import EnvError
+from ludus.envs.trust import is_kind
 
 
 @dataclass(frozen=True)
@@ -88,5 +89,7 @@ def load_wrapper(name: str) -> Callable[[Any], Any]:
         if not hasattr(wrapper, part):
             raise EnvError(f"the module {module} has no {attribute}, which a wrapper names")
         wrapper = getattr(wrapper, part)
+    if not is_kind(wrapper, module, gymnasium.Wrapper):
+        raise EnvError(f"{name} is {wrapper!r}; it must be a gymnasium.Wrapper")
     loaded: Callable[[Any], Any] = wrapper
     return loaded

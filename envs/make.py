@@ -30,6 +30,7 @@ from ludus.envs.local import LocalBackend
 from ludus.envs.minatar import GAMES, MinAtarBackend
 from ludus.envs.registration import BOARD_ENV_IDS, BOARD_GAMES, register_envs
 from ludus.envs.stack import FrameStack
+from ludus.envs.trust import is_kind
 from ludus.envs.vector import Backend, VectorEnv, episode_seed
 from ludus.envs.vector_object import VectorObjectBackend
 from ludus.envs.workers import WorkerBackend
@@ -389,7 +390,7 @@ def _spec(env_id: str) -> EnvSpec:
                 f"{env_id} was passed to Ludus by a Python program; pass it again there, as env= "
                 "of ludus.load or ludus.resume"
             ) from error
-        if module and callable(getattr(imported, name, None)):
+        if module and is_kind(getattr(imported, name, None), module, gymnasium.Env):
             return EnvSpec(id=name, entry_point=f"{module}:{name}")
         raise EnvError(_unknown(env_id, known_ids())) from error
 

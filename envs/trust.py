@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 
 from ludus.envs.errors import EnvError
 
-_trusted = {"gymnasium", "ludus"}
+_ALWAYS = ("gymnasium", "ludus")
+_trusted = set(_ALWAYS)
 
 
 def trust_modules(names: Iterable[str]) -> None:
@@ -44,6 +45,15 @@ def require_trust(env_id: str, others: Sequence[str], source: str) -> None:
                 f"{source} names the module {module}, which would be imported and run; add "
                 f"--modules {module} (Python: modules=) if you trust it"
             )
+
+
+def is_kind(found: object, module: str, kind: type) -> bool:
+    """Return whether what a file names in a module may be called as a class of that kind.
+
+    In the modules that need no consent only such classes may: they have functions that do anything.
+    """
+    ours = module.partition(".")[0] in _ALWAYS
+    return callable(found) and (not ours or (isinstance(found, type) and issubclass(found, kind)))
 
 
 def consent_arguments(env_id: str, others: Sequence[str]) -> list[str]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ludus.envs.env_object import importable_name, is_importable
 from ludus.envs.errors import ConfigError
+from ludus.envs.trust import is_kind
 from ludus.networks.names import PASSED
 
 OwnNetwork = nn.Module | Callable[[spaces.Box], nn.Module]
@@ -69,7 +70,7 @@ def _maker(name: str) -> Callable[[spaces.Box], nn.Module]:
             found = getattr(found, part)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"the network {name} cannot be imported: {error}") from error
-    if not callable(found):
+    if not is_kind(found, module, nn.Module):
         raise ConfigError(f"the network {name} is {found!r}; it must be a class or a function")
     return found
 

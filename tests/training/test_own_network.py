@@ -166,3 +166,24 @@ def test_a_resume_with_another_network_does_not_fit(tmp_path):
     run = ludus.train("ppo", "CartPole-v1", network=own_networks.TwoLayers, root=tmp_path, **BRIEF)
     with pytest.raises(LudusError, match="does not fit its config"):
         ludus.resume(run.run.path, steps=900, encoder=f"{NAME}:Small")
+
+
+@pytest.mark.parametrize("field", ["encoder", "env", "wrapper"])
+@pytest.mark.parametrize("module", ["ludus.agents.registry", "gymnasium.envs.registration"])
+def test_functions_of_trusted_modules_are_not_called_in_place_of_a_class(
+    tmp_path, monkeypatch, module, field
+):
+    """`import_module(name="evil")` is an env to nobody."""
+    agent = ludus.train("ppo", "CartPole-v1", root=tmp_path, **BRIEF)
+    (tmp_path / "evil.py").write_text("raise SystemError('imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    function = "import_module" if module.startswith("ludus") else "importlib.import_module"
+    path = agent.run.path / "config.json"
+    record = json.loads(path.read_text())
+    record["options"]["env_kwargs"] = ['{"name": "evil"}'] if field == "env" else []
+    where = {"encoder": record["config"], "env": record, "wrapper": record["options"]}[field]
+    name = f"{module}:{function}"
+    where[field] = [name] if field == "wrapper" else name
+    path.write_text(json.dumps(record))
+    with pytest.raises(LudusError, match=r"must be a|there is no env|no environment|not an env"):
+        ludus.load(agent.run.path)
