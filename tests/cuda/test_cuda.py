@@ -303,7 +303,7 @@ def test_a_run_says_that_it_continues_on_another_device(
     ludus.train("dqn", "CartPole-v1", steps=200, train_options=options, root=tmp_path, quiet=True)
     (folder,) = tmp_path.glob("*/*/*")
     capsys.readouterr()
-    ludus.resume(folder, device="cuda")
+    ludus.resume(folder, device="cuda", steps=400)
     said = " ".join(capsys.readouterr().err.split())
     assert "it was saved on cpu and continues on cuda: from the same state, but not bit" in said
     assert Run.open(folder).config().train.device == "cuda"
@@ -373,7 +373,7 @@ def test_a_failed_resume_leaves_the_run_on_its_device(
 
     monkeypatch.setattr(Replay, "load_state_dict", fail)
     with pytest.raises(CheckpointError, match="no memory"):
-        ludus.resume(folder, device="cuda", quiet=True)
+        ludus.resume(folder, device="cuda", steps=200, quiet=True)
     assert Run.open(folder).config().train.device == "cpu"
 
 
