@@ -118,21 +118,20 @@ class Due:
 
     Args:
         t: options of the training.
-        resumable: an SB3 training, which is not, has one evaluation at its end.
     """
 
-    def __init__(self, t: TrainOptions, *, resumable: bool) -> None:
-        self._t, self._resumable = t, resumable
+    def __init__(self, t: TrainOptions) -> None:
+        self._t = t
         self.seconds = dict[str, float]()  # of the last evaluation and the last video
 
     def after(self, steps: int, total: int) -> tuple[float, str]:
         """Return the seconds of what is due after so many steps, and what has no known duration."""
         t, due = self._t, dict[str, int]()
         if t.eval_episodes:
-            every = t.eval_every if self._resumable else 0
+            every = t.eval_every
             between = total // every - steps // every if every else 0
             due["evaluation"] = between + (not every or total % every > 0)
-        if t.video_every and self._resumable:
+        if t.video_every:
             due["video"] = total // t.video_every - steps // t.video_every
         later, more = 0.0, list[str]()
         for name, count in due.items():

@@ -86,7 +86,7 @@ class Session:
         self._evaluations: list[dict[str, Any]] = []
         self._changed = changes(run.config(), config)  # what its folder does not have yet
         self._resumed_at = 0  # env steps
-        self._due = Due(config.train, resumable=mode.resumable)
+        self._due = Due(config.train)
         self.ended = False  # its steps are done, its minutes over, or a callback ends it
         seen = RunningTraining(run, config, self.agent, lambda: self.log)
         self._callbacks = Callbacks(callbacks, seen)

@@ -101,7 +101,7 @@ def _session(root, env_id="CartPole-v1", quiet=True, agent="random", **options):
         ("random", 0, 1),
         ("random", 30, 4),
         pytest.param("random", 40, 3, marks=pytest.mark.slow),
-        ("sb3:a2c", 30, 1),
+        ("sb3:a2c", 30, 4),
     ],
 )
 def test_the_time_left_counts_every_evaluation_that_will_be(
@@ -123,7 +123,7 @@ def test_the_time_left_counts_every_evaluation_that_will_be(
     assert len(session.run.evaluations()) == first
     last = 7.0 if 120 % (every or 120) or first == 1 else 0.0
     assert [later for later, _ in shown][:: len(shown) - 1] == [7.0 * first, last]
-    assert shown[0][1] == ("" if agent.startswith("sb3") else "2 videos")
+    assert shown[0][1] == "2 videos"
     assert shown[-1][1] == ""
     assert all(one[0] >= next_one[0] for one, next_one in pairwise(shown))
 

@@ -162,7 +162,7 @@ def test_the_time_left_is_that_of_the_limit_if_it_comes_first(capsys):
     bar.update(100, None, lambda done, total: (0.0, f"tasks of {total}"), 0.0)
     assert "100 of 100 steps" in (err := capsys.readouterr().err)
     assert "tasks of 100" in err
-    due = Due(TrainOptions(steps=1_000, eval_every=100, video_every=0), resumable=True)
+    due = Due(TrainOptions(steps=1_000, eval_every=100, video_every=0))
     due.seconds["evaluation"] = 2.0
     assert due.after(100, 1_000) == (18.0, "")
     assert due.after(100, 350) == (6.0, "")  # at 200, at 300 and at the end
