@@ -141,17 +141,20 @@ def train(
         ConfigError: there is no such agent or setting, or a value cannot work.
         EnvError: there is no such env, or it breaks.
     """
-    registry.entry(agent)  # a wrong name is refused before an env is made
+    known = (
+        config is None or agent in registry.names()
+    )  # a configuration may have a name of its own
     check_callbacks(callbacks)
     env, given = env_name(env), Settings(settings)
     options = given.apply(options or EnvOptions())
     chosen = given.apply(train_options or TrainOptions())
     chosen = Settings({"steps": steps, "seed": seed}).apply(chosen)
-    if config is None or train_options is None:
+    if known and (config is None or train_options is None):
         presets = preset(agent, env, chosen.dataset, options)
         config = config or presets.config
         if train_options is None and "num_envs" not in settings:
             chosen = replace(chosen, num_envs=presets.num_envs)
+    assert config is not None
     config = given.apply(config)
     given.require_used(agent, (config, chosen, options))
     return _run(

@@ -48,7 +48,7 @@ class RunningTraining:
         self.log_of().scalars({name: float(value)}, self.env_steps)
 
     def save(self, path: Path | str) -> None:
-        """Save the agent as one file, see `Agent.save`."""
+        """Save the agent as one file, see `TrainedAgent.save`."""
         save_agent(Path(path), self.config, self.agent.weights(), self.env_steps)
 
 
@@ -85,6 +85,8 @@ class Callbacks:
 
     def end_after_step(self) -> bool:
         """Call all after a step; return whether one ends the training."""
+        if not self._callbacks:
+            return False
         with self._noting():
             return any([_ends(each.on_step(self._training)) for each in self._callbacks])
 
@@ -147,7 +149,7 @@ class SaveBest(Callback):
     """Saves the agent whenever an evaluation's mean return is the highest so far.
 
     Args:
-        path: of the file, see `Agent.save`.
+        path: of the file, see `TrainedAgent.save`.
     """
 
     def __init__(self, path: Path | str) -> None:

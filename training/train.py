@@ -334,8 +334,8 @@ def load_saved(
     folder, steps = at_steps(path)
     run: Run | None = None
     if folder.is_file():
-        saved_config, weights, steps = read_agent(folder)
-        config = config or saved_config
+        saved, weights, steps = read_agent(folder)
+        config = config or saved
     else:
         run = Run.open(folder)
         config = config or run.config()

@@ -418,3 +418,11 @@ def test_a_class_keeps_the_protocol_of_its_training(tmp_path):
 
     trained = ludus.train("ppo", CartPoleEnv, root=tmp_path, max_episode_steps=7, **BRIEF)
     assert max(ludus.evaluate(trained, CartPoleEnv, episodes=3).lengths) <= 7
+
+
+def test_a_configuration_may_have_a_name_of_its_own(tmp_path):
+    from ludus.agents.ppo_config import PPOConfig
+
+    config = PPOConfig(rollout_length=32)
+    trained = ludus.train("mine", "CartPole-v1", config=config, root=tmp_path, **BRIEF)
+    assert (trained.config.agent, ludus.load(trained.run.path).config.config) == ("mine", config)

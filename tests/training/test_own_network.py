@@ -29,10 +29,8 @@ def _same(agent, other):
 
 @pytest.mark.parametrize("name", ["dqn", "ppo", "pqn", "r2d2", "sb3:dqn", "sb3:ppo"])
 def test_it_trains_and_is_stored_by_its_name(tmp_path, name):
-    options = {"num_envs": 2} if name.startswith("sb3") else {"num_envs": 2, "learning_rate": 1e-3}
-    options.pop("learning_rate", None)
     agent = ludus.train(
-        name, "CartPole-v1", network=own_networks.TwoLayers, root=tmp_path, **BRIEF, **options
+        name, "CartPole-v1", network=own_networks.TwoLayers, root=tmp_path, num_envs=2, **BRIEF
     )
     assert agent.algorithm.config.encoder == f"{NAME}:TwoLayers"
     shapes = {tuple(w.shape) for w in agent.algorithm.weights().values()}
