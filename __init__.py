@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ludus.envs.registration import register_envs
 
 if TYPE_CHECKING:
+    from ludus.comparison.notebook import plot
     from ludus.envs.make import make
     from ludus.training.api import (
         TrainedAgent,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         train,
     )
     from ludus.training.callbacks import Callback, RunningTraining, SaveBest, StopAtScore
+    from ludus.viewer.inline import watch
 
     __version__: str
 
@@ -40,10 +42,12 @@ _MODULES = {
     "evaluate": _API,
     "load": _API,
     "make": "ludus.envs.make",
+    "plot": "ludus.comparison.notebook",
     "record": _API,
     "resume": _API,
     "scalars": _API,
     "train": _API,
+    "watch": "ludus.viewer.inline",
 }
 __all__ = [
     "Callback",
@@ -57,10 +61,12 @@ __all__ = [
     "list_agents",
     "load",
     "make",
+    "plot",
     "record",
     "resume",
     "scalars",
     "train",
+    "watch",
 ]
 
 

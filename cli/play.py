@@ -11,7 +11,7 @@ from tyro.conf import Positional
 from ludus.agents.agent import Advice, Advisor
 from ludus.cli.options import PORT, parse
 from ludus.cli.output import print_result, results
-from ludus.cli.watch import link_to
+from ludus.cli.watch import link_to, open_browser
 from ludus.envs.board import spiel
 from ludus.envs.bounds import NON_NEGATIVE, check_bounds
 from ludus.envs.errors import UsageError
@@ -36,6 +36,8 @@ class Arguments:
     """play in the browser: board games with the mouse, others with the keyboard"""
     port: Annotated[int, PORT] = 8008
     """TCP port of the page; 0 for a free one"""
+    browser: bool = True
+    """with --web, open the page in the browser, where this terminal has one"""
     side: Literal["first", "second"] = "first"
     """your side: first begins the game"""
     simulations: Annotated[int, NON_NEGATIVE] = 0
@@ -75,6 +77,8 @@ def _in_the_browser(given: Arguments) -> int:
 
     def print_link(link: str) -> None:
         print_result(f"open {link}; Ctrl-C stops the server")
+        if given.browser:
+            open_browser(link)
 
     with hangup_as_sigterm():
         serve(Library(root), print_link, port=given.port, fragment=fragment)
@@ -99,7 +103,7 @@ class _TextGame:
         self._print(HELP)
         try:
             while not self._game.over:
-                if self._game.current_player == self._agent_side:
+                if self._game.side_to_move == self._agent_side:
                     advice, move = self._game.advice, int(self._game.advice.action[0])
                     self._print(f"\n{self._game.state}\n{self._advice(advice, 'the agent plays')}")
                     self._game.play(move)

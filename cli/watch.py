@@ -1,9 +1,13 @@
 """`ludus watch`: show runs and playing agents in the browser."""
 
+import os
+import sys
+import threading
+import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from tyro.conf import Positional
 
@@ -15,6 +19,8 @@ from ludus.training.run import Run
 from ludus.training.signals import hangup_as_sigterm
 from ludus.viewer.library import Library
 from ludus.viewer.server import serve
+
+_SCREENS = ("DISPLAY", "WAYLAND_DISPLAY")  # without one, Linux has text browsers only
 
 
 @dataclass(frozen=True)
@@ -29,10 +35,21 @@ class Arguments:
     """TCP port of the page; 0 for a free one"""
     host: str = "127.0.0.1"
     """address to listen on; 0.0.0.0 gives access to everyone who has the link"""
+    browser: bool = True
+    """open the page in the browser, where this terminal has one"""
+    url: str = ""
+    """address at which a proxy shows the page, as https://hub.example/user/me/proxy/8008"""
+    embed: bool = False
+    """let other pages show this page in a frame, as notebooks do"""
 
     def __post_init__(self) -> None:
         """Check the values."""
         check_bounds(self, UsageError)
+        address = urlsplit(self.url)
+        if self.url and (address.scheme not in ("http", "https") or not address.netloc):
+            raise UsageError(
+                f"url is {self.url}; it is a whole address, as https://hub.example/proxy/8008"
+            )
 
 
 def run(argv: list[str]) -> int:
@@ -46,15 +63,30 @@ def run(argv: list[str]) -> int:
     count = len(library.runs())
     runs = f"{count} run{'' if count == 1 else 's'}"
     print_result(f"{runs} under {root}; Ctrl-C stops the server")
+
+    def announce(link: str) -> None:
+        print_result(f"open {link}")
+        if given.browser:
+            open_browser(link)
+
     with hangup_as_sigterm():
         serve(
             library,
-            lambda link: print_result(f"open {link}"),
+            announce,
             host=given.host,
             port=given.port,
             fragment=fragment,
+            url=given.url,
+            embed=given.embed,
         )
     return 0
+
+
+def open_browser(link: str) -> None:
+    """Open a link in the browser, unless this is no terminal with a screen of its own."""
+    here = sys.platform in ("darwin", "win32") or any(map(os.environ.get, _SCREENS))
+    if here and sys.stdout.isatty() and "SSH_CONNECTION" not in os.environ:
+        threading.Thread(target=webbrowser.open, args=(link,), daemon=True).start()
 
 
 def link_to(run: Path, page: str) -> tuple[Path, str]:

@@ -5,6 +5,7 @@ markers distinguish agents without colour. The kinds of plots are those of Agarw
 https://arxiv.org/abs/2108.13264. Files are written atomically.
 """
 
+import io
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,12 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import colors, ticker
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -48,6 +47,7 @@ _SETTINGS: Any = {
 _WIDTH = 9.5  # inches
 _TITLE_LENGTH = 78  # characters that fit above a figure
 _MARKER_SIZE = 5
+_DPI = 140
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,9 @@ def learning_curves(
     runs: Mapping[str, Sequence[np.ndarray]],
     levels: Mapping[str, float],
     title: str,
-    path: Path,
+    path: Path | None,
     styles: Mapping[str, Style] | None = None,
-) -> None:
+) -> Figure:
     """Plot mean returns over env steps and over training time, side by side.
 
     The band is the 95% bootstrap interval of the mean over runs. A single run has no band.
@@ -103,7 +103,7 @@ def learning_curves(
         runs: for each agent, the episodes [episodes, 4] of its runs.
         levels: for each agent that does not train, its mean return, drawn as a grey line.
         title: title of the figure.
-        path: path of the PNG file.
+        path: path of the PNG file; None to return the figure only.
         styles: a style for each agent of runs; default styles if None.
     """
     styles = styles or agent_styles(list(runs))
@@ -133,10 +133,11 @@ def learning_curves(
             if min(counts) < ENOUGH_SEEDS:
                 band += f" (fewer than {ENOUGH_SEEDS}: too narrow)"
             axes[0].set_title(band, fontsize=9, color="#444444", loc="left")
+    return figure
 
 
 def _plot_curve(
-    axis: plt.Axes, runs: Sequence[np.ndarray], column: int, scale: float, style: Style, index: int
+    axis: Axes, runs: Sequence[np.ndarray], column: int, scale: float, style: Style, index: int
 ) -> None:
     """Plot the mean curve of an agent and its band.
 
@@ -282,29 +283,32 @@ def profiles(
 
 @contextmanager
 def _figure(
-    path: Path, rows: int, columns: int, height: float, *, sharey: bool = False
+    path: Path | None, rows: int, columns: int, height: float, *, sharey: bool = False
 ) -> Iterator[tuple[Figure, Any]]:
-    """Yield a figure and its axes, and save the figure atomically."""
-    with plt.rc_context(_SETTINGS):
-        figure, axes = plt.subplots(
-            rows,
-            columns,
-            figsize=(_WIDTH, height),
-            layout="constrained",
-            sharey=sharey,
-            squeeze=False,
-        )
-        try:
-            yield figure, axes[0]
+    """Yield a figure and its axes, and save the figure atomically if there is a path."""
+    with matplotlib.rc_context(_SETTINGS):
+        # without pyplot, which would change the backend of a notebook and keep every figure
+        figure = _NotebookFigure(figsize=(_WIDTH, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure, figure.subplots(rows, columns, sharey=sharey, squeeze=False)[0]
+        if path is not None:
             temporary = path.with_name(f".{path.name}.tmp")
-            figure.savefig(temporary, dpi=140, format="png")
+            figure.savefig(temporary, dpi=_DPI, format="png")
             temporary.replace(path)
-        finally:
-            plt.close(figure)
+
+
+class _NotebookFigure(Figure):
+    """A figure that a notebook shows whatever its backend."""
+
+    def _repr_png_(self) -> bytes:
+        data = io.BytesIO()
+        with matplotlib.rc_context(_SETTINGS):
+            self.savefig(data, dpi=_DPI, format="png")
+        return data.getvalue()
 
 
 def _plot_interval(
-    axis: plt.Axes, row: int, estimate: Estimate, style: Style, with_interval: bool
+    axis: Axes, row: int, estimate: Estimate, style: Style, with_interval: bool
 ) -> None:
     """Plot the value of an estimate, and its interval as a bar."""
     if with_interval:
@@ -333,7 +337,7 @@ def _plot_interval(
     axis.grid(True, axis="x")
 
 
-def _label_rows(axis: plt.Axes, names: Sequence[str]) -> None:
+def _label_rows(axis: Axes, names: Sequence[str]) -> None:
     axis.set_yticks(range(len(names)), names)
     axis.set_ylim(len(names) - 0.4, -0.6)  # the first on top
     axis.tick_params(axis="y", length=0, labelcolor="black")

@@ -1,13 +1,22 @@
 """An interactive board game against an agent, with its advice and undo."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ludus.agents.agent import Advice, Advisor
+from ludus.agents.agent import Advice, Advisor, Agent
 from ludus.envs.board import spiel
 from ludus.envs.dict_observation import MASK, PackedDict
 from ludus.envs.make import make
+from ludus.envs.vector import Row
+
+
+class PlayedMove(NamedTuple):
+    """A move of a game."""
+
+    action: int
+    name: str  # OpenSpiel's, in the position in which it was played
+    side: int  # who played it: 0 for the player who moved first, else 1
 
 
 class InteractiveGame:
@@ -23,15 +32,18 @@ class InteractiveGame:
     def __init__(self, agent: Advisor, name: str) -> None:
         self.agent, self.name = agent, name
         self._rules = spiel.load(name)
+        # An agent without a state advises on any position as it is, without those before it.
+        self._has_state = not isinstance(agent, Agent) or bool(agent.initial_state(1))
         self.replay([])
 
     def replay(self, moves: list[int]) -> None:
         """Restart the game and play these moves."""
-        self.moves = list[int]()
+        self.moves = list[PlayedMove]()
         self.state = self._rules.new_initial_state()
-        self._env = make(self.name, 1, 0)
+        self._env = make(self.name, 1, 0, render=True)
         self._agent_state: Any = None
         self._row = self._env.reset()
+        self._unseen = list[Row]()  # rows before this one that the agent's state does not include
         self._advice: Advice | None = None
         for move in moves:
             self.play(move)
@@ -40,31 +52,30 @@ class InteractiveGame:
     def advice(self) -> Advice:
         """Return the agent's advice on the current position, for a batch of one."""
         if self._advice is None:
-            self._advice, self._agent_state = self.agent.advise(
-                self._row.obs, self._agent_state, self._row.first
-            )
+            for row in (*self._unseen, self._row):
+                self._advice, self._agent_state = self.agent.advise(
+                    row.obs, self._agent_state, row.first
+                )
+            self._unseen.clear()
+        assert self._advice is not None
         return self._advice
 
     def play(self, move: int) -> None:
-        """Play a legal move."""
-        if not self.over:
-            _ = self.advice  # updates the agent's recurrent state
+        """Play a legal move, without waiting for the agent to think about it."""
+        if self._has_state and self._advice is None:
+            self._unseen.append(self._row)
+        self.moves.append(PlayedMove(move, self.move_name(move), self.side_to_move))
         self.state.apply_action(move)
-        self.moves.append(move)
         self._env.send(np.array([move]))
         self._row = self._env.recv()
         self._advice = None
 
-    def undo(self, player: int) -> bool:
-        """Go back to before the last move of a player, 0 or 1; return False if there is none."""
-        state, own = self._rules.new_initial_state(), []
-        for number, move in enumerate(self.moves):
-            if state.current_player() == player:
-                own.append(number)
-            state.apply_action(move)
+    def undo(self, side: int) -> bool:
+        """Go back to before the last move of a side, 0 or 1; return False if there is none."""
+        own = [number for number, move in enumerate(self.moves) if move.side == side]
         if not own:
             return False
-        self.replay(self.moves[: own[-1]])
+        self.replay([move.action for move in self.moves[: own[-1]]])
         return True
 
     @property
@@ -73,14 +84,18 @@ class InteractiveGame:
         return bool(self._row.game_over[0])
 
     @property
-    def current_player(self) -> int:
-        """Return the player to move; 0 moved first."""
-        return int(self.state.current_player())
+    def side_to_move(self) -> int:
+        """Return who is to move: 0 for the player who moved first, else 1."""
+        return spiel.side_of(self.state, int(self.state.current_player()))
 
-    def result(self, player: int) -> float:
-        """Return the result of the ended game for a player: 1, 0 or -1."""
+    def result(self, side: int) -> float:
+        """Return the result of the ended game for a side: 1, 0 or -1."""
         first = float(self._row.episode_return[0])  # of the player who moved first
-        return first if player == 0 else -first
+        return first if side == 0 else -first
+
+    def picture(self) -> np.ndarray:
+        """Render the board, [height, width, 3] uint8."""
+        return self._env.render(0)
 
     def legal_moves(self) -> list[int]:
         """Return the legal moves."""
@@ -91,4 +106,4 @@ class InteractiveGame:
 
     def move_name(self, move: int) -> str:
         """Return the name of a legal move."""
-        return str(self.state.action_to_string(self.current_player, move))
+        return str(self.state.action_to_string(self.state.current_player(), move))

@@ -111,7 +111,8 @@ class Playback:
     @property
     def value_sign(self) -> float:
         """Return the factor that turns the mover's value into that of the first player: 1 or -1."""
-        second = self._position is not None and self._position.current_player() == 1
+        state = self._position
+        second = state is not None and spiel.side_of(state, state.current_player()) == 1
         return -1.0 if second else 1.0
 
     def discard_decision(self) -> None:

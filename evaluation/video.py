@@ -2,10 +2,10 @@
 
 import io
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
 import av
 import numpy as np
@@ -69,7 +69,7 @@ def record(
         if path.suffix == ".gif":
             temporary.write_bytes(_gif(pictures, playback.speed, _GIF_MAX_WIDTH))
         else:
-            _write_mp4(pictures, playback.speed, temporary)
+            _write_mp4(pictures, playback.speed, str(temporary))
         temporary.replace(path)
         return Recording(float(playback.row.episode_return[0]), int(playback.row.episode_length[0]))
     finally:
@@ -96,6 +96,13 @@ def record_gif(
         return _gif(pictures, playback.speed, max_width)
     finally:
         playback.close()
+
+
+def encode_mp4(pictures: Iterable[np.ndarray], speed: float) -> bytes:
+    """Return an MP4 (H.264) of pictures [height, width, 3] uint8 of one size, `speed` a second."""
+    data = io.BytesIO()
+    _write_mp4((_enlarged(picture) for picture in pictures), round(speed), data)
+    return data.getvalue()
 
 
 def _pictures(
@@ -229,9 +236,9 @@ def _gif(pictures: Iterator[np.ndarray], speed: int, max_width: int) -> bytes:
     return data.getvalue()
 
 
-def _write_mp4(pictures: Iterator[np.ndarray], speed: int, path: Path) -> None:
+def _write_mp4(pictures: Iterator[np.ndarray], speed: int, file: str | BinaryIO) -> None:
     """Encode images as an MP4 with H.264."""
-    with av.open(str(path), "w", format="mp4") as container:
+    with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(speed))
         stream.pix_fmt = "yuv420p"
         stream.options = {"crf": "20"}

@@ -390,7 +390,7 @@ def episodes(run: TrainedAgent | Run | Path | str) -> FinishedGames:
     Raises:
         RunError: there is no run, or it has no log yet.
     """
-    folder = _folder(run)
+    folder = folder_of(run)
     try:
         columns = Episodes.read(folder / "episodes.csv").T
     except (OSError, ValueError) as error:
@@ -406,7 +406,7 @@ def scalars(run: TrainedAgent | Run | Path | str) -> dict[str, Curve]:
     """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    log = EventAccumulator(str(_folder(run)), size_guidance={"scalars": 0, "tensors": 0})
+    log = EventAccumulator(str(folder_of(run)), size_guidance={"scalars": 0, "tensors": 0})
     log.Reload()
     curves = {}
     for tag in log.Tags()["scalars"]:
@@ -416,7 +416,7 @@ def scalars(run: TrainedAgent | Run | Path | str) -> dict[str, Curve]:
     return curves
 
 
-def _folder(run: TrainedAgent | Run | Path | str) -> Path:
+def folder_of(run: TrainedAgent | Run | Path | str) -> Path:
     """Return the folder of a run.
 
     Raises:

@@ -129,7 +129,7 @@ def _join(tree: Any, tensors: dict[str, torch.Tensor], arrays: dict[str, Any]) -
 
 
 def save_checkpoint(
-    folder: Path, step: int, tree: Any, keep: int, base: Path | None = None
+    folder: Path, step: int, tree: Any, keep: int, base: Path | None = None, *, every: int = 0
 ) -> Path:
     """Write `folder/<step>` and remove all but the newest `keep` checkpoints up to it.
 
@@ -142,6 +142,7 @@ def save_checkpoint(
         tree: dicts, lists, tensors, arrays and JSON scalars.
         keep: number of checkpoints to keep, 1 or more.
         base: an earlier checkpoint of the same training, whose rows of rings need not be written.
+        every: the first checkpoint in each `every` steps is kept as well; 0 for none.
 
     Raises:
         CheckpointError: it cannot be written; the older checkpoints are kept.
@@ -164,9 +165,10 @@ def save_checkpoint(
             temporary.rename(final)
             _sync_folder(folder)
         names = [path.name for path in _all(folder)]
-        for name in names:
-            if name > final.name or name in names[: max(0, names.index(final.name) + 1 - keep)]:
-                _remove(folder / name)
+        so_far = [name for name in names if name <= final.name]
+        firsts = {int(name) // every: name for name in reversed(so_far)} if every else {}
+        for name in set(names) - {*so_far[-keep:], *firsts.values()}:
+            _remove(folder / name)
     except RowsReplacedError:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

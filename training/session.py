@@ -32,13 +32,13 @@ from ludus.evaluation.evaluate import (
     truncated_games,
     without_limit,
 )
-from ludus.evaluation.video import record_gif
 from ludus.networks.scale import describe_scale
 from ludus.training.callbacks import Callback, Callbacks, RunningTraining
 from ludus.training.checkpoint import newest_checkpoint, save_checkpoint
 from ludus.training.checkpoint_writer import CheckpointWriter
 from ludus.training.console import Terminal
 from ludus.training.device import arithmetic
+from ludus.training.film import film
 from ludus.training.logger import Logger
 from ludus.training.mode import Mode
 from ludus.training.progress import Due, Show
@@ -46,7 +46,7 @@ from ludus.training.run import Run, RunConfig, Status, changes
 from ludus.training.signals import Signals, signal_name
 
 _STATUS_SECONDS = 3.0  # between two writes of status.json
-_VIDEO_STEPS, _VIDEO_WIDTH = 300, 240  # env steps and pixels of a video in TensorBoard
+_STAGES = 10  # of the training whose weights are kept, to watch how the agent learned
 _HINT = "a smaller learning_rate or max_grad_norm may help"
 
 console = Terminal(stderr=True)
@@ -83,6 +83,7 @@ class Session:
         self._writer = CheckpointWriter(run.checkpoints, config.train.keep_checkpoints)
         self._saved_at = time.monotonic()
         self._status_at, self._videos = 0.0, 0
+        self._stage, self._stage_steps = 0, max(1, config.train.steps // _STAGES)
         self._evaluations: list[dict[str, Any]] = []
         self._changed = changes(run.config(), config)  # what its folder does not have yet
         self._resumed_at = 0  # env steps
@@ -189,7 +190,7 @@ class Session:
                 self.run.path, name, t.steps, t.log_every, self.quiet, state, done, t.unit
             )
             self._show(done)
-        self._videos = done // (t.video_every or 1)
+        self._videos, self._stage = done // (t.video_every or 1), done // self._stage_steps
         if tree is None:
             if self.mode.resumable:
                 self.save_weights()  # so that it can be watched at once
@@ -262,6 +263,8 @@ class Session:
                 self._evaluate()
         if t.video_every and may_evaluate and steps // t.video_every > self._videos:
             self._record_video(steps)
+        if may_evaluate and steps // self._stage_steps > self._stage and not self.ended:
+            self.save_weights()
         late = time.monotonic() - self._saved_at > t.checkpoint_seconds
         return late or self.stopping or self.ended
 
@@ -342,9 +345,11 @@ class Session:
 
     def save_weights(self) -> None:
         """Save the weights for acting."""
-        weights, keep = self.agent.weights(), self.config.train.keep_checkpoints
+        weights, steps, t = self.agent.weights(), self.agent.env_steps, self.config.train
+        self._stage = steps // self._stage_steps
         with self._writing():
-            save_checkpoint(self.run.weights, self.agent.env_steps, weights, keep)
+            folder, keep = self.run.weights, t.keep_checkpoints
+            save_checkpoint(folder, steps, weights, keep, every=self._stage_steps)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -387,25 +392,10 @@ class Session:
 
     def _record_video(self, steps: int) -> None:
         """Record a held-out game for TensorBoard, if the env can render."""
-        c = self.config
-        self._videos = steps // c.train.video_every
+        self._videos = steps // self.config.train.video_every
         self.agent.weights()  # raises an error of updates that run in another thread
         try:
-            with self.task("video", _VIDEO_STEPS, "steps") as show:
-
-                def on_step(step: int) -> None:
-                    show(step, "")
-                    if self.stopping:
-                        raise EvaluationStopped
-
-                video = record_gif(
-                    self.agent,
-                    c.env,
-                    c.options,
-                    max_steps=_VIDEO_STEPS,
-                    max_width=_VIDEO_WIDTH,
-                    on_step=on_step,
-                )
+            video = film(self.agent, self.config, self.task, lambda: self.stopping)
             self.log.video("eval/game", video, steps)
         except EvaluationStopped:
             return

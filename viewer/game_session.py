@@ -29,7 +29,7 @@ class GameSession:
     def __init__(self, run: Run, config: RunConfig, publish: Publish) -> None:
         self._run, self._config, self._publish = run, config, publish
         self._side, self._show, self._hint = 0, False, False
-        self.worker = Worker(self._serve, "ludus-game")
+        self.worker = Worker(self._serve, "ludus-game", waited_for=True)
 
     def _serve(self, worker: Worker) -> None:
         try:
@@ -53,7 +53,7 @@ class GameSession:
 
     @property
     def _agent_to_move(self) -> bool:
-        return not self._game.over and self._game.current_player != self._side
+        return not self._game.over and self._game.side_to_move != self._side
 
     def _apply(self, command: dict[str, Any]) -> bool:
         """Apply a command, or ignore an invalid one; return whether the game must be sent again."""
@@ -61,7 +61,7 @@ class GameSession:
         hint, self._hint = self._hint, False  # a valid command hides the hint
         match command.get("do"):
             case "move" if type(value) is int and not game.over and value in game.legal_moves():
-                if game.current_player == self._side:
+                if game.side_to_move == self._side:
                     game.play(value)
             case "undo":
                 game.undo(self._side)
@@ -72,7 +72,7 @@ class GameSession:
             case "simulations" if type(value) is int and 1 <= value <= MAX_SIMULATIONS:
                 if isinstance(self._agent, Searching):
                     self._agent.simulations = value
-                    game.replay(list(game.moves))
+                    game.replay([move.action for move in game.moves])
             case "side" if type(value) is int and value in (0, 1):
                 self._side = value
                 game.replay([])

@@ -3,12 +3,15 @@
 A page of another site could reach a local server through the browser: by a link, by a form, or by a
 host name that resolves to this machine (DNS rebinding). Therefore `Host` and `Origin` must be the
 viewer's own, and every request must contain the token: once as `?token=`, and then as a cookie.
+Where the page is embedded in another one, as in a notebook, the browser would send no cookie, and
+every request has `?token=`. The page's scripts and styles are the same for everyone and need none.
 """
 
 import ipaddress
 import secrets
 import socket
-from urllib.parse import parse_qs
+from collections.abc import Container
+from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
@@ -26,10 +29,24 @@ class Guard:
         token: that every request must contain.
         host: name or address that the server is bound to.
         port: that it listens on.
+        public: paths that need no token.
+        url: address at which a proxy shows the page, with its scheme and path; "" without one.
+        embed: other pages may embed the page; no cookie is set.
     """
 
-    def __init__(self, app: ASGIApp, token: str, host: str, port: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        token: str,
+        host: str,
+        port: int,
+        public: Container[str] = (),
+        *,
+        url: str = "",
+        embed: bool = False,
+    ) -> None:
         self._app, self._token, self._host, self._port = app, token, host, port
+        self._public, self._url, self._embed = public, urlsplit(url), embed
         self._cookie = f"ludus_{port}"  # a browser sends cookies to all ports of a host
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -52,7 +69,9 @@ class Guard:
         if not self._is_own_host(headers.get("host", "")):
             return PlainTextResponse("The host name in the request is not the viewer's.\n", 403)
         origin = headers.get("origin")
-        if origin is not None and origin != f"http://{headers['host']}":
+        proxy = f"{self._url.scheme}://{self._url.netloc}"
+        direct = f"http://{headers['host']}" if headers["host"] != self._url.netloc else proxy
+        if origin not in (None, proxy, direct):
             return PlainTextResponse("Requests from other sites are refused.\n", 403)
         if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD"):
             return PlainTextResponse(
@@ -62,8 +81,10 @@ class Guard:
             return PlainTextResponse("There is no such page.\n", 404)
         token = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
         if token and self._matches(token):
-            if scope["type"] == "http" and scope["path"] == "/":
+            if scope["type"] == "http" and scope["path"] == "/" and not self._embed:
                 return self._redirect_with_cookie()
+            return None
+        if scope["path"] in self._public:
             return None
         for part in headers.get("cookie", "").split(";"):  # includes cookies of other ports
             name, _, value = part.strip().partition("=")
@@ -76,11 +97,20 @@ class Guard:
 
     def _redirect_with_cookie(self) -> Response:
         """Move the token from the address bar to a cookie."""
-        answer = RedirectResponse("/", 303)
-        answer.set_cookie(self._cookie, self._token, httponly=True, samesite="strict")
+        answer = RedirectResponse("./", 303)  # a proxy may show the page below another path
+        answer.set_cookie(
+            self._cookie,
+            self._token,
+            path=self._url.path or "/",
+            secure=self._url.scheme == "https",
+            httponly=True,
+            samesite="strict",
+        )
         return answer
 
     def _is_own_host(self, host: str) -> bool:
+        if host and host.lower() == self._url.netloc:
+            return True
         name, colon, port = host.rpartition(":")
         if not colon or port != str(self._port):
             return False
@@ -99,10 +129,14 @@ class Guard:
     def _with_headers(self, scope: Scope, send: Send) -> Send:
         host = Headers(scope=scope).get("host", "")
         socket = "" if host.startswith("[") else f" ws://{host}"  # a policy has no IPv6 addresses
+        if self._url.netloc:
+            socket += f" {'wss' if self._url.scheme == 'https' else 'ws'}://{self._url.netloc}"
+        # Embedded in another page, the viewer answers nobody without the token in the address.
+        around = "* vscode-webview:" if self._embed else "'none'"
         policy = (
             "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
             f"connect-src 'self'{socket}; base-uri 'none'; form-action 'none'; "
-            "frame-ancestors 'none'"
+            f"frame-ancestors {around}"
         )
 
         async def send_with_headers(message: Message) -> None:

@@ -27,6 +27,7 @@ from ludus.viewer.messages import clean_text, one_line, plain
 
 MAX_LISTED = 200  # runs in one listing; the filter of the page finds the others
 _LIST_POINTS, _PAGE_POINTS = 40, 300  # points of a learning curve in the list, and on a run's page
+_WINDOW = 100  # games in a mean of a learning curve, as in the log, so that its end is that number
 _LIST_SECONDS = 1.0  # for which a listing is reused, because many pages request it
 _MAX_RECORD, _MAX_DATA = 1 << 20, 1 << 28  # bytes of a file with one record, and of one with games
 _MAX_COUNT = 1 << 53  # integers from here on are not exact in JavaScript
@@ -150,10 +151,11 @@ class Library:
             for key in ("protocol", "options", "versions", "commit"):
                 details[key] = config.get(key)
         details["curve"] = self._curve(name, run, _PAGE_POINTS)
-        details["evaluations"] = []
+        details["evaluations"], details["games"] = [], None
         with contextlib.suppress(*_DAMAGES):
             path = run.path / "evaluations.json"
-            details["evaluations"] = self._cached(name, "evaluations", path, _read_evaluations)
+            points, games = self._cached(name, "evaluations", path, _read_evaluations)
+            details["evaluations"], details["games"] = points, games
         return details
 
     def _status(self, name: str, run: Run) -> Status:
@@ -168,7 +170,7 @@ class Library:
         return status
 
     def _curve(self, name: str, run: Run, points: int) -> list[list[float]]:
-        """Return mean returns of 20 games over env steps, [points, 2]."""
+        """Return mean returns of `_WINDOW` games over env steps, [points, 2]."""
         try:
             kind = f"curve of {points}"
             return self._cached(
@@ -316,15 +318,16 @@ def _read_status(path: Path) -> Status:
     )
 
 
-def _read_evaluations(path: Path) -> list[list[float]]:
-    """Return env steps and mean return of each evaluation that has both."""
-    points = []
+def _read_evaluations(path: Path) -> tuple[list[list[float]], int | None]:
+    """Return env steps and mean return of each evaluation that has both, and the last's games."""
+    points, games = [], None
     for evaluation in json.loads(path.read_text("utf-8")):
         with contextlib.suppress(*_DAMAGES):
             mean = math.fsum(evaluation["returns"]) / len(evaluation["returns"])
             if math.isfinite(mean):
                 points.append([_count(evaluation, "env_steps"), mean])
-    return points
+                games = len(evaluation["returns"])
+    return points, games
 
 
 def _read_curve(path: Path, points: int) -> list[list[float]]:
@@ -334,5 +337,5 @@ def _read_curve(path: Path, points: int) -> list[list[float]]:
         return []
     with np.errstate(all="ignore"):  # of numbers near the largest
         grid = np.linspace(episodes[0, 0], episodes[-1, 0], min(points, len(episodes)))
-        curve = np.column_stack([grid, smooth(episodes, grid)]).round(3)
+        curve = np.column_stack([grid, smooth(episodes, grid, _WINDOW)]).round(3)
     return plain(curve.tolist())

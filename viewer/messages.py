@@ -74,6 +74,12 @@ def encode_png(image: np.ndarray) -> bytes:
     return data.getvalue()
 
 
+def decode_png(data: bytes) -> np.ndarray:
+    """Return the image [height, width, 3] uint8 of a PNG."""
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
 def encode_grey_png(values: np.ndarray) -> bytes:
     """Encode values from 0 to 1, [height, width], as a grey PNG."""
     return encode_png((values * 255).astype(np.uint8))

@@ -8,10 +8,11 @@ from typing import Any, TypeGuard
 from ludus.agents.agent import AnyAgent
 from ludus.envs.board import spiel
 from ludus.envs.errors import CheckpointError, RunError
+from ludus.evaluation.video import encode_mp4
 from ludus.training.run import Run, RunConfig
 from ludus.training.train import load
 from ludus.viewer import priority
-from ludus.viewer.messages import error_message, pack
+from ludus.viewer.messages import decode_png, error_message, pack
 from ludus.viewer.views import BoardView, EnvView, View
 from ludus.viewer.worker import Worker
 
@@ -19,6 +20,7 @@ FRAMES_PER_SECOND = 60  # sent at most
 MAX_SPEED, MAX_SEED = 1000, 1 << 40
 _CHECK_WEIGHTS_SECONDS = 2.0  # between two checks for newer weights
 _HISTORY = 2_000  # values over time that a new page receives
+_STILLS = 1_800  # of the last frames, to make a film of: two minutes of Atari
 _IDLE_SECONDS = 0.2  # the longest wait between two checks for commands and weights
 _GAME_OVER_SECONDS = 1.5  # between the end of a game and the start of the next
 
@@ -41,10 +43,10 @@ def load_agent(run: Run, config: RunConfig, worker: Worker) -> AnyAgent:
     return priority.loader.submit(load_unless_closed).result()
 
 
-def newest_weights(run: Run) -> int:
-    """Return the env steps of a run's newest weights; 0 if there are none."""
+def saved_weights(run: Run) -> list[int]:
+    """Return the env steps of a run's weights, in ascending order."""
     names = (path.name for path in run.weights.glob("[0-9]*"))
-    return max((int(name) for name in names if name.isdecimal()), default=0)
+    return sorted(int(name) for name in names if name.isdecimal())
 
 
 class Pace:
@@ -72,7 +74,8 @@ class PlaybackSession:
     """A thread that plays an agent's games and publishes them.
 
     Pages control it by commands {"do": ..., "value": ...} to `worker`: pause, play, step, speed,
-    seed, saliency, layer, press (a person's action), and hello (describe the session again).
+    seed, weights (the env steps of those to play with, None for the newest), saliency, layer, press
+    (a person's action), and hello (describe the session again).
 
     Args:
         run: whose agent plays.
@@ -98,12 +101,15 @@ class PlaybackSession:
         self._steps = 0  # that commands requested and that were not taken yet
         self._step_now = False  # the next step does not wait for the pace
         self._history: deque[tuple[int, float | None, float]] = deque(maxlen=_HISTORY)
+        self._frames, self._stills = 0, deque[tuple[int, bytes]](maxlen=_STILLS)
+        self._saved, self._chosen = list[int](), None  # the run's weights, and those to play with
         self._sent_at, self._frame_rate = 0.0, 0.0
-        self.worker = Worker(self._serve, "ludus-playback")
+        self.worker = Worker(self._serve, "ludus-playback", waited_for=person)
 
     def _serve(self, worker: Worker) -> None:
         try:
-            self._weights = newest_weights(self._run)
+            self._saved = saved_weights(self._run)
+            self._weights = max(self._saved, default=0)
             self._agent = load_agent(self._run, self._config, worker)
             self._view = self._make_view()
         except Exception as error:  # a run or its env may raise anything
@@ -111,7 +117,8 @@ class PlaybackSession:
             self._publish(error_message(error), True)
             return
         try:
-            priority.lower_to_idle()
+            if not self._person:
+                priority.lower_to_idle()
             self._play(worker)
         except Exception as error:
             worker.closed = True
@@ -138,7 +145,7 @@ class PlaybackSession:
                 self._step_now = False
             if now - checked_weights_at > _CHECK_WEIGHTS_SECONDS:
                 checked_weights_at = now
-                changed |= self._take_newer_weights()
+                changed |= self._take_weights()
             # The end of a game is sent before the next game starts, however late the thread runs.
             if now >= pace.due and self._running and not (self._view.over and changed):
                 self._advance(pace, now)
@@ -176,16 +183,20 @@ class PlaybackSession:
         self._history.clear()
         self._view.restart(seed)
 
-    def _take_newer_weights(self) -> bool:
-        """Load newer weights; return whether there were any."""
-        newest = newest_weights(self._run)
-        if newest <= self._weights:
+    def _take_weights(self) -> bool:
+        """Load the chosen weights, or the newest; return whether others were loaded before."""
+        self._saved = saved_weights(self._run)
+        chosen = self._chosen if self._chosen in self._saved else None
+        wanted = max(self._saved, default=self._weights) if chosen is None else chosen
+        if wanted == self._weights:
             return False
         try:
-            self._agent.load_weights(self._run.newest_weights())
+            newest = chosen is None
+            weights = self._run.newest_weights() if newest else self._run.weights_at(wanted)
+            self._agent.load_weights(weights)
         except (RunError, CheckpointError, OSError):  # they are being replaced at this moment
             return False
-        self._weights = newest
+        self._weights = wanted
         self._view.refresh()
         return True
 
@@ -206,6 +217,10 @@ class PlaybackSession:
                 self._steps = 0
                 self._start(value)
                 self._step_now = True
+            case "weights" if value is None or value in self._saved:
+                self._chosen = value
+                if self._take_weights():
+                    self._start(self._seed)  # the same game, as these weights play it
             case "saliency" if isinstance(value, str):
                 self._saliency = value
             case "layer" if isinstance(value, str):
@@ -230,6 +245,9 @@ class PlaybackSession:
             "seed": self._seed,
             "saliency": self._saliency,
             "layer": self._layer,
+            "weights": self._weights,
+            "saved": self._saved,
+            "newest": self._chosen is None,
         }
 
     def _publish_frame(self, now: float) -> None:
@@ -238,8 +256,21 @@ class PlaybackSession:
         self._sent_at = now
         head, images = self._view.frame(self._saliency, self._layer)
         self._history.append((head["step"], head.get("value"), head.get("return") or 0.0))
-        head |= {"weights": self._weights, "fps": round(self._frame_rate, 1)}
+        self._frames += 1
+        self._stills.append((self._frames, self._view.still()))
+        head |= {"frame": self._frames, "fps": round(self._frame_rate, 1)}
         self._publish(pack(head | self._controls(), images), False)
+
+    def clip(self, first: int, last: int) -> bytes:
+        """Return an MP4 of the frames with these numbers and those between; from any thread.
+
+        Raises:
+            RunError: none of them is kept.
+        """
+        stills = [still for frame, still in self._stills.copy() if first <= frame <= last]
+        if not stills:
+            raise RunError("these frames are not kept any more; play the game again")
+        return encode_mp4(map(decode_png, stills), self._view.speed)
 
 
 def _is_number(value: object) -> TypeGuard[float]:

@@ -5,19 +5,22 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-LOADING_NICENESS, SERVING_NICENESS = 5, 19
-"""niceness of the thread that loads agents, and of all other threads"""
+WAITED_FOR_NICENESS, SERVING_NICENESS = 5, 19
+"""niceness of the threads that a person waits for, and of all other threads"""
 
 loader = ThreadPoolExecutor(1, "ludus-load")
 """loads agents, one at a time"""
+starter = ThreadPoolExecutor(1, "ludus-start")
+"""starts the threads of agents that a person plays against"""
 
 
 def lower() -> None:
-    """Lower the priority of this thread and of those that it starts, and less that of `loader`."""
+    """Lower the priority of this thread and of those that it starts, and less that of the pools."""
     with suppress(OSError, AttributeError):  # a thread has no priority of its own there
-        os.nice(LOADING_NICENESS)
-        # A thread inherits its parent's niceness, so start the thread of `loader` in between.
-        loader.submit(int).result()
+        os.nice(WAITED_FOR_NICENESS)
+        # A thread inherits its parent's niceness, so start the threads of the pools in between.
+        for pool in (loader, starter):
+            pool.submit(int).result()
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), SERVING_NICENESS)
 
 

@@ -36,7 +36,18 @@ MAX_SESSIONS = 12
 MAX_CONNECTIONS = 256
 BUSY_PAGES = 8  # pages of one run; with more, the server only uses idle cores
 _SEND_SECONDS = 10.0  # in which a page must take a message; otherwise it is disconnected
-_SCRIPTS = ("app", "board", "charts", "connection", "elements", "list", "page", "play", "watch")
+_SCRIPTS = (
+    "app",
+    "board",
+    "charts",
+    "connection",
+    "elements",
+    "list",
+    "page",
+    "play",
+    "player",
+    "watch",
+)
 _PAGES = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/style.css": ("style.css", "text/css; charset=utf-8"),
@@ -132,8 +143,10 @@ class Viewer:
         """Return the application. Its routes are exact paths: no part of a path names a file."""
         routes: list[Any] = [Route(path, self._file) for path in self._files]
         routes += [
+            Route("/api/ping", self._ping),
             Route("/api/runs", self._runs),
             Route("/api/run", self._run),
+            Route("/clip", self._clip),
             WebSocketRoute("/watch", self._watch),
             WebSocketRoute("/play", self._play),
         ]
@@ -151,6 +164,10 @@ class Viewer:
         data, media_type = self._files[request.url.path]
         return Response(data, media_type=media_type)
 
+    async def _ping(self, _: Request) -> Response:
+        """Answer a page that wants to know whether its token is still accepted."""
+        return JSONResponse({})
+
     async def _runs(self, request: Request) -> Response:
         wanted = request.query_params.get("filter", "")
         listing = await asyncio.to_thread(self._library.summaries, wanted)
@@ -162,6 +179,20 @@ class Viewer:
             return _SafeJSONResponse(await asyncio.to_thread(self._library.details, name))
         except (RunError, EnvError) as error:
             return _SafeJSONResponse({"error": str(error)}, 404)
+
+    async def _clip(self, request: Request) -> Response:
+        """Send a film of frames that a page has received."""
+        query = request.query_params
+        shared = self._shared.get((query.get("run", ""), query.get("twin", "")))
+        try:
+            if shared is None:
+                raise RunError("no page watches this run")
+            first, last = int(query.get("first", "")), int(query.get("last", ""))
+            job = priority.loader.submit(shared.session.clip, first, last)
+            data = await asyncio.wrap_future(job)
+        except (RunError, ValueError) as error:
+            return _SafeJSONResponse({"error": str(error)}, 404)
+        return Response(data, media_type="video/mp4")
 
     def _find(self, name: str) -> tuple[Run, RunConfig]:
         """Return a run and its config.
@@ -280,6 +311,8 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 0,
     fragment: str = "",
+    url: str = "",
+    embed: bool = False,
 ) -> None:
     """Serve until a signal.
 
@@ -289,17 +322,18 @@ def serve(
         host: the address to bind to.
         port: 0 for any free port.
         fragment: appended to the link; it selects the page that opens first.
+        url: address at which a proxy shows the page; "" without one.
+        embed: other pages may embed the page.
 
     Raises:
         RunError: the address or the port is not available.
     """
-    torch.set_num_threads(1)
-    priority.lower()
     bound = _bind(host, port)
     port = bound.getsockname()[1]
-    token = secrets.token_urlsafe(24)
+    token, app = secrets.token_urlsafe(24), Viewer(library).app()
+    public = _PAGES.keys() - {"/"}
     config = uvicorn.Config(
-        Guard(Viewer(library).app(), token, host, port),
+        Guard(app, token, host, port, public, url=url, embed=embed),
         log_level="warning",
         access_log=False,
         ws="websockets-sansio",
@@ -311,8 +345,10 @@ def serve(
         timeout_graceful_shutdown=1,
         server_header=False,
     )
-    host_in_link = f"[{host}]" if ":" in host else host
-    announce(f"http://{host_in_link}:{port}/?token={token}{fragment}")
+    here = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    announce(f"{url.rstrip('/') or here}/?token={token}{fragment}")
+    torch.set_num_threads(1)
+    priority.lower()  # not of a browser that `announce` has opened
     with suppress(KeyboardInterrupt):  # Ctrl-C is the normal way to stop
         uvicorn.Server(config).run(sockets=[bound])
 

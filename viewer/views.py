@@ -57,6 +57,9 @@ class View(Protocol):
             layer: layer whose feature maps to include; "" for none.
         """
 
+    def still(self) -> bytes:
+        """Return the picture of the last frame for a film, as PNG."""
+
     def close(self) -> None:
         """Release resources."""
 
@@ -135,7 +138,8 @@ class EnvView:
             "reward": finite_or_none(row.reward[0]),
             "return": finite_or_none(row.episode_return[0]),
         }
-        images = {"picture": encode_png(playback.picture())}
+        self._still = encode_png(playback.picture())
+        images = {"picture": self._still}
         if self._person_playback is not None:
             person = self._person_playback.row
             head["person"] = {
@@ -178,6 +182,10 @@ class EnvView:
             self._perturbation = (time.monotonic(), data)
         return data
 
+    def still(self) -> bytes:
+        """Return the picture of the agent's env in the last frame, as PNG."""
+        return self._still
+
     def close(self) -> None:
         """Close the envs."""
         self._playback.close()
@@ -219,7 +227,7 @@ class BoardView:
 
     def refresh(self) -> None:
         """Replay the game with the agent's new weights."""
-        self._game.replay(list(self._game.moves))
+        self._game.replay([move.action for move in self._game.moves])
 
     @property
     def over(self) -> bool:
@@ -233,6 +241,10 @@ class BoardView:
     def frame(self, saliency: str, layer: str) -> tuple[dict[str, Any], dict[str, bytes]]:
         """Return the position and the agent's estimates."""
         return {"kind": "board", **describe_game(self._game, with_advice=True)}, {}
+
+    def still(self) -> bytes:
+        """Return the picture of the board, as PNG."""
+        return encode_png(self._game.picture())
 
     def close(self) -> None:
         """Do nothing: a board game holds no resources."""
@@ -254,6 +266,7 @@ def describe_game(game: InteractiveGame, *, with_advice: bool) -> dict[str, Any]
     head: dict[str, Any] = {
         "position": asdict(read_position(game.state)),
         "step": len(game.moves),
+        "moves": [[move.side, move.name] for move in game.moves],
         "over": game.over,
         "result": game.result(0) if game.over else None,
         "value": None,
@@ -263,7 +276,7 @@ def describe_game(game: InteractiveGame, *, with_advice: bool) -> dict[str, Any]
         advice = game.advice
         value = finite_or_none(advice.value[0])
         # The agent's value is for the player to move; the page shows the first player's.
-        head["value"] = None if value is None else value * (1 if game.current_player == 0 else -1)
+        head["value"] = None if value is None else value * (1 if game.side_to_move == 0 else -1)
         head["best"] = int(advice.action[0])
         estimates: Mapping[str, np.ndarray | None] = {
             "probability": advice.probability,

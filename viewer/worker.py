@@ -5,6 +5,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ludus.viewer import priority
+
 _QUEUE_SIZE = 100  # commands; when the queue is full, the oldest are dropped
 
 
@@ -16,14 +18,20 @@ class Worker:
             `closed` becomes true. It sets `closed` itself before it publishes an error that ends
             it, so that a page that comes after the error does not join a session that is over.
         name: of the thread.
+        waited_for: a person waits for what it does, so that it comes before what is only watched.
     """
 
-    def __init__(self, target: Callable[["Worker"], None], name: str) -> None:
+    def __init__(
+        self, target: Callable[["Worker"], None], name: str, *, waited_for: bool = False
+    ) -> None:
         self._commands = deque[dict[str, Any]](maxlen=_QUEUE_SIZE)
         self._wake = threading.Condition()
         self.closed = False
         self._thread = threading.Thread(target=target, args=(self,), daemon=True, name=name)
-        self._thread.start()
+        if waited_for:
+            priority.starter.submit(self._thread.start).result()
+        else:
+            self._thread.start()
 
     @property
     def alive(self) -> bool:

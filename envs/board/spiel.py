@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -162,6 +163,19 @@ def make_game(name: str, device: torch.device | None = None) -> Game:
     if fast is not None and game.get_parameters() == load(short).get_parameters():
         return fast(device or torch.device("cpu"))
     return SpielGame(game)
+
+
+def side_of(state: Any, player: int) -> int:
+    """Return 0 for the player who moves first in a game, 1 for the other.
+
+    In most games OpenSpiel's player 0 moves first; in chess, player 1 is white.
+    """
+    return player ^ _first_player(str(state.get_game()))
+
+
+@lru_cache(64)
+def _first_player(game: str) -> int:
+    return int(pyspiel.load_game(game).new_initial_state().current_player())
 
 
 def next_player(state: Any) -> int:

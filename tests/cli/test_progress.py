@@ -107,7 +107,7 @@ def _session(root, env_id="CartPole-v1", quiet=True, agent="random", **options):
 def test_the_time_left_counts_every_evaluation_that_will_be(
     tmp_path, monkeypatch, agent, every, first
 ):
-    monkeypatch.setattr("ludus.training.session.record_gif", lambda *_, **__: b"")
+    monkeypatch.setattr("ludus.training.film.record_gif", lambda *_, **__: b"")
     session = _session(
         tmp_path, agent=agent, steps=120, eval_every=every, eval_episodes=1, video_every=50
     )

@@ -1,6 +1,11 @@
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ludus.envs.errors import CheckpointError
 from ludus.training.checkpoint import newest_checkpoint, read_checkpoint, save_checkpoint
@@ -126,3 +131,18 @@ def test_what_cannot_be_written_is_said_and_leaves_nothing(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="cannot be written"):
         save_checkpoint(tmp_path / "file" / "checkpoints", 1, {"a": 1}, keep=1)
+
+
+@given(
+    steps=st.lists(st.integers(0, 99), min_size=1, max_size=12, unique=True).map(sorted),
+    keep=st.integers(1, 3),
+    every=st.integers(1, 40),
+)
+@settings(max_examples=20, deadline=None)
+def test_the_first_checkpoint_of_each_stage_is_kept_with_the_newest(steps, keep, every):
+    with tempfile.TemporaryDirectory() as folder:
+        for step in steps:
+            save_checkpoint(Path(folder), step, {"a": step}, keep, every=every)
+        firsts = [s for i, s in enumerate(steps) if i == 0 or s // every > steps[i - 1] // every]
+        left = sorted(int(path.name) for path in Path(folder).iterdir())
+        assert left == sorted({*firsts, *steps[-keep:]})

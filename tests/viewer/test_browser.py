@@ -1,11 +1,15 @@
 """The viewer's page in a browser, as a person uses it."""
 
+import http.server
 import json
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
+from functools import partial
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -163,8 +167,25 @@ def test_keys_pause_and_step(at, runs, new_page):
     page.locator("main").focus()
     page.keyboard.press("ArrowRight")
     expect(_fact(page, "step")).to_have_text("1")
+    page.keyboard.press("ArrowLeft")
+    expect(_fact(page, "step")).to_have_text("0")
+    page.keyboard.press("ArrowRight")
+    expect(_fact(page, "step")).to_have_text("1")
     page.keyboard.press("Space")
     expect(page.get_by_role("button", name="Pause")).to_be_visible()
+    # a control that was used with the mouse does not take the page's keys from then on
+    page.get_by_role("button", name="Restart").click()
+    page.evaluate("window.scrollTo(0, 0)")
+    page.keyboard.press("Space")
+    expect(page.get_by_role("button", name="Play", exact=True)).to_be_visible()
+    assert page.evaluate("window.scrollY") == 0
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog")).to_contain_text("pause or play")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    page.keyboard.press("Tab")
+    page.locator("main").focus()
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "none"
 
 
 def test_a_board_game_is_watched(at, runs, new_page):
@@ -191,21 +212,21 @@ def test_two_runs_side_by_side_have_one_seed(at, runs, new_page):
     for name in ("cartpole", "pong"):
         page.get_by_label(f"select {runs[1][name]} to watch side by side").check()
     page.get_by_role("button", name="Watch side by side").click()
-    expect(page.locator(".player")).to_have_count(2)
+    expect(page.locator(".stage")).to_have_count(2)
     seeds = [_fact(page, "seed", at=i) for i in (0, 1)]
     for i in (0, 1):
-        caption = page.locator(".player").nth(i).locator("figcaption")
+        caption = page.locator(".stage").nth(i).locator("figcaption")
         expect(caption).to_have_text(re.compile("^(Action:|Game over)"))
-    page.get_by_role("button", name="Pause").nth(1).click()
-    expect(page.get_by_role("button", name="Play", exact=True)).to_have_count(2)
-    page.get_by_label("seed").first.fill("31")
-    page.get_by_role("button", name="Restart").first.click()
+    page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_role("button", name="Play", exact=True)).to_be_visible()
+    page.get_by_label("seed").fill("31")
+    page.get_by_role("button", name="Restart").click()
     for i in (0, 1):
         expect(seeds[i]).to_have_text("31")
         expect(_fact(page, "step", at=i)).to_have_text("0")
     assert [seed.inner_text() for seed in seeds] == ["31", "31"]
     before = [_number(_fact(page, "step", at=i)) for i in (0, 1)]
-    page.get_by_role("button", name="Step", exact=True).first.click()
+    page.get_by_role("button", name="Step", exact=True).click()
     for i in (0, 1):
         expect(_fact(page, "step", at=i)).to_have_text(f"{before[i] + 1:.0f}")
 
@@ -363,7 +384,7 @@ def test_the_list_is_filtered(at, runs, new_page):
     expect(page.locator("li.run")).to_have_count(4)
     page.get_by_role("searchbox").fill("PONG")
     expect(page.locator("li.run")).to_have_count(1)
-    expect(page.locator("li.run h2")).to_contain_text("ppo_small on PongNoFrameskip-v4")
+    expect(page.locator("li.run h3")).to_contain_text("ppo_small on PongNoFrameskip-v4")
     expect(page.locator("main")).to_contain_text("1 of 4 runs")
     page.get_by_role("searchbox").fill("finished")
     expect(page.locator("li.run")).to_have_count(4)
@@ -375,7 +396,7 @@ def test_names_that_are_html_are_text(at, new_page):
     """In the list and on the run's own page nothing of them becomes an element, or runs."""
     page = new_page(at.link)
     line = page.locator("li.run", has_text="Html/")
-    expect(line.locator("h2")).to_contain_text(f"{SCRIPT} on {HOSTILE}-v0")
+    expect(line.locator("h3")).to_contain_text(f"{SCRIPT} on {HOSTILE}-v0")
     expect(line.locator(".where")).to_have_text(f"Html/{HOSTILE}/0")
     assert page.locator("main img, main script").count() == 0
     line.get_by_role("link", name="Watch").click()
@@ -444,7 +465,7 @@ def test_every_page_fits_a_phone(at, runs, new_page, scheme):
         (_to(at, "watch", names["tic_tac_toe"]), "svg.board .visit-text"),
         (_to(at, "play", names["tic_tac_toe"]), "svg.board [role=button]"),
         (_to(at, "play", names["pong"]), ".row button >> text=rightfire"),
-        (_to(at, "two", names["pong"], names["cartpole"]), ".player:nth-child(2) .bars li.chosen"),
+        (_to(at, "two", names["pong"], names["cartpole"]), ".panel:nth-child(2) .bars li.chosen"),
         (_to(at, "watch", f"Html/{HOSTILE}/0"), "figcaption .error"),
     ):
         page.goto("about:blank")
@@ -452,3 +473,126 @@ def test_every_page_fits_a_phone(at, runs, new_page, scheme):
         page.locator(ready).first.wait_for(state="attached")
         page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
         assert page.evaluate(NARROW), link
+
+
+FITS = """() => [...document.querySelectorAll('.view, [aria-label="Playback"], .scrub, #board')]
+  .map(part => part.getBoundingClientRect())
+  .every(box => box.width > 0 && box.top >= 0 && box.bottom <= innerHeight)"""
+READY = {
+    "watch pong": ".bars li.chosen",
+    "watch cartpole": ".bars li.chosen",
+    "watch tic_tac_toe": "svg.board .visit-text",
+    "play tic_tac_toe": "svg.board [role=button]",
+    "play pong": ".row button >> text=rightfire",
+    "two pong cartpole": ".panel:nth-child(2) .bars li.chosen",
+}
+
+
+@pytest.mark.parametrize(("width", "height"), [(1366, 768), (1920, 1080), (390, 844)])
+def test_the_picture_and_its_controls_fit_the_window(at, runs, new_page, width, height):
+    page = new_page(at.link, viewport={"width": width, "height": height})
+    for name, ready in READY.items():
+        kind, *short = name.split()
+        page.goto("about:blank")
+        page.goto(_to(at, kind, *(runs[1][each] for each in short)))
+        page.locator(ready).first.wait_for(state="attached")
+        assert page.evaluate(FITS), name
+        picture = page.locator(".view").first.bounding_box()
+        assert picture["height"] >= 0.25 * height, name
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_page_is_accessible(at, runs, new_page, scheme):
+    """By the rules of axe-core: names, roles, contrast, keyboards."""
+    page = new_page(at.link, color_scheme=scheme)
+    expect(page.locator("li.run")).to_have_count(4)
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    found = {"list": axe.run(page).generate_report()} if axe.run(page).violations_count else {}
+    for name, ready in READY.items():
+        kind, *short = name.split()
+        page.goto("about:blank")
+        page.goto(_to(at, kind, *(runs[1][each] for each in short)))
+        page.locator(ready).first.wait_for(state="attached")
+        page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+        if name.startswith("play tic"):
+            page.get_by_role("button", name="Show evaluation").click()
+            page.get_by_role("table").first.wait_for()
+            page.keyboard.press("?")
+        result = axe.run(page)
+        if result.violations_count:
+            found[name] = result.generate_report()
+    assert not found, "\n".join(found.values())
+
+
+def test_what_was_played_is_looked_at_again(at, runs, new_page, wait_until):
+    """By the slider below the picture; and the game is saved as a film."""
+    page = new_page(_to(at, "watch", runs[1]["cartpole"]))
+    step = _fact(page, "step")
+    wait_until(lambda: re.match(r"\d", step.inner_text()) and _number(step) > 5, "some steps")
+    slider = page.get_by_label("frame of the last games")
+    slider.evaluate("box => { box.value = 2; box.dispatchEvent(new Event('input')); }")
+    expect(page.get_by_role("button", name="Play", exact=True)).to_be_visible()
+    expect(page.locator(".scrub output")).to_contain_text("seed 0")
+    early = _number(step)
+    assert early <= 5
+    page.get_by_role("button", name="Step", exact=True).click()
+    wait_until(lambda: _number(step) > early, "the next of the frames")
+    with page.expect_download() as saving:
+        page.get_by_role("button", name="Save clip").click()
+    name = saving.value.suggested_filename
+    assert name == f"{runs[1]['cartpole'].replace('/', '-')}-seed-0.mp4"
+    assert b"ftyp" in Path(saving.value.path()).read_bytes()[:32]
+    page.get_by_role("button", name="Play", exact=True).click()
+    expect(page.locator(".scrub output")).to_have_text("")
+
+
+def test_earlier_stages_of_the_training_are_watched(at, runs, new_page):
+    page = new_page(_to(at, "watch", runs[1]["cartpole"]))
+    slider = page.get_by_label("stage of the training")
+    expect(slider).to_be_visible()
+    expect(_fact(page, "weights at step")).to_have_text(re.compile(r"\d"))
+    newest = _fact(page, "weights at step").inner_text()
+    slider.evaluate("box => { box.value = 0; box.dispatchEvent(new Event('change')); }")
+    expect(_fact(page, "weights at step")).to_have_text("0")
+    slider.evaluate("box => { box.value = box.max; box.dispatchEvent(new Event('change')); }")
+    expect(_fact(page, "weights at step")).to_have_text(newest)
+
+
+def test_moves_of_a_game_are_looked_at_again(at, runs, new_page):
+    page = new_page(_to(at, "play", runs[1]["tic_tac_toe"]))
+    cells = page.locator("svg.board [role=button]")
+    expect(cells).to_have_count(9)
+    page.get_by_label("simulations").fill("1")
+    cells.nth(4).click()
+    expect(cells).to_have_count(7)
+    page.get_by_role("button", name="1. x(1,1)").click()
+    expect(cells).to_have_count(0)
+    expect(page.locator("svg.board > path")).to_have_count(1)
+    expect(page.locator("svg.board > circle[r='0.29']")).to_have_count(0)
+    page.keyboard.press("ArrowRight")
+    expect(cells).to_have_count(7)
+    legal = page.locator("svg.board .legal").first
+    assert legal.evaluate("mark => getComputedStyle(mark).opacity") == "0"
+    page.keyboard.press("l")
+    assert legal.evaluate("mark => getComputedStyle(mark).opacity") == "0.6"
+
+
+def test_the_page_works_in_a_frame_of_another_site(runs, served, browser, tmp_path):
+    """As in a notebook, whose host has another name: no cookie is sent there."""
+    inner = served(runs[0], embed=True)
+    link = _to(inner, "watch", runs[1]["cartpole"])
+    notebook = f'<iframe src="{link}" width="900" height="700"></iframe>'
+    (tmp_path / "index.html").write_text(notebook)
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    outer = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=outer.serve_forever, daemon=True).start()
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(f"http://localhost:{outer.server_port}/")
+    frame = page.frame_locator("iframe")
+    expect(frame.locator("figcaption")).to_contain_text("Action:")
+    expect(frame.locator(".state")).to_have_text("finished")
+    assert context.cookies() == []
+    context.close()
+    outer.shutdown()
+    outer.server_close()

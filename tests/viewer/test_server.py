@@ -123,7 +123,7 @@ def _refused(address, path, **headers):
 
 
 def test_without_the_token_there_is_no_answer(at):
-    paths = ("/", "/app.js", "/api/runs", "/api/run?name=x", "/nothing")
+    paths = ("/", "/api/ping", "/api/runs", "/api/run?name=x", "/clip?run=x", "/nothing")
     for path, token in itertools.product(paths, (None, "wrong", "")):
         mark = "&" if "?" in path else "?"
         target = path if token is None else f"{path}{mark}token={token}"
@@ -132,6 +132,13 @@ def test_without_the_token_there_is_no_answer(at):
         assert body == b"The token is missing or wrong: open the link that ludus watch printed.\n"
         for cookie in (f"ludus_{at.port}={token}", f"other={at.token}"):
             assert at.get(target, cookie=False, Cookie=cookie)[0] == 403, (target, cookie)
+
+
+def test_scripts_and_styles_are_the_same_for_everyone(at):
+    """A page in a frame of another one has no cookie to send for them."""
+    for path in ("/app.js", "/player.js", "/style.css", "/icon.svg"):
+        assert at.get(path, cookie=False)[0] == 200
+        assert at.get(path, cookie=False, Host="evil.example")[0] == 403
 
 
 def test_without_the_token_no_web_socket(at, place):
@@ -146,7 +153,7 @@ def test_without_the_token_no_web_socket(at, place):
 def test_the_link_gives_a_cookie_and_drops_the_token(at):
     status, headers, body = at.get(f"/?token={at.token}", cookie=False)
     assert status == 303
-    assert headers["location"] == "/"
+    assert headers["location"] == "./"
     assert at.token.encode() not in body
     (morsel,) = SimpleCookie(headers["set-cookie"]).values()
     assert (morsel.key, morsel.value) == (f"ludus_{at.port}", at.token)
@@ -720,8 +727,14 @@ def test_all_threads_of_the_program_give_way_to_a_training(watch, place, wait_un
         assert os.sched_getscheduler(process.program.pid) == os.SCHED_OTHER
         assert os.getpriority(os.PRIO_PROCESS, process.program.pid) == priority.SERVING_NICENESS
         # of a viewer that was started with `nice`, no thread can be less nice
-        loading = max(priority.LOADING_NICENESS, os.getpriority(os.PRIO_PROCESS, 0))
-        assert len(found[loading]) >= 1
+        waited_for = max(priority.WAITED_FOR_NICENESS, os.getpriority(os.PRIO_PROCESS, 0))
+        before = len(found[waited_for])
+        assert before >= 1
+    with process.address.stream("play", place[1]["tic_tac_toe"]) as stream:
+        stream.until(lambda head: head["kind"] == "game")
+        found = threads()
+        assert len(found[waited_for]) > before
+        assert set(found[waited_for]) == {os.SCHED_OTHER}
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,20 @@
 """Sessions without a server: an agent that plays, and a person against an agent."""
 
+import io
 import shutil
 import threading
 
+import av
 import pytest
 import torch
 
+from ludus.envs.errors import RunError
+from ludus.envs.make import make
+from ludus.evaluation.evaluate import HELD_OUT_SEEDS
 from ludus.training.api import train
 from ludus.training.checkpoint import newest_checkpoint, save_checkpoint
 from ludus.training.run import Run, TrainOptions
+from ludus.training.train import load
 from ludus.viewer import playback_session
 from ludus.viewer.game_session import MAX_SIMULATIONS, GameSession
 from ludus.viewer.playback_session import Pace, PlaybackSession
@@ -511,3 +517,67 @@ def test_an_agent_without_opinions_is_refused(published, tmp_path):
             assert head["text"] == "the agent random cannot evaluate moves; choose another run"
         finally:
             made.worker.close(LIMIT)
+
+
+def test_a_move_is_shown_before_the_agent_has_thought(game, published, monkeypatch):
+    """The agent's search waits until the page has the person's move."""
+    _send(game, "show", False)
+    head = published.until(_mine)
+    gate, search = threading.Event(), game._agent.advise
+
+    def wait(*arguments):
+        assert gate.wait(LIMIT)
+        return search(*arguments)
+
+    monkeypatch.setattr(game._agent, "advise", wait)
+    move = head["position"]["moves"][4]
+    _send(game, "move", move["action"])
+    head = published.until(lambda head: head["step"] == 1)
+    assert head["thinking"]
+    assert head["moves"] == [[0, move["label"]]]
+    gate.set()
+    head = published.until(lambda head: head["step"] == 2)
+    assert [side for side, _ in head["moves"]] == [0, 1]
+
+
+def test_every_stage_of_the_training_can_be_watched(start, runs, published, tmp_path):
+    """Each plays the same game with its own weights; then the newest again."""
+    run, config = _copy(runs, tmp_path / "run")
+    names = sorted(int(path.name) for path in run.weights.iterdir())
+    assert (len(names), names[0]) == (11, 0)
+    weights, saved = run.newest_weights(), [0, 50, 100]
+    shutil.rmtree(run.weights)
+    for times, step in enumerate(saved):
+        changed = {name: weight * (1 + times) for name, weight in weights.items()}
+        save_checkpoint(run.weights, step, changed, keep=3)
+    session = PlaybackSession(run, config, published)
+    try:
+        head = published.until(lambda head: head["kind"] == "hello")
+        assert (head["saved"], head["newest"], head["weights"]) == (saved, True, saved[-1])
+        bars = {}
+        for stage in (0, 50, None):
+            _send(session, "weights", stage)
+            _send(session, "weights", 17)  # there are none
+            at = saved[-1] if stage is None else stage
+            first = _frames(session, published, 3, 1)[0][0]
+            assert (first["weights"], first["newest"]) == (at, stage is None)
+            agent = load(f"{run.path}@{at}")
+            row = make(config.env, 1, 3 + HELD_OUT_SEEDS, config.options).reset()
+            bars[at] = first["bars"]
+            assert first["bars"] == pytest.approx(agent.advise(row.obs)[0].q[0].tolist(), rel=1e-5)
+        assert len({tuple(each) for each in bars.values()}) == 3
+    finally:
+        session.worker.close(LIMIT)
+
+
+def test_a_film_is_made_of_frames_that_were_sent(start, published):
+    for name, size, begin in (("pong", (420, 320), 0), ("tic_tac_toe", None, 2)):
+        session = start(name)
+        frames = [head["frame"] for head, _ in _frames(session, published, 4, 4, begin)]
+        assert frames == sorted(set(frames))
+        with av.open(io.BytesIO(session.clip(frames[1], frames[3]))) as film:
+            pictures = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
+        assert len(pictures) == frames[3] - frames[1] + 1
+        assert size is None or pictures[0].shape[:2] == size
+        with pytest.raises(RunError, match="not kept any more"):
+            session.clip(frames[3] + 100, frames[3] + 200)

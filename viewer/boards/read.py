@@ -11,6 +11,7 @@ from functools import partial
 
 import pyspiel
 
+from ludus.envs.board.spiel import side_of
 from ludus.viewer.boards.chess import read_chess
 from ludus.viewer.boards.chinese_checkers import read_chinese_checkers
 from ludus.viewer.boards.connect_four import read_connect_four
@@ -49,9 +50,8 @@ _READERS: dict[str, Callable[[pyspiel.State, str], Board | None]] = {
     "twixt": read_twixt,
     "hive": read_hive,
 }
-_WHITE_IS_PLAYER_1 = {"chess", "antichess", "crazyhouse"}
 # games in which OpenSpiel cannot name an action that has been played
-_PAST_MOVES_WITHOUT_LABEL = {*_WHITE_IS_PLAYER_1, "shogi", "xiangqi", "amazons"}
+_PAST_MOVES_WITHOUT_LABEL = {"chess", "antichess", "crazyhouse", "shogi", "xiangqi", "amazons"}
 
 
 def read_position(state: pyspiel.State) -> BoardPosition:
@@ -77,7 +77,7 @@ def read_position(state: pyspiel.State) -> BoardPosition:
         pieces=tuple(board.pieces) if board else (),
         moves=_legal_moves(state, board),
         last=_last_move(state, board) if board else (),
-        mover=-1 if state.is_terminal() or player < 0 else _side(name, player),
+        mover=-1 if state.is_terminal() or player < 0 else side_of(state, player),
         note=board.note if board else "",
         text=text,
         style=layout.style,
@@ -86,11 +86,6 @@ def read_position(state: pyspiel.State) -> BoardPosition:
 
 def _name(state: pyspiel.State) -> str:
     return str(state.get_game().get_type().short_name)
-
-
-def _side(name: str, player: int) -> int:
-    """Return 0 for the player who moves first: in chess, that is OpenSpiel's player 1."""
-    return player ^ (name in _WHITE_IS_PLAYER_1)
 
 
 def _legal_moves(state: pyspiel.State, board: Board | None) -> tuple[LegalMove, ...]:
@@ -103,7 +98,7 @@ def _legal_moves(state: pyspiel.State, board: Board | None) -> tuple[LegalMove, 
         cells: Cells = ()
         area: Cells = ()
         if board and player >= 0:
-            cells = board.cells_of_move(action, _side(_name(state), player), label)
+            cells = board.cells_of_move(action, side_of(state, player), label)
         if board and board.area_of_move:
             area = board.area_of_move(action, label)
         if not area and len(cells) == 1:
@@ -129,4 +124,4 @@ def _last_move(state: pyspiel.State, board: Board) -> Cells:
         label = before.action_to_string(player, action)
     elif name not in _PAST_MOVES_WITHOUT_LABEL:
         label = state.action_to_string(player, action)
-    return board.cells_of_move(action, _side(name, player), label)
+    return board.cells_of_move(action, side_of(state, player), label)

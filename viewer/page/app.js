@@ -1,7 +1,7 @@
 // Entry point: opens the page that the address names, below "#/".
 
 import { listPage } from "./list.js";
-import { leavePage, main } from "./page.js";
+import { leavePage, main, returnFocus } from "./page.js";
 import { playPage } from "./play.js";
 import { sideBySidePage, watchPage } from "./watch.js";
 
@@ -20,5 +20,7 @@ function openPage() {
   window.scrollTo(0, 0);
 }
 
-window.addEventListener("hashchange", () => { openPage(); main.focus(); });
+window.addEventListener("hashchange", () => { openPage(); main.focus({ preventScroll: true }); });
+document.querySelector(".skip").addEventListener("click", (event) => { event.preventDefault(); main.focus(); });
+returnFocus();
 openPage();

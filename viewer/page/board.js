@@ -1,5 +1,7 @@
 // A board position as SVG, from the data that viewer/boards/position.py describes.
 
+import { el, formatNumber, formatPercent, formatValue } from "./elements.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 
 export function svg(name, attributes = {}, ...children) {
@@ -48,6 +50,10 @@ export function drawBoard(host, position, { game = "", advice = null, onMove = n
   board.append(svg("rect", { x: -0.1, y: -0.1, width: position.width + 0.2, height: position.height + 0.2, rx: 0.15, fill: colours.light }));
   const groups = position.cells.map((cell) => svg("g"));
   position.cells.forEach((cell, at) => { groups[at].append(cellShape(cell, position, colours)); board.append(groups[at]); });
+  for (const at of position.last) if (isSquare(position, at)) {
+    const { x, y } = position.cells[at];
+    board.append(svg("rect", { x: x - 0.5, y: y - 0.5, width: 1, height: 1, class: "last" }));
+  }
   for (const line of position.lines) {
     const [a, b] = [position.cells[line.start], position.cells[line.end]];
     const colour = line.player < 0 ? colours.line : PIECE_COLOURS[position.style][line.player];
@@ -55,14 +61,17 @@ export function drawBoard(host, position, { game = "", advice = null, onMove = n
   }
   const on = new Map();
   for (const piece of position.pieces) { on.set(piece.cell, piece); board.append(pieceShape(piece, position, game)); }
-  for (const at of position.last) {
+  for (const at of position.last) if (!isSquare(position, at)) {
     const { x, y } = position.cells[at];
     board.append(svg("circle", { cx: x, cy: y, r: 0.1, fill: "#e69f00", stroke: "#000", "stroke-width": 0.02 }));
   }
-  if (onMove) makeClickable(board, position, game, on, { onMove, picked, onPick, marked: !advice });
+  if (onMove) makeClickable(board, position, game, on, { onMove, picked, onPick });
   if (advice) drawAdvice(board, position, advice);
   host.replaceChildren(board);
 }
+
+// Whether a cell is a square that can be coloured as a whole.
+const isSquare = (position, at) => position.cells[at].shape === "square" && position.style !== "columns";
 
 function cellShape(cell, position, colours) {
   if (cell.shape === "point") return svg("circle", { cx: cell.x, cy: cell.y, r: 0.02, fill: colours.line });
@@ -102,6 +111,70 @@ function pieceShape(piece, position, game) {
   return piece.glyph ? svg("g", {}, stone, text(0.42, other)) : stone;
 }
 
+// Creates the bar beside a board: the share of the first player rises from the bottom.
+export function evaluationBar() {
+  const share = svg("rect", { x: 0, width: 1, y: 0.5, height: 0.5 });
+  const rest = svg("rect", { x: 0, width: 1, y: 0, height: 1 });
+  const middle = svg("line", { x1: 0, x2: 1, y1: 0.5, y2: 0.5, class: "middle" });
+  const picture = svg("svg", { viewBox: "0 0 1 1", preserveAspectRatio: "none", role: "img", "aria-label": "evaluation" }, rest, share, middle);
+  const box = document.createElement("div");
+  box.className = "evaluation";
+  box.hidden = true;
+  box.append(picture);
+  const update = ({ position, value, over, result }, game) => {
+    const known = over ? result : value;
+    box.classList.toggle("unknown", known === null || known === undefined);
+    const height = (1 + Math.max(-1, Math.min(1, known ?? 0))) / 2;
+    const colours = PIECE_COLOURS[position.style];
+    rest.setAttribute("fill", colours[1]);
+    share.setAttribute("fill", colours[0]);
+    share.setAttribute("y", 1 - height);
+    share.setAttribute("height", height);
+    const text = `value for ${sideName(position, game, 0)}: ${formatValue(known ?? null)}`;
+    picture.setAttribute("aria-label", text);
+    box.title = text;
+  };
+  return { box, update };
+}
+
+// Creates a table of the agent's best moves in a board position.
+export function movesTable({ advice, position }) {
+  if (!advice) return el("p", { class: "soft" }, "");
+  const number = (key, move) => advice[key]?.[move.action] ?? null;
+  const rank = (move) => number("visits", move) ?? number("probability", move) ?? number("q", move) ?? -1e9;
+  const best = [...position.moves].sort((a, b) => rank(b) - rank(a)).slice(0, 8);
+  const columns = MOVE_COLUMNS.filter(([key]) => advice[key]);
+  return el("div", {},
+    el("table", {}, el("caption", { class: "hidden" }, "The agent's best moves"),
+      el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "move"), ...columns.map(([, title]) => el("th", { class: "n", scope: "col" }, title)))),
+      el("tbody", {}, ...best.map((move) => el("tr", {}, el("th", { scope: "row" }, move.label), ...columns.map(([key, , format]) => el("td", { class: "n" }, format(number(key, move)))))))),
+    el("p", { class: "soft small" }, columns.map(([, , , words]) => words).join(" ")));
+}
+
+const MOVE_COLUMNS = [
+  ["visits", "visits", formatNumber, "Visits: how often the search tried the move; the agent plays the move that it prefers after the search."],
+  ["probability", "policy", formatPercent, "Policy: how likely the move is to the network alone, before any search."],
+  ["q", "value", formatValue, "Value: the result that the agent expects for the player to move, from −1 (a loss) to 1 (a win)."],
+];
+
+// Creates the list of a game's moves; `onPick` is called with the number of moves after which to look.
+export function moveList(onPick) {
+  const list = el("ol", { class: "played" });
+  const box = el("div", { hidden: true }, el("h2", {}, "Moves"), list);
+  let [shown, at] = ["", -1];
+  const update = (moves, step) => {
+    box.hidden = !moves.length;
+    const key = moves.map(([, name]) => name).join(" ");
+    if (key === shown && at === step) return;
+    [shown, at] = [key, step];
+    list.replaceChildren(...moves.map(([side, name], i) => el("li", { class: `side-${side}` },
+      el("button", { onclick: () => onPick(i + 1), "aria-current": i + 1 === step ? "true" : null }, `${i + 1}. ${name}`))));
+    const now = list.querySelector("[aria-current]");
+    if (now) list.scrollTop = now.offsetTop - list.offsetTop - list.clientHeight / 2;
+  };
+  return { box, update };
+}
+
 // Draws the visits of the search, or the probabilities of the policy: a disc on the target of each
 // move, with an arrow from its start.
 function drawAdvice(board, position, advice) {
@@ -126,14 +199,16 @@ function drawAdvice(board, position, advice) {
   }
 }
 
-function makeClickable(board, position, game, on, { onMove, picked, onPick, marked }) {
+// Makes cells buttons. Where a move would end is marked while it is pointed at, once its piece is
+// picked, and everywhere on a board of class "hints".
+function makeClickable(board, position, game, on, { onMove, picked, onPick }) {
   const targets = new Map(); // cell -> what a click on it does
-  const add = (cell, action, words) => {
-    if (!targets.has(cell)) targets.set(cell, { actions: [], pick: false, words });
+  const add = (cell, action, words, end = cell) => {
+    if (!targets.has(cell)) targets.set(cell, { actions: [], pick: false, words, end });
     if (action !== null) targets.get(cell).actions.push(action);
   };
   for (const move of position.moves) {
-    if (move.area.length) for (const cell of move.area) add(cell, move.action, "play here");
+    if (move.area.length) for (const cell of move.area) add(cell, move.action, "play here", move.cells.at(-1));
     else if (move.cells.length > 1) {
       const [from, to] = [move.cells[0], move.cells.at(-1)];
       if (picked === from) add(to, move.action, `move here from ${position.cells[from].label}`);
@@ -151,7 +226,10 @@ function makeClickable(board, position, game, on, { onMove, picked, onPick, mark
       svg("rect", { x: cell.x - 0.5, y: cell.y - 0.5, width: 1, height: 1, fill: "transparent" }),
       svg("rect", { x: cell.x - 0.45, y: cell.y - 0.45, width: 0.9, height: 0.9, rx: 0.08, class: "mark" }),
     );
-    if (marked && target.actions.length && !piece) spot.append(svg("circle", { cx: cell.x, cy: cell.y, r: 0.11, class: "legal" }));
+    if (target.actions.length) {
+      const { x, y } = position.cells[target.end ?? at];
+      spot.append(svg("circle", { cx: x, cy: y, r: on.has(target.end) ? 0.44 : 0.15, class: `legal${on.has(target.end) ? " capture" : ""}${picked === null ? "" : " shown"}` }));
+    }
     const act = () => (target.actions.length ? onMove(target.actions) : onPick(picked === at ? null : at));
     spot.addEventListener("click", act);
     spot.addEventListener("keydown", (event) => {

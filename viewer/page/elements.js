@@ -14,6 +14,8 @@ export function el(tag, attributes = {}, ...children) {
   return element;
 }
 
+export const gameOf = (name) => name.split("/")[0]; // of the name of a run
+
 export const link = (page, ...names) => `#/${page}/${names.map(encodeURIComponent).join("/")}`;
 
 export function formatNumber(value) {
@@ -55,15 +57,16 @@ export function screen(name) {
   return { picture, heat, box: el("div", { class: "screen" }, picture, heat) };
 }
 
+const LARGE = 300; // pixels; a picture of fewer is enlarged without blur
+
 export async function paint(canvas, blob) {
   const image = await createImageBitmap(blob);
   if (canvas.width !== image.width || canvas.height !== image.height) {
     canvas.width = image.width;
     canvas.height = image.height;
-    const box = canvas.parentElement;
-    if (box.className === "screen" && !canvas.className) box.style.maxWidth = `${(68 * image.width) / image.height}vh`;
+    canvas.classList.toggle("large", image.height >= LARGE);
   }
-  canvas.getContext("2d", { willReadFrequently: Boolean(canvas.className) }).drawImage(image, 0, 0);
+  canvas.getContext("2d", { willReadFrequently: canvas.classList.contains("over") }).drawImage(image, 0, 0);
   image.close();
 }
 
@@ -82,7 +85,7 @@ export async function paintHeat(canvas, blob) {
 // Creates a bar for each action: probabilities from 0 to 1, values from the lowest to the highest.
 export function actionBars() {
   const list = el("ul", { class: "bars" });
-  const caption = el("h3", {}, "Actions");
+  const caption = el("h2", {}, "Actions");
   let rows = [];
   const setNames = (names) => {
     rows = names.map((name) => {
@@ -96,9 +99,10 @@ export function actionBars() {
   };
   const update = (numbers, chosen, kind) => {
     const areValues = kind === "values";
-    caption.textContent = areValues ? "Action values" : kind === "probabilities" ? "Action probabilities" : "Actions";
     const finite = (numbers ?? []).filter((number) => number !== null);
     const [low, high] = areValues ? [Math.min(...finite), Math.max(...finite)] : [0, 1];
+    const range = finite.length ? `; bars from ${formatValue(low)} to ${formatValue(high)}` : "";
+    caption.textContent = areValues ? `Action values${range}` : kind === "probabilities" ? "Action probabilities" : "Actions";
     rows.forEach((row, i) => {
       const number = numbers?.[i] ?? null;
       // The lowest value has a short bar, so that it differs from an action without a value.

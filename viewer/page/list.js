@@ -7,7 +7,7 @@ import { breadcrumb, main, repeat, showError, stillOpen } from "./page.js";
 
 export function listPage() {
   breadcrumb.replaceChildren();
-  const list = el("ul", { class: "runs" });
+  const list = el("div", {});
   const filter = el("input", { type: "search", id: "filter", placeholder: "env, agent or state", oninput: () => load() });
   const sideBySide = el("button", { class: "main", disabled: true, onclick: () => { location.hash = link("two", ...selected); } }, "Watch side by side");
   const count = el("p", { class: "soft small" });
@@ -23,7 +23,10 @@ export function listPage() {
 
   const update = () => {
     const focused = document.activeElement?.dataset?.key;
-    list.replaceChildren(...answer.runs.map((run) => runItem(run, selected.includes(run.name), select)));
+    const groups = Map.groupBy(answer.runs, (run) => run.env ?? "?");
+    list.replaceChildren(...[...groups].map(([env, runs]) => el("section", { "aria-label": env },
+      el("h2", {}, env, el("span", { class: "soft small" }, ` ${runs.length === 1 ? "1 run" : `${runs.length} runs`}`)),
+      el("ul", { class: "runs" }, ...runs.map((run) => runItem(run, selected.includes(run.name), select))))));
     if (focused) list.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
     const { runs: { length: shown }, found, total } = answer;
     const matching = found < total ? `${formatNumber(found)} of ${formatNumber(total)} runs` : `${formatNumber(total)} runs`;
@@ -34,7 +37,7 @@ export function listPage() {
   const load = async () => {
     try {
       const wanted = filter.value;
-      const received = await fetchJson(`/api/runs?filter=${encodeURIComponent(wanted)}`);
+      const received = await fetchJson("api/runs", { filter: wanted });
       if (!isOpen() || wanted !== filter.value) return; // the page was left, or another filter is set
       answer = received;
       if (!answer.total) { main.replaceChildren(el("h1", {}, "Runs"), noRuns(answer.root)); return; }
@@ -73,11 +76,12 @@ function runItem(run, isSelected, select) {
       el("label", {}, box, "select"));
   return el("li", { class: "card run", "data-run": run.name },
     el("div", {},
-      el("h2", {}, `${run.agent ?? "?"} on ${run.env ?? "?"}`, " ", el("span", { class: `state ${run.state}` }, run.state)),
+      el("h3", {}, `${run.agent ?? "?"} on ${run.env ?? "?"}`, " ", el("span", { class: `state ${run.state}` }, run.state)),
       el("div", { class: "soft small where" }, run.name)),
     sparkline(run.curve),
     el("div", { class: "small" },
-      el("div", {}, el("strong", {}, formatNumber(score)), score === null ? "" : evaluated ? " in evaluation" : " in training"),
+      el("div", { title: evaluated ? "mean return of the last evaluation" : "mean return of the last 100 training games" },
+        el("strong", {}, formatNumber(score)), score === null ? "" : evaluated ? " in evaluation" : " in training, 100 games"),
       el("progress", { max: Math.max(1, run.steps), value: run.env_steps, "aria-label": `${formatNumber(run.env_steps)} of ${formatNumber(run.steps)} steps` }),
       el("div", { class: "soft" }, `${formatNumber(run.env_steps)} of ${formatNumber(run.steps)} steps`)),
     actions);

@@ -1,4 +1,4 @@
-// The page that is open: where its content goes, and what must end when it is left.
+// The page that is open: where its content goes, its keys, and what must end when it is left.
 
 import { el } from "./elements.js";
 
@@ -28,15 +28,53 @@ export function repeat(seconds, action) {
   onLeave(() => clearInterval(timer));
 }
 
-// Passes the keys that no control takes to a handler. The end of a key press is passed always, so
-// that a key which is released over a control does not stay pressed.
-export function onKeys(handle) {
-  const taken = (event) => /^(INPUT|SELECT|TEXTAREA|BUTTON|A|SUMMARY)$/.test(event.target.tagName)
-    || event.target.getAttribute?.("role") === "button" || event.ctrlKey || event.metaKey || event.altKey;
-  const onKey = (event) => { if (event.type === "keyup" || !taken(event)) handle(event); };
-  for (const kind of ["keydown", "keyup"]) {
-    document.addEventListener(kind, onKey);
-    onLeave(() => document.removeEventListener(kind, onKey));
+function listen(target, kind, handle) {
+  target.addEventListener(kind, handle);
+  onLeave(() => target.removeEventListener(kind, handle));
+}
+
+// Whether the focused control does something of its own with a key.
+function isTaken({ key, target, ctrlKey, metaKey, altKey }) {
+  if (ctrlKey || metaKey || altKey) return true;
+  const { tagName, type } = target;
+  if (tagName === "INPUT" && type === "range") return /^(Arrow|Home|End|Page)/.test(key);
+  if (tagName === "INPUT" && type === "checkbox") return key === " ";
+  if (/^(INPUT|SELECT|TEXTAREA)$/.test(tagName)) return true;
+  if (/^(BUTTON|A|SUMMARY)$/.test(tagName) || target.getAttribute?.("role") === "button") return key === " " || key === "Enter";
+  return false;
+}
+
+// Passes keys to a handler, which returns true for those that it takes. The end of a key press is
+// passed always, so that a key which is released over a control does not stay pressed.
+export function onHeldKeys(handle) {
+  const onKey = (event) => { if ((event.type === "keyup" || !isTaken(event)) && handle(event)) event.preventDefault(); };
+  for (const kind of ["keydown", "keyup"]) listen(document, kind, onKey);
+}
+
+// Gives the page its keys: a list of [key, its name, what it does in words, function]. A function of
+// null is for a key that only is explained. The key "?" shows them all. Returns a button that does, too.
+export function bindKeys(keys) {
+  const close = el("button", { class: "main", onclick: () => help.close() }, "Close");
+  const help = el("dialog", { "aria-label": "Keys" }, el("h2", {}, "Keys"),
+    el("table", {}, el("tbody", {}, ...[...keys, ["?", "?", "show the keys", null]].map(([, name, text]) => el("tr", {}, el("th", { scope: "row" }, el("kbd", {}, name)), el("td", {}, text))))), close);
+  document.body.append(help);
+  onLeave(() => help.remove());
+  const actions = new Map(keys.filter(([, , , act]) => act).map(([key, , , act]) => [key, act]));
+  actions.set("?", () => help.showModal());
+  onHeldKeys((event) => {
+    const act = event.type === "keydown" && !help.open && actions.get(event.key);
+    if (act) act(event);
+    return Boolean(act);
+  });
+  return el("button", { class: "quiet", onclick: () => help.showModal(), title: "Keys (?)", "aria-label": "Keys" }, "?");
+}
+
+// A control that was used with the mouse gives the focus back, so that the page's keys work next.
+export function returnFocus() {
+  for (const kind of ["click", "change"]) {
+    document.addEventListener(kind, ({ target }) => {
+      if (target.matches?.("button, select, input[type=range]") && !target.matches(":focus-visible") && main.contains(target)) main.focus({ preventScroll: true });
+    });
   }
 }
 

@@ -1,0 +1,100 @@
+"""The viewer's page within a notebook."""
+
+import atexit
+import html
+import re
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+from urllib.parse import quote
+
+from ludus.envs.errors import RunError
+from ludus.training.run import Run
+
+_STARTED = weakref.WeakSet["Watching"]()
+
+
+class Watching:
+    """A viewer that runs beside this process; a notebook shows its page below the cell.
+
+    Args:
+        url: link to the page, with its token.
+        process: the viewer.
+        height: of the frame in pixels.
+    """
+
+    def __init__(self, url: str, process: subprocess.Popen[str], height: int) -> None:
+        self.url, self._process, self._height = url, process, height
+        _STARTED.add(self)
+
+    def __repr__(self) -> str:
+        """Return the link."""
+        return f"<the viewer at {self.url}>"
+
+    def _repr_html_(self) -> str:
+        return (
+            f'<iframe src="{html.escape(self.url)}" title="Ludus" width="100%" '
+            f'height="{self._height}" style="border: 0"></iframe>'
+        )
+
+    def close(self) -> None:
+        """End the viewer; a second call does nothing."""
+        self._process.terminate()
+        self._process.communicate()
+
+
+def watch(
+    run: Path | str | None = None,
+    *,
+    run_dir: Path | str = "runs",
+    port: int = 0,
+    url: str = "",
+    height: int = 720,
+) -> Watching:
+    """Show runs and playing agents in a notebook, or on a page of their own.
+
+    The viewer is a process of its own, which ends with this one.
+
+    Args:
+        run: opens first, with all runs of its root folder; None for the list of `run_dir`.
+        run_dir: folder whose runs are listed.
+        port: TCP port; 0 for a free one.
+        url: address at which a proxy shows that port, as
+            "https://hub.example/user/me/proxy/8008"; "" if the browser runs on this machine.
+        height: of the page in a notebook, in pixels.
+
+    Returns:
+        The viewer, with `url` and `close()`.
+
+    Raises:
+        RunError: there is no such run, or the port is not available.
+    """
+    fragment = ""
+    if run is not None:
+        where = Run.open(run).path.resolve()
+        run_dir = where.parents[2]
+        fragment = f"#/watch/{quote(where.relative_to(run_dir).as_posix(), safe='')}"
+    command = [sys.executable, "-m", "ludus", "watch", "--run-dir", str(run_dir), "--embed"]
+    command += ["--port", str(port), "--url", url, "--no-browser"]
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # an interrupted cell does not end it
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        link = re.search(r"https?://\S+", line)
+        if link:
+            return Watching(link[0] + fragment, process, height)
+    _, said = process.communicate()
+    raise RunError(said.strip().removeprefix("error: ") or "the viewer did not start")
+
+
+@atexit.register
+def _close_all() -> None:
+    for started in list(_STARTED):
+        started.close()

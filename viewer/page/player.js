@@ -1,0 +1,224 @@
+// The player of one run: its picture, its controls, and what the agent thinks.
+
+import { drawBoard, evaluationBar, moveList, movesTable, sideName } from "./board.js";
+import { chart } from "./charts.js";
+import { connect, download } from "./connection.js";
+import { SPEEDS, actionBars, addFact, el, formatNumber, formatValue, gameOf, newestOnly, paint, paintHeat, screen, seedInput, select } from "./elements.js";
+import { announce, onLeave } from "./page.js";
+
+const HISTORY = 2000; // values over time that are kept
+const RECORDED = 3000; // frames that can be looked at again
+const THINKING_MILLISECONDS = 1500; // without a frame, until the page says that the agent thinks
+
+// Creates the player of one run.
+//   twin: with a name, the session is not shared with other pages of the run
+//   onCommand: is called with each command that a run beside this one follows, too
+//   onReady: is called once the agent is loaded; onFrame: with each frame's head
+// Returns its stage (the picture), its controls and its panel, to be placed on a page.
+export function createPlayer(name, { twin = "", onCommand = null, onReady = null, onFrame = null } = {}) {
+  const view = screen(name);
+  const board = el("div", { class: "fill" });
+  const evaluation = evaluationBar();
+  const caption = el("figcaption", {}, "Connecting…");
+  const bars = actionBars();
+  const factList = el("dl", { class: "facts" });
+  const facts = Object.fromEntries(["step", "reward", "return", "value", "seed", "weights at step", "frames/s"].map((fact) => [fact, addFact(factList, fact)]));
+  const values = chart("Value over time", { height: 120 });
+  const maps = el("canvas", { role: "img", "aria-label": "feature maps" });
+  const mapsBox = el("div", { class: "maps", hidden: true }, el("h2", {}, "Feature maps"), maps);
+  const moves = el("div", {});
+  const played = moveList((step) => lookAt(recorded.findLastIndex(({ head }) => head.step === step)));
+  let history = [];
+  let names = [];
+  let current = { paused: false };
+  let recorded = []; // of the last games, {head, pictures}
+  let shown = null; // the index of the recorded frame that is looked at; null for the newest
+  let thinking = null; // a timer
+
+  const connection = connect("watch", { run: name, twin }, receive, (text) => { caption.textContent = text; });
+  const send = (command, value) => { connection.send(command, value); onCommand?.(command, value); };
+  const goLive = () => { if (shown !== null) { shown = null; showNewest(); } };
+  const togglePause = () => { if (current.paused) goLive(); send(current.paused ? "play" : "pause"); };
+  const step = () => {
+    if (shown !== null && shown < recorded.length - 1) lookAt(shown + 1);
+    else { goLive(); send("step"); }
+  };
+  const stepBack = () => lookAt((shown ?? recorded.length - 1) - 1);
+  const pause = el("button", { class: "main", onclick: togglePause }, "Pause");
+  const seed = seedInput();
+  const restart = () => { goLive(); send("seed", seed.value()); };
+  seed.input.addEventListener("change", restart);
+  const [speedLabel, speed] = select("Speed", SPEEDS, (value) => send("speed", Number(value)), 1);
+  const [saliencyLabel, saliency] = select("Saliency", [["", "none"]], (value) => connection.send("saliency", value));
+  const [layerLabel, layer] = select("Feature maps", [["", "none"]], (value) => connection.send("layer", value));
+  const saveClip = el("button", { onclick: saveGame, title: "Save the game that is shown as an MP4" }, "Save clip");
+  const scrubber = el("input", { type: "range", min: 0, max: 0, value: 0, "aria-label": "frame of the last games", oninput: () => lookAt(Number(scrubber.value)) });
+  const where = el("output", { class: "small soft" });
+  const stage = weightsSlider((steps) => { goLive(); connection.send("weights", steps); });
+  const controls = el("div", { class: "row", role: "group", "aria-label": "Playback" }, pause,
+    el("button", { onclick: step }, "Step"), speedLabel, seed.label, el("button", { onclick: restart }, "Restart"));
+
+  // Shows a frame again that was received before.
+  function lookAt(index) {
+    if (!recorded.length) return;
+    const last = recorded.length - 1;
+    shown = Math.min(Math.max(index, 0), last);
+    if (!current.paused) send("pause");
+    show(recorded[shown]);
+  }
+
+  function showNewest() {
+    if (recorded.length) show(recorded.at(-1));
+  }
+
+  function show({ head, pictures }) {
+    updateFacts(head);
+    updateScrubber();
+    draw(head, pictures);
+  }
+
+  function updateScrubber() {
+    const last = recorded.length - 1;
+    scrubber.max = last;
+    scrubber.value = shown ?? last;
+    const { head } = recorded[shown ?? last];
+    where.textContent = shown === null ? "" : `step ${formatNumber(head.step)}, seed ${head.seed}`;
+    scrubber.setAttribute("aria-valuetext", `step ${head.step} of the game of seed ${head.seed}`);
+  }
+
+  // Saves the frames of the game that is shown.
+  async function saveGame() {
+    if (!recorded.length) return;
+    const at = shown ?? recorded.length - 1;
+    const { seed: game } = recorded[at].head;
+    const [first, last] = [recorded.findLastIndex(({ head }, i) => i < at && (head.seed !== game || head.step > recorded[i + 1].head.step)) + 1, recorded.findIndex(({ head }, i) => i > at && (head.seed !== game || head.step < recorded[i - 1].head.step))];
+    const end = recorded.at(last < 0 ? -1 : last - 1).head.frame;
+    saveClip.disabled = true;
+    saveClip.textContent = "Saving…";
+    try {
+      await download("clip", { run: name, twin, first: recorded[first].head.frame, last: end }, `${name.replaceAll("/", "-")}-seed-${game}.mp4`);
+    } catch (error) { caption.replaceChildren(el("span", { class: "error" }, error.message)); }
+    saveClip.disabled = false;
+    saveClip.textContent = "Save clip";
+  }
+
+  function describe(head) {
+    names = head.actions;
+    bars.setNames(names);
+    for (const [box, label, options] of [[saliency, saliencyLabel, head.saliencies], [layer, layerLabel, head.layers]]) {
+      box.replaceChildren(el("option", { value: "" }, "none"), ...options.map((option) => el("option", { value: option }, option)));
+      label.hidden = !options.length;
+    }
+    saliency.value = head.saliency;
+    layer.value = head.layer;
+    view.box.hidden = head.board;
+    board.hidden = evaluation.box.hidden = !head.board;
+    history = head.history.map(([at, value]) => [at, value]);
+  }
+
+  function updateControls(head) {
+    const text = head.paused ? "Play" : "Pause";
+    if (pause.textContent !== text) pause.textContent = text;
+    for (const [box, value] of [[speed, head.speed], [saliency, head.saliency], [layer, head.layer], [seed.input, head.seed]]) {
+      if (document.activeElement !== box) box.value = String(value);
+    }
+    stage.update(head);
+  }
+
+  function updateFacts(head) {
+    facts.step(formatNumber(head.step));
+    facts.reward(formatNumber(head.reward));
+    facts.return(formatNumber(head.return ?? head.result));
+    facts.value(formatNumber(head.value));
+    facts.seed(String(head.seed));
+    facts["weights at step"](formatNumber(head.weights));
+    facts["frames/s"](formatNumber(head.fps));
+  }
+
+  function receive(head, pictures) {
+    clearTimeout(thinking);
+    if (head.kind === "error") {
+      caption.replaceChildren(el("span", { class: "error" }, head.text));
+      announce(head.text);
+      connection.end();
+      return;
+    }
+    current = head;
+    updateControls(head);
+    if (!head.paused && !head.over) thinking = setTimeout(() => { if (shown === null) caption.textContent = "The agent is thinking…"; }, THINKING_MILLISECONDS);
+    if (head.kind === "hello") { describe(head); onReady?.(); return; }
+    onFrame?.(head);
+    if (history.length && head.step < history.at(-1)[0]) history = [];
+    history.push([head.step, head.value ?? null]);
+    if (history.length > HISTORY) history = history.slice(-HISTORY / 2);
+    recorded.push({ head, pictures });
+    if (recorded.length > RECORDED) {
+      const dropped = recorded.length - RECORDED / 2;
+      recorded = recorded.slice(dropped);
+      if (shown !== null) shown = Math.max(0, shown - dropped);
+    }
+    if (shown === null) showNewest(); else updateScrubber();
+  }
+  onLeave(() => clearTimeout(thinking));
+
+  const draw = newestOnly(async (head, pictures) => {
+    if (head.kind === "board") showBoard(head); else await showFrame(head, pictures);
+    values.update(history);
+  });
+
+  async function showFrame(head, pictures) {
+    await paint(view.picture, pictures.picture);
+    view.heat.hidden = !pictures.heat;
+    if (pictures.heat) await paintHeat(view.heat, pictures.heat);
+    mapsBox.hidden = !pictures.maps;
+    if (pictures.maps) { await paint(maps, pictures.maps); maps.setAttribute("aria-label", `feature maps of layer ${head.layer}`); }
+    bars.update(head.bars, Array.isArray(head.action) ? -1 : head.action, head.bars ? head.bars_are : "");
+    const action = names[head.action]?.toLowerCase() ?? [head.action ?? []].flat().map(formatValue).join(", ");
+    const seen = pictures.heat ? ` Red marks what the agent attends to (${head.saliency} saliency).` : "";
+    caption.textContent = head.over ? `Game over. Return: ${formatNumber(head.return)}.` : `Action: ${action}.${seen}`;
+    view.picture.setAttribute("aria-label", `${name}, step ${head.step}, return ${formatNumber(head.return)}${head.over ? "" : `, action ${action}`}`);
+  }
+
+  function showBoard(head) {
+    const { position } = head;
+    drawBoard(board, position, { game: gameOf(name), advice: head.advice });
+    evaluation.update(head, gameOf(name));
+    moves.replaceChildren(movesTable(head));
+    const ahead = recorded.filter(({ head: other }) => other.seed === head.seed && other.step >= head.step);
+    played.update(ahead.at(-1)?.head.moves ?? head.moves, head.step);
+    const side = (player) => sideName(position, gameOf(name), player);
+    const result = !head.result ? "A draw" : `${side(head.result > 0 ? 0 : 1)} won`;
+    caption.textContent = head.over ? `Game over. ${result}.` : `To move: ${side(position.mover)}. The value is that of ${side(0)}.`;
+  }
+
+  return {
+    stage: el("figure", { class: "stage" }, el("div", { class: "view" }, evaluation.box, view.box, board), caption,
+      el("div", { class: "row scrub" }, scrubber, where)),
+    controls,
+    panel: el("div", { class: "card panel" }, el("div", { class: "row" }, saliencyLabel, layerLabel, stage.label, saveClip),
+      factList, bars.caption, bars.list, moves, played.box, el("h2", {}, "Value over time"), values.picture, mapsBox),
+    send: connection.send, step, stepBack, togglePause, restart, goLive,
+  };
+}
+
+// Creates a slider over the stages of the training whose weights are kept; its end is the newest.
+function weightsSlider(onChange) {
+  const slider = el("input", { type: "range", min: 0, step: 1, "aria-label": "stage of the training" });
+  const text = el("output", {});
+  const label = el("label", { hidden: true, title: "Watch how the agent played earlier in its training" }, "Weights", slider, text);
+  let saved = [];
+  const chosen = () => (Number(slider.value) >= saved.length - 1 ? null : saved[Number(slider.value)]);
+  const describe = (steps) => { text.textContent = steps === null ? `newest (${formatNumber(saved.at(-1))} steps)` : `${formatNumber(steps)} steps`; };
+  slider.addEventListener("input", () => describe(chosen()));
+  slider.addEventListener("change", () => onChange(chosen()));
+  const update = (head) => {
+    label.hidden = head.saved.length < 2;
+    if (document.activeElement === slider && slider.matches(":active")) return;
+    saved = head.saved;
+    slider.max = saved.length - 1;
+    slider.value = head.newest ? saved.length - 1 : saved.indexOf(head.weights);
+    if (saved.length) describe(head.newest ? null : head.weights);
+    slider.setAttribute("aria-valuetext", text.textContent);
+  };
+  return { label, update };
+}
