@@ -13,6 +13,7 @@ import numpy as np
 
 from ludus.comparison.aggregates import (
     AGGREGATES,
+    ENOUGH_SEEDS,
     Estimate,
     estimate,
     human_reference,
@@ -77,13 +78,13 @@ class Overall:
     matrices: dict[str, np.ndarray]
     """[runs, envs] normalised scores of each agent"""
     aggregates: dict[str, dict[str, Estimate]]
-    """by agent, then by name of the aggregate"""
+    """by agent, the highest interquartile mean first, then by name of the aggregate"""
     taus: np.ndarray
     """[taus] scores at which the profiles are computed"""
     profiles: dict[str, np.ndarray]
-    """[3, taus] value, low and high of each agent"""
+    """[3, taus] value, low and high of each agent with more than one run"""
     improvements: list[tuple[str, str, Estimate]]
-    """x, y and the probability that x improves on y"""
+    """x, y and the probability that x improves on y, of agents with more than one run"""
     trained: list[str]
     """agents that train"""
 
@@ -111,8 +112,10 @@ class Analysis:
     scales: dict[int, Scale | None]
     """None for a group in which no agent scores above the low end of the scale"""
     published: dict[int, list[PublishedScore]]
+    best: dict[int, str | None]
+    """by the number of the group: the agent that improves on every other one by more than chance"""
     overall: Overall | None
-    """None if no agent has a score on every env"""
+    """None if no agent has a score on every env, or with one training on one env"""
     notes: list[str]
     """sentences on what was excluded, and on trainings of other machines or versions"""
 
@@ -150,7 +153,8 @@ def analyse(trainings: Sequence[Training], about: About) -> Analysis:
         tables={group.number: score_agents(group) for group in groups},
         scales=scales,
         published={group.number: published_scores(group) for group in groups},
-        overall=_overall(chosen, matrices, scales) if matrices else None,
+        best={group.number: _best(group) for group in groups},
+        overall=_overall(chosen, matrices, scales) if _is_aggregate(matrices) else None,
         notes=notes + _provenance_notes(scored, about),
     )
 
@@ -247,6 +251,55 @@ def _normalise(trainings: Sequence[Training], scale: Scale | None) -> list[float
     return [(mean_return(t) - scale.low) / (scale.high - scale.low) for t in trainings]
 
 
+def is_certain(probability: Estimate) -> bool:
+    """Return whether the interval of a probability of improvement excludes chance."""
+    return not probability.low <= 0.5 <= probability.high
+
+
+def _best(group: Group) -> str | None:
+    """Return the agent that improves on every other one by more than chance; None if none does.
+
+    With fewer than `ENOUGH_SEEDS` trainings an interval is too narrow to say so.
+    """
+    scores = {a: np.array([[mean_return(t)] for t in ts]) for a, ts in group.agents.items()}
+    first = max(scores, key=lambda agent: float(np.mean(scores[agent])))
+    enough = all(len(runs) >= ENOUGH_SEEDS for runs in scores.values()) and len(scores) > 1
+    others = [runs for agent, runs in scores.items() if agent != first]
+    if enough and all(improvement(scores[first], runs).low > 0.5 for runs in others):
+        return first
+    return None
+
+
+def finding(group: Group) -> str:
+    """Return what the scores of a group show, in a sentence or two."""
+    rows = score_agents(group)
+    trained = [row for row in rows if row.trainings]
+    sentences = []
+    chance = next((row.score.high for row in rows if row.agent == "random"), None)
+    if chance is not None:
+        better = [row.agent for row in trained if row.score.low > chance]
+        if better:
+            plays = "plays" if len(better) == 1 else "play"
+            sentences.append(f"{format_list(better)} {plays} better than the random agent.")
+        else:
+            sentences.append("No agent is shown to play better than the random agent.")
+    first, fewest = _best(group), min((row.trainings for row in trained), default=0)
+    if first is not None:
+        sentences.append(f"{first} scores higher than every other agent, by more than chance.")
+    elif len(trained) > 1:
+        names = " or ".join(row.agent for row in trained) if len(trained) == 2 else "the agents"
+        why = "" if fewest >= ENOUGH_SEEDS else f": {format_count(fewest, 'training')} of each "
+        why += "" if fewest >= ENOUGH_SEEDS else "is too few" if fewest == 1 else "are too few"
+        question = f"whether {names} is better" if len(trained) == 2 else "which agent is the best"
+        sentences.append(f"The scores do not show {question}{why}.")
+    return " ".join(sentences)
+
+
+def _is_aggregate(matrices: Mapping[str, np.ndarray]) -> bool:
+    """Return whether an agent has several runs, or one on each of several envs."""
+    return any(matrix.size > 1 for matrix in matrices.values())
+
+
 def _overall(
     chosen: Sequence[Group],
     matrices: Mapping[str, np.ndarray],
@@ -256,24 +309,22 @@ def _overall(
     scores = np.concatenate([matrix.ravel() for matrix in matrices.values()])
     high = min(max(1.0, scores.max()), _MAX_TAU)
     taus = np.linspace(min(0.0, max(scores.min(), -_MAX_TAU)), high * 1.02, 201)
-    trained = [agent for agent in matrices if is_trained(chosen[0].agents[agent])]
-    ranked = sorted(
-        trained if len(trained) > 1 else matrices,
-        key=lambda agent: float(pooled_iqm(matrices[agent])),
-        reverse=True,
-    )
+    ranked = sorted(matrices, key=lambda agent: -float(pooled_iqm(matrices[agent])))
+    trained = [agent for agent in ranked if is_trained(chosen[0].agents[agent])]
+    several = [agent for agent in ranked if len(matrices[agent]) > 1]
+    compared = [agent for agent in several if agent in trained or len(trained) == 1]
     return Overall(
         envs=[group.label for group in chosen],
         human=all(scale.human for group in chosen if (scale := scales[group.number])),
-        matrices=dict(matrices),
+        matrices={agent: matrices[agent] for agent in ranked},
         aggregates={
-            agent: {name: estimate(matrix, aggregate) for name, aggregate in AGGREGATES.items()}
-            for agent, matrix in matrices.items()
+            agent: {name: estimate(matrices[agent], each) for name, each in AGGREGATES.items()}
+            for agent in ranked
         },
         taus=taus,
-        profiles={agent: profile(matrix, taus) for agent, matrix in matrices.items()},
+        profiles={agent: profile(matrices[agent], taus) for agent in several},
         improvements=[
-            (x, y, improvement(matrices[x], matrices[y])) for x, y in combinations(ranked, 2)
+            (x, y, improvement(matrices[x], matrices[y])) for x, y in combinations(compared, 2)
         ],
         trained=trained,
     )

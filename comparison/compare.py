@@ -16,7 +16,8 @@ from rich.table import Table
 from ludus.agents import registry
 from ludus.agents.sb3_config import SB3Config
 from ludus.comparison.aggregates import human_normalised, summarise
-from ludus.comparison.groups import Group, Training, group_trainings
+from ludus.comparison.analysis import finding
+from ludus.comparison.groups import Group, Training, group_trainings, score_agents
 from ludus.comparison.jobs import Job, max_parallel, run_jobs
 from ludus.envs.errors import EnvError, FormatError, RunError
 from ludus.envs.make import EnvOptions, make
@@ -352,7 +353,8 @@ def tables(trainings: Sequence[Training]) -> Iterator[Table]:
 def _table(group: Group) -> Table:
     rom = group.protocol.get("rom")
     rows, interval_over = [], set()
-    for agent, trainings in group.agents.items():
+    for row in score_agents(group):
+        agent, trainings = row.agent, group.agents[row.agent]
         games = min(len(t.returns) for t in trainings)
         score = summarise(np.array([t.returns[:games] for t in trainings]))
         interval_over.add(score.over)
@@ -365,9 +367,10 @@ def _table(group: Group) -> Table:
         cells.append(f"{np.mean(rates):.0f}" if rates else "-")
         rows.append(cells)
     caption = "95% bootstrap interval of the interquartile mean (IQM), "
-    caption += f"over {', '.join(interval_over)}"
+    caption += f"over {', '.join(sorted(interval_over))}"
     if rom is not None:
         caption += "; human: (IQM - random) / (human - random)"
+    caption += f". {finding(group)}"
     table = Table(title=group.label, title_justify="left", caption=caption, caption_justify="left")
     columns = ["agent", "mean", "IQM", "95% interval", *(["human"] if rom else []), "steps/s"]
     for name in columns:

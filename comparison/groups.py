@@ -160,7 +160,7 @@ def _distinction(
 
 
 def score_agents(group: Group) -> list[AgentScore]:
-    """Compute the score table of a group, one row for each agent."""
+    """Compute the score table of a group, one row for each agent, the highest mean first."""
     scores = []
     for agent, trainings in group.agents.items():
         games = min(len(t.returns) for t in trainings)  # equal by the protocol
@@ -182,7 +182,8 @@ def score_agents(group: Group) -> list[AgentScore]:
                 seconds=float(np.mean(durations)) if timed else None,
             )
         )
-    return scores
+    # NaN, which is no number to compare with, comes last.
+    return sorted(scores, key=lambda row: (row.score.mean != row.score.mean, -row.score.mean))
 
 
 def mean_return(training: Training) -> float:

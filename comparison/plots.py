@@ -2,26 +2,23 @@
 
 The colours are those of Okabe and Ito, which colour-blind readers can distinguish; line styles and
 markers distinguish agents without colour. The kinds of plots are those of Agarwal et al. 2021,
-https://arxiv.org/abs/2108.13264. Files are written atomically.
+https://arxiv.org/abs/2108.13264.
 """
 
-import io
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib import colors, ticker
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ludus.comparison.aggregates import ENOUGH_SEEDS, Estimate, mean_band, smooth
+from ludus.comparison.figure import figure_at
 
 # Yellow, the eighth colour of the palette, is left out: it is too pale on white.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -29,25 +26,9 @@ _MARKERS = "osD^vPX<>p"
 _LINES: tuple[Any, ...] = ("-", (0, (7, 1.5, 1.5, 1.5)))  # the second one where colours repeat
 _BASELINE_LINES: tuple[Any, ...] = ((0, (3.5, 1.5)), (0, (1.5, 1.2)))
 
-_SETTINGS: Any = {
-    "figure.facecolor": "white",
-    "axes.facecolor": "white",
-    "savefig.facecolor": "white",
-    "font.size": 10.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#666666",
-    "axes.axisbelow": True,
-    "grid.color": "#dddddd",
-    "grid.linewidth": 0.7,
-    "xtick.color": "#444444",
-    "ytick.color": "#444444",
-    "text.parse_math": False,  # names may contain dollar signs
-}
-_WIDTH = 9.5  # inches
 _TITLE_LENGTH = 78  # characters that fit above a figure
 _MARKER_SIZE = 5
-_DPI = 140
+_SLOWER = 5.0  # times; with a larger ratio of their times, agents share a logarithmic axis
 
 
 @dataclass(frozen=True)
@@ -108,17 +89,24 @@ def learning_curves(
     """
     styles = styles or agent_styles(list(runs))
     curves = {name: [e for e in episodes if len(e)] for name, episodes in runs.items()}
-    with _figure(path, 1, 2, 4.3, sharey=True) as (figure, axes):
+    with figure_at(path, 1, 2, 4.3, sharey=True) as (figure, axes):
         seconds = max((e[-1, 1] for episodes in curves.values() for e in episodes), default=0.0)
         unit, scale = _unit(seconds)
+        log_time = needs_log_time(list(curves.values()))
         for axis, column in zip(axes, (0, 1), strict=True):
+            log = log_time and column == 1
             for i, (name, episodes) in enumerate(curves.items()):
                 if episodes:
-                    _plot_curve(axis, episodes, column, scale if column else 1.0, styles[name], i)
+                    x_scale = scale if column else 1.0
+                    _plot_curve(axis, episodes, column, x_scale, styles[name], i, log)
             for level in levels.values():
                 axis.axhline(level, color=_UNTRAINED.colour, linestyle=":", linewidth=1.4)
             axis.set_xlabel(f"training time ({unit})" if column else "env steps")
-            axis.set_xlim(left=0)
+            if log:
+                axis.set_xscale("log")
+                axis.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:g}"))
+            else:
+                axis.set_xlim(left=0)
             axis.grid(True)
         axes[0].xaxis.set_major_formatter(ticker.FuncFormatter(_thousands))
         axes[0].set_ylabel("return, mean of 20 episodes")
@@ -136,8 +124,24 @@ def learning_curves(
     return figure
 
 
+def needs_log_time(runs: Sequence[Sequence[np.ndarray]]) -> bool:
+    """Return whether the time of some agents would not be seen beside that of others.
+
+    Args:
+        runs: for each agent, the episodes [episodes, 4] of its runs.
+    """
+    ends = [max(e[-1, 1] for e in several if len(e)) for several in runs if any(map(len, several))]
+    return len(ends) > 1 and min(ends) > 0 and max(ends) > _SLOWER * min(ends)
+
+
 def _plot_curve(
-    axis: Axes, runs: Sequence[np.ndarray], column: int, scale: float, style: Style, index: int
+    axis: Axes,
+    runs: Sequence[np.ndarray],
+    column: int,
+    scale: float,
+    style: Style,
+    index: int,
+    log: bool,
 ) -> None:
     """Plot the mean curve of an agent and its band.
 
@@ -148,8 +152,10 @@ def _plot_curve(
         scale: divisor of the x values.
         style: appearance of the agent.
         index: position of the agent, which shifts its markers.
+        log: the x axis is logarithmic.
     """
-    grid = np.linspace(0, max(run[-1, column] for run in runs), 200)
+    end = max(run[-1, column] for run in runs)
+    grid = np.geomspace(end / 1000, end, 200) if log else np.linspace(0, end, 200)
     curves = np.stack([smooth(run[:, [column, 1, 2, 3]], grid) for run in runs])  # [runs, points]
     known = ~np.isnan(curves).any(axis=0)
     if not known.any():
@@ -194,7 +200,7 @@ def intervals(
     every = [e for of_agent in estimates.values() for e in of_agent.values()]
     low = min(0.0, *(min(e.low, e.value) for e in every))
     high = max(1.0, *(max(e.high, e.value) for e in every))
-    with _figure(path, 1, len(names), 1.35 + 0.32 * len(agents), sharey=True) as (figure, axes):
+    with figure_at(path, 1, len(names), 1.35 + 0.32 * len(agents), sharey=True) as (figure, axes):
         for axis, name in zip(axes, names, strict=True):
             for row, agent in enumerate(agents):
                 _plot_interval(
@@ -218,12 +224,14 @@ def improvement(
         with_intervals: agents with enough runs; a pair has an interval if both have.
         path: path of the PNG file.
     """
-    with _figure(path, 1, 1, 1.1 + 0.29 * len(pairs)) as (_, axes):
+    with figure_at(path, 1, 1, 1.1 + 0.29 * len(pairs)) as (_, axes):
         axis = axes[0]
         style = agent_styles(["x"])["x"]
+        unsure = replace(style, colour=_UNTRAINED.colour)
         for row, (x, y, estimate) in enumerate(pairs):
             known = x in with_intervals and y in with_intervals
-            _plot_interval(axis, row, estimate, style, known)
+            certain = not estimate.low <= 0.5 <= estimate.high
+            _plot_interval(axis, row, estimate, style if certain else unsure, known)
         axis.axvline(0.5, color="#777777", linestyle=":", linewidth=1.4, zorder=0)
         axis.set_xlim(-0.02, 1.02)
         axis.set_xlabel(
@@ -251,7 +259,7 @@ def profiles(
         styles: a style for each agent; default styles if None.
     """
     styles = styles or agent_styles(list(curves))
-    with _figure(path, 1, 1, 4.3) as (figure, axes):
+    with figure_at(path, 1, 1, 4.3) as (figure, axes):
         axis = axes[0]
         for i, (name, (value, low, high)) in enumerate(curves.items()):
             style = styles[name]
@@ -279,32 +287,6 @@ def profiles(
         axis.set_ylabel("share of trainings above tau")
         axis.grid(True)
         _add_legend(figure, [_handle(styles[name]) for name in curves], list(curves))
-
-
-@contextmanager
-def _figure(
-    path: Path | None, rows: int, columns: int, height: float, *, sharey: bool = False
-) -> Iterator[tuple[Figure, Any]]:
-    """Yield a figure and its axes, and save the figure atomically if there is a path."""
-    with matplotlib.rc_context(_SETTINGS):
-        # without pyplot, which would change the backend of a notebook and keep every figure
-        figure = _NotebookFigure(figsize=(_WIDTH, height), layout="constrained")
-        FigureCanvasAgg(figure)
-        yield figure, figure.subplots(rows, columns, sharey=sharey, squeeze=False)[0]
-        if path is not None:
-            temporary = path.with_name(f".{path.name}.tmp")
-            figure.savefig(temporary, dpi=_DPI, format="png")
-            temporary.replace(path)
-
-
-class _NotebookFigure(Figure):
-    """A figure that a notebook shows whatever its backend."""
-
-    def _repr_png_(self) -> bytes:
-        data = io.BytesIO()
-        with matplotlib.rc_context(_SETTINGS):
-            self.savefig(data, dpi=_DPI, format="png")
-        return data.getvalue()
 
 
 def _plot_interval(

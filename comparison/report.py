@@ -12,6 +12,7 @@ import numpy as np
 
 from ludus.comparison import plots
 from ludus.comparison.analysis import About, Analysis, Overall, analyse
+from ludus.comparison.figure import SUFFIXES
 from ludus.comparison.formatting import to_json
 from ludus.comparison.groups import Group, Training, is_baseline, is_trained, mean_return
 from ludus.comparison.report_page import render_page
@@ -49,7 +50,7 @@ def write_report(folder: Path, trainings: Sequence[Training], about: About) -> l
         folder / "report.html",
         folder / "results.json",
         folder / "scores.csv",
-        *figures.values(),
+        *(path.with_suffix(suffix) for path in figures.values() for suffix in SUFFIXES),
     ]
 
 
@@ -77,8 +78,9 @@ def _plot(folder: Path, groups: Sequence[Group], overall: Overall | None) -> dic
     known, label = overall.with_intervals, overall.label
     paths["aggregates"] = folder / "aggregates.png"
     plots.intervals(overall.aggregates, known, label, paths["aggregates"], styles)
-    paths["profiles"] = folder / "profiles.png"
-    plots.profiles(overall.taus, overall.profiles, known, label, paths["profiles"], styles)
+    if overall.profiles:
+        paths["profiles"] = folder / "profiles.png"
+        plots.profiles(overall.taus, overall.profiles, known, label, paths["profiles"], styles)
     if overall.improvements:
         paths["improvement"] = folder / "improvement.png"
         plots.improvement(overall.improvements, known, paths["improvement"])
@@ -119,6 +121,7 @@ def _results(analysis: Analysis) -> dict[str, Any]:
                 "protocol": group.protocol,
                 "normalised": analysis.scales[group.number],
                 "agents": analysis.tables[group.number],
+                "best": analysis.best[group.number],
                 "published": analysis.published[group.number],
             }
             for group in analysis.groups

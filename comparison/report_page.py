@@ -21,7 +21,8 @@ from ludus.comparison.aggregates import (
     Score,
     human_reference,
 )
-from ludus.comparison.analysis import Analysis
+from ludus.comparison.analysis import Analysis, finding, is_certain
+from ludus.comparison.figure import dark_file
 from ludus.comparison.formatting import (
     format_count,
     format_key,
@@ -32,6 +33,7 @@ from ludus.comparison.formatting import (
     to_json,
 )
 from ludus.comparison.groups import Group, describe_budget, is_baseline, is_trained, mean_return
+from ludus.comparison.plots import needs_log_time
 
 
 def render_page(analysis: Analysis, figures: Mapping[str, Path]) -> str:
@@ -47,6 +49,7 @@ def render_page(analysis: Analysis, figures: Mapping[str, Path]) -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.tests["baseline"] = is_baseline
+    environment.tests["certain"] = is_certain
     environment.filters["estimate"] = _format_estimate
     environment.filters["interval"] = _format_interval
     environment.filters["mean_return"] = mean_return
@@ -58,7 +61,13 @@ def render_page(analysis: Analysis, figures: Mapping[str, Path]) -> str:
     environment.filters["setting"] = format_setting
     environment.filters["budget"] = lambda both: describe_budget(*both)
     template = environment.from_string(package.joinpath("report.html.j2").read_text())
-    images = {name: base64.b64encode(path.read_bytes()).decode() for name, path in figures.items()}
+    images = {
+        name: {
+            "light": base64.b64encode(path.read_bytes()).decode(),
+            "dark": base64.b64encode(dark_file(path).read_bytes()).decode(),
+        }
+        for name, path in figures.items()
+    }
     style = package.joinpath("report.css").read_text()
     return template.render(_values(analysis), figures=images, style=style)
 
@@ -76,7 +85,7 @@ def _values(analysis: Analysis) -> dict[str, Any]:
         "agents": list(dict.fromkeys(agent for group in groups for agent in group.agents)),
         "envs": envs,
         "trained_runs": len(trained),
-        "sections": _sections(groups, several_envs=len(envs) > 1),
+        "sections": _sections(analysis, several_envs=len(envs) > 1),
         "groups": [_group_values(group, analysis) for group in groups],
         "settings": _settings(groups),
         "machine": {"date": about.date, "commit": about.commit or "-"} | about.hardware,
@@ -84,12 +93,13 @@ def _values(analysis: Analysis) -> dict[str, Any]:
     }
 
 
-def _sections(groups: Sequence[Group], *, several_envs: bool) -> dict[str, str]:
+def _sections(analysis: Analysis, *, several_envs: bool) -> dict[str, str]:
     """Return the titles of the sections by their anchors, in order."""
     scores = {"scores": "Scores by env"}
-    overall = {"overall": "All envs"}
+    title = "All envs" if several_envs else "Normalised scores"
+    overall = {"overall": title} if analysis.overall or several_envs else {}
     sections = overall | scores if several_envs else scores | overall
-    if any("rom" in group.protocol for group in groups):
+    if any(analysis.published.values()):
         sections["published"] = "Published scores"
     return sections | {"settings": "Agent settings", "made": "Reproduction"}
 
@@ -100,18 +110,19 @@ def _group_values(group: Group, analysis: Analysis) -> dict[str, Any]:
     curves = {agent: len(ts) for agent, ts in group.agents.items() if is_trained(ts)}
     one, few = _too_few(curves)
     rom = group.protocol.get("rom", "")
-    means = [row.score.mean for row in scores if math.isfinite(row.score.mean)]
     return {
         "group": group,
         "rom": rom,
         "human": human_reference(rom) is not None,
         "scores": scores,
-        "best_mean": max(means, default=math.nan),
+        "finding": finding(group),
+        "best": analysis.best[group.number],
         "few_trainings": [row.agent for row in scores if 0 < row.trainings < ENOUGH_SEEDS],
         "figure": f"curves-{group.slug}",
         "one_curve": one,
         "few_curves": few,
         "any_band": len(one) < len(curves),
+        "log_time": needs_log_time([[t.episodes for t in group.agents[a]] for a in curves]),
         "any_untrained": len(curves) < len(group.agents),
         "any_baseline": any(map(is_baseline, curves)),
         "trainings": [t for ts in group.agents.values() for t in ts],

@@ -1,9 +1,12 @@
+import xml.etree.ElementTree as ET
+
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 
 from ludus.comparison import plots
 from ludus.comparison.aggregates import AGGREGATES, Estimate
+from ludus.comparison.figure import dark_file
 
 _NAMES = ["dqn", "ddqn", "c51", "iqn", "ppo", "a2c", "pqn", "r2d2", "sb3:dqn", "sb3:ppo"]
 
@@ -61,8 +64,12 @@ def test_any_name_can_be_drawn(tmp_path, name):
     plots.improvement([(name, name, Estimate(0.5, 0.4, 0.6))], [name], tmp_path / "c.png")
     taus = np.linspace(0, 1, 11)
     plots.profiles(taus, {name: np.stack([1 - taus] * 3)}, [name], "score", tmp_path / "d.png")
-    for path in tmp_path.iterdir():
+    for name in "abcd":
+        path = tmp_path / f"{name}.png"
         assert _picture(path)[0, 0].tolist() == [1, 1, 1], path  # white ground
+        assert _picture(dark_file(path))[0, 0].max() < 0.2, path
+        assert path.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+        assert ET.parse(path.with_suffix(".svg")).getroot().tag.endswith("svg")
 
 
 def test_an_interval_is_drawn_only_where_it_says_something(tmp_path):
@@ -77,7 +84,8 @@ def test_an_interval_is_drawn_only_where_it_says_something(tmp_path):
 def test_a_picture_is_whole_or_not_there(tmp_path, monkeypatch):
     path = tmp_path / "x.png"
     plots.improvement([("a", "b", Estimate(0.5, 0.4, 0.6))], [], path)
-    before = path.read_bytes()
+    before = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
+    assert sorted(before) == ["x-dark.png", "x.pdf", "x.png", "x.svg"]
 
     def fail(*args, **kwargs):
         raise OSError("disk full")
@@ -85,5 +93,27 @@ def test_a_picture_is_whole_or_not_there(tmp_path, monkeypatch):
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
     with pytest.raises(OSError, match="disk full"):
         plots.improvement([("a", "c", Estimate(0.5, 0.4, 0.6))], [], path)
-    assert path.read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["x.png"]
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == before
+
+
+def test_a_dark_picture_has_light_words_and_the_same_shapes(tmp_path):
+    """Black and the dark blue of an agent would not be seen on a dark page."""
+    path = tmp_path / "x.png"
+    plots.learning_curves({name: [_episodes(i)] for i, name in enumerate("abcdefg")}, {}, "t", path)
+    light, dark = _picture(path), _picture(dark_file(path))
+    assert light.shape == dark.shape
+    assert (light.min(axis=2) < 0.05).sum() > 100  # the title, and the seventh agent in black
+    assert (dark.max(axis=2) < 0.05).sum() == 0
+    assert (dark.min(axis=2) > 0.85).sum() > 100
+
+
+@pytest.mark.parametrize(("times", "log"), [(1.0, False), (4.0, False), (8.0, True)])
+def test_times_that_differ_much_have_a_logarithmic_axis(times, log):
+    fast, slow = _episodes(0), _episodes(1)
+    slow[:, 1] = fast[:, 1] * times
+    assert plots.needs_log_time([[fast], [slow]]) == log
+    figure = plots.learning_curves({"fast": [fast], "slow": [slow]}, {}, "t", None)
+    assert figure.axes[1].get_xscale() == ("log" if log else "linear")
+    assert figure.axes[0].get_xscale() == "linear"
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    assert not plots.needs_log_time([[slow]])

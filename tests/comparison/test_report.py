@@ -57,7 +57,7 @@ def _training(env="CartPole-v1", agent="dqn", seed=0, level=100.0, games=8, **ch
 class _Page(HTMLParser):
     """Elements, text, and what a page asks for from outside."""
 
-    empty = ("meta", "img")
+    empty = ("meta", "img", "source")
 
     def __init__(self, text):
         super().__init__()
@@ -76,7 +76,9 @@ class _Page(HTMLParser):
         if re.fullmatch("h[1-6]", tag):
             self.headings.append(int(tag[1]))
         self.ids += [given["id"]] if "id" in given else []
-        links = [given[name] for name in ("src", "href", "data", "action") if name in given]
+        links = [
+            given[name] for name in ("src", "srcset", "href", "data", "action") if name in given
+        ]
         self.outside += [x for x in links if not x.startswith(("#", "data:image/png;base64,"))]
         assert not [name for name in given if name.startswith("on")]
 
@@ -137,8 +139,10 @@ def test_files_are_whole_and_listed(several, tmp_path):
     folder, _, _, trainings = several
     listed = write_report(tmp_path, trainings, _ABOUT)
     assert listed[0].name == "report.html"
-    assert sorted(listed) == sorted(tmp_path.iterdir())
-    assert {p.name for p in folder.iterdir()} == {p.name for p in listed}
+    dark = {path.name for path in tmp_path.glob("*-dark.png")}
+    assert {path.name for path in listed} == {path.name for path in tmp_path.iterdir()} - dark
+    assert len(dark) == 6
+    assert {p.name for p in folder.iterdir()} == {p.name for p in listed} | dark
 
 
 def test_the_page_says_how_it_was_made(several):
@@ -198,10 +202,14 @@ def test_each_env_is_normalised_as_it_says(several):
 
 def test_without_a_random_agent_the_lowest_mean_is_0(tmp_path):
     trainings = [
-        _training("Acrobot-v1", agent, 0, level) for agent, level in (("dqn", -80), ("ppo", -99))
+        _training("Acrobot-v1", agent, seed, level)
+        for agent, level in (("dqn", -80), ("ppo", -99))
+        for seed in (0, 1)
     ]
     page, results = _write(tmp_path, trainings)
-    assert results["overall"]["normalised"] == {"dqn": [[1.0]], "ppo": [[0.0]]}
+    scores = results["overall"]["normalised"]
+    assert min(scores["ppo"]) == [0.0]
+    assert np.mean(scores["dqn"]) == pytest.approx(1)
     assert "without a random agent, the lowest mean of any training" in page.text
 
 
@@ -239,7 +247,7 @@ def test_names_are_escaped(tmp_path):
 def test_any_env_has_a_file_name(tmp_path, env):
     _write(tmp_path / "out", [_training(env)])
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert len(list((tmp_path / "out").glob("curves-*.png"))) == 1
+    assert len(list((tmp_path / "out").glob("curves-*.svg"))) == 1
 
 
 def test_protocols_that_differ_are_kept_apart_and_named(tmp_path):
@@ -298,7 +306,9 @@ def test_published_scores_stand_beside_ours_with_what_differs(tmp_path):
 
 
 def test_too_few_seeds_are_given_in_words(tmp_path):
-    one, _ = _write(tmp_path / "1", [_training(), _training(agent="ppo")])
+    envs = ("CartPole-v1", "ALE/Pong-v5")
+    once = [_training(env, agent) for env in envs for agent in ("dqn", "ppo")]
+    one, _ = _write(tmp_path / "1", once)
     assert "One training of dqn and ppo on each env: no interval over trainings" in one.text
     assert "too few for an interval over trainings" in one.text
     assert "One training of dqn and ppo: no band" in one.text
@@ -335,7 +345,7 @@ def test_what_is_absent_or_no_number_is_a_dash(tmp_path):
     assert not re.search(r"\bnan\b", page.text)
     row = next(row for row in results["groups"][0]["agents"] if row["agent"] == "ppo")
     assert row["score"]["mean"] is None
-    assert list(results["overall"]["normalised"]) == ["dqn"]
+    assert results["overall"] is None
     assert "ppo is excluded from the results over all envs: a return is not finite" in page.text
     assert "1 training without held-out games" in page.text
 
@@ -369,3 +379,47 @@ def test_published_scores_are_all_of_known_agents():
     named = {name for names in PUBLISHED_NAMES.values() for name in names}
     assert named - theirs == set()
     assert theirs - named == {"pqn_lstm"}
+
+
+def test_of_one_training_no_statistic_is_shown(tmp_path):
+    page, results = _write(tmp_path, [_training(), _training(agent="ppo", level=30.0)])
+    assert results["overall"] is None
+    for word in ("Probability of improvement", "Performance profiles", "Published", "bootstrap"):
+        assert word not in page.text.replace("95% bootstrap interval of the interquartile", "")
+    assert not list(tmp_path.glob("improvement*"))
+    assert results["groups"][0]["best"] is None
+    shows = "The scores do not show whether dqn or ppo is better: 1 training of each is too few."
+    assert shows in page.text
+    # on two envs there are aggregates, but still no statistic over trainings
+    envs = ("CartPole-v1", "ALE/Pong-v5")
+    more = [_training(env, agent) for env in envs for agent in ("dqn", "ppo")]
+    page, results = _write(tmp_path / "two", more)
+    assert results["overall"]["profiles"] == {}
+    assert results["overall"]["improvement"] == []
+    assert "Performance profiles" not in page.text
+
+
+@pytest.mark.parametrize(
+    ("seeds", "better", "sentence"),
+    [
+        (5, 9.0, "ppo scores higher than every other agent, by more than chance."),
+        (5, 0.1, "The scores do not show whether ppo or dqn is better."),
+        (2, 9.0, "The scores do not show whether ppo or dqn is better: 2 trainings of each are"),
+    ],
+)
+def test_what_the_scores_show_is_said(tmp_path, seeds, better, sentence):
+    trainings = [
+        _training("X-v0", agent, seed, level + 3 * seed)
+        for agent, level in {"dqn": 20.0, "ppo": 20.0 + better * 2, "random": 0.0}.items()
+        for seed in range(seeds)
+    ]
+    page, results = _write(tmp_path, trainings)
+    assert f"ppo and dqn play better than the random agent. {sentence}" in page.text
+    assert results["groups"][0]["best"] == ("ppo" if sentence.startswith("ppo") else None)
+    assert [row["agent"] for row in results["groups"][0]["agents"]] == ["ppo", "dqn", "random"]
+
+
+def test_no_agent_above_chance_is_said(tmp_path):
+    levels = {"dqn": 1.0, "random": 1.0}
+    page, _ = _write(tmp_path, [_training("X-v0", a, 0, level) for a, level in levels.items()])
+    assert "No agent is shown to play better than the random agent." in page.text
