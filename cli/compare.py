@@ -13,16 +13,20 @@ from ludus.cli.options import parse, tensorboard
 from ludus.cli.output import print_json, print_message, print_result, print_table
 from ludus.comparison.analysis import About
 from ludus.comparison.compare import Plan, compare, tables
-from ludus.comparison.groups import Training
+from ludus.comparison.groups import Training, mean_return
 from ludus.comparison.report import write_report
 from ludus.envs.bounds import AT_LEAST_ONE, FRACTION, NON_NEGATIVE, check_bounds
 from ludus.envs.errors import UsageError
 from ludus.envs.make import EnvOptions
 from ludus.evaluation.video import record
 from ludus.training.device import device_of
+from ludus.training.film import film_title
+from ludus.training.progress import task
 from ludus.training.provenance import commit, hardware, versions
 from ludus.training.run import Run
 from ludus.training.train import load
+
+_VIDEO_STEPS = 2_000  # at most
 
 ABOUT = """Train agents under the same conditions on one or more envs, and write a report.
 
@@ -62,7 +66,7 @@ class Arguments:
     run_dir: Path = Path("runs")
     """folder of the run folders, new and finished"""
     record: bool = False
-    """write an MP4 of the first trained agent"""
+    """write an MP4 of the training with the highest mean, which the report contains"""
     device: str = "auto"
     """auto, cpu, cuda or mps"""
     quiet: bool = False
@@ -120,11 +124,11 @@ def run(argv: list[str]) -> int:
         commit=commit(),
         date=strftime("%Y-%m-%d"),
     )
-    written = write_report(out, trainings, about)
     if not given.json:
         for table in tables(trainings):
             print_table(table)
     video = _record(trainings, out, given) if given.record else None
+    written = write_report(out, trainings, about, video)
     if given.json:
         results = json.loads((out / "results.json").read_text())
         print_json(results | {"out": str(out), "video": str(video) if video else None})
@@ -134,6 +138,7 @@ def run(argv: list[str]) -> int:
     if video:
         print_result(f"video            {video}")
     print_result(f"more curves      {tensorboard()} --logdir {given.run_dir}")
+    print_result(f"the agents       ludus watch --run-dir {shlex.quote(str(given.run_dir))}")
     return 1 if failed else 0
 
 
@@ -145,14 +150,28 @@ def _stem(trainings: list[Training]) -> str:
 
 
 def _record(trainings: list[Training], out: Path, given: Arguments) -> Path | None:
-    """Record a game of the first trained agent."""
-    shown = next((t for t in trainings if t.run is not None), None)
-    if shown is None or shown.run is None:
+    """Record a game of the training with the highest mean."""
+    trained = [t for t in trainings if t.run is not None and t.returns]
+    if not trained:
         return None
+    shown = max(trained, key=mean_return)
+    assert shown.run is not None
     config = Run.open(shown.run).config()
     video = out / f"{config.agent.replace(':', '-')}.mp4"
     if not given.quiet:
         print_message(f"recording {shown.run}")
     agent = load(shown.run, device=given.device)
-    record(agent, config.env, config.options, video, epsilon=given.epsilon)
+    title = film_title(config, shown.done)
+    out.mkdir(parents=True, exist_ok=True)
+    with task("video", _VIDEO_STEPS, "steps", quiet=given.quiet or given.json) as show:
+        record(
+            agent,
+            config.env,
+            config.options,
+            video,
+            title=title,
+            epsilon=given.epsilon,
+            max_steps=_VIDEO_STEPS,
+            on_step=lambda step: show(step, ""),
+        )
     return video

@@ -11,9 +11,10 @@ from ludus.cli.output import print_json, print_result
 from ludus.envs.bounds import AT_LEAST_ONE, FRACTION, check_bounds
 from ludus.envs.errors import UsageError
 from ludus.evaluation.video import SUFFIXES, Overlay, record
+from ludus.training.film import film_title
 from ludus.training.progress import task
 from ludus.training.run import Run, at_steps
-from ludus.training.train import load
+from ludus.training.train import load_saved
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,8 @@ class Arguments:
     """folder of the run"""
     out: Path | None = None
     """video file, .mp4 or .gif (default: RUN/game.mp4)"""
-    seed: Annotated[int, HELD_OUT_SEED] = 0
-    """seed of the held-out game"""
+    seed: Annotated[int | None, HELD_OUT_SEED] = None
+    """seed of the held-out game (default: the one with the median return of 5)"""
     epsilon: Annotated[float, FRACTION] = 0.0
     """probability of a random action"""
     max_steps: Annotated[int, AT_LEAST_ONE] = 2_000
@@ -53,13 +54,14 @@ def run(argv: list[str]) -> int:
         raise UsageError(f"{out} does not end in {' or '.join(SUFFIXES)}")
     if not out.parent.is_dir():
         raise UsageError(f"the folder {out.parent} does not exist; create it first")
-    agent = load(given.run, device=given.device)
+    loaded = load_saved(given.run, device=given.device)
     with task("video", given.max_steps, "steps", quiet=given.json) as show:
-        score, length = record(
-            agent,
+        score, length, seed = record(
+            loaded.agent,
             config.env,
             config.options,
             out,
+            title=film_title(config, loaded.env_steps),
             seed=given.seed,
             epsilon=given.epsilon,
             max_steps=given.max_steps,
@@ -68,7 +70,7 @@ def run(argv: list[str]) -> int:
             on_step=lambda step: show(step, ""),
         )
     if given.json:
-        print_json({"video": str(out), "return": score, "length": length})
+        print_json({"video": str(out), "return": score, "length": length, "seed": seed})
     else:
-        print_result(f"{out}: {length} steps, return {score:.1f}")
+        print_result(f"{out}: game of seed {seed}, {length} steps, return {score:.1f}")
     return 0

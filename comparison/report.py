@@ -19,7 +19,9 @@ from ludus.comparison.report_page import render_page
 from ludus.training.checkpoint import write_atomically
 
 
-def write_report(folder: Path, trainings: Sequence[Training], about: About) -> list[Path]:
+def write_report(
+    folder: Path, trainings: Sequence[Training], about: About, film: Path | None = None
+) -> list[Path]:
     """Write the report of a comparison.
 
     Each file is written atomically. Files of an earlier report in the folder stay if this report
@@ -29,6 +31,7 @@ def write_report(folder: Path, trainings: Sequence[Training], about: About) -> l
         folder: folder of report.html, results.json, scores.csv and the figures; made if absent.
         trainings: all trainings; those that cannot be compared go into different groups.
         about: where the comparison was made.
+        film: an MP4 that the page contains; None for none.
 
     Returns:
         The paths, report.html first.
@@ -44,7 +47,7 @@ def write_report(folder: Path, trainings: Sequence[Training], about: About) -> l
     write_atomically(folder / "results.json", results)
     # Character references make the page independent of its encoding. They also replace lone
     # surrogates in names, which UTF-8 cannot encode.
-    html = render_page(analysis, figures).encode("ascii", "xmlcharrefreplace").decode()
+    html = render_page(analysis, figures, film).encode("ascii", "xmlcharrefreplace").decode()
     write_atomically(folder / "report.html", html)
     return [
         folder / "report.html",

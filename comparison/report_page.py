@@ -36,13 +36,14 @@ from ludus.comparison.groups import Group, describe_budget, is_baseline, is_trai
 from ludus.comparison.plots import needs_log_time
 
 
-def render_page(analysis: Analysis, figures: Mapping[str, Path]) -> str:
+def render_page(analysis: Analysis, figures: Mapping[str, Path], film: Path | None = None) -> str:
     """Render the HTML of a report.
 
     Args:
         analysis: the results that the page shows.
         figures: PNG files by name: `curves-` and the slug of a group, `aggregates`, `profiles`,
             `improvement`.
+        film: an MP4 of one of the agents; None for none.
     """
     package = files("ludus.comparison")
     environment = Environment(
@@ -69,7 +70,10 @@ def render_page(analysis: Analysis, figures: Mapping[str, Path]) -> str:
         for name, path in figures.items()
     }
     style = package.joinpath("report.css").read_text()
-    return template.render(_values(analysis), figures=images, style=style)
+    game = None
+    if film is not None:
+        game = {"name": film.name, "data": base64.b64encode(film.read_bytes()).decode()}
+    return template.render(_values(analysis), figures=images, style=style, film=game)
 
 
 def _values(analysis: Analysis) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import io
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ludus.agents.agent import Player
+from ludus.envs.board.spiel import is_game
 from ludus.envs.make import EnvOptions
 from ludus.evaluation.playback import Playback
 from ludus.evaluation.saliency import Saliency
@@ -24,6 +25,7 @@ _PANEL_WIDTH = 320  # pixels
 _HEAT = np.array((255, 60, 30), np.float32)
 _BACKGROUND, _TEXT, _MUTED = (31, 34, 38), (233, 234, 236), (162, 169, 177)
 _BAR, _CHOSEN, _CURVE = (47, 95, 125), (217, 120, 50), (86, 180, 233)
+_GAMES = 5  # of which the one with the median return is shown
 _MAX_BARS = 18  # actions in the panel
 _CURVE_STEPS, _CURVE_HEIGHT = 200, 110  # steps of the value curve, and its pixels
 
@@ -33,6 +35,7 @@ class Recording(NamedTuple):
 
     score: float  # unclipped return
     length: int  # env steps
+    seed: int  # of the game
 
 
 def record(
@@ -41,7 +44,8 @@ def record(
     options: EnvOptions,
     path: Path,
     *,
-    seed: int = 0,
+    title: Sequence[str] = (),
+    seed: int | None = None,
     epsilon: float = 0.0,
     max_steps: int = 2_000,
     overlay: Overlay = "gradient",
@@ -55,26 +59,54 @@ def record(
         env_id: id of the env.
         options: protocol of the env, as in training.
         path: path of the MP4 (H.264) or GIF.
-        seed: seed of the held-out game, as in `evaluate`.
+        title: lines at the top of the panel, such as the agent and the env.
+        seed: seed of the held-out game, as in `evaluate`; None for the one of `median_seed`.
         epsilon: probability of a random action.
         max_steps: env steps after which the video ends, even if the game goes on.
         overlay: saliency method to overlay if the agent has image observations.
-        panel: add a panel with the actions, the value and the return.
+        panel: add a panel with the title, the actions, the value and the return.
         on_step: called before each image with the number of env steps so far.
     """
+    if seed is None:
+        seed = median_seed(player, env_id, options, epsilon=epsilon, max_steps=max_steps)
+    lines = (*title, f"game of seed {seed}") if panel else ()
     playback = Playback(player, env_id, options, seed, epsilon)
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     try:
-        pictures = _pictures(playback, max_steps, overlay, panel, on_step)
+        pictures = _pictures(playback, max_steps, overlay, lines, on_step)
         if path.suffix == ".gif":
             temporary.write_bytes(_gif(pictures, playback.speed, _GIF_MAX_WIDTH))
         else:
             _write_mp4(pictures, playback.speed, str(temporary))
         temporary.replace(path)
-        return Recording(float(playback.row.episode_return[0]), int(playback.row.episode_length[0]))
+        row = playback.row
+        return Recording(float(row.episode_return[0]), int(row.episode_length[0]), seed)
     finally:
         temporary.unlink(missing_ok=True)
         playback.close()
+
+
+def median_seed(
+    player: Player, env_id: str, options: EnvOptions, *, epsilon: float, max_steps: int
+) -> int:
+    """Return the seed of the game with the median return of the first `_GAMES`.
+
+    In board games the agent plays both sides, so that a return says nothing; their seed is 0.
+    """
+    if is_game(env_id):
+        return 0
+    returns = []
+    for seed in range(_GAMES):
+        playback = Playback(player, env_id, options, seed, epsilon)
+        try:
+            for _ in range(max_steps):
+                if playback.row.game_over[0]:
+                    break
+                playback.step()
+            returns.append(float(playback.row.episode_return[0]))
+        finally:
+            playback.close()
+    return int(np.argsort(returns, kind="stable")[_GAMES // 2])
 
 
 def record_gif(
@@ -92,7 +124,7 @@ def record_gif(
     """
     playback = Playback(player, env_id, options)
     try:
-        pictures = _pictures(playback, max_steps, "none", False, on_step)
+        pictures = _pictures(playback, max_steps, "none", (), on_step)
         return _gif(pictures, playback.speed, max_width)
     finally:
         playback.close()
@@ -109,10 +141,10 @@ def _pictures(
     playback: Playback,
     max_steps: int,
     overlay: Overlay,
-    panel: bool,
+    title: Sequence[str],
     on_step: Callable[[int], None],
 ) -> Iterator[np.ndarray]:
-    """Yield one image for each step, [height, width, 3] uint8, all of one size."""
+    """Yield one image for each step, [height, width, 3] uint8; with a panel if there is a title."""
     kind: Saliency | None = None if overlay == "none" else overlay
     kind = kind if kind in playback.inspector.kinds else None
     values = deque[float](maxlen=_CURVE_STEPS)
@@ -123,8 +155,8 @@ def _pictures(
         if kind is not None and not over:
             picture = _overlaid(picture, playback.saliency(kind))
         yield (
-            np.concatenate([picture, _panel(playback, values, len(picture))], 1)
-            if panel
+            np.concatenate([picture, _panel(playback, title, values, len(picture))], 1)
+            if title
             else picture
         )
         if over or step == max_steps:
@@ -148,17 +180,23 @@ def _overlaid(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
     return (picture * (1 - share) + _HEAT * share).astype(np.uint8)
 
 
-def _panel(playback: Playback, values: deque[float], height: int) -> np.ndarray:
+def _panel(
+    playback: Playback, title: Sequence[str], values: deque[float], height: int
+) -> np.ndarray:
     """Render the panel, [height, _PANEL_WIDTH, 3] uint8; append the value to `values`."""
     image = Image.new("RGB", (_PANEL_WIDTH, height), _BACKGROUND)
     pen, font = ImageDraw.Draw(image), _font()
     over = bool(playback.row.game_over[0])
-    title = f"step {int(playback.row.episode_length[0])}"
-    title += f"   return {float(playback.row.episode_return[0]):.6g}"
-    pen.text((14, 12), title + ("   game over" if over else ""), _TEXT, font)
+    top = 8
+    for line in title:
+        pen.text((14, top), _fitting(line, font), _MUTED, font)
+        top += 17
+    state = f"step {int(playback.row.episode_length[0])}"
+    state += f"   return {float(playback.row.episode_return[0]):.6g}"
+    pen.text((14, top), state + ("   game over" if over else ""), _TEXT, font)
     decision = None if over else playback.decision()
     advice = None if decision is None else decision.advice
-    top = 44
+    top += 22
     if decision is not None and not playback.action_names:  # continuous actions
         numbers = " ".join(f"{x:.3g}" for x in np.atleast_1d(decision.action).ravel()[:6])
         pen.text((14, top), f"action {numbers}", _TEXT, font)
@@ -171,8 +209,8 @@ def _panel(playback: Playback, values: deque[float], height: int) -> np.ndarray:
             are_values = advice.probability is None
             label = "value" if are_values else "probability"
             pen.text((14, top), f"{label} of each action", _MUTED, font)
-            top = _draw_bars(pen, playback, bars[0], best, are_values, top + 24, font)
-    if len(values) > 1:
+            top = _draw_bars(pen, playback, bars[0], best, are_values, top + 20, font)
+    if len(values) > 1 and top + 28 <= height:
         pen.text((14, top + 8), f"value {values[-1]:.3g}", _MUTED, font)
         _draw_curve(pen, values, top + 34, min(top + 34 + _CURVE_HEIGHT, height - 14))
     return np.asarray(image)
@@ -200,7 +238,7 @@ def _draw_bars(
         pen.rectangle((130, top + 3, 130 + round(115 * share), top + 13), colour)
         number = "-" if np.isnan(value) else f"{value:.2f}" if are_values else f"{value:.0%}"
         pen.text((255, top), number, _TEXT, font)
-        top += 19
+        top += 17
     return top
 
 
@@ -213,6 +251,14 @@ def _draw_curve(pen: ImageDraw.ImageDraw, values: deque[float], top: int, bottom
     across = np.linspace(14, _PANEL_WIDTH - 14, points)[: len(values)]
     down = [bottom - (v - low) / max(high - low, 1e-9) * (bottom - top) for v in values]
     pen.line(list(zip(across.tolist(), down, strict=True)), _CURVE, 2)
+
+
+def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """Return the text, without what does not fit in the panel."""
+    room = _PANEL_WIDTH - 28
+    while font.getlength(text) > room:
+        text = f"{text.removesuffix('…')[:-1]}…"
+    return text
 
 
 def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

@@ -22,6 +22,7 @@ from ludus.networks.names import PASSED
 from ludus.networks.own import OwnNetwork, network_name
 from ludus.training.agent_file import save_agent
 from ludus.training.callbacks import Callback, check_callbacks
+from ludus.training.film import film_title
 from ludus.training.logger import Episodes
 from ludus.training.run import Run, RunConfig, TrainOptions
 from ludus.training.session import Session, console
@@ -292,7 +293,7 @@ def record(
     path: Path | str,
     env: str | PassedEnv | None = None,
     *,
-    seed: int = 0,
+    seed: int | None = None,
     epsilon: float = 0.0,
     max_steps: int = 2_000,
     overlay: Overlay = "gradient",
@@ -305,28 +306,30 @@ def record(
         agent: the agent, or where to load it from.
         path: of the video, .mp4 or .gif.
         env: env; None for that of its training.
-        seed: of the game.
+        seed: of the game; None for the one with the median return of 5.
         epsilon: probability of a random action.
         max_steps: env steps after which the video ends.
         overlay: saliency map drawn over images: gradient, perturbation or none.
-        panel: show the actions, the value and the return beside the game.
+        panel: show the agent, the actions, the value and the return beside the game.
         settings: changes to the protocol, as for `train`.
 
     Returns:
-        Return and length of the game so far.
+        Return and length of the game so far, and its seed.
     """
     file = Path(path)
     if file.suffix not in SUFFIXES:
         raise RunError(f"{file} does not end in {' or '.join(SUFFIXES)}")
     if not file.parent.is_dir():
         raise RunError(f"the folder {file.parent} does not exist; create it first")
-    _check_games(seed, epsilon, max_steps, "max_steps")
+    _check_games(seed or 0, epsilon, max_steps, "max_steps")
+    agent = agent if isinstance(agent, TrainedAgent) else load(agent)
     player, env_id, options = _player(agent, env, settings)
     return record_game(
         player,
         env_id,
         options,
         file,
+        title=film_title(replace(agent.config, env=env_id), agent.env_steps),
         seed=seed,
         epsilon=epsilon,
         max_steps=max_steps,

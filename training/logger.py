@@ -11,6 +11,7 @@ from typing import Any, TextIO
 import numpy as np
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 from ludus.envs.errors import RunError
 from ludus.envs.vector import Row
@@ -155,6 +156,23 @@ class Logger:
         """Write points under their full tags."""
         for tag, value in points.items():
             self._writer.add_scalar(tag, value, env_steps)
+
+    def card(self, text: str, settings: dict[str, Any]) -> None:
+        """Write what the run is, for TensorBoard's text and hparams pages.
+
+        Args:
+            text: in Markdown.
+            settings: of the run by name; anything but numbers, truth values and strings as text.
+        """
+        plain = {
+            name: value if isinstance(value, bool | int | float | str) else str(value)
+            for name, value in settings.items()
+        }
+        scores = dict.fromkeys(("eval/mean_reward", "rollout/ep_rew_mean"), 0.0)
+        writer = self._writer._get_file_writer()
+        for summary in hparams(plain, scores):
+            writer.add_summary(summary)
+        self._writer.add_text("run", text)
 
     def video(self, tag: str, gif: bytes, env_steps: int) -> None:
         """Write a GIF, which TensorBoard shows among its images."""

@@ -132,7 +132,7 @@ class Due:
             between = total // every - steps // every if every else 0
             due["evaluation"] = between + (not every or total % every > 0)
         if t.video_every:
-            due["video"] = total // t.video_every - steps // t.video_every
+            due["video"] = total // t.video_every - steps // t.video_every + bool(t.eval_episodes)
         later, more = 0.0, list[str]()
         for name, count in due.items():
             if name in self.seconds:

@@ -380,8 +380,13 @@ class Run:
 
     @property
     def weights(self) -> Path:
-        """Return the folder of the weights of the newest checkpoints."""
+        """Return the folder of the weights of the stages and of the newest checkpoints."""
         return self.path / "weights"
+
+    @property
+    def thumbnail(self) -> Path:
+        """Return the path of a picture of the agent at play, which may not exist."""
+        return self.path / "thumbnail.png"
 
 
 def at_steps(path: Path | str) -> tuple[Path, int | None]:

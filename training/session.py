@@ -34,11 +34,12 @@ from ludus.evaluation.evaluate import (
 )
 from ludus.networks.scale import describe_scale
 from ludus.training.callbacks import Callback, Callbacks, RunningTraining
+from ludus.training.card import card, hyperparameters
 from ludus.training.checkpoint import newest_checkpoint, save_checkpoint
 from ludus.training.checkpoint_writer import CheckpointWriter
 from ludus.training.console import Terminal
 from ludus.training.device import arithmetic
-from ludus.training.film import film
+from ludus.training.film import film, save_thumbnail
 from ludus.training.logger import Logger
 from ludus.training.mode import Mode
 from ludus.training.progress import Due, Show
@@ -145,6 +146,8 @@ class Session:
             evaluated = self._evaluations[-1]["env_steps"] if self._evaluations else -1
             if t.eval_episodes and evaluated < self.agent.env_steps:
                 self._evaluate()
+            if t.eval_episodes and t.video_every:
+                self._record_video(self.agent.env_steps)
             self.raise_if_stopping()
         self._callbacks.on_end()
         self.log.close()
@@ -194,6 +197,7 @@ class Session:
         if tree is None:
             if self.mode.resumable:
                 self.save_weights()  # so that it can be watched at once
+            self.log.card(card(self.config, self.run.path), hyperparameters(self.config))
             self.write_status("running")
         elif not self.quiet:
             console.print(f"resumed {self.run.path} at {done:,} {t.unit}")
@@ -397,6 +401,7 @@ class Session:
         try:
             video = film(self.agent, self.config, self.task, lambda: self.stopping)
             self.log.video("eval/game", video, steps)
+            save_thumbnail(video, self.run.thumbnail)
         except EvaluationStopped:
             return
         except Exception as error:  # a broken picture must not stop the training

@@ -127,6 +127,7 @@ class Library:
             "seed": None,
             "board": False,
             "broken": None,
+            "thumbnail": False,
             "curve": self._curve(name, run, _LIST_POINTS),
         }
         try:
@@ -134,7 +135,25 @@ class Library:
         except _DAMAGES as error:
             text = f"it has no {error}" if isinstance(error, KeyError) else one_line(error)
             summary["broken"] = f"cannot read config.json: {text}"
+        with contextlib.suppress(*_DAMAGES):
+            summary["thumbnail"] = bool(_version(run.thumbnail, self.root))
         return summary
+
+    def thumbnail(self, name: str) -> bytes:
+        """Return the picture of a run, PNG.
+
+        Raises:
+            RunError: there is none that can be read.
+        """
+        path = self.find(name).thumbnail
+        try:
+            _version(path, self.root)
+            data = path.read_bytes()
+        except _DAMAGES as error:
+            raise RunError(f"cannot read the picture of {name}: {one_line(error)}") from error
+        if not data.startswith(b"\x89PNG\r\n"):
+            raise RunError(f"the picture of {name} is no PNG")
+        return data
 
     def details(self, name: str) -> dict[str, Any]:
         """Return what the page of one run shows.

@@ -147,6 +147,7 @@ class Viewer:
             Route("/api/runs", self._runs),
             Route("/api/run", self._run),
             Route("/clip", self._clip),
+            Route("/thumbnail", self._thumbnail),
             WebSocketRoute("/watch", self._watch),
             WebSocketRoute("/play", self._play),
         ]
@@ -179,6 +180,15 @@ class Viewer:
             return _SafeJSONResponse(await asyncio.to_thread(self._library.details, name))
         except (RunError, EnvError) as error:
             return _SafeJSONResponse({"error": str(error)}, 404)
+
+    async def _thumbnail(self, request: Request) -> Response:
+        """Send the picture of a run."""
+        name = request.query_params.get("run", "")
+        try:
+            data = await asyncio.to_thread(self._library.thumbnail, name)
+        except RunError as error:
+            return _SafeJSONResponse({"error": str(error)}, 404)
+        return Response(data, media_type="image/png")
 
     async def _clip(self, request: Request) -> Response:
         """Send a film of frames that a page has received."""

@@ -123,8 +123,8 @@ def test_the_time_left_counts_every_evaluation_that_will_be(
     assert len(session.run.evaluations()) == first
     last = 7.0 if 120 % (every or 120) or first == 1 else 0.0
     assert [later for later, _ in shown][:: len(shown) - 1] == [7.0 * first, last]
-    assert shown[0][1] == "2 videos"
-    assert shown[-1][1] == ""
+    assert shown[0][1] == "3 videos"  # at 50, at 100 and at the end
+    assert shown[-1][1] == "1 video"
     assert all(one[0] >= next_one[0] for one, next_one in pairwise(shown))
 
 

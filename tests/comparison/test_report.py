@@ -1,3 +1,4 @@
+import base64
 import csv
 import json
 import re
@@ -423,3 +424,12 @@ def test_no_agent_above_chance_is_said(tmp_path):
     levels = {"dqn": 1.0, "random": 1.0}
     page, _ = _write(tmp_path, [_training("X-v0", a, 0, level) for a, level in levels.items()])
     assert "No agent is shown to play better than the random agent." in page.text
+
+
+def test_the_film_is_in_the_page(tmp_path):
+    film = tmp_path / "dqn.mp4"
+    film.write_bytes(b"ftyp film")
+    write_report(tmp_path, [_training()], _ABOUT, film)
+    html = (tmp_path / "report.html").read_text()
+    assert f"data:video/mp4;base64,{base64.b64encode(film.read_bytes()).decode()}" in html
+    assert '<a href="dqn.mp4">dqn.mp4</a>' in html

@@ -173,8 +173,8 @@ def test_evaluate_policy(agent, tmp_path):
 
 def test_record_video(agent, tmp_path):
     """VecVideoRecorder."""
-    score, length = ludus.record(agent, tmp_path / "game.gif", max_steps=5)
-    assert (score, length) == (5, 5)
+    recording = ludus.record(agent, tmp_path / "game.gif", max_steps=5)
+    assert (recording.score, recording.length) == (5, 5)
     assert (tmp_path / "game.gif").read_bytes()[:4] == b"GIF8"
     with pytest.raises(RunError, match=r"game.avi does not end in"):
         ludus.record(agent, tmp_path / "game.avi")

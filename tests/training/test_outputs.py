@@ -9,8 +9,9 @@ import av
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from ludus.agents import registry
 from ludus.comparison.aggregates import smooth
@@ -18,6 +19,7 @@ from ludus.comparison.plots import learning_curves
 from ludus.envs.errors import RunError
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import Row
+from ludus.evaluation.playback import Playback
 from ludus.evaluation.video import record
 from ludus.training.api import train
 from ludus.training.logger import Episodes, Logger
@@ -137,7 +139,7 @@ def test_a_video_shows_every_step(tmp_path, env_id, shape):
         seed=0,
         steps=1_000,
     )
-    _, length = record(agent, env_id, EnvOptions(), tmp_path / "f.mp4", max_steps=40)
+    _, length, _ = record(agent, env_id, EnvOptions(), tmp_path / "f.mp4", max_steps=40)
     with av.open(str(tmp_path / "f.mp4")) as video:
         frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
     assert len(frames) == length + 1
@@ -203,3 +205,62 @@ def test_an_env_whose_picture_is_broken_is_trained_all_the_same(tmp_path, monkey
     train("dqn", "CartPole-v1", steps=300, train_options=more, root=tmp_path, quiet=True)
     run = Run.open(next(tmp_path.glob("*/*/*/config.json")).parent)
     assert run.status().state == "finished"
+
+
+@pytest.mark.parametrize(("agent", "steps"), [("dqn", 480), ("sb3:a2c", 480)])
+def test_tensorboard_says_what_a_run_is_and_shows_its_end(tmp_path, agent, steps):
+    """A card, the settings beside the scores, and a film of the end; the list has its picture."""
+    more = TrainOptions(eval_episodes=2, num_envs=8)
+    train(agent, "CartPole-v1", steps=steps, train_options=more, root=tmp_path, quiet=True)
+    run = Run.open(next(tmp_path.glob("*/*/*/config.json")).parent)
+    events = EventAccumulator(str(run.path), size_guidance={"images": 0}).Reload()
+    (film,) = events.Images("eval/game")
+    assert film.step == run.status().env_steps
+    with Image.open(run.thumbnail) as picture:
+        assert (picture.format, picture.width) == ("PNG", 240)
+    (text,) = events.Tensors("run/text_summary")
+    words = text.tensor_proto.string_val[0].decode()
+    assert words.startswith(f"# {agent} on CartPole-v1")
+    for part in ("| max_episode_steps | 500 |", f"| steps | {steps} |", ", torch 2."):
+        assert part in words
+    assert f"ludus train --config {run.path}/config.json" in words
+    hparams = events.PluginTagToContent("hparams")
+    start = HParamsPluginData.FromString(hparams["_hparams_/session_start_info"])
+    settings = start.session_start_info.hparams
+    assert settings["agent"].string_value == agent
+    assert settings["steps"].number_value == steps
+    scores = HParamsPluginData.FromString(hparams["_hparams_/experiment"]).experiment.metric_infos
+    assert {score.name.tag for score in scores} == {"eval/mean_reward", "rollout/ep_rew_mean"}
+    assert "eval/mean_reward" in events.Tags()["scalars"]
+
+
+class _Fixed:
+    """Pushes the cart to one side; the returns of its games are those of the seeds."""
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        return np.ones(len(observation), np.int64), None
+
+
+def test_a_film_shows_the_game_of_median_return_and_names_it(tmp_path, monkeypatch):
+    returns = []
+    for seed in range(5):
+        playback = Playback(_Fixed(), "CartPole-v1", EnvOptions(), seed)
+        while not playback.row.game_over[0]:
+            playback.step()
+        returns.append(float(playback.row.episode_return[0]))
+        playback.close()
+    assert len(set(returns)) > 1
+    written = []
+    draw = ImageDraw.ImageDraw.text
+    monkeypatch.setattr(
+        ImageDraw.ImageDraw, "text", lambda *a, **k: written.append(a[2]) or draw(*a, **k)
+    )
+    title = ("dqn on CartPole-v1", "x" * 200)
+    made = record(_Fixed(), "CartPole-v1", EnvOptions(), tmp_path / "f.mp4", title=title)
+    assert made.score == np.median(returns) == returns[made.seed]
+    assert written[0] == title[0]
+    assert written[1].startswith("xxxxx")
+    assert written[1].endswith("x…")
+    assert written[2] == f"game of seed {made.seed}"
+    other = record(_Fixed(), "CartPole-v1", EnvOptions(), tmp_path / "g.gif", seed=3, max_steps=5)
+    assert other == (5, 5, 3)

@@ -247,3 +247,24 @@ def test_what_is_kept_of_runs_goes_with_them(many, monkeypatch):
     shutil.rmtree(many / ENV)
     assert shown.summaries() == ([], 0, 0)
     assert not shown._cache
+
+
+def test_a_picture_is_sent_as_it_is_if_it_is_one(bad, tmp_path):
+    """And no other file, nor one that is not in the run's folder."""
+    shown, name, picture = Library(tmp_path / "runs"), BAD, bad / "thumbnail.png"
+    secret = tmp_path / "secret.png"
+    for data in (b"\x89PNG\r\n\x1a\n...", b"<svg onload=alert(1)>", b""):
+        picture.write_bytes(data)
+        secret.write_bytes(b"\x89PNG\r\n\x1a\n secret")
+        assert [run["thumbnail"] for run in shown.summaries(BAD).runs] == [True]
+        if data.startswith(b"\x89PNG"):
+            assert shown.thumbnail(name) == data
+        else:
+            with pytest.raises(RunError, match="is no PNG"):
+                shown.thumbnail(name)
+    picture.unlink()
+    with pytest.raises(RunError, match="cannot read the picture"):
+        shown.thumbnail(name)
+    picture.symlink_to(secret)
+    with pytest.raises(RunError, match="leads out of the folder"):
+        shown.thumbnail(name)

@@ -1,7 +1,7 @@
 // The list of runs.
 
 import { sparkline } from "./charts.js";
-import { fetchJson } from "./connection.js";
+import { address, fetchJson } from "./connection.js";
 import { el, formatNumber, link } from "./elements.js";
 import { breadcrumb, main, repeat, showError, stillOpen } from "./page.js";
 
@@ -74,7 +74,10 @@ function runItem(run, isSelected, select) {
       el("a", { href: link("watch", run.name), "data-key": key("watch") }, "Watch"),
       el("a", { href: link("play", run.name), "data-key": key("play") }, "Play"),
       el("label", {}, box, "select"));
-  return el("li", { class: "card run", "data-run": run.name },
+  const picture = run.thumbnail
+    ? el("img", { src: address("thumbnail", { run: run.name }), alt: "", loading: "lazy", width: 64, height: 64 })
+    : el("div", {});
+  return el("li", { class: "card run", "data-run": run.name }, picture,
     el("div", {},
       el("h3", {}, `${run.agent ?? "?"} on ${run.env ?? "?"}`, " ", el("span", { class: `state ${run.state}` }, run.state)),
       el("div", { class: "soft small where" }, run.name)),
