@@ -16,7 +16,7 @@ from ludus.comparison.compare import Plan, compare, tables
 from ludus.comparison.groups import Training, mean_return
 from ludus.comparison.report import write_report
 from ludus.envs.bounds import AT_LEAST_ONE, FRACTION, NON_NEGATIVE, check_bounds
-from ludus.envs.errors import UsageError
+from ludus.envs.errors import UsageError, describe_error
 from ludus.envs.make import EnvOptions
 from ludus.evaluation.video import record
 from ludus.training.device import device_of
@@ -127,7 +127,11 @@ def run(argv: list[str]) -> int:
     if not given.json:
         for table in tables(trainings):
             print_table(table)
-    video = _record(trainings, out, given) if given.record else None
+    video = None
+    try:
+        video = _record(trainings, out, given) if given.record else None
+    except Exception as error:  # whatever an env without a picture raises; the report matters more
+        print_message(f"no video: {describe_error(error)}")
     written = write_report(out, trainings, about, video)
     if given.json:
         results = json.loads((out / "results.json").read_text())

@@ -94,6 +94,19 @@ class Overall:
         return [agent for agent, matrix in self.matrices.items() if len(matrix) > 1]
 
     @property
+    def certain(self) -> set[tuple[str, str]]:
+        """Return the pairs of improvements whose interval excludes chance.
+
+        With fewer than `ENOUGH_SEEDS` trainings an interval is too narrow to say so.
+        """
+        enough = {agent for agent, matrix in self.matrices.items() if len(matrix) >= ENOUGH_SEEDS}
+        return {
+            (x, y)
+            for x, y, probability in self.improvements
+            if {x, y} <= enough and not probability.low <= 0.5 <= probability.high
+        }
+
+    @property
     def label(self) -> str:
         """Return the name of the score, for axes and captions."""
         return "human-normalised score" if self.human else "normalised score"
@@ -251,11 +264,6 @@ def _normalise(trainings: Sequence[Training], scale: Scale | None) -> list[float
     return [(mean_return(t) - scale.low) / (scale.high - scale.low) for t in trainings]
 
 
-def is_certain(probability: Estimate) -> bool:
-    """Return whether the interval of a probability of improvement excludes chance."""
-    return not probability.low <= 0.5 <= probability.high
-
-
 def _best(group: Group) -> str | None:
     """Return the agent that improves on every other one by more than chance; None if none does.
 
@@ -264,6 +272,7 @@ def _best(group: Group) -> str | None:
     scores = {a: np.array([[mean_return(t)] for t in ts]) for a, ts in group.agents.items()}
     first = max(scores, key=lambda agent: float(np.mean(scores[agent])))
     enough = all(len(runs) >= ENOUGH_SEEDS for runs in scores.values()) and len(scores) > 1
+    enough &= all(np.isfinite(runs).all() for runs in scores.values())
     others = [runs for agent, runs in scores.items() if agent != first]
     if enough and all(improvement(scores[first], runs).low > 0.5 for runs in others):
         return first
@@ -281,7 +290,7 @@ def finding(group: Group) -> str:
         if better:
             plays = "plays" if len(better) == 1 else "play"
             sentences.append(f"{format_list(better)} {plays} better than the random agent.")
-        else:
+        elif trained:
             sentences.append("No agent is shown to play better than the random agent.")
     first, fewest = _best(group), min((row.trainings for row in trained), default=0)
     if first is not None:

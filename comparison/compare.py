@@ -15,7 +15,7 @@ from rich.table import Table
 
 from ludus.agents import registry
 from ludus.agents.sb3_config import SB3Config
-from ludus.comparison.aggregates import human_normalised, summarise
+from ludus.comparison.aggregates import human_normalised
 from ludus.comparison.analysis import finding
 from ludus.comparison.groups import Group, Training, group_trainings, score_agents
 from ludus.comparison.jobs import Job, max_parallel, run_jobs
@@ -355,8 +355,7 @@ def _table(group: Group) -> Table:
     rows, interval_over = [], set()
     for row in score_agents(group):
         agent, trainings = row.agent, group.agents[row.agent]
-        games = min(len(t.returns) for t in trainings)
-        score = summarise(np.array([t.returns[:games] for t in trainings]))
+        score = row.score
         interval_over.add(score.over)
         cells = [agent, f"{score.mean:.1f}", f"{score.iqm:.1f}"]
         cells += [f"{score.low:.1f} to {score.high:.1f}"]
@@ -370,7 +369,7 @@ def _table(group: Group) -> Table:
     caption += f"over {', '.join(sorted(interval_over))}"
     if rom is not None:
         caption += "; human: (IQM - random) / (human - random)"
-    caption += f". {finding(group)}"
+    caption = f"{caption}. {finding(group)}".strip()
     table = Table(title=group.label, title_justify="left", caption=caption, caption_justify="left")
     columns = ["agent", "mean", "IQM", "95% interval", *(["human"] if rom else []), "steps/s"]
     for name in columns:

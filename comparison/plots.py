@@ -215,13 +215,17 @@ def intervals(
 
 
 def improvement(
-    pairs: Sequence[tuple[str, str, Estimate]], with_intervals: Collection[str], path: Path
+    pairs: Sequence[tuple[str, str, Estimate]],
+    with_intervals: Collection[str],
+    certain: Collection[tuple[str, str]],
+    path: Path,
 ) -> None:
     """Plot the probability that one agent improves on another, a row for each pair.
 
     Args:
         pairs: x, y and the probability that a run of x scores higher than a run of y.
         with_intervals: agents with enough runs; a pair has an interval if both have.
+        certain: pairs whose probability is shown to be above or below 0.5; others are grey.
         path: path of the PNG file.
     """
     with figure_at(path, 1, 1, 1.1 + 0.29 * len(pairs)) as (_, axes):
@@ -230,8 +234,8 @@ def improvement(
         unsure = replace(style, colour=_UNTRAINED.colour)
         for row, (x, y, estimate) in enumerate(pairs):
             known = x in with_intervals and y in with_intervals
-            certain = not estimate.low <= 0.5 <= estimate.high
-            _plot_interval(axis, row, estimate, style if certain else unsure, known)
+            drawn = style if (x, y) in certain else unsure
+            _plot_interval(axis, row, estimate, drawn, known)
         axis.axvline(0.5, color="#777777", linestyle=":", linewidth=1.4, zorder=0)
         axis.set_xlim(-0.02, 1.02)
         axis.set_xlabel(

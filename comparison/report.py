@@ -86,7 +86,7 @@ def _plot(folder: Path, groups: Sequence[Group], overall: Overall | None) -> dic
         plots.profiles(overall.taus, overall.profiles, known, label, paths["profiles"], styles)
     if overall.improvements:
         paths["improvement"] = folder / "improvement.png"
-        plots.improvement(overall.improvements, known, paths["improvement"])
+        plots.improvement(overall.improvements, known, overall.certain, paths["improvement"])
     return paths
 
 

@@ -21,7 +21,7 @@ from ludus.comparison.aggregates import (
     Score,
     human_reference,
 )
-from ludus.comparison.analysis import Analysis, finding, is_certain
+from ludus.comparison.analysis import Analysis, finding
 from ludus.comparison.figure import dark_file
 from ludus.comparison.formatting import (
     format_count,
@@ -50,7 +50,6 @@ def render_page(analysis: Analysis, figures: Mapping[str, Path], film: Path | No
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.tests["baseline"] = is_baseline
-    environment.tests["certain"] = is_certain
     environment.filters["estimate"] = _format_estimate
     environment.filters["interval"] = _format_interval
     environment.filters["mean_return"] = mean_return

@@ -20,7 +20,7 @@ def card(config: RunConfig, run: Path) -> str:
         "Versions": made_by(),
     }
     tables = [f"## {title}\n\n{_table(values)}" for title, values in parts.items() if values]
-    repeat = f"`ludus train --config {run}/config.json` repeats it."
+    repeat = f"`{shlex.join(['ludus', 'train', '--config', f'{run}/config.json'])}` repeats it."
     return "\n\n".join([f"# {config.agent} on {config.env}", repeat, *tables])
 
 

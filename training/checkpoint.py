@@ -402,7 +402,8 @@ def newest_checkpoint(folder: Path) -> Found:
             raise  # it is not damaged: an older one must not be used in its place
         except CheckpointError as error:
             damaged.append(f"checkpoint {path} is damaged ({error}) and was skipped")
-    why = "; ".join(damaged) or "none has been saved yet"
+    more = [f"so are {len(damaged) - 3} older ones"] if len(damaged) > 3 else []
+    why = "; ".join([*damaged[:3], *more]) or "none has been saved yet"
     raise CheckpointError(f"{folder.parent} has no checkpoint to continue from: {why}")
 
 

@@ -313,7 +313,8 @@ class Run:
         Raises:
             RunError: there is no such checkpoint; the message lists those there are.
         """
-        saved = {int(path.name): path for path in self.weights.glob("[0-9]*")}
+        found = self.weights.glob("[0-9]*")
+        saved = {int(path.name): path for path in found if path.name.isdecimal()}
         if steps not in saved:
             available = ", ".join(str(number) for number in sorted(saved)) or "none"
             raise RunError(f"{self.path} has no weights of {steps} env steps; it has: {available}")

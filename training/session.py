@@ -83,7 +83,7 @@ class Session:
         self._log: Logger | None = None
         self._writer = CheckpointWriter(run.checkpoints, config.train.keep_checkpoints)
         self._saved_at = time.monotonic()
-        self._status_at, self._videos = 0.0, 0
+        self._status_at, self._videos, self._filmed = 0.0, 0, -1
         self._stage, self._stage_steps = 0, max(1, config.train.steps // _STAGES)
         self._evaluations: list[dict[str, Any]] = []
         self._changed = changes(run.config(), config)  # what its folder does not have yet
@@ -146,7 +146,7 @@ class Session:
             evaluated = self._evaluations[-1]["env_steps"] if self._evaluations else -1
             if t.eval_episodes and evaluated < self.agent.env_steps:
                 self._evaluate()
-            if t.eval_episodes and t.video_every:
+            if t.eval_episodes and t.video_every and self._filmed != self.agent.env_steps:
                 self._record_video(self.agent.env_steps)
             self.raise_if_stopping()
         self._callbacks.on_end()
@@ -316,9 +316,7 @@ class Session:
             CheckpointError: it cannot be written; older ones remain. One that fails in the other
                 thread is made up for by the next, which is waited for.
         """
-        for name, weight in self.agent.weights().items():
-            if not weight.isfinite().all():
-                raise TrainingError(f"the weight {name} is not finite any more; {_HINT}")
+        self._finite_weights()
         steps, t = self.agent.env_steps, self.config.train
         log = {"log": self.log.state_dict(), "evaluations": self._evaluations, "device": t.device}
         self.record_changes()
@@ -348,12 +346,19 @@ class Session:
         self._status_at = time.monotonic()
 
     def save_weights(self) -> None:
-        """Save the weights for acting."""
-        weights, steps, t = self.agent.weights(), self.agent.env_steps, self.config.train
+        """Save the weights for acting; raises as `save` does."""
+        weights, steps, t = self._finite_weights(), self.agent.env_steps, self.config.train
         self._stage = steps // self._stage_steps
         with self._writing():
             folder, keep = self.run.weights, t.keep_checkpoints
             save_checkpoint(folder, steps, weights, keep, every=self._stage_steps)
+
+    def _finite_weights(self) -> dict[str, Any]:
+        weights = self.agent.weights()
+        for name, weight in weights.items():
+            if not weight.isfinite().all():
+                raise TrainingError(f"the weight {name} is not finite any more; {_HINT}")
+        return weights
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -396,7 +401,7 @@ class Session:
 
     def _record_video(self, steps: int) -> None:
         """Record a held-out game for TensorBoard, if the env can render."""
-        self._videos = steps // self.config.train.video_every
+        self._videos, self._filmed = steps // self.config.train.video_every, steps
         self.agent.weights()  # raises an error of updates that run in another thread
         try:
             video = film(self.agent, self.config, self.task, lambda: self.stopping)

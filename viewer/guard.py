@@ -46,7 +46,11 @@ class Guard:
         embed: bool = False,
     ) -> None:
         self._app, self._token, self._host, self._port = app, token, host, port
-        self._public, self._url, self._embed = public, urlsplit(url), embed
+        self._public, self._embed = public, embed
+        # as a browser writes it: in lower case, without the port that its scheme implies
+        parts = urlsplit(url)
+        netloc = parts.netloc.lower().removesuffix({"https": ":443"}.get(parts.scheme, ":80"))
+        self._url = parts._replace(netloc=netloc)
         self._cookie = f"ludus_{port}"  # a browser sends cookies to all ports of a host
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -56,7 +60,8 @@ class Guard:
             return
         refusal = self._refusal(scope)
         if refusal is None:
-            scope.get("ludus.welcome", lambda: None)()  # no stranger any more
+            if scope["path"] not in self._public:
+                scope.get("ludus.welcome", lambda: None)()  # no stranger any more
             await self._app(scope, receive, self._with_headers(scope, send))
         elif scope["type"] == "http":
             await refusal(scope, receive, self._with_headers(scope, send))
@@ -70,7 +75,9 @@ class Guard:
             return PlainTextResponse("The host name in the request is not the viewer's.\n", 403)
         origin = headers.get("origin")
         proxy = f"{self._url.scheme}://{self._url.netloc}"
-        direct = f"http://{headers['host']}" if headers["host"] != self._url.netloc else proxy
+        direct = (
+            f"http://{headers['host']}" if headers["host"].lower() != self._url.netloc else proxy
+        )
         if origin not in (None, proxy, direct):
             return PlainTextResponse("Requests from other sites are refused.\n", 403)
         if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD"):

@@ -5,14 +5,15 @@ import html
 import re
 import subprocess
 import sys
-import weakref
+import tempfile
+import threading
 from pathlib import Path
 from urllib.parse import quote
 
 from ludus.envs.errors import RunError
 from ludus.training.run import Run
 
-_STARTED = weakref.WeakSet["Watching"]()
+_STARTED = set["Watching"]()
 
 
 class Watching:
@@ -41,7 +42,8 @@ class Watching:
     def close(self) -> None:
         """End the viewer; a second call does nothing."""
         self._process.terminate()
-        self._process.communicate()
+        self._process.wait()
+        _STARTED.discard(self)
 
 
 def watch(
@@ -54,7 +56,7 @@ def watch(
 ) -> Watching:
     """Show runs and playing agents in a notebook, or on a page of their own.
 
-    The viewer is a process of its own, which ends with this one.
+    The viewer is a process of its own, which ends when this one exits.
 
     Args:
         run: opens first, with all runs of its root folder; None for the list of `run_dir`.
@@ -77,21 +79,24 @@ def watch(
         fragment = f"#/watch/{quote(where.relative_to(run_dir).as_posix(), safe='')}"
     command = [sys.executable, "-m", "ludus", "watch", "--run-dir", str(run_dir), "--embed"]
     command += ["--port", str(port), "--url", url, "--no-browser"]
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # an interrupted cell does not end it
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        link = re.search(r"https?://\S+", line)
-        if link:
-            return Watching(link[0] + fragment, process, height)
-    _, said = process.communicate()
-    raise RunError(said.strip().removeprefix("error: ") or "the viewer did not start")
+    with tempfile.TemporaryFile("w+") as errors:  # nobody reads them, so no pipe, which may fill
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            start_new_session=True,  # an interrupted cell does not end it
+        )
+        assert process.stdout is not None
+        for line in process.stdout:
+            link = re.search(r"https?://\S+", line)
+            if link:
+                threading.Thread(target=process.stdout.read, daemon=True).start()
+                return Watching(link[0] + fragment, process, height)
+        process.wait()
+        errors.seek(0)
+        raise RunError(errors.read().strip() or "the viewer did not start")
 
 
 @atexit.register

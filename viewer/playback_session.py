@@ -19,6 +19,7 @@ from ludus.viewer.worker import Worker
 FRAMES_PER_SECOND = 60  # sent at most
 MAX_SPEED, MAX_SEED = 1000, 1 << 40
 _CHECK_WEIGHTS_SECONDS = 2.0  # between two checks for newer weights
+_STAGES = 100  # weights of a run that are offered, the newest
 _HISTORY = 2_000  # values over time that a new page receives
 _STILLS = 1_800  # of the last frames, to make a film of: two minutes of Atari
 _IDLE_SECONDS = 0.2  # the longest wait between two checks for commands and weights
@@ -46,7 +47,8 @@ def load_agent(run: Run, config: RunConfig, worker: Worker) -> AnyAgent:
 def saved_weights(run: Run) -> list[int]:
     """Return the env steps of a run's weights, in ascending order."""
     names = (path.name for path in run.weights.glob("[0-9]*"))
-    return sorted(int(name) for name in names if name.isdecimal())
+    steps = sorted(int(name) for name in names if len(name) == 12 and name.isdecimal())
+    return steps[-_STAGES:]
 
 
 class Pace:

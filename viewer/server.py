@@ -6,6 +6,7 @@ import secrets
 import socket
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from importlib.resources import files
 from typing import Any
@@ -35,6 +36,7 @@ MAX_MESSAGE_BYTES = 4096  # of a message from a page; a longer one ends the conn
 MAX_SESSIONS = 12
 MAX_CONNECTIONS = 256
 BUSY_PAGES = 8  # pages of one run; with more, the server only uses idle cores
+_FILMS = ThreadPoolExecutor(1, "ludus-film")  # films, one at a time
 _SEND_SECONDS = 10.0  # in which a page must take a message; otherwise it is disconnected
 _SCRIPTS = (
     "app",
@@ -198,9 +200,9 @@ class Viewer:
             if shared is None:
                 raise RunError("no page watches this run")
             first, last = int(query.get("first", "")), int(query.get("last", ""))
-            job = priority.loader.submit(shared.session.clip, first, last)
+            job = _FILMS.submit(shared.session.clip, first, last)
             data = await asyncio.wrap_future(job)
-        except (RunError, ValueError) as error:
+        except (RunError, ValueError, OSError) as error:
             return _SafeJSONResponse({"error": str(error)}, 404)
         return Response(data, media_type="video/mp4")
 

@@ -61,7 +61,7 @@ def test_any_name_can_be_drawn(tmp_path, name):
     plots.learning_curves({name: [_episodes(0)]}, {name + "2": 0.5}, name, tmp_path / "a.png")
     found = {name: {key: Estimate(0.5, 0.4, 0.6) for key in AGGREGATES}}
     plots.intervals(found, [name], "score", tmp_path / "b.png")
-    plots.improvement([(name, name, Estimate(0.5, 0.4, 0.6))], [name], tmp_path / "c.png")
+    plots.improvement([(name, name, Estimate(0.5, 0.4, 0.6))], [name], [], tmp_path / "c.png")
     taus = np.linspace(0, 1, 11)
     plots.profiles(taus, {name: np.stack([1 - taus] * 3)}, [name], "score", tmp_path / "d.png")
     for name in "abcd":
@@ -83,7 +83,7 @@ def test_an_interval_is_drawn_only_where_it_says_something(tmp_path):
 
 def test_a_picture_is_whole_or_not_there(tmp_path, monkeypatch):
     path = tmp_path / "x.png"
-    plots.improvement([("a", "b", Estimate(0.5, 0.4, 0.6))], [], path)
+    plots.improvement([("a", "b", Estimate(0.5, 0.4, 0.6))], [], [], path)
     before = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
     assert sorted(before) == ["x-dark.png", "x.pdf", "x.png", "x.svg"]
 
@@ -92,7 +92,7 @@ def test_a_picture_is_whole_or_not_there(tmp_path, monkeypatch):
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
     with pytest.raises(OSError, match="disk full"):
-        plots.improvement([("a", "c", Estimate(0.5, 0.4, 0.6))], [], path)
+        plots.improvement([("a", "c", Estimate(0.5, 0.4, 0.6))], [], [], path)
     assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == before
 
 

@@ -140,6 +140,8 @@ def test_an_atari_run_is_watched(at, runs, new_page, wait_until):
     page.get_by_label("Saliency").select_option("gradient")
     heat = page.locator("canvas.over")
     wait_until(lambda: heat.evaluate("canvas => canvas.width > 1 && !canvas.hidden"), "saliency")
+    size = "canvas => [canvas.width, canvas.height, canvas.getBoundingClientRect().x]"
+    assert heat.evaluate(size) == canvas.evaluate(size)  # so that it lies on what it is about
     page.locator("label", has_text="Feature maps").locator("select").select_option(index=1)
     expect(page.locator(".maps")).to_be_visible()
     maps = page.locator(".maps canvas")

@@ -59,20 +59,22 @@ export function screen(name) {
 
 const LARGE = 300; // pixels; a picture of fewer is enlarged without blur
 
-export async function paint(canvas, blob) {
+// Paints an image on a canvas of its size, or of the size of another canvas.
+export async function paint(canvas, blob, like = null) {
   const image = await createImageBitmap(blob);
-  if (canvas.width !== image.width || canvas.height !== image.height) {
-    canvas.width = image.width;
-    canvas.height = image.height;
-    canvas.classList.toggle("large", image.height >= LARGE);
+  const { width, height } = like ?? image;
+  if (canvas.width !== width || canvas.height !== height) {
+    canvas.width = width;
+    canvas.height = height;
+    canvas.classList.toggle("large", height >= LARGE);
   }
-  canvas.getContext("2d", { willReadFrequently: canvas.classList.contains("over") }).drawImage(image, 0, 0);
+  canvas.getContext("2d", { willReadFrequently: like !== null }).drawImage(image, 0, 0, width, height);
   image.close();
 }
 
-// Paints a grey saliency map as transparent red.
-export async function paintHeat(canvas, blob) {
-  await paint(canvas, blob);
+// Paints a grey saliency map as transparent red, in the size of the picture that it lies on.
+export async function paintHeat(canvas, blob, picture) {
+  await paint(canvas, blob, picture);
   const context = canvas.getContext("2d");
   const image = context.getImageData(0, 0, canvas.width, canvas.height);
   for (let i = 0; i < image.data.length; i += 4) {

@@ -63,7 +63,7 @@ export function bindKeys(keys) {
   actions.set("?", () => help.showModal());
   onHeldKeys((event) => {
     const act = event.type === "keydown" && !help.open && actions.get(event.key);
-    if (act) act(event);
+    if (act && !(event.repeat && !event.key.startsWith("Arrow"))) act(event);
     return Boolean(act);
   });
   return el("button", { class: "quiet", onclick: () => help.showModal(), title: "Keys (?)", "aria-label": "Keys" }, "?");
@@ -73,7 +73,8 @@ export function bindKeys(keys) {
 export function returnFocus() {
   for (const kind of ["click", "change"]) {
     document.addEventListener(kind, ({ target }) => {
-      if (target.matches?.("button, select, input[type=range]") && !target.matches(":focus-visible") && main.contains(target)) main.focus({ preventScroll: true });
+      const used = kind === "click" ? "button" : "select, input[type=range]"; // a click opens a select
+      if (target.matches?.(used) && !target.matches(":focus-visible") && main.contains(target)) main.focus({ preventScroll: true });
     });
   }
 }

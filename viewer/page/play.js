@@ -164,10 +164,10 @@ function playEnv(name) {
   let names = [];
   let current = { paused: true };
   const { send, end } = connect("play", { run: name }, receive, (state) => { caption.textContent = state; });
-  const pause = el("button", { class: "main", onclick: () => { send(current.paused ? "play" : "pause"); } }, "Play");
+  const pause = el("button", { class: "main", onclick: () => { send(current.paused ? "play" : "pause"); main.focus({ preventScroll: true }); } }, "Play");
   const seed = seedInput();
   const [speedLabel, speed] = select("Speed", SPEEDS.slice(0, 5), (value) => send("speed", Number(value)), 1);
-  const restart = el("button", { onclick: () => send("seed", seed.value()) }, "Restart");
+  const restart = el("button", { onclick: () => { send("seed", seed.value()); main.focus({ preventScroll: true }); } }, "Restart");
   const pad = el("div", { class: "row", role: "group", "aria-label": "Actions" });
   const sendKeys = () => send("press", actionOf(pressed, names));
 

@@ -27,7 +27,11 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
   const maps = el("canvas", { role: "img", "aria-label": "feature maps" });
   const mapsBox = el("div", { class: "maps", hidden: true }, el("h2", {}, "Feature maps"), maps);
   const moves = el("div", {});
-  const played = moveList((step) => lookAt(recorded.findLastIndex(({ head }) => head.step === step)));
+  const played = moveList((step) => {
+    const [first, last] = gameAround(shown ?? recorded.length - 1);
+    const at = recorded.findIndex(({ head }, i) => i >= first && i <= last && head.step === step);
+    if (at >= 0) lookAt(at); // else this page has not seen it
+  });
   let history = [];
   let names = [];
   let current = { paused: false };
@@ -35,7 +39,7 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
   let shown = null; // the index of the recorded frame that is looked at; null for the newest
   let thinking = null; // a timer
 
-  const connection = connect("watch", { run: name, twin }, receive, (text) => { caption.textContent = text; });
+  const connection = connect("watch", { run: name, twin }, receive, (text) => { clearTimeout(thinking); caption.textContent = text; });
   const send = (command, value) => { connection.send(command, value); onCommand?.(command, value); };
   const goLive = () => { if (shown !== null) { shown = null; showNewest(); } };
   const togglePause = () => { if (current.paused) goLive(); send(current.paused ? "play" : "pause"); };
@@ -86,17 +90,24 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
     scrubber.setAttribute("aria-valuetext", `step ${head.step} of the game of seed ${head.seed}`);
   }
 
+  // Returns the indices of the first and the last recorded frame of the game that a frame is of.
+  function gameAround(at) {
+    const isNext = (i) => recorded[i].head.seed !== recorded[i - 1].head.seed || recorded[i].head.step < recorded[i - 1].head.step;
+    let [first, last] = [at, at];
+    while (first > 0 && !isNext(first)) first -= 1;
+    while (last + 1 < recorded.length && !isNext(last + 1)) last += 1;
+    return [first, last];
+  }
+
   // Saves the frames of the game that is shown.
   async function saveGame() {
     if (!recorded.length) return;
-    const at = shown ?? recorded.length - 1;
-    const { seed: game } = recorded[at].head;
-    const [first, last] = [recorded.findLastIndex(({ head }, i) => i < at && (head.seed !== game || head.step > recorded[i + 1].head.step)) + 1, recorded.findIndex(({ head }, i) => i > at && (head.seed !== game || head.step < recorded[i - 1].head.step))];
-    const end = recorded.at(last < 0 ? -1 : last - 1).head.frame;
+    const [first, last] = gameAround(shown ?? recorded.length - 1);
+    const { frame, seed: game } = recorded[first].head;
     saveClip.disabled = true;
     saveClip.textContent = "Saving…";
     try {
-      await download("clip", { run: name, twin, first: recorded[first].head.frame, last: end }, `${name.replaceAll("/", "-")}-seed-${game}.mp4`);
+      await download("clip", { run: name, twin, first: frame, last: recorded[last].head.frame }, `${name.replaceAll("/", "-")}-seed-${game}.mp4`);
     } catch (error) { caption.replaceChildren(el("span", { class: "error" }, error.message)); }
     saveClip.disabled = false;
     saveClip.textContent = "Save clip";
@@ -151,9 +162,10 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
     if (history.length && head.step < history.at(-1)[0]) history = [];
     history.push([head.step, head.value ?? null]);
     if (history.length > HISTORY) history = history.slice(-HISTORY / 2);
+    if (recorded.length && head.frame <= recorded.at(-1).head.frame) { recorded = []; shown = null; } // another session
     recorded.push({ head, pictures });
     if (recorded.length > RECORDED) {
-      const dropped = recorded.length - RECORDED / 2;
+      const dropped = RECORDED / 10;
       recorded = recorded.slice(dropped);
       if (shown !== null) shown = Math.max(0, shown - dropped);
     }
@@ -169,7 +181,7 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
   async function showFrame(head, pictures) {
     await paint(view.picture, pictures.picture);
     view.heat.hidden = !pictures.heat;
-    if (pictures.heat) await paintHeat(view.heat, pictures.heat);
+    if (pictures.heat) await paintHeat(view.heat, pictures.heat, view.picture);
     mapsBox.hidden = !pictures.maps;
     if (pictures.maps) { await paint(maps, pictures.maps); maps.setAttribute("aria-label", `feature maps of layer ${head.layer}`); }
     bars.update(head.bars, Array.isArray(head.action) ? -1 : head.action, head.bars ? head.bars_are : "");
@@ -184,8 +196,8 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
     drawBoard(board, position, { game: gameOf(name), advice: head.advice });
     evaluation.update(head, gameOf(name));
     moves.replaceChildren(movesTable(head));
-    const ahead = recorded.filter(({ head: other }) => other.seed === head.seed && other.step >= head.step);
-    played.update(ahead.at(-1)?.head.moves ?? head.moves, head.step);
+    const [, last] = gameAround(shown ?? recorded.length - 1);
+    played.update(recorded[last].head.moves, head.step);
     const side = (player) => sideName(position, gameOf(name), player);
     const result = !head.result ? "A draw" : `${side(head.result > 0 ? 0 : 1)} won`;
     caption.textContent = head.over ? `Game over. ${result}.` : `To move: ${side(position.mover)}. The value is that of ${side(0)}.`;
