@@ -11,7 +11,7 @@ from tyro.conf import Positional
 from ludus.agents.agent import Advice, Advisor
 from ludus.cli.options import PORT, parse
 from ludus.cli.output import print_result, results
-from ludus.cli.watch import link_to, open_browser
+from ludus.cli.watch import browser_opener
 from ludus.envs.board import spiel
 from ludus.envs.bounds import NON_NEGATIVE, check_bounds
 from ludus.envs.errors import UsageError
@@ -20,7 +20,7 @@ from ludus.training.console import Terminal
 from ludus.training.run import Run, at_steps
 from ludus.training.signals import hangup_as_sigterm
 from ludus.training.train import load
-from ludus.viewer.library import Library
+from ludus.viewer.library import Library, link_to
 from ludus.viewer.server import serve
 
 HELP = "enter a move by its name or number, or one of: hint, moves, undo, help or quit"
@@ -74,11 +74,12 @@ def _in_the_browser(given: Arguments) -> int:
     if given.side != "first" or given.simulations or given.device != "auto":
         raise UsageError("side and simulations are chosen on the page; leave them and device out")
     root, fragment = link_to(given.run, "play")
+    open_link = browser_opener() if given.browser else None
 
     def print_link(link: str) -> None:
         print_result(f"open {link}; Ctrl-C stops the server")
-        if given.browser:
-            open_browser(link)
+        if open_link:
+            open_link(link)
 
     with hangup_as_sigterm():
         serve(Library(root), print_link, port=given.port, fragment=fragment)

@@ -4,10 +4,12 @@ import os
 import sys
 import threading
 import webbrowser
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Queue
 from typing import Annotated
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from tyro.conf import Positional
 
@@ -15,9 +17,8 @@ from ludus.cli.options import PORT, parse
 from ludus.cli.output import print_result
 from ludus.envs.bounds import check_bounds
 from ludus.envs.errors import UsageError
-from ludus.training.run import Run
 from ludus.training.signals import hangup_as_sigterm
-from ludus.viewer.library import Library
+from ludus.viewer.library import Library, link_to
 from ludus.viewer.server import serve
 
 _SCREENS = ("DISPLAY", "WAYLAND_DISPLAY")  # without one, Linux has text browsers only
@@ -63,11 +64,12 @@ def run(argv: list[str]) -> int:
     count = len(library.runs())
     runs = f"{count} run{'' if count == 1 else 's'}"
     print_result(f"{runs} under {root}; Ctrl-C stops the server")
+    open_link = browser_opener() if given.browser else None
 
     def announce(link: str) -> None:
         print_result(f"open {link}")
-        if given.browser:
-            open_browser(link)
+        if open_link:
+            open_link(link)
 
     with hangup_as_sigterm():
         serve(
@@ -82,15 +84,15 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def open_browser(link: str) -> None:
-    """Open a link in the browser, unless this is no terminal with a screen of its own."""
+def browser_opener() -> Callable[[str], None]:
+    """Return a function that opens a link in the browser.
+
+    It does nothing unless this is a terminal with a screen of its own. Its thread starts here, at
+    the usual priority, which the browser inherits; `serve` lowers that of its own thread.
+    """
     here = sys.platform in ("darwin", "win32") or any(map(os.environ.get, _SCREENS))
-    if here and sys.stdout.isatty() and "SSH_CONNECTION" not in os.environ:
-        threading.Thread(target=webbrowser.open, args=(link,), daemon=True).start()
-
-
-def link_to(run: Path, page: str) -> tuple[Path, str]:
-    """Return the root folder of a run and the URL fragment that opens the run on a page."""
-    where = Run.open(run).path.resolve()
-    root = where.parents[2]
-    return root, f"#/{page}/{quote(where.relative_to(root).as_posix(), safe='')}"
+    if not here or not sys.stdout.isatty() or "SSH_CONNECTION" in os.environ:
+        return lambda link: None
+    links = Queue[str]()
+    threading.Thread(target=lambda: webbrowser.open(links.get()), daemon=True).start()
+    return links.put

@@ -40,7 +40,7 @@ class InteractiveGame:
         """Restart the game and play these moves."""
         self.moves = list[PlayedMove]()
         self.state = self._rules.new_initial_state()
-        self._env = make(self.name, 1, 0, render=True)
+        self._env = make(self.name, 1, 0)
         self._agent_state: Any = None
         self._row = self._env.reset()
         self._unseen = list[Row]()  # rows before this one that the agent's state does not include

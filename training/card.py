@@ -24,12 +24,6 @@ def card(config: RunConfig, run: Path) -> str:
     return "\n\n".join([f"# {config.agent} on {config.env}", repeat, *tables])
 
 
-def hyperparameters(config: RunConfig) -> dict[str, Any]:
-    """Return every setting of a run by its name."""
-    named = {"agent": config.agent, "env": config.env}
-    return named | asdict(config.train) | asdict(config.options) | asdict(config.config)
-
-
 def _table(values: Mapping[str, Any]) -> str:
     rows = [f"| {name} | {_cell(value)} |" for name, value in values.items()]
     return "\n".join(["| name | value |", "|---|---|", *rows])

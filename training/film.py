@@ -60,8 +60,8 @@ def film(
 
 def save_thumbnail(gif: bytes, path: Path) -> None:
     """Write the picture in the middle of a GIF as a PNG, by which a run is recognised in a list."""
-    with Image.open(io.BytesIO(gif)) as film:
-        film.seek(getattr(film, "n_frames", 1) // 2)
+    with Image.open(io.BytesIO(gif)) as game:
+        game.seek(getattr(game, "n_frames", 1) // 2)
         data = io.BytesIO()
-        film.convert("RGB").save(data, "PNG", optimize=True)
+        game.convert("RGB").save(data, "PNG", optimize=True)
     write_atomically(path, data.getvalue())

@@ -165,9 +165,15 @@ def config_of(record: dict[str, Any]) -> RunConfig:
     )
 
 
+def settings_of(config: RunConfig) -> dict[str, Any]:
+    """Return agent, env and every setting of a run by its name."""
+    named = {"agent": config.agent, "env": config.env}
+    return named | asdict(config.train) | asdict(config.options) | asdict(config.config)
+
+
 def changes(before: RunConfig, after: RunConfig) -> dict[str, tuple[Any, Any]]:
     """Return the settings that differ between two configurations of a run, old and new."""
-    old, new = (asdict(c.train) | asdict(c.options) | asdict(c.config) for c in (before, after))
+    old, new = settings_of(before), settings_of(after)
     return {name: (old[name], new[name]) for name in old if old[name] != new[name]}
 
 

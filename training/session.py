@@ -34,7 +34,7 @@ from ludus.evaluation.evaluate import (
 )
 from ludus.networks.scale import describe_scale
 from ludus.training.callbacks import Callback, Callbacks, RunningTraining
-from ludus.training.card import card, hyperparameters
+from ludus.training.card import card
 from ludus.training.checkpoint import newest_checkpoint, save_checkpoint
 from ludus.training.checkpoint_writer import CheckpointWriter
 from ludus.training.console import Terminal
@@ -43,7 +43,7 @@ from ludus.training.film import film, save_thumbnail
 from ludus.training.logger import Logger
 from ludus.training.mode import Mode
 from ludus.training.progress import Due, Show
-from ludus.training.run import Run, RunConfig, Status, changes
+from ludus.training.run import Run, RunConfig, Status, changes, settings_of
 from ludus.training.signals import Signals, signal_name
 
 _STATUS_SECONDS = 3.0  # between two writes of status.json
@@ -197,7 +197,7 @@ class Session:
         if tree is None:
             if self.mode.resumable:
                 self.save_weights()  # so that it can be watched at once
-            self.log.card(card(self.config, self.run.path), hyperparameters(self.config))
+            self.log.card(card(self.config, self.run.path), settings_of(self.config))
             self.write_status("running")
         elif not self.quiet:
             console.print(f"resumed {self.run.path} at {done:,} {t.unit}")

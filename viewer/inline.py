@@ -8,10 +8,9 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
-from urllib.parse import quote
 
 from ludus.envs.errors import RunError
-from ludus.training.run import Run
+from ludus.viewer.library import link_to
 
 _STARTED = set["Watching"]()
 
@@ -74,9 +73,7 @@ def watch(
     """
     fragment = ""
     if run is not None:
-        where = Run.open(run).path.resolve()
-        run_dir = where.parents[2]
-        fragment = f"#/watch/{quote(where.relative_to(run_dir).as_posix(), safe='')}"
+        run_dir, fragment = link_to(run, "watch")
     command = [sys.executable, "-m", "ludus", "watch", "--run-dir", str(run_dir), "--embed"]
     command += ["--port", str(port), "--url", url, "--no-browser"]
     with tempfile.TemporaryFile("w+") as errors:  # nobody reads them, so no pipe, which may fill

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
+from urllib.parse import quote
 
 import numpy as np
 
@@ -212,6 +213,13 @@ class Library:
         if isinstance(cached[1], Exception):
             raise cached[1].with_traceback(None)  # each raise would make it longer
         return cached[1]
+
+
+def link_to(run: Path | str, page: str) -> tuple[Path, str]:
+    """Return the root folder of a run and the URL fragment that opens the run on a page."""
+    where = Run.open(run).path.resolve()
+    root = where.parents[2]
+    return root, f"#/{page}/{quote(where.relative_to(root).as_posix(), safe='')}"
 
 
 def name_of(path: str) -> str:

@@ -259,7 +259,8 @@ class PlaybackSession:
         head, images = self._view.frame(self._saliency, self._layer)
         self._history.append((head["step"], head.get("value"), head.get("return") or 0.0))
         self._frames += 1
-        self._stills.append((self._frames, self._view.still()))
+        if not self._person:  # whose session has no address for films
+            self._stills.append((self._frames, self._view.still()))
         head |= {"frame": self._frames, "fps": round(self._frame_rate, 1)}
         self._publish(pack(head | self._controls(), images), False)
 

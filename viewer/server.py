@@ -357,10 +357,10 @@ def serve(
         timeout_graceful_shutdown=1,
         server_header=False,
     )
+    torch.set_num_threads(1)
+    priority.lower()  # before the link is known: a signal while a pool starts would hang the exit
     here = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     announce(f"{url.rstrip('/') or here}/?token={token}{fragment}")
-    torch.set_num_threads(1)
-    priority.lower()  # not of a browser that `announce` has opened
     with suppress(KeyboardInterrupt):  # Ctrl-C is the normal way to stop
         uvicorn.Server(config).run(sockets=[bound])
 

@@ -1,15 +1,6 @@
 // A board position as SVG, from the data that viewer/boards/position.py describes.
 
-import { el, formatNumber, formatPercent, formatValue } from "./elements.js";
-
-const SVG = "http://www.w3.org/2000/svg";
-
-export function svg(name, attributes = {}, ...children) {
-  const element = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-  element.append(...children);
-  return element;
-}
+import { el, formatNumber, formatPercent, formatValue, svg } from "./elements.js";
 
 const BOARD_COLOURS = {
   wood: { light: "#dec58f", dark: "#cbae72", line: "#6b5430" },

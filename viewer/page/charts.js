@@ -1,7 +1,6 @@
 // Charts as SVG.
 
-import { svg } from "./board.js";
-import { formatNumber } from "./elements.js";
+import { formatNumber, svg } from "./elements.js";
 
 const WIDTH = 520;
 const MARGIN = { left: 52, right: 10, top: 8, bottom: 22 };

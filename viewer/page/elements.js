@@ -1,6 +1,6 @@
 // HTML elements, numbers as text, and pictures on a canvas.
 
-import { svg } from "./board.js";
+const SVG = "http://www.w3.org/2000/svg";
 
 // Creates an element. Strings become text nodes, so the name of a run is never parsed as HTML.
 export function el(tag, attributes = {}, ...children) {
@@ -11,6 +11,13 @@ export function el(tag, attributes = {}, ...children) {
     else if (value !== false && value !== null && value !== undefined) element.setAttribute(key, value);
   }
   element.append(...children.filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+export function svg(name, attributes = {}, ...children) {
+  const element = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  element.append(...children);
   return element;
 }
 
