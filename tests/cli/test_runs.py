@@ -15,7 +15,8 @@ from ludus.training.run import Run
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """Three runs in `runs`, the newest of them a PPO."""
-    folder = tmp_path_factory.mktemp("root")
+    folder = tmp_path_factory.mktemp("root") / "inner"  # beside no other test's folder
+    folder.mkdir()
     for agent, env in [
         ("dqn", "CartPole-v1"),
         ("dqn", "CartPole-v1"),
