@@ -22,7 +22,7 @@ from ludus.networks.scale import describe_scale
 
 
 @dataclass(frozen=True)
-class CheckOptions:
+class Arguments:
     """Options of `ludus check`."""
 
     env: Positional[str]
@@ -37,7 +37,7 @@ class CheckOptions:
 
 def run(argv: Sequence[str]) -> int:
     """Print what the env is; return 1 if its episodes do not follow from their seeds."""
-    chosen = parse(CheckOptions, argv, command="check", about=__doc__ or "")
+    chosen = parse(Arguments, argv, command="check", about=__doc__ or "")
     env = make(chosen.env, 1, chosen.seed, chosen.options)
     try:
         for label, text in _spaces(env):
@@ -110,7 +110,7 @@ def _episodes(rows: list[Row]) -> str:
     )
 
 
-def _difference(chosen: CheckOptions, rows: list[Row]) -> str | None:
+def _difference(chosen: Arguments, rows: list[Row]) -> str | None:
     """Play the same again in another process; describe the first difference."""
     env = make(chosen.env, 1, chosen.seed, chosen.options)
     try:
@@ -129,7 +129,7 @@ def _difference(chosen: CheckOptions, rows: list[Row]) -> str | None:
     return None
 
 
-def _resume(chosen: CheckOptions) -> str | None:
+def _resume(chosen: Arguments) -> str | None:
     """Rebuild a running episode from its seed and actions; describe what prevents it."""
     envs = [make(chosen.env, 1, chosen.seed, chosen.options) for _ in range(2)]
     try:
@@ -143,7 +143,7 @@ def _resume(chosen: CheckOptions) -> str | None:
     return None
 
 
-def _picture(chosen: CheckOptions) -> str:
+def _picture(chosen: Arguments) -> str:
     try:
         env = make(chosen.env, 1, chosen.seed, chosen.options, render=True)
     except EnvError as error:

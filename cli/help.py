@@ -142,7 +142,8 @@ def _metavar(hint: Any) -> str:
     return {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}.get(hint, str(hint).upper())
 
 
-def _is_flag(hint: Any) -> bool:
+def is_flag(hint: Any) -> bool:
+    """Return whether an option is switched on and off, without a value."""
     return hint in (bool, bool | None)
 
 
@@ -151,7 +152,7 @@ def _written(option: _Option) -> str:
     name = option.name.replace("_", "-")
     if option.positional:
         return name.upper()
-    if _is_flag(option.hint):
+    if is_flag(option.hint):
         return f"--{name}, --no-{name}"
     return f"--{name} {_metavar(option.hint)}"
 

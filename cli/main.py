@@ -29,6 +29,7 @@ COMMANDS = {
     "check": "show what agents see of an env, and whether it can be reproduced",
     "doctor": "print versions, devices and optional packages, and what is missing",
     "list": "list the available agents, envs, board games or runs",
+    "completion": "print a script that completes commands in bash, zsh or fish",
 }
 # `list` computes nothing; `train` checks the agent's name before it imports torch
 _WITHOUT_TORCH = ("list", "train")
@@ -38,7 +39,7 @@ _NOTHING_SAVED = "nothing was saved; the same command starts again"
 
 
 def _usage() -> str:
-    commands = "\n".join(f"  {command:10}{about}" for command, about in COMMANDS.items())
+    commands = "\n".join(f"  {command:12}{about}" for command, about in COMMANDS.items())
     return (
         f"usage: ludus COMMAND ...\n\n{commands}\n\n"
         "ludus COMMAND --help or ludus help COMMAND shows every option of a command, and\n"

@@ -41,7 +41,7 @@ examples:
 
 
 @dataclass(frozen=True)
-class _Common:
+class Common:
     """Options of a new training that the agent does not depend on."""
 
     run_dir: Path = Path("runs")
@@ -187,7 +187,7 @@ def _start(
 
     kind = _arguments(agent, env_id, dataset, options, file)
     given: Any = parse(kind, options, command=f"train {agent} {env_id}".strip(), about=ABOUT)
-    common: _Common = given.common
+    common: Common = given.common
     session = start_session(
         agent,
         env_id,
@@ -250,7 +250,7 @@ def _arguments(
     parts: list[Any] = [
         ("train", OmitArgPrefixes[TrainOptions], field(default=train)),
         ("options", OmitArgPrefixes[EnvOptions], field(default=options)),
-        ("common", OmitArgPrefixes[_Common], field(default=_Common())),
+        ("common", OmitArgPrefixes[Common], field(default=Common())),
     ]
     if fields(config):  # the random agent has no choices
         flat: Any = OmitArgPrefixes

@@ -40,7 +40,7 @@ def test_every_command_explains_every_option_in_words(capsys, command):
     assert max(map(len, lines)) <= 100
     if command != "train":
         module = importlib.import_module(f"ludus.cli.{command}")
-        kind = module.CheckOptions if command == "check" else module.Arguments
+        kind = module.Arguments
         for option in options_of(kind):
             assert option.text, option.name
             shown = option.name.upper() if option.positional else f"--{option.name}"

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from ludus.agents import registry
-from ludus.cli.check import CheckOptions
-from ludus.cli.compare import Arguments
+from ludus.cli import check, compare
 from ludus.cli.options import parse
 from ludus.cli.train import _arguments
 from ludus.envs.errors import LudusError
@@ -23,7 +22,7 @@ from ludus.envs.errors import LudusError
 )
 def test_options_that_list_names_may_be_repeated(words):
     """tyro alone keeps the last occurrence, and loses the others without a word."""
-    given = parse(CheckOptions, ["Env-v0", *words.split()], command="check", about="")
+    given = parse(check.Arguments, ["Env-v0", *words.split()], command="check", about="")
     assert given.options.wrapper == ("a:A", "b:B")
     assert given.options.constructor_kwargs() == {"x": 1, "y": 2}
     assert (given.env, given.seed) == ("Env-v0", 3)
@@ -45,7 +44,7 @@ def test_no_two_options_of_a_training_have_one_name(agent):
 
 def test_paths_and_agents_are_joined_and_numbers_are_replaced():
     words = "--runs a --agents dqn --steps 5 --runs b c --agents ppo --steps 7"
-    given = parse(Arguments, words.split(), command="compare", about="")
+    given = parse(compare.Arguments, words.split(), command="compare", about="")
     assert given.runs == (Path("a"), Path("b"), Path("c"))
     assert given.agents == ("dqn", "ppo")
     assert given.steps == 7

@@ -1,0 +1,257 @@
+"""`ludus completion SHELL`: what the Tab key completes, as a script for the shell.
+
+The script holds all words, since starting Python at every key would take seconds. Only runs are
+looked up, in the folder `runs`.
+"""
+
+import importlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, is_dataclass
+from typing import Any, Literal, NamedTuple, get_args, get_origin
+
+from tyro.conf import Positional
+
+from ludus.agents import registry
+from ludus.cli.help import is_flag, options_of
+from ludus.cli.list import KINDS
+from ludus.cli.options import parse
+from ludus.cli.output import print_result
+from ludus.cli.train import Common
+from ludus.envs.make import EnvOptions, known_ids
+from ludus.training.run import TrainOptions
+
+ABOUT = """Print a script with which the Tab key completes commands, agents, envs, runs and options.
+
+examples:
+  ludus completion bash >> ~/.bash_completion
+  ludus completion zsh >> ~/.zshrc
+  ludus completion fish > ~/.config/fish/completions/ludus.fish"""
+
+Shell = Literal["bash", "zsh", "fish"]
+_RUNS = ("RUNS",)  # the shell puts the runs there
+_ON_RUNS = ("collect", "evaluate", "play", "record", "watch")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Options of `ludus completion`."""
+
+    shell: Positional[Shell]
+    """shell that reads the script"""
+
+
+class _Flag(NamedTuple):
+    """One option."""
+
+    words: tuple[str, ...]  # --x, or --x and --no-x
+    about: str
+    values: tuple[str, ...] = ()  # those that can be listed
+    takes: int = 0  # 0: no value, 1: one, 2: any number
+
+
+def run(argv: list[str]) -> int:
+    """Print the script."""
+    given = parse(Arguments, argv, command="completion", about=ABOUT)
+    script = {"bash": _bash, "zsh": _zsh, "fish": _fish}[given.shell]()
+    print_result(script)
+    return 0
+
+
+def _flags(kinds: Iterable[Any]) -> list[_Flag]:
+    """Return the options of dataclasses, each once."""
+    found: dict[str, _Flag] = {}
+    for name, hint, about, _, positional in (each for kind in kinds for each in options_of(kind)):
+        if positional:
+            continue
+        word = "--" + name.replace("_", "-")
+        if is_flag(hint):
+            found[name] = _Flag((word, "--no-" + word[2:]), about)
+        else:
+            found[name] = _Flag(
+                (word,), about, _values(name, hint), 1 + (get_origin(hint) is tuple)
+            )
+    return list(found.values())
+
+
+def _values(name: str, hint: Any) -> tuple[str, ...]:
+    """Return the values of an option that can be listed."""
+    named = {"agent": registry.names(), "agents": registry.names(), "env": known_ids()}
+    if name in named:
+        return tuple(named[name])
+    if name == "runs":
+        return _RUNS
+    kinds = [each for each in (hint, *get_args(hint)) if get_origin(each) is Literal]
+    return tuple(str(value) for kind in kinds for value in get_args(kind))
+
+
+def _commands() -> dict[str, list[_Flag]]:
+    """Return the options of every command; train's do not include those of an agent."""
+    from ludus.cli.main import COMMANDS
+
+    found = {}
+    for command in COMMANDS:
+        if command == "train":
+            found[command] = [
+                *_flags((TrainOptions, EnvOptions, Common)),
+                _Flag(("--resume",), "run to go on with", _RUNS, 1),
+                _Flag(("--config",), "file of options as JSON, or a run's config", (), 1),
+            ]
+        else:
+            found[command] = _flags((importlib.import_module(f"ludus.cli.{command}").Arguments,))
+        found[command].append(_Flag(("--help",), "show every option"))
+    return found
+
+
+def _agents() -> Iterator[tuple[list[str], list[_Flag]]]:
+    """Yield agents that have the same options, with these."""
+    modules: dict[str, list[str]] = {}
+    for name in registry.names():
+        modules.setdefault(registry.entry(name).module, []).append(name)
+    for module, names in modules.items():
+        kinds = vars(importlib.import_module(module)).values()
+        classes = (kind for kind in kinds if isinstance(kind, type) and is_dataclass(kind))
+        own = (kind for kind in classes if hasattr(kind, "module"))
+        yield names, _flags(own)
+
+
+def _positions() -> list[tuple[int, str, Iterable[str]]]:
+    """Return the words that can stand at each position of each command."""
+    from ludus.cli.main import COMMANDS
+
+    return [
+        (2, "train", registry.names()),
+        (3, "train", known_ids()),
+        (2, "check", known_ids()),
+        (2, "list", KINDS),
+        (2, "help", COMMANDS),
+        (2, "completion", get_args(Shell)),
+        *((2, command, _RUNS) for command in _ON_RUNS),
+    ]
+
+
+_BASH = """\
+_ludus() {
+    local line="${COMP_LINE:0:$COMP_POINT}" before= option= found=
+    local word="${line##* }"
+    set -f
+    set -- ${line%%"$word"}
+    set +f
+    for before; do
+        case "$before" in -*) option="$before" ;; esac
+    done
+    case "$word" in
+    -*)
+        case "$2" in
+@options@
+        esac
+        [ "$2" != train ] || case "$3" in
+@agents@
+        esac
+        ;;
+    *)
+        case "$before" in
+@one@
+        esac
+        case "$option" in
+@many@
+        esac
+        [ -n "$option" ] || case "$# $2" in
+@positions@
+        esac
+        ;;
+    esac
+    [ "$found" != " RUNS" ] || found="latest $(
+        for file in runs/*/*/*/config.json runs/*/*/*/*/config.json; do
+            [ ! -e "$file" ] || echo "${file%/config.json}"
+        done
+    )"
+    COMPREPLY=($(compgen -W "$found" -- "$word"))
+    case "$COMP_WORDBREAKS" in # what follows the last colon is a word of its own
+    *:*) COMPREPLY=("${COMPREPLY[@]#"${word%"${word##*:}"}"}") ;;
+    esac
+}
+complete -o default -F _ludus ludus
+"""
+
+
+def _bash() -> str:
+    """Return the script for bash."""
+    from ludus.cli.main import COMMANDS
+
+    commands, agents = _commands(), list(_agents())
+    flags = [
+        flag for found in [*commands.values(), *(found for _, found in agents)] for flag in found
+    ]
+    values: dict[tuple[str, int], dict[str, None]] = {}  # an ordered set for an option
+    for flag in flags:
+        values.setdefault((flag.words[0], flag.takes), {}).update(dict.fromkeys(flag.values))
+    for word, takes in list(values):  # an option of two commands
+        if (word, 2) in values and takes == 1:
+            del values[word, takes]
+
+    def words(flags: Iterable[_Flag]) -> list[str]:
+        return [word for flag in flags for word in flag.words]
+
+    cases: dict[str, list[tuple[str, Iterable[str]]]] = {
+        "options": [(command, words(found)) for command, found in commands.items()],
+        "agents": [("|".join(names), words(found)) for names, found in agents],
+        "one": [(word, found) for (word, takes), found in values.items() if found and takes == 1],
+        "many": [(word, found) for (word, takes), found in values.items() if found and takes == 2],
+        "positions": [
+            ("1*", [*COMMANDS, "help"]),
+            *((f'"{at} {command}"', found) for at, command, found in _positions()),
+        ],
+    }
+    script = _BASH
+    for name, found in cases.items():
+        lines = (f'        {label}) found="$found {" ".join(each)}" ;;' for label, each in found)
+        script = script.replace(f"@{name}@", "\n".join(lines))
+    return script
+
+
+def _zsh() -> str:
+    """Return the script for zsh, which runs bash's."""
+    return f"autoload -Uz compinit bashcompinit && compinit && bashcompinit\n{_bash()}"
+
+
+_FISH_RUNS = (
+    "(echo latest; for f in runs/*/*/*/config.json runs/*/*/*/*/config.json; dirname $f; end)"
+)
+
+
+def _fish() -> str:
+    """Return the script for fish."""
+    from ludus.cli.main import COMMANDS
+
+    def values(found: Iterable[str]) -> str:
+        return f"'{' '.join(found).replace('RUNS', _FISH_RUNS)}'"
+
+    def line(when: str, rest: str) -> str:
+        return f"complete -c ludus -n '{when}' {rest}"
+
+    def options(when: str, flags: Iterable[_Flag]) -> Iterator[str]:
+        for flag in flags:
+            about = flag.about.replace("'", "\\'")
+            value = f"-x -a {values(flag.values)}" if flag.values else "-r" if flag.takes else ""
+            for word in flag.words:
+                yield line(when, f"-l {word[2:]} {value} -d '{about}'")
+            if flag.values and flag.takes == 2:  # further ones
+                seen = f"{when}; and __fish_seen_argument -l {flag.words[0][2:]}"
+                yield line(seen, f"-f -a {values(flag.values)}")
+
+    lines = ["complete -c ludus -f -n '__fish_is_first_token'"]
+    for command, about in (COMMANDS | {"help": "show the options of a command"}).items():
+        lines.append(
+            line("__fish_is_first_token", f"-a {command} -d '{about.replace(chr(39), '')}'")
+        )
+    for at, command, found in _positions():
+        when = f"__fish_seen_subcommand_from {command}; and __fish_is_nth_token {at}"
+        lines.append(line(when, f"-f -a {values(found)}"))
+    for command, flags in _commands().items():
+        lines += options(f"__fish_seen_subcommand_from {command}", flags)
+    for names, flags in _agents():
+        when = (
+            f"__fish_seen_subcommand_from train; and __fish_seen_subcommand_from {' '.join(names)}"
+        )
+        lines += options(when, flags)
+    return "\n".join(lines)
