@@ -18,7 +18,7 @@ from ludus.comparison.report import write_report
 from ludus.envs.bounds import AT_LEAST_ONE, FRACTION, NON_NEGATIVE, check_bounds
 from ludus.envs.errors import UsageError, describe_error
 from ludus.envs.make import EnvOptions
-from ludus.evaluation.video import record
+from ludus.evaluation.video import most_steps, record
 from ludus.training.device import device_of
 from ludus.training.film import film_title
 from ludus.training.progress import task
@@ -167,7 +167,8 @@ def _record(trainings: list[Training], out: Path, given: Arguments) -> Path | No
     agent = load(shown.run, device=given.device)
     title = film_title(config, shown.done)
     out.mkdir(parents=True, exist_ok=True)
-    with task("video", _VIDEO_STEPS, "steps", quiet=given.quiet or given.json) as show:
+    steps = most_steps(config.env, _VIDEO_STEPS, None)
+    with task("video", steps, "steps", quiet=given.quiet or given.json) as show:
         record(
             agent,
             config.env,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TextIO, cast
 
 from ludus.cli.options import check_compared, check_contenders, flush_denormals
-from ludus.cli.output import print_message, stdout_for_results
+from ludus.cli.output import named_while_slow, print_message, stdout_for_results
 from ludus.envs.deadline import Deadline
 from ludus.envs.errors import LudusError, TrainingStopped, UsageError
 from ludus.envs.suggest import closest
@@ -129,9 +129,10 @@ def _run(command: str, argv: list[str]) -> int:
             raise UsageError(closest(command, COMMANDS, "command"))
         if command in _NAMES:
             _NAMES[command](argv)
-        if command not in _WITHOUT_TORCH:
-            flush_denormals()
-        module = importlib.import_module(f"ludus.cli.{command}")
+        with named_while_slow("loading ..."):
+            if command not in _WITHOUT_TORCH:
+                flush_denormals()
+            module = importlib.import_module(f"ludus.cli.{command}")
         return module.run(argv)
     except TrainingStopped as stopped:
         print_message(f"ludus: {stopped}")

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -85,6 +86,28 @@ def print_table(table: "Table") -> None:
         for segment in console.render(table)
     ]
     console.print(Segments(shown), end="")
+
+
+@contextlib.contextmanager
+def named_while_slow(text: str) -> Iterator[None]:
+    """Show a line in the terminal from one second on, until what is within ends."""
+    shown = threading.Event()
+
+    def show() -> None:
+        shown.set()
+        print(printable(text), end="", file=sys.stderr, flush=True)
+
+    timer = threading.Timer(1.0, show)
+    timer.daemon = True
+    if sys.stderr.isatty():
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        if shown.is_set():
+            timer.join()
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)  # erases the line
 
 
 def print_message(text: str) -> None:

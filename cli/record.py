@@ -10,7 +10,7 @@ from ludus.cli.options import HELD_OUT_SEED, parse
 from ludus.cli.output import print_json, print_result
 from ludus.envs.bounds import AT_LEAST_ONE, FRACTION, check_bounds
 from ludus.envs.errors import UsageError
-from ludus.evaluation.video import SUFFIXES, Overlay, record
+from ludus.evaluation.video import SUFFIXES, Overlay, most_steps, record
 from ludus.training.film import film_title
 from ludus.training.progress import task
 from ludus.training.run import Run, at_steps
@@ -55,7 +55,8 @@ def run(argv: list[str]) -> int:
     if not out.parent.is_dir():
         raise UsageError(f"the folder {out.parent} does not exist; create it first")
     loaded = load_saved(given.run, device=given.device)
-    with task("video", given.max_steps, "steps", quiet=given.json) as show:
+    steps = most_steps(config.env, given.max_steps, given.seed)
+    with task("video", steps, "steps", quiet=given.json) as show:
         score, length, seed = record(
             loaded.agent,
             config.env,

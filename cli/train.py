@@ -15,7 +15,7 @@ from ludus.cli.options import (
     tensorboard,
     values_of,
 )
-from ludus.cli.output import print_json, print_message, print_result
+from ludus.cli.output import named_while_slow, print_json, print_message, print_result
 from ludus.envs.errors import UsageError
 from ludus.envs.trust import require_trust
 from ludus.training.files import read_json
@@ -144,9 +144,10 @@ def _is_agent(name: str) -> bool:
 
 def _resume(argv: list[str]) -> int:
     """Continue a run, with the settings that are given and not the run's own."""
-    flush_denormals()
-    from ludus.training.run import Run, changes
-    from ludus.training.train import changed_config, nothing_left, resume_session
+    with named_while_slow("loading ..."):
+        flush_denormals()
+        from ludus.training.run import Run, changes
+        from ludus.training.train import changed_config, nothing_left, resume_session
 
     named = values_of("--resume", argv)
     if len(named) != 1:
@@ -182,8 +183,9 @@ def _settings_of(train: "TrainOptions", config: "AgentConfig", common: type[Any]
 def _start(
     agent: str, env_id: str, dataset: str | None, options: list[str], file: dict[str, Any]
 ) -> int:
-    flush_denormals()
-    from ludus.training.train import start_session
+    with named_while_slow("loading ..."):
+        flush_denormals()
+        from ludus.training.train import start_session
 
     kind = _arguments(agent, env_id, dataset, options, file)
     given: Any = parse(kind, options, command=f"train {agent} {env_id}".strip(), about=ABOUT)

@@ -17,7 +17,7 @@ from ludus.envs import atari
 from ludus.envs.adapt import Channels, describe
 from ludus.envs.board.backend import BoardBackend
 from ludus.envs.board.opponents import make_opponent
-from ludus.envs.board.spiel import is_game, load, make_game
+from ludus.envs.board.spiel import is_game, load, make_game, why_not
 from ludus.envs.bounds import AT_LEAST_ONE, FRACTION, POSITIVE, Bounds, check_bounds
 from ludus.envs.cartpole import CartPoleBackend
 from ludus.envs.dict_observation import PackedDict
@@ -416,5 +416,6 @@ def _unknown(env_id: str, names: list[str]) -> str:
     word = env_id.lower()
     rom = f"ale/{word.replace('_', '')}-v5"  # pong, space_invaders
     close = [rom] if rom in by_lower else difflib.get_close_matches(word, by_lower, 1, 0.65)
-    hint = f"; did you mean {by_lower[close[0]]}?" if close else "; `ludus list envs` shows all"
-    return f"there is no env {env_id}{hint}"
+    if close:
+        return f"there is no env {env_id}; did you mean {by_lower[close[0]]}?"
+    return f"there is no env {env_id}; {why_not(word) or '`ludus list envs` shows all'}"

@@ -65,15 +65,21 @@ def record(
         max_steps: env steps after which the video ends, even if the game goes on.
         overlay: saliency method to overlay if the agent has image observations.
         panel: add a panel with the title, the actions, the value and the return.
-        on_step: called before each image with the number of env steps so far.
+        on_step: called before each env step with the number of those before, of `most_steps`.
     """
+    before = 0
     if seed is None:
-        seed = median_seed(player, env_id, options, epsilon=epsilon, max_steps=max_steps)
+        seed = median_seed(
+            player, env_id, options, epsilon=epsilon, max_steps=max_steps, on_step=on_step
+        )
+        before = most_steps(env_id, max_steps, None) - max_steps
     lines = (*title, f"game of seed {seed}") if panel else ()
     playback = Playback(player, env_id, options, seed, epsilon)
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     try:
-        pictures = _pictures(playback, max_steps, overlay, lines, on_step)
+        pictures = _pictures(
+            playback, max_steps, overlay, lines, lambda step: on_step(before + step)
+        )
         if path.suffix == ".gif":
             temporary.write_bytes(_gif(pictures, playback.speed, _GIF_MAX_WIDTH))
         else:
@@ -86,12 +92,24 @@ def record(
         playback.close()
 
 
+def most_steps(env_id: str, max_steps: int, seed: int | None) -> int:
+    """Return how many env steps `record` takes at most, those of `median_seed` included."""
+    return max_steps if seed is not None or is_game(env_id) else (_GAMES + 1) * max_steps
+
+
 def median_seed(
-    player: Player, env_id: str, options: EnvOptions, *, epsilon: float, max_steps: int
+    player: Player,
+    env_id: str,
+    options: EnvOptions,
+    *,
+    epsilon: float,
+    max_steps: int,
+    on_step: Callable[[int], None] = lambda step: None,
 ) -> int:
     """Return the seed of the game with the median return of the first `_GAMES`.
 
     In board games the agent plays both sides, so that a return says nothing; their seed is 0.
+    `on_step` is called before each step; a game that is over counts as all of its steps.
     """
     if is_game(env_id):
         return 0
@@ -99,7 +117,8 @@ def median_seed(
     for seed in range(_GAMES):
         playback = Playback(player, env_id, options, seed, epsilon)
         try:
-            for _ in range(max_steps):
+            for step in range(max_steps):
+                on_step(seed * max_steps + step)
                 if playback.row.game_over[0]:
                     break
                 playback.step()

@@ -44,6 +44,18 @@ def is_game(name: str) -> bool:
     return name.partition("(")[0] in pyspiel.registered_names()
 
 
+def why_not(word: str) -> str | None:
+    """Return which of OpenSpiel's games has a word in its name, and why it is not supported.
+
+    None if none has, or if one of them is supported.
+    """
+    of = {t.short_name: _misfit(t) for t in pyspiel.registered_games() if word in t.short_name}
+    if not of or None in of.values():
+        return None
+    shortest = min(of, key=len)
+    return f"{shortest} is not supported: {of[shortest]}; `ludus list games` shows the others"
+
+
 def load(name: str) -> pyspiel.Game:
     """Load OpenSpiel's game of that name and parameters.
 

@@ -1,17 +1,20 @@
 """Only a result is printed on stdout, and only printable characters reach the terminal."""
 
 import errno
+import io
 import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from ludus.cli.main import main
-from ludus.cli.output import print_result
+from ludus.cli.output import named_while_slow, print_result
 from ludus.training.console import Terminal, printable
 from ludus.training.run import Run
 
@@ -49,6 +52,39 @@ def test_printable_leaves_text_as_it_is_and_escapes_the_rest():
 def test_a_terminal_keeps_lines_and_its_own_style_only(capsys):
     Terminal().print(f"{_HOSTILE}\n:smile: [b]x", style="yellow")
     assert capsys.readouterr().out == f"{_ESCAPED}\n:smile: [b]x\n"
+
+
+class _Screen(io.StringIO):
+    """Stderr, which may be a terminal."""
+
+    def __init__(self, terminal: bool) -> None:
+        super().__init__()
+        self.terminal, self.written = terminal, threading.Event()
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+    def write(self, text: str) -> int:
+        self.written.set()
+        return super().write(text)
+
+
+def test_what_takes_long_is_named_in_a_terminal_until_it_ends(monkeypatch):
+    screen = _Screen(terminal=True)
+    monkeypatch.setattr(sys, "stderr", screen)
+    with named_while_slow("loading ..."):
+        assert screen.written.wait(600)
+        assert screen.getvalue() == "loading ..."
+    assert screen.getvalue() == "loading ...\r\x1b[K"
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.5])
+def test_nothing_is_named_outside_of_a_terminal(monkeypatch, seconds):
+    screen = _Screen(terminal=False)
+    monkeypatch.setattr(sys, "stderr", screen)
+    with named_while_slow("loading ..."):
+        time.sleep(seconds)
+    assert screen.getvalue() == ""
 
 
 def _main(capsys, *words):

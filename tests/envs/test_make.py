@@ -44,10 +44,17 @@ def test_an_unknown_id_is_answered_with_the_nearest(env_id: str, meant: str) -> 
         make(env_id)
 
 
-@pytest.mark.parametrize("env_id", ["", "Zzyzx!", "a b", "qqqqqqqq-v0", "poker"])
+@pytest.mark.parametrize("env_id", ["", "Zzyzx!", "a b", "qqqqqqqq-v0"])
 def test_nonsense_is_answered_with_the_list(env_id: str) -> None:
     with pytest.raises(EnvError, match="ludus list envs"):
         make(env_id)
+
+
+@pytest.mark.parametrize(("word", "game"), [("poker", "kuhn_poker"), ("Gammon", "backgammon")])
+def test_a_game_that_openspiel_has_and_ludus_cannot_play_is_named(word: str, game: str) -> None:
+    answer = f"there is no env {word}; {game} is not supported: it has chance events; `ludus list g"
+    with pytest.raises(EnvError, match=answer):
+        make(word)
 
 
 def test_every_listed_name_of_ours_can_be_made() -> None:

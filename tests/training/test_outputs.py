@@ -20,7 +20,7 @@ from ludus.envs.errors import RunError
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import Row
 from ludus.evaluation.playback import Playback
-from ludus.evaluation.video import record
+from ludus.evaluation.video import most_steps, record
 from ludus.training.api import train
 from ludus.training.logger import Episodes, Logger
 from ludus.training.run import Run, TrainOptions
@@ -256,11 +256,16 @@ def test_a_film_shows_the_game_of_median_return_and_names_it(tmp_path, monkeypat
         ImageDraw.ImageDraw, "text", lambda *a, **k: written.append(a[2]) or draw(*a, **k)
     )
     title = ("dqn on CartPole-v1", "x" * 200)
-    made = record(_Fixed(), "CartPole-v1", EnvOptions(), tmp_path / "f.mp4", title=title)
+    film, done = tmp_path / "f.mp4", []
+    made = record(_Fixed(), "CartPole-v1", EnvOptions(), film, title=title, on_step=done.append)
+    assert done == sorted(set(done))  # the games to choose from are shown in the progress, too
+    assert (done[0], max(done)) == (0, 5 * 2_000 + made.length)
+    assert max(done) < most_steps("CartPole-v1", 2_000, None)
     assert made.score == np.median(returns) == returns[made.seed]
     assert written[0] == title[0]
     assert written[1].startswith("xxxxx")
     assert written[1].endswith("x…")
     assert written[2] == f"game of seed {made.seed}"
+    assert most_steps("CartPole-v1", 5, 3) == most_steps("tic_tac_toe", 5, None) == 5
     other = record(_Fixed(), "CartPole-v1", EnvOptions(), tmp_path / "g.gif", seed=3, max_steps=5)
     assert other == (5, 5, 3)
