@@ -53,6 +53,8 @@ class Arguments:
     """minutes after which a training ends before that, without evaluations; 0 for no limit"""
     seeds: Annotated[int, AT_LEAST_ONE] = 3
     """number of trainings of each agent on each env"""
+    first_seed: Annotated[int, NON_NEGATIVE] = 0
+    """seed of the first of these; each further one is 1 higher"""
     episodes: Annotated[int, AT_LEAST_ONE] = 20
     """number of held-out games that each trained agent plays"""
     epsilon: Annotated[float, FRACTION] = 0.0
@@ -97,6 +99,7 @@ def run(argv: list[str]) -> int:
         steps=given.steps,
         minutes=given.minutes,
         seeds=given.seeds,
+        first_seed=given.first_seed,
         episodes=given.episodes,
         epsilon=given.epsilon,
         options=given.options,

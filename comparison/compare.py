@@ -51,6 +51,8 @@ class Plan:
     """minutes after which a training ends before that, without evaluations; 0 for no limit"""
     seeds: int
     """number of trainings of each agent on each env"""
+    first_seed: int
+    """seed of the first of these; each further one is 1 higher"""
     episodes: int
     """number of held-out games after each training"""
     epsilon: float
@@ -199,7 +201,7 @@ def _training_configs(plan: Plan, device: str) -> list[RunConfig]:
             env.close()
     return [
         replace(config, train=replace(config.train, seed=seed))
-        for seed in range(plan.seeds)
+        for seed in range(plan.first_seed, plan.first_seed + plan.seeds)
         for config in configs
     ]
 
@@ -315,7 +317,7 @@ def _random_trainings(plan: Plan, env_id: str) -> Iterator[Training]:
     env = make(env_id, 1, 0, plan.options)
     try:
         config, protocol = registry.preset("random", env).config, env.protocol
-        for seed in range(plan.seeds):
+        for seed in range(plan.first_seed, plan.first_seed + plan.seeds):
             agent = registry.build(
                 config, env, device=device_of("cpu"), seed=seed, steps=plan.steps, training=False
             )

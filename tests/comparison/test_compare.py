@@ -180,6 +180,7 @@ def _plan(root, **changes) -> Plan:
         steps=600,
         minutes=0.0,
         seeds=1,
+        first_seed=0,
         episodes=2,
         epsilon=0.0,
         options=EnvOptions(),
@@ -266,6 +267,15 @@ def test_more_seeds_train_only_the_new_ones(whole, starts, tmp_path):
     assert [(t.seed, t.reused) for t in more] == [(0, True), (1, False)]
     assert more[0].returns == whole[1][0].returns
     assert before.items() <= _files(tmp_path).items()
+
+
+def test_the_seeds_begin_at_the_first_seed(tmp_path, starts):
+    plan = _plan(tmp_path, agents=["dqn", "random"], steps=50, seeds=2, first_seed=3)
+    trainings, _ = compare(plan)
+    assert [(t.agent, t.seed) for t in trainings] == [
+        (agent, seed) for agent in ("dqn", "random") for seed in (3, 4)
+    ]
+    assert {Run.open(run).config().train.seed for run in starts.trained} == {3, 4}
 
 
 @pytest.mark.parametrize("change", [{"episodes": 3}, {"epsilon": 0.5}], ids=str)
