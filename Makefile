@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all learn check install bench gpu clean
+.PHONY: demo readme-figures test test-all learn check install bench gpu clean
 
 install: .venv/.installed
 
@@ -13,9 +13,16 @@ install: .venv/.installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev-all]'
 	@touch $@
 
+# Three trainings of eleven minutes at once, of another seed with `make demo SEED=1`.
+SEED ?= 0
 demo: .venv/.installed
-	$(BIN)/ludus compare --env RoadRunnerNoFrameskip-v4 --agents dqn2013 sb3:dqn2013 random \
-		--steps 30000 --seeds 1 --episodes 20 --record
+	$(BIN)/ludus compare --env PongNoFrameskip-v4 --screen-size 42 --steps 10000000 --minutes 11 \
+		--agents ppo_small dqn2013 sb3:ppo_small random --seeds 1 --first-seed $(SEED) \
+		--jobs 3 --episodes 10 --record --out runs/demo
+
+# What README.md shows of `make demo`, from the last run of it.
+readme-figures: .venv/.installed
+	$(BIN)/python benchmarks/readme_figures.py
 
 # One thread per process: two workers with two threads each would wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal

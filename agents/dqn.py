@@ -26,9 +26,11 @@ from ludus.agents.value_heads import HeadKind, head_kind
 from ludus.agents.value_policy import ValuePolicy, discrete
 from ludus.envs.errors import ConfigError
 from ludus.networks.cores import State, make_core
-from ludus.networks.encoders import make_encoder
+from ludus.networks.encoders import has_statistics, make_encoder, update_statistics
 from ludus.networks.heads import NO_NOISE, HeadNoise, Streams, ValueOut
 from ludus.networks.network import Network, TargetNetwork, flatten_parameters
+
+_MEASURED = 256  # transitions by which observations are normalised
 
 
 class UpdateRandomness(NamedTuple):
@@ -107,6 +109,7 @@ class DQN:
         self._no_resets = torch.zeros(1, config.batch_size, dtype=torch.bool, device=device)
         self._schedule = UpdateSchedule(config.replay_ratio, config.learning_starts)
         self._steps = steps
+        self._normalises = False  # whether the encoder is known to have statistics
         self.capturable = True
         self.env_steps, self.updates = 0, 0
 
@@ -152,6 +155,8 @@ class DQN:
     def study(self, updates: int, progress: float) -> None:
         """Do updates from memory; `progress` is the finished share of the training."""
         c = self.config
+        if updates and c.normalize_observation and not self._normalises:
+            self._measure_observations()
         if updates and c.prioritised:
             beta = linear(c.priority_beta_start, c.priority_beta_end, 1, progress)
             self._beta.fill_(beta)
@@ -159,6 +164,19 @@ class DQN:
             self.learner.update(*self.randomness())
             if self.updates % c.target_interval == 0:
                 self.target.update(c.polyak)
+
+    def _measure_observations(self) -> None:
+        """Set the mean and deviation of observations, unless they are set, from the memory.
+
+        They stay as they are: if they moved, so would all values at once, in the target, too.
+        """
+        encoder = self.network.encoder
+        if not has_statistics(encoder):
+            spread = torch.arange(_MEASURED, dtype=sampling_dtype(self.device), device=self.device)
+            with torch.no_grad():
+                update_statistics(encoder, self.memory.sample(spread / _MEASURED).batch.obs)
+            self.target.update(1.0)
+        self._normalises = True
 
     def randomness(self) -> UpdateRandomness:
         """Sample the randomness of the next update."""
@@ -300,6 +318,7 @@ def make_network(
         pool=c.pool,
         spectral_norm=c.spectral_norm,
         layer_norm=c.layer_norm,
+        normalise=c.normalize_observation,
     )
     core = make_core("none", encoder.dim)
     streams = Streams(

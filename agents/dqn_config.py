@@ -47,6 +47,8 @@ class DQNConfig:
     """IMPALA encoder: spectral normalisation of the residual convolutions"""
     layer_norm: LayerNormName = field(default="none", metadata=former_bool("none", "all"))
     """layer normalisation before each ReLU: over the channels of each pixel, or over all"""
+    normalize_observation: bool = False
+    """normalise pictures and floats by the mean and deviation of the first transitions"""
     freeze: Literal["none", "encoder"] = "none"
     """part of the network that is not trained"""
     head: Literal["q", "c51", "qr", "iqn"] = "q"
@@ -287,10 +289,12 @@ ZOO = replace(
     epsilon_end=0.01,
     epsilon_steps=100_000,
 )
-# The 2013 DQN's network and 3-step returns, for a machine of two cores.
+# The 2013 DQN's network and 3-step returns, for a machine of two cores. Normalised as those of
+# `ppo_small`, whose comment says why.
 SMALL = replace(
     ZOO,
     encoder="dqn2013",
+    normalize_observation=True,
     head_hidden=256,
     n_step=3,
     learning_starts=1_000,

@@ -100,6 +100,12 @@ def _small_machine() -> Iterator[Training]:
             options = ("--eval-every", str(steps), "--eval-episodes", "20")
             env = f"{game}NoFrameskip-v4"
             yield Training("small_machine", env, agent, agent, options, 2 * steps, seed)
+    for game, presets in _TEN_MINUTES.items():  # as dqn2013 was before, one seed
+        steps, name = presets["dqn2013"], "dqn2013, not normalised"
+        options = ("--eval-every", str(steps), "--eval-episodes", "20")
+        options += ("--no-normalize-observation",)
+        env = f"{game}NoFrameskip-v4"
+        yield Training("small_machine", env, "dqn2013", name, options, 2 * steps, 0)
 
 
 def _pqn() -> Iterator[Training]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ludus.comparison import plots
-from ludus.comparison.analysis import About, Analysis, Overall, analyse
+from ludus.comparison.analysis import About, Analysis, Overall, analyse, finding
 from ludus.comparison.figure import SUFFIXES
 from ludus.comparison.formatting import to_json
 from ludus.comparison.groups import Group, Training, is_baseline, is_trained, mean_return
@@ -123,6 +123,7 @@ def _results(analysis: Analysis) -> dict[str, Any]:
                 "minutes": group.minutes,
                 "protocol": group.protocol,
                 "normalised": analysis.scales[group.number],
+                "finding": finding(group),
                 "agents": analysis.tables[group.number],
                 "best": analysis.best[group.number],
                 "published": analysis.published[group.number],

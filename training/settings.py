@@ -40,6 +40,7 @@ SB3_NAMES = {
     "progress_bar": "quiet",
     "target_update_interval": "target_interval, in updates",
     "tau": "polyak",
+    "run_dir": "root",  # of the command line
     "tensorboard_log": "root: each run folder has its TensorBoard log",
     "total_timesteps": "steps",
     "train_freq": "replay_ratio, updates per env step",

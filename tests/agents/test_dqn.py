@@ -3,6 +3,7 @@ import math
 from dataclasses import replace
 from fractions import Fraction
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+import ludus
 from ludus.agents.agent import EnvSpec
 from ludus.agents.capture import capture
 from ludus.agents.dqn import DQN, build
@@ -321,6 +323,81 @@ def test_clipped_rewards_reach_the_learner_alone(random_stream):
         expected = {min(1.0, max(-1.0, r)) for r in raw} if clip else raw
         assert set(learned.tolist()) <= expected
         assert (learned.abs().max() > 1) == (not clip)
+
+
+def _bright(generator, t, b):
+    """Observations whose second number hardly varies."""
+    return (generator.normal(0, 1, 3) * [1, 0.01, 1] + [0, 8, -2]).astype(np.float32)
+
+
+def test_observations_are_normalised_once_by_the_transitions_there_are(random_stream):
+    agent = _agent(envs=2, normalize_observation=True)
+    stream = random_stream(2, 1, 3, _bright, actions=4)
+    _fill(agent, stream, 100)
+    chance = torch.arange(256, dtype=torch.float64) / 256
+    seen = agent.memory.sample(chance).batch.obs.to(torch.float64)
+    assert len(seen.unique(dim=0)) > 100
+    _learn(agent, 1)
+    for network in (agent.network, agent.target.network):
+        statistics = network.encoder.normalise
+        assert torch.allclose(statistics.mean.to(torch.float64), seen.mean(0), atol=1e-5)
+        assert torch.allclose(statistics.variance.to(torch.float64), seen.var(0, correction=0))
+    before = {name: value.clone() for name, value in agent.network.named_buffers()}
+    _fill(agent, stream, 50)
+    _learn(agent, 7)  # the target is copied in between
+    for network in (agent.network, agent.target.network):
+        assert all(torch.equal(value, before[name]) for name, value in network.named_buffers())
+    resumed = _agent(envs=2, normalize_observation=True)
+    resumed.load_state_dict(agent.state_dict())
+    _learn(resumed, 1)
+    assert all(torch.equal(value, before[n]) for n, value in resumed.network.named_buffers())
+
+
+class _Faint(gymnasium.Env):
+    """A bright picture in which two levels of four pixels say which action is rewarded."""
+
+    observation_space = spaces.Box(0, 255, (1, 36, 36), np.uint8)
+    action_space = spaces.Discrete(2)
+
+    def _picture(self):
+        self._answer = int(self.np_random.integers(2))
+        picture = np.full((1, 36, 36), 120, np.uint8)
+        picture[:, 10:12, 10:12] += 3 * self._answer
+        return picture
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._left = 10
+        return self._picture(), {}
+
+    def step(self, action):
+        self._left -= 1
+        reward = float(action == self._answer)
+        return self._picture(), reward, self._left == 0, False, {}
+
+
+@pytest.mark.parametrize(("normalised", "lowest", "highest"), [(True, 9.5, 10), (False, 0, 7.5)])
+def test_faint_differences_are_learned_from_normalised_pictures(
+    tmp_path, normalised, lowest, highest
+):
+    agent = ludus.train(
+        "dqn",
+        _Faint,
+        steps=2_000,
+        num_envs=4,
+        encoder="dqn2013",
+        head_hidden=64,
+        learning_starts=200,
+        epsilon_steps=400,
+        replay_ratio=0.25,
+        learning_rate=3e-4,
+        gamma=0.5,
+        normalize_observation=normalised,
+        eval_episodes=0,
+        root=tmp_path,
+        quiet=True,
+    )
+    assert lowest <= ludus.evaluate(agent, episodes=20).mean <= highest
 
 
 @pytest.mark.parametrize("n_step", [1, 3])

@@ -66,6 +66,7 @@ def trained(random_stream):
 
 
 TRAINING = {
+    "normalize_observation": True,
     "freeze": "encoder",
     "double": True,
     "munchausen": True,

@@ -185,7 +185,7 @@ def test_the_small_dqn_is_small():
     assert (policy.encoder, policy.features, policy.normalize_observation) == ("dqn2013", 256, True)
     assert (policy.desired_kl, policy.anneal_learning_rate) == (0.01, False)
     small = registry.preset("dqn2013", _env("atari")).config
-    assert (small.encoder, small.head_hidden) == ("dqn2013", 256)
+    assert (small.encoder, small.head_hidden, small.normalize_observation) == ("dqn2013", 256, True)
     assert registry.preset("dqn", _env("atari")).config.clip_reward
     assert not registry.preset("dqn", _env("classic")).config.clip_reward
 

@@ -208,7 +208,7 @@ def test_a_row_and_an_update_cost_no_more_than_their_budget(name: str) -> None:
 
 
 MOVED = [
-    Case("rainbow", changes=REPLAY),
+    Case("rainbow", changes=REPLAY | {"normalize_observation": True}),
     Case("r2d2", changes=SEQUENCES),
     Case("ppo", "Pendulum-v1", ROLLOUT | {"normalize_observation": True}),
     Case("pqn", changes=ROLLOUT | {"core": "gru"}),
