@@ -8,12 +8,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from ludus.agents.agent import Advisor, AnyAgent, Searching
+from ludus.envs.board.positions.read import read_position
 from ludus.envs.errors import RunError
 from ludus.evaluation.interactive_game import InteractiveGame
 from ludus.evaluation.playback import Playback
 from ludus.evaluation.saliency import Saliency
 from ludus.training.run import RunConfig
-from ludus.viewer.boards.read import read_position
 from ludus.viewer.messages import (
     encode_grey_png,
     encode_png,

@@ -1,4 +1,4 @@
-// A board position as SVG, from the data that viewer/boards/position.py describes.
+// A board position as SVG, from the data that envs/board/positions/position.py describes.
 
 import { el, formatNumber, formatPercent, formatValue, svg } from "./elements.js";
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pyspiel
 
-from ludus.viewer.boards.grid import GO
-from ludus.viewer.boards.layouts import cells_by_name
-from ludus.viewer.boards.position import Board, Cells
+from ludus.envs.board.positions.grid import GO
+from ludus.envs.board.positions.layouts import cells_by_name
+from ludus.envs.board.positions.position import Board, Cells
 
 
 def read_cursor_go(state: pyspiel.State, text: str) -> Board | None:

@@ -5,8 +5,8 @@ from functools import lru_cache
 
 import pyspiel
 
-from ludus.viewer.boards.layouts import lettered_stones, read_pieces, rows_layout
-from ludus.viewer.boards.position import Board, Layout, Line
+from ludus.envs.board.positions.layouts import lettered_stones, read_pieces, rows_layout
+from ludus.envs.board.positions.position import Board, Layout, Line
 
 _STONES = lettered_stones("GAEHRCS")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pyspiel
 
-from ludus.viewer.boards.layouts import (
+from ludus.envs.board.positions.layouts import (
     Stones,
     cell_of_action,
     cells_named_in_label,
@@ -14,7 +14,7 @@ from ludus.viewer.boards.layouts import (
     rows_layout,
     stones,
 )
-from ludus.viewer.boards.position import Board, CellsOfMove, Layout, Shape, Style
+from ludus.envs.board.positions.position import Board, CellsOfMove, Layout, Shape, Style
 
 
 @dataclass(frozen=True)

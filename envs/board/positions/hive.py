@@ -7,8 +7,8 @@ import re
 
 import pyspiel
 
-from ludus.viewer.boards.layouts import hex_cell
-from ludus.viewer.boards.position import Board, Cell, Cells, Layout, Piece
+from ludus.envs.board.positions.layouts import hex_cell
+from ludus.envs.board.positions.position import Board, Cell, Cells, Layout, Piece
 
 Place = tuple[int, int]
 

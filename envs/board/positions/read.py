@@ -11,24 +11,24 @@ from functools import partial
 
 import pyspiel
 
+from ludus.envs.board.positions.chess import read_chess
+from ludus.envs.board.positions.chinese_checkers import read_chinese_checkers
+from ludus.envs.board.positions.connect_four import read_connect_four
+from ludus.envs.board.positions.cursor_go import read_cursor_go
+from ludus.envs.board.positions.dots_and_boxes import read_dots_and_boxes
+from ludus.envs.board.positions.grid import GRIDS
+from ludus.envs.board.positions.hive import read_hive
+from ludus.envs.board.positions.layouts import extent
+from ludus.envs.board.positions.mancala import read_mancala, read_oware
+from ludus.envs.board.positions.nim import read_nim
+from ludus.envs.board.positions.nine_mens_morris import read_nine_mens_morris
+from ludus.envs.board.positions.position import Board, BoardPosition, Cells, Layout, LegalMove
+from ludus.envs.board.positions.quoridor import read_quoridor
+from ludus.envs.board.positions.shogi import read_shogi
+from ludus.envs.board.positions.twixt import read_twixt
+from ludus.envs.board.positions.ultimate_tic_tac_toe import read_ultimate_tic_tac_toe
+from ludus.envs.board.positions.xiangqi import read_xiangqi
 from ludus.envs.board.spiel import side_of
-from ludus.viewer.boards.chess import read_chess
-from ludus.viewer.boards.chinese_checkers import read_chinese_checkers
-from ludus.viewer.boards.connect_four import read_connect_four
-from ludus.viewer.boards.cursor_go import read_cursor_go
-from ludus.viewer.boards.dots_and_boxes import read_dots_and_boxes
-from ludus.viewer.boards.grid import GRIDS
-from ludus.viewer.boards.hive import read_hive
-from ludus.viewer.boards.layouts import extent
-from ludus.viewer.boards.mancala import read_mancala, read_oware
-from ludus.viewer.boards.nim import read_nim
-from ludus.viewer.boards.nine_mens_morris import read_nine_mens_morris
-from ludus.viewer.boards.position import Board, BoardPosition, Cells, Layout, LegalMove
-from ludus.viewer.boards.quoridor import read_quoridor
-from ludus.viewer.boards.shogi import read_shogi
-from ludus.viewer.boards.twixt import read_twixt
-from ludus.viewer.boards.ultimate_tic_tac_toe import read_ultimate_tic_tac_toe
-from ludus.viewer.boards.xiangqi import read_xiangqi
 
 _READERS: dict[str, Callable[[pyspiel.State, str], Board | None]] = {
     **GRIDS,

@@ -4,8 +4,8 @@ import re
 
 import pyspiel
 
-from ludus.viewer.boards.layouts import interleaved_layout
-from ludus.viewer.boards.position import Board, Cells, Piece
+from ludus.envs.board.positions.layouts import interleaved_layout
+from ludus.envs.board.positions.position import Board, Cells, Piece
 
 _NAMES = ("dot", "line to the right", "line downwards", "box")
 

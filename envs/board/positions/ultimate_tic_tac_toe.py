@@ -6,9 +6,9 @@ from itertools import product
 
 import pyspiel
 
-from ludus.viewer.boards.grid import CROSSES
-from ludus.viewer.boards.layouts import read_pieces
-from ludus.viewer.boards.position import Board, Cell, Cells, Layout
+from ludus.envs.board.positions.grid import CROSSES
+from ludus.envs.board.positions.layouts import read_pieces
+from ludus.envs.board.positions.position import Board, Cell, Cells, Layout
 
 
 @lru_cache(1)

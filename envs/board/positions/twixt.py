@@ -6,14 +6,14 @@ from itertools import product
 
 import pyspiel
 
-from ludus.viewer.boards.layouts import (
+from ludus.envs.board.positions.layouts import (
     cells_by_name,
     cells_named_in_label,
     file_name,
     read_pieces,
     stones,
 )
-from ludus.viewer.boards.position import Board, Cell, Layout, Line
+from ludus.envs.board.positions.position import Board, Cell, Layout, Line
 
 _LINKS = ((1, -2), (2, -1), (2, 1), (1, 2))  # columns and rows, of planes 1 to 4 of a player
 _PLANES = 6  # of each player

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import pyspiel
 
-from ludus.viewer.boards.position import Board, Cell, CellsOfMove, Layout, Piece
+from ludus.envs.board.positions.position import Board, Cell, CellsOfMove, Layout, Piece
 
 
 @lru_cache(16)

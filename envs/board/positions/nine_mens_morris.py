@@ -5,8 +5,8 @@ from functools import lru_cache
 
 import pyspiel
 
-from ludus.viewer.boards.layouts import numbers_in_label, read_pieces, stones
-from ludus.viewer.boards.position import Board, Cell, Layout, Line
+from ludus.envs.board.positions.layouts import numbers_in_label, read_pieces, stones
+from ludus.envs.board.positions.position import Board, Cell, Layout, Line
 
 _COLUMNS = ("036", "135", "234", "012456", "234", "135", "036")  # of the points in each row
 _ROWS = ((0, 2), (3, 5), (6, 8), (9, 11), (12, 14), (15, 17), (18, 20), (21, 23))

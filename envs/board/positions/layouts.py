@@ -4,7 +4,16 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
-from ludus.viewer.boards.position import Cell, Cells, CellsOfMove, Layout, Line, Piece, Shape, Style
+from ludus.envs.board.positions.position import (
+    Cell,
+    Cells,
+    CellsOfMove,
+    Layout,
+    Line,
+    Piece,
+    Shape,
+    Style,
+)
 
 Stones = Mapping[str, tuple[int, str]]
 """player and glyph of each letter in OpenSpiel's text"""

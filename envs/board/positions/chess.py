@@ -4,8 +4,8 @@ from functools import lru_cache
 
 import pyspiel
 
-from ludus.viewer.boards.layouts import lettered_stones, read_fen, rows_layout
-from ludus.viewer.boards.position import Board, Cells
+from ludus.envs.board.positions.layouts import lettered_stones, read_fen, rows_layout
+from ludus.envs.board.positions.position import Board, Cells
 
 # E, H, A and C of crazyhouse are promoted pawns
 _STONES = lettered_stones("KQRBNPEHAC", "♚♛♜♝♞♟♛♞♝♜")

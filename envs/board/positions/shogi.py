@@ -5,8 +5,8 @@ from itertools import product
 
 import pyspiel
 
-from ludus.viewer.boards.layouts import file_name, lettered_stones, read_fen
-from ludus.viewer.boards.position import Board, Cell, Cells, Layout
+from ludus.envs.board.positions.layouts import file_name, lettered_stones, read_fen
+from ludus.envs.board.positions.position import Board, Cell, Cells, Layout
 
 _STONES = lettered_stones("KRBGSNLP")
 _DROPS = 81 * 81 * 2  # the first action that drops a piece; those before go from square to square

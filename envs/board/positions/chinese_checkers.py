@@ -5,8 +5,8 @@ from functools import lru_cache
 
 import pyspiel
 
-from ludus.viewer.boards.layouts import hex_cell, numbers_in_label, read_pieces, stones
-from ludus.viewer.boards.position import Board, Layout
+from ludus.envs.board.positions.layouts import hex_cell, numbers_in_label, read_pieces, stones
+from ludus.envs.board.positions.position import Board, Layout
 
 
 @lru_cache(4)

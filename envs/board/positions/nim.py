@@ -4,7 +4,7 @@ import re
 
 import pyspiel
 
-from ludus.viewer.boards.position import Board, Cell, Cells, Layout, Piece
+from ludus.envs.board.positions.position import Board, Cell, Cells, Layout, Piece
 
 
 def _piles(state: pyspiel.State) -> list[int]:

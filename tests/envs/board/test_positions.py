@@ -8,8 +8,8 @@ import pyspiel
 import pytest
 
 from ludus.envs.board import spiel
-from ludus.viewer.boards.position import Cell, Piece
-from ludus.viewer.boards.read import read_position
+from ludus.envs.board.positions.position import Cell, Piece
+from ludus.envs.board.positions.read import read_position
 
 SIZES = [
     "go(board_size=9)",

@@ -4,8 +4,8 @@ import re
 
 import pyspiel
 
-from ludus.viewer.boards.layouts import interleaved_layout, read_pieces
-from ludus.viewer.boards.position import Board, Cells
+from ludus.envs.board.positions.layouts import interleaved_layout, read_pieces
+from ludus.envs.board.positions.position import Board, Cells
 
 _NAMES = ("field", "wall on the right", "wall below", "corner")
 _STONES = {"0": (0, ""), "@": (1, ""), "|": (-1, ""), "-": (-1, ""), "+": (-1, "")}

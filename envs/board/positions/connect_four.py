@@ -2,9 +2,9 @@
 
 import pyspiel
 
-from ludus.viewer.boards.grid import CROSSES
-from ludus.viewer.boards.layouts import read_pieces, rows_layout
-from ludus.viewer.boards.position import Board
+from ludus.envs.board.positions.grid import CROSSES
+from ludus.envs.board.positions.layouts import read_pieces, rows_layout
+from ludus.envs.board.positions.position import Board
 
 
 def read_connect_four(state: pyspiel.State, text: str) -> Board | None:

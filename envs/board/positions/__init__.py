@@ -1,0 +1,1 @@
+"""Positions of board games as plain data, which the page and `picture.py` draw."""
