@@ -10,6 +10,9 @@ import threading
 from pathlib import Path
 
 from ludus.envs.errors import RunError
+from ludus.envs.trust import consent_arguments
+from ludus.training.api import TrainedAgent, folder_of
+from ludus.training.run import Run
 from ludus.viewer.library import link_to
 
 _STARTED = set["Watching"]()
@@ -46,7 +49,7 @@ class Watching:
 
 
 def watch(
-    run: Path | str | None = None,
+    run: TrainedAgent | Run | Path | str | None = None,
     *,
     run_dir: Path | str = "runs",
     port: int = 0,
@@ -58,7 +61,8 @@ def watch(
     The viewer is a process of its own, which ends when this one exits.
 
     Args:
-        run: opens first, with all runs of its root folder; None for the list of `run_dir`.
+        run: opens first, with all runs of its root folder; None for the list of `run_dir`. The
+            viewer may import the modules that its settings name if this process has.
         run_dir: folder whose runs are listed.
         port: TCP port; 0 for a free one.
         url: address at which a proxy shows that port, as
@@ -71,11 +75,14 @@ def watch(
     Raises:
         RunError: there is no such run, or the port is not available.
     """
-    fragment = ""
+    fragment, consent = "", list[str]()
     if run is not None:
-        run_dir, fragment = link_to(run, "watch")
+        folder = folder_of(run)
+        run_dir, fragment = link_to(folder, "watch")
+        config = Run(folder).config()
+        consent = consent_arguments(config.env, config.imported)
     command = [sys.executable, "-m", "ludus", "watch", "--run-dir", str(run_dir), "--embed"]
-    command += ["--port", str(port), "--url", url, "--no-browser"]
+    command += ["--port", str(port), "--url", url, "--no-browser", *consent]
     with tempfile.TemporaryFile("w+") as errors:  # nobody reads them, so no pipe, which may fill
         process = subprocess.Popen(
             command,

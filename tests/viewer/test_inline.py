@@ -47,6 +47,20 @@ def test_what_cannot_be_shown_is_said(tmp_path):
             ludus.watch(run_dir=tmp_path, port=port)
 
 
+def test_an_agent_of_a_module_of_one_s_own_is_shown(tmp_path, monkeypatch):
+    (tmp_path / "inline_carts.py").write_text(
+        "from gymnasium.envs.classic_control.cartpole import CartPoleEnv as Cart"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    options = {"steps": 20, "eval_episodes": 0, "quiet": True, "max_episode_steps": 10}
+    agent = ludus.train("random", "inline_carts:Cart", **options)
+    watching = ludus.watch(agent)
+    assert watching._process.args[-2:] == ["--modules", "inline_carts"]
+    assert _status(watching, f"/?{urlsplit(watching.url).query}") == 200
+    watching.close()
+
+
 def test_a_proxy_s_address_is_in_the_link(tmp_path):
     watching = ludus.watch(run_dir=tmp_path, url="https://hub.example/user/me/proxy/1/")
     assert watching.url.startswith("https://hub.example/user/me/proxy/1/?token=")
