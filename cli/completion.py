@@ -23,7 +23,7 @@ from ludus.training.run import TrainOptions
 ABOUT = """Print a script with which the Tab key completes commands, agents, envs, runs and options.
 
 examples:
-  ludus completion bash >> ~/.bash_completion
+  ludus completion bash >> ~/.bashrc
   ludus completion zsh >> ~/.zshrc
   ludus completion fish > ~/.config/fish/completions/ludus.fish"""
 
@@ -134,7 +134,7 @@ _ludus() {
     local line="${COMP_LINE:0:$COMP_POINT}" before= option= found=
     local word="${line##* }"
     set -f
-    set -- ${line%%"$word"}
+    set -- ${line%"$word"}
     set +f
     for before; do
         case "$before" in -*) option="$before" ;; esac
