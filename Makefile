@@ -16,7 +16,7 @@ install: .venv/.installed
 # Three trainings of eleven minutes at once, of another seed with `make demo SEED=1`.
 SEED ?= 0
 demo: .venv/.installed
-	$(BIN)/ludus compare --env PongNoFrameskip-v4 --screen-size 42 --steps 10000000 --minutes 11 \
+	$(BIN)/ludus compare --env PongNoFrameskip-v4 --screen-size 60 --steps 10000000 --minutes 11 \
 		--agents ppo_small dqn2013 sb3:ppo_small random --seeds 1 --first-seed $(SEED) \
 		--jobs 3 --episodes 10 --record --out runs/demo
 
