@@ -13,10 +13,10 @@ install: .venv/.installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev-all]'
 	@touch $@
 
-# Three trainings of eleven minutes at once, of another seed with `make demo SEED=1`.
+# Three trainings of ten minutes at once, of another seed with `make demo SEED=1`.
 SEED ?= 0
 demo: .venv/.installed
-	$(BIN)/ludus compare --env PongNoFrameskip-v4 --screen-size 60 --steps 10000000 --minutes 11 \
+	$(BIN)/ludus compare --env PongNoFrameskip-v4 --screen-size 60 --steps 10000000 --minutes 10 \
 		--agents ppo_small dqn2013 sb3:ppo_small random --seeds 1 --first-seed $(SEED) \
 		--jobs 3 --episodes 10 --record --out runs/demo
 

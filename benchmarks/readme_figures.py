@@ -19,7 +19,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "docs" / "pictures"
 BEGIN, END = "<!-- written by make readme-figures -->", "<!-- end of what it writes -->"
-STEPS = 450  # env steps of the film: 30 seconds
+STEPS = 300  # env steps of the film: 20 seconds
 
 
 def main() -> None:
@@ -45,7 +45,17 @@ def main() -> None:
 
 def film(run: Path, out: Path) -> None:
     """Record a game of a run."""
-    command = [sys.executable, "-m", "ludus", "record", str(run), "--out", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "ludus",
+        "record",
+        str(run),
+        "--out",
+        str(out),
+        "--overlay",
+        "none",
+    ]
     subprocess.run([*command, "--max-steps", str(STEPS)], check=True)
 
 
