@@ -29,6 +29,7 @@ from ludus.networks.cores import State, make_core
 from ludus.networks.encoders import has_statistics, make_encoder, update_statistics
 from ludus.networks.heads import NO_NOISE, HeadNoise, Streams, ValueOut
 from ludus.networks.network import Network, TargetNetwork, flatten_parameters
+from ludus.networks.running_stats import leave_constants
 
 _MEASURED = 256  # transitions by which observations are normalised
 
@@ -175,6 +176,7 @@ class DQN:
             spread = torch.arange(_MEASURED, dtype=sampling_dtype(self.device), device=self.device)
             with torch.no_grad():
                 update_statistics(encoder, self.memory.sample(spread / _MEASURED).batch.obs)
+                leave_constants(encoder)
             self.target.update(1.0)
         self._normalises = True
 

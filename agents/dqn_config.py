@@ -48,7 +48,8 @@ class DQNConfig:
     layer_norm: LayerNormName = field(default="none", metadata=former_bool("none", "all"))
     """layer normalisation before each ReLU: over the channels of each pixel, or over all"""
     normalize_observation: bool = False
-    """normalise pictures and floats by the mean and deviation of the first transitions"""
+    """normalise pictures and floats by the mean and deviation of the transitions before the first
+    update, or of the source of `init_from`"""
     freeze: Literal["none", "encoder"] = "none"
     """part of the network that is not trained"""
     head: Literal["q", "c51", "qr", "iqn"] = "q"
@@ -397,7 +398,8 @@ def preset(name: str, env: EnvLike) -> Preset:
     if name == "dqn2013":
         if kind != "atari":
             raise ConfigError(f"{name} needs images of 36 pixels or more; {env.env_id} has none")
-        # Road Runner, 30,000 steps: 2,430 and 2,730 with 2 envs, 1,150 to 3,600 with 8.
+        # Road Runner, 30,000 steps, not normalised: 2,430 and 2,730 with 2 envs, 1,150 to 3,600
+        # with 8.
         return Preset(SMALL, num_envs=2)
     if name == "btr" and kind == "atari":
         return Preset(PRESETS[kind][name], num_envs=64)

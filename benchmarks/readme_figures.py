@@ -29,18 +29,17 @@ def main() -> None:
     folder = parser.parse_args().folder
     results = json.loads((folder / "results.json").read_text())
     (group,) = results["groups"]
-    rows = sorted(group["agents"], key=lambda row: -row["score"]["iqm"])
-    (shown,) = (t for t in results["trainings"] if t["agent"] == rows[0]["agent"])
-    film(Path(shown["run"]), PICTURES / "demo.gif")
-    curves = (path for path in folder.glob("curves-*.png") if not path.stem.endswith("-dark"))
-    shutil.copy(next(curves), PICTURES / "demo_curves.png")
-    (ROOT / "benchmarks" / "demo.json").write_text(json.dumps(results, indent=1) + "\n")
     readme = ROOT / "README.md"
     before, begin, rest = readme.read_text().partition(BEGIN)
     _, end, after = rest.partition(END)
     if not end:
         sys.exit(f"README.md lacks the comment {BEGIN} or {END}")
-    readme.write_text(f"{before}{begin}\n{lines(group, rows, results)}\n{end}{after}")
+    shown = max((t for t in results["trainings"] if t["run"]), key=lambda t: sum(t["returns"]))
+    film(Path(shown["run"]), PICTURES / "demo.gif")
+    curves = (path for path in folder.glob("curves-*.png") if not path.stem.endswith("-dark"))
+    shutil.copy(next(curves), PICTURES / "demo_curves.png")
+    (ROOT / "benchmarks" / "demo.json").write_text(json.dumps(results, indent=1) + "\n")
+    readme.write_text(f"{before}{begin}\n{lines(group, results, shown)}\n{end}{after}")
 
 
 def film(run: Path, out: Path) -> None:
@@ -59,10 +58,10 @@ def film(run: Path, out: Path) -> None:
     subprocess.run([*command, "--max-steps", str(STEPS)], check=True)
 
 
-def lines(group: dict[str, Any], rows: list[dict[str, Any]], results: dict[str, Any]) -> str:
+def lines(group: dict[str, Any], results: dict[str, Any], best: dict[str, Any]) -> str:
     """Return the part of README.md."""
+    rows = sorted(group["agents"], key=lambda row: -row["score"]["iqm"])
     trained = {t["agent"]: t for t in results["trainings"] if t["run"]}
-    best = trained[rows[0]["agent"]]
     game, machine = re.sub("NoFrameskip.*", "", group["env"]), results["about"]["hardware"]
     table = [
         "| agent | mean | IQM | 95% interval of the IQM | human-normalised | env steps |",

@@ -94,7 +94,10 @@ _TEN_MINUTES = {
 
 
 def _small_machine() -> Iterator[Training]:
-    """The two presets for two cores, after the env steps of 10 and of 20 minutes."""
+    """The two presets for two cores, after the env steps of 10 and of 20 minutes.
+
+    Results without normalisation are of commits in which DQN had no such option.
+    """
     for seed, (game, presets) in product(range(2), _TEN_MINUTES.items()):
         for agent, steps in presets.items():
             options = ("--eval-every", str(steps), "--eval-episodes", "20")

@@ -5,6 +5,7 @@ looked up, in the folder `runs`.
 """
 
 import importlib
+import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, is_dataclass
 from typing import Any, Literal, NamedTuple, get_args, get_origin
@@ -18,6 +19,7 @@ from ludus.cli.options import parse
 from ludus.cli.output import print_result
 from ludus.cli.train import Common
 from ludus.envs.make import EnvOptions, known_ids
+from ludus.networks.names import BuiltInEncoder
 from ludus.training.run import TrainOptions
 
 ABOUT = """Print a script with which the Tab key completes commands, agents, envs, runs and options.
@@ -80,6 +82,8 @@ def _values(name: str, hint: Any) -> tuple[str, ...]:
         return tuple(named[name])
     if name == "runs":
         return _RUNS
+    if name == "encoder" and hint is str:  # or a module's, which cannot be listed
+        return get_args(BuiltInEncoder)
     kinds = [each for each in (hint, *get_args(hint)) if get_origin(each) is Literal]
     return tuple(str(value) for kind in kinds for value in get_args(kind))
 
@@ -130,8 +134,22 @@ def _positions() -> list[tuple[int, str, Iterable[str]]]:
 
 
 _BASH = """\
+_ludus_offer() { # those of its arguments that begin with what is typed
+    local each quoted
+    for each; do
+        @quote@
+        case "$quoted" in "$word"*) COMPREPLY+=("$quoted") ;; esac
+    done
+}
+_ludus_runs() {
+    local file
+    _ludus_offer latest
+    for file in runs/*/*/*/config.json; do
+        [ ! -e "$file" ] || _ludus_offer "${file%/config.json}"
+    done
+}
 _ludus() {
-    local line="${COMP_LINE:0:$COMP_POINT}" before= option= found=
+    local line="${COMP_LINE:0:$COMP_POINT}" before= option=
     local word="${line##* }"
     set -f
     set -- ${line%"$word"}
@@ -149,10 +167,13 @@ _ludus() {
         esac
         ;;
     *)
-        case "$before" in
+        case "$2 $before" in
 @one@
         esac
-        case "$option" in
+        [ "$2" != train ] || case "$3 $before" in
+@of_agents@
+        esac
+        case "$2 $option" in
 @many@
         esac
         [ -n "$option" ] || case "$# $2" in
@@ -160,63 +181,60 @@ _ludus() {
         esac
         ;;
     esac
-    [ "$found" != " RUNS" ] || found="latest $(
-        for file in runs/*/*/*/config.json runs/*/*/*/*/config.json; do
-            [ ! -e "$file" ] || echo "${file%/config.json}"
-        done
-    )"
-    COMPREPLY=($(compgen -W "$found" -- "$word"))
     case "$COMP_WORDBREAKS" in # what follows the last colon is a word of its own
     *:*) COMPREPLY=("${COMPREPLY[@]#"${word%"${word##*:}"}"}") ;;
     esac
 }
 complete -o default -F _ludus ludus
 """
+_QUOTE = {"bash": 'printf -v quoted %q "$each"', "zsh": 'quoted="$each"'}  # zsh quotes by itself
 
 
-def _bash() -> str:
-    """Return the script for bash."""
+def _bash(shell: str = "bash") -> str:
+    """Return the script for bash, or for zsh's emulation of it."""
     from ludus.cli.main import COMMANDS
 
     commands, agents = _commands(), list(_agents())
-    flags = [
-        flag for found in [*commands.values(), *(found for _, found in agents)] for flag in found
-    ]
-    values: dict[tuple[str, int], dict[str, None]] = {}  # an ordered set for an option
-    for flag in flags:
-        values.setdefault((flag.words[0], flag.takes), {}).update(dict.fromkeys(flag.values))
-    for word, takes in list(values):  # an option of two commands
-        if (word, 2) in values and takes == 1:
-            del values[word, takes]
 
     def words(flags: Iterable[_Flag]) -> list[str]:
         return [word for flag in flags for word in flag.words]
 
+    def values(name: str, flags: Iterable[_Flag], takes: int) -> list[tuple[str, Iterable[str]]]:
+        found = (flag for flag in flags if flag.values and flag.takes == takes)
+        return [(f'"{name} {flag.words[0]}"', flag.values) for flag in found]
+
     cases: dict[str, list[tuple[str, Iterable[str]]]] = {
-        "options": [(command, words(found)) for command, found in commands.items()],
-        "agents": [("|".join(names), words(found)) for names, found in agents],
-        "one": [(word, found) for (word, takes), found in values.items() if found and takes == 1],
-        "many": [(word, found) for (word, takes), found in values.items() if found and takes == 2],
+        "options": [(command, words(flags)) for command, flags in commands.items()],
+        "agents": [("|".join(names), words(flags)) for names, flags in agents],
+        "one": [each for name, flags in commands.items() for each in values(name, flags, 1)],
+        "of_agents": [
+            each for names, flags in agents for name in names for each in values(name, flags, 1)
+        ],
+        "many": [each for name, flags in commands.items() for each in values(name, flags, 2)],
         "positions": [
             ("1*", [*COMMANDS, "help"]),
             *((f'"{at} {command}"', found) for at, command, found in _positions()),
         ],
     }
-    script = _BASH
+    script = _BASH.replace("@quote@", _QUOTE[shell])
     for name, found in cases.items():
-        lines = (f'        {label}) found="$found {" ".join(each)}" ;;' for label, each in found)
+        lines = [f"        {label}) {_offer(each)} ;;" for label, each in found if tuple(each)]
         script = script.replace(f"@{name}@", "\n".join(lines))
     return script
 
 
+def _offer(words: Iterable[str]) -> str:
+    words = tuple(words)
+    return "_ludus_runs" if words == _RUNS else f"_ludus_offer {shlex.join(words)}"
+
+
 def _zsh() -> str:
     """Return the script for zsh, which runs bash's."""
-    return f"autoload -Uz compinit bashcompinit && compinit && bashcompinit\n{_bash()}"
+    once = "(( $+functions[compdef] )) || { autoload -Uz compinit && compinit; }"
+    return f"{once}\nautoload -Uz bashcompinit && bashcompinit\n{_bash('zsh')}"
 
 
-_FISH_RUNS = (
-    "(echo latest; for f in runs/*/*/*/config.json runs/*/*/*/*/config.json; dirname $f; end)"
-)
+_FISH_RUNS = "(echo latest; for file in runs/*/*/*/config.json; dirname $file; end)"
 
 
 def _fish() -> str:

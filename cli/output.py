@@ -99,14 +99,16 @@ def named_while_slow(text: str) -> Iterator[None]:
 
     timer = threading.Timer(1.0, show)
     timer.daemon = True
-    if sys.stderr.isatty():
+    terminal = sys.stderr.isatty()
+    if terminal:
         timer.start()
     try:
         yield
     finally:
         timer.cancel()
-        if shown.is_set():
+        if terminal:
             timer.join()
+        if shown.is_set():
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)  # erases the line
 
 

@@ -173,3 +173,10 @@ class Normalise(nn.Module):
         """Compute `forward(x / unit)` within x [N, *obs] float32: 3 passes over memory, not 5."""
         scale = (self.variance + _EPSILON).rsqrt() / unit
         return x.sub_(self.mean * unit).mul_(scale).clamp_(-_CLIP, _CLIP)
+
+
+def leave_constants(network: nn.Module) -> None:
+    """Do not scale what has been constant: any change would be as large as the bounds allow."""
+    for layer in network.modules():
+        if isinstance(layer, Normalise):
+            layer.variance.masked_fill_(layer.variance < _EPSILON, 1.0)

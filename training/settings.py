@@ -40,7 +40,6 @@ SB3_NAMES = {
     "progress_bar": "quiet",
     "target_update_interval": "target_interval, in updates",
     "tau": "polyak",
-    "run_dir": "root",  # of the command line
     "tensorboard_log": "root: each run folder has its TensorBoard log",
     "total_timesteps": "steps",
     "train_freq": "replay_ratio, updates per env step",
@@ -89,7 +88,7 @@ class Settings:
         """
         for name in self._left:
             known = sorted(set().union(*map(_names, parts)))
-            ours = SB3_NAMES.get(name)
+            ours = "root" if name == "run_dir" else SB3_NAMES.get(name)
             if ours is not None:
                 raise ConfigError(f"{agent} has no setting {name}; Ludus has {ours}")
             raise ConfigError(closest(name, known, f"setting of {agent}"))

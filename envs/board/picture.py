@@ -14,6 +14,16 @@ from ludus.envs.board.positions.read import read_position
 
 _CELL, _LONGEST = 48, 576  # pixels of a cell, and of the longer side of a board, at most
 _SMOOTH = 4  # factor of the supersampling
+_NOTE = 28  # pixels of a line below the board
+# games whose positions are more than the board
+_NOTED = (
+    "crazyhouse",
+    "cursor_go",
+    "nine_mens_morris",
+    "quoridor",
+    "shogi",
+    "ultimate_tic_tac_toe",
+)
 # the lighter and the darker cells, the lines
 _BOARDS: dict[Style, tuple[str, str, str]] = {
     "wood": ("#dec58f", "#cbae72", "#6b5430"),
@@ -44,7 +54,30 @@ def render_board(game: Game, board: Board, second: bool) -> np.ndarray:
         falls = game.name == "connect_four"
         return _draw(_position_of(planes, "columns" if falls else "plain", flipped=falls))
     position = read_position(board[0])
-    return _draw(position) if position.cells else _text(position.text)
+    if not position.cells:
+        return _text(position.text)
+    picture = _draw(position)
+    if game.name.startswith("hive"):  # its board grows with its pieces
+        picture = _centred(picture, (_LONGEST, _LONGEST), _BOARDS[position.style][0])
+    return _with_note(picture, position.note) if game.name.startswith(_NOTED) else picture
+
+
+def _centred(picture: np.ndarray, size: tuple[int, int], ground: str) -> np.ndarray:
+    """Put a picture into the middle of a larger one, width by height."""
+    whole = Image.new("RGB", size, ground)
+    height, width, _ = picture.shape
+    whole.paste(Image.fromarray(picture), ((size[0] - width) // 2, (size[1] - height) // 2))
+    return np.asarray(whole)
+
+
+def _with_note(picture: np.ndarray, note: str) -> np.ndarray:
+    """Write below a board what it does not show, such as pieces in hand."""
+    height, width, _ = picture.shape
+    whole = Image.new("RGB", (width, height + _NOTE), "white")
+    whole.paste(Image.fromarray(picture))
+    at = (_NOTE // 3, height + _NOTE // 2)
+    ImageDraw.Draw(whole).text(at, note, "black", _font("DejaVuSans", _NOTE // 2), "lm")
+    return np.asarray(whole)
 
 
 def _position_of(planes: np.ndarray, style: Style, *, flipped: bool) -> BoardPosition:

@@ -20,10 +20,12 @@ _LINES = {
     "ludus train ppo CartPole-v1 --lea": {"--learning-rate"},  # the options of that agent
     "ludus train dqn CartPole-v1 --no-du": {"--no-dueling"},
     "ludus train dqn CartPole-v1 --head ": {"q", "c51", "qr", "iqn"},
+    "ludus train dqn PongNoFrameskip-v4 --encoder na": {"nature"},
+    "ludus train alphazero connect_four --encoder t": {"tower"},
     "ludus compare --agents dqn ppo_s": {"ppo_small"},
     "ludus compare --env CartPole-v1 Acr": {"Acrobot-v1"},
     "ludus list --state fi": {"finished"},
-    "ludus watch ": {"latest", "runs/CartPole-v1/dqn/0-a", "runs/ALE/Pong-v5/ppo/0-b"},
+    "ludus watch ": {"latest", "runs/CartPole-v1/dqn/0-a", "runs/ALE-Pong-v5/ppo/0-b"},
     "ludus train --resume la": {"latest"},
 }
 
@@ -31,7 +33,7 @@ _LINES = {
 @pytest.fixture
 def folder(tmp_path):
     """A folder with two runs."""
-    for run in ("CartPole-v1/dqn/0-a", "ALE/Pong-v5/ppo/0-b"):
+    for run in ("CartPole-v1/dqn/0-a", "ALE-Pong-v5/ppo/0-b"):
         (tmp_path / "runs" / run).mkdir(parents=True)
         (tmp_path / "runs" / run / "config.json").touch()
     return tmp_path
@@ -53,6 +55,12 @@ def test_bash_completes_commands_names_options_values_and_runs(capsys, folder):
     script = _script("bash", capsys) + _ASK
     for line, expected in _LINES.items():
         assert _words("bash", "-c", script, "bash", line, cwd=folder) == expected, line
+    # a name from somebody else is a name, whatever is in it
+    (folder / "runs" / "go(board_size=9)" / "x$(touch made)" / "0 c").mkdir(parents=True)
+    (folder / "runs" / "go(board_size=9)" / "x$(touch made)" / "0 c" / "config.json").touch()
+    found = _words("bash", "-c", script, "bash", "ludus watch runs/go", cwd=folder)
+    assert found == {r"runs/go\(board_size=9\)/x\$\(touch\ made\)/0\ c"}
+    assert not (folder / "made").exists()
     # readline takes what follows the colon for the word
     assert _words("bash", "-c", script, "bash", "ludus train sb3:t", cwd=folder) == {"td3"}
 
@@ -65,6 +73,10 @@ def test_fish_completes_the_same(capsys, folder):
 
 
 @pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
-def test_zsh_reads_the_script(capsys, folder):
-    script = _script("zsh", capsys) + "print ${_comps[ludus]}"
-    assert _words("zsh", "-f", "-c", script, cwd=folder) == {"_bash_complete -o default -F _ludus"}
+def test_zsh_reads_the_script_and_keeps_other_completions(capsys, folder):
+    before = "autoload -Uz compinit && compinit -u; compdef _files another\n"
+    script = before + _script("zsh", capsys) + "print ${_comps[another]}; print ${_comps[ludus]}"
+    assert _words("zsh", "-f", "-c", script, cwd=folder) == {
+        "_bash_complete -o default -F _ludus",
+        "_files",
+    }

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -78,12 +77,14 @@ def test_what_takes_long_is_named_in_a_terminal_until_it_ends(monkeypatch):
     assert screen.getvalue() == "loading ...\r\x1b[K"
 
 
-@pytest.mark.parametrize("seconds", [0.0, 1.5])
-def test_nothing_is_named_outside_of_a_terminal(monkeypatch, seconds):
-    screen = _Screen(terminal=False)
+@pytest.mark.parametrize("terminal", [True, False])
+def test_nothing_is_named_if_it_is_quick_or_nobody_sees_it(monkeypatch, terminal):
+    screen, started = _Screen(terminal), []
     monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr(threading.Timer, "run", lambda timer: started.append(timer.interval))
     with named_while_slow("loading ..."):
-        time.sleep(seconds)
+        pass
+    assert started == ([1.0] if terminal else [])
     assert screen.getvalue() == ""
 
 

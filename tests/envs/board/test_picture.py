@@ -33,11 +33,17 @@ def test_every_piece_is_drawn_where_it_stands(name):
     position, image = read_position(state), render_board(game, _board(state), second=False)
     height, width, _ = image.shape
     assert (height % 2, width % 2) == (0, 0)
-    assert max(height, width) <= 576
+    assert max(height, width) <= 576 + 28
+    side = max(position.width, position.height)
+    board = [
+        2 * round(min(48, 576 / side) * length / 2) for length in (position.width, position.height)
+    ]
+    left, top = ((576 - side) // 2 for side in board) if name == "hive" else (0, 0)
     stones = {piece.cell: piece for piece in position.pieces}
     for at, cell in enumerate(position.cells):
         # below the middle, where a letter or the mark of the last move may be
-        x, y = (cell.x * width / position.width, (cell.y + 0.26) * height / position.height)
+        x = left + cell.x * board[0] / position.width
+        y = top + (cell.y + 0.26) * board[1] / position.height
         pixel = image[min(round(y), height - 1), min(round(x), width - 1)]
         colours = picture._PIECES[position.style]
         piece = stones.get(at)
@@ -64,6 +70,31 @@ def test_chess_is_drawn_with_figures_in_both_colours():
             expected = "black" if row < 2 else "white" if row > 5 else "none"
             shown = "none" if pale + dark < 100 else "black" if dark > pale else "white"
             assert shown == expected, (row, column)
+
+
+def test_a_picture_keeps_its_size_for_a_whole_game():
+    """Which a video needs."""
+    for name in ("hive", "crazyhouse", "quoridor"):
+        game, state = spiel.SpielGame(spiel.load(name)), spiel.load(name).new_initial_state()
+        generator, sizes = np.random.default_rng(0), set()
+        for _ in range(20):
+            sizes.add(render_board(game, _board(state), second=False).shape)
+            state.apply_action(generator.choice(state.legal_actions()))
+        assert len(sizes) == 1, name
+
+
+def test_pieces_in_hand_are_written_below_the_board():
+    state = spiel.load("crazyhouse").new_initial_state()
+    game = spiel.SpielGame(spiel.load("crazyhouse"))
+    empty = render_board(game, _board(state), second=False)[384:]
+    for move in ("e4", "d5", "exd5"):
+        legal = {
+            state.action_to_string(state.current_player(), a): a for a in state.legal_actions()
+        }
+        state.apply_action(legal[move])
+    held = render_board(game, _board(state), second=False)[384:]
+    assert empty.min() == 255
+    assert held.min() < 100
 
 
 def test_a_position_without_cells_is_openspiel_s_text():
