@@ -44,18 +44,8 @@ def main() -> None:
 
 def film(run: Path, out: Path) -> None:
     """Record a game of a run."""
-    command = [
-        sys.executable,
-        "-m",
-        "ludus",
-        "record",
-        str(run),
-        "--out",
-        str(out),
-        "--overlay",
-        "none",
-    ]
-    subprocess.run([*command, "--max-steps", str(STEPS)], check=True)
+    command = [sys.executable, "-m", "ludus", "record", str(run), "--out", str(out)]
+    subprocess.run([*command, "--overlay", "none", "--max-steps", str(STEPS)], check=True)
 
 
 def lines(group: dict[str, Any], results: dict[str, Any], best: dict[str, Any]) -> str:

@@ -98,17 +98,18 @@ def _small_machine() -> Iterator[Training]:
 
     Results without normalisation are of commits in which DQN had no such option.
     """
-    for seed, (game, presets) in product(range(2), _TEN_MINUTES.items()):
-        for agent, steps in presets.items():
-            options = ("--eval-every", str(steps), "--eval-episodes", "20")
+    variants = {  # by the row of the table: agent, further options, seeds
+        "dqn2013": ("dqn2013", (), 2),
+        "ppo_small": ("ppo_small", (), 2),
+        "dqn2013, not normalised": ("dqn2013", ("--no-normalize-observation",), 1),
+    }
+    for seed, game in product(range(2), _TEN_MINUTES):
+        for variant, (agent, further, seeds) in variants.items():
+            steps = _TEN_MINUTES[game][agent]
+            options = ("--eval-every", str(steps), "--eval-episodes", "20", *further)
             env = f"{game}NoFrameskip-v4"
-            yield Training("small_machine", env, agent, agent, options, 2 * steps, seed)
-    for game, presets in _TEN_MINUTES.items():  # as dqn2013 was before, one seed
-        steps, name = presets["dqn2013"], "dqn2013, not normalised"
-        options = ("--eval-every", str(steps), "--eval-episodes", "20")
-        options += ("--no-normalize-observation",)
-        env = f"{game}NoFrameskip-v4"
-        yield Training("small_machine", env, "dqn2013", name, options, 2 * steps, 0)
+            if seed < seeds:
+                yield Training("small_machine", env, agent, variant, options, 2 * steps, seed)
 
 
 def _pqn() -> Iterator[Training]:

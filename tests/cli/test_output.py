@@ -64,8 +64,9 @@ class _Screen(io.StringIO):
         return self.terminal
 
     def write(self, text: str) -> int:
+        count = super().write(text)
         self.written.set()
-        return super().write(text)
+        return count
 
 
 def test_what_takes_long_is_named_in_a_terminal_until_it_ends(monkeypatch):
