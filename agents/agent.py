@@ -105,6 +105,8 @@ class AnyAgent(Player, Protocol):
 class Agent(AnyAgent, Protocol):
     """An agent that acts, observes and learns; it owns its memory and its update schedule."""
 
+    env_steps: int  # the loop sets it where several processes train one agent
+
     def initial_state(self, num_envs: int) -> State:
         """Return the recurrent state before the first row."""
 
@@ -189,8 +191,8 @@ class Algorithm(Protocol):
         Takes the tensors of one update's randomness, as `example` returns them.
 
         Returns:
-            Metrics [M]; the clipped gradient [size]; for a replay memory also the batch's indices
-            [N] and new priorities [N].
+            Metrics [M]; the gradient [size]; for a replay memory also the batch's indices
+            [N], their new priorities [N], and the largest importance weight.
         """
 
     def example(self) -> Sequence[Tensor]:

@@ -20,7 +20,7 @@ from ludus.agents.learner import Learner, UpdateSchedule, linear
 from ludus.agents.memory.games import Games, Position
 from ludus.agents.memory.step import Extras, Staging, Step
 from ludus.agents.search import Chooser, SearchResult, Tree, search, subtree
-from ludus.agents.search_rules import Gumbel, Puct, dirichlet_noise, gumbel_noise
+from ludus.agents.search_rules import Gumbel, Puct, dirichlet_noise, gumbel_noise, sample_move
 from ludus.agents.seeding import generator, seed_of, seeded_weights
 from ludus.envs.board.backend import observation_space, observations
 from ludus.envs.board.game import BOARD, Board, Game
@@ -40,6 +40,7 @@ class BatchRandomness(NamedTuple):
 
     indices: Tensor  # [N] int64, of the positions in memory
     symmetry: Tensor  # [N] int64, of the symmetry applied to each
+    policies: Tensor  # [] how many of them have a policy target, as a mean over the ranks
 
 
 class AlphaZero:
@@ -87,7 +88,7 @@ class AlphaZero:
             learning_rate=self._rate,
             eps=config.optimizer_eps,
             max_grad_norm=config.max_grad_norm,
-            metrics=("loss", "policy_loss", "value_loss", "policy_kl", "grad_norm"),
+            metrics=("loss", "policy_loss", "value_loss", "policy_kl"),
             schedules=self._schedules,
         )
         self.predict, self.advise = self.learner.predict, self.learner.advise
@@ -140,10 +141,10 @@ class AlphaZero:
             )
         action = result.action
         if c.search == "puct":
-            sampled = _sample_move(result.policy, legal, self._exploration)
+            sampled = sample_move(result.policy, legal, self._exploration)
             action = torch.where(is_early, sampled, action)
         if c.random_moves:
-            sampled = _sample_move(legal.to(torch.float32), legal, self._exploration)
+            sampled = sample_move(legal.to(torch.float32), legal, self._exploration)
             action = torch.where(is_opening, sampled, action)
         policy_trained = torch.full_like(is_opening, not fast)
         match c.value_target:
@@ -317,7 +318,7 @@ class AlphaZero:
         """Do the updates that are due and return their number."""
         c = self.config
         due = self._schedule.due(self.env_steps, self.updates)
-        if not due or len(self.memory) < c.batch_size:
+        if not due or not self.learner.agree(len(self.memory) >= c.batch_size):
             return 0
         if c.anneal_learning_rate:
             self._rate.fill_(linear(c.learning_rate, 0.0, self._steps, self.env_steps))
@@ -331,21 +332,25 @@ class AlphaZero:
         symmetry = torch.randint(
             count, (self.config.batch_size,), generator=self._symmetry, device=self.device
         )
-        return BatchRandomness(self.memory.sample_indices(self.config.batch_size), symmetry)
+        indices = self.memory.sample_indices(self.config.batch_size)
+        policies = self.learner.ranks.mean(self.memory.policies(indices))
+        return BatchRandomness(indices, symmetry, policies)
 
     def example(self) -> BatchRandomness:
         """Return fixed randomness, of the shapes of all other."""
         zeros = torch.zeros(self.config.batch_size, dtype=torch.int64, device=self.device)
-        return BatchRandomness(zeros, zeros.clone())
+        return BatchRandomness(zeros, zeros.clone(), torch.ones((), device=self.device))
 
-    def gradients(self, indices: Tensor, symmetry: Tensor) -> tuple[Tensor, Tensor]:
+    def gradients(
+        self, indices: Tensor, symmetry: Tensor, policies: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Compute the gradients of one batch. Pure, and never synchronises with the device.
 
         Args:
-            indices: see `BatchRandomness`, as `symmetry`.
+            indices: see `BatchRandomness`, as all arguments.
 
         Returns:
-            Metrics [5]; the clipped gradient [size].
+            Metrics [4]; the gradient [size].
         """
         c, batch = self.config, self.memory.gather(indices)
         board, legal, policy = batch.board, batch.legal, batch.policy
@@ -357,13 +362,13 @@ class AlphaZero:
         logits, value = self._forward(board)
         log_p = logits.masked_fill(~legal, ILLEGAL).log_softmax(-1)
         entropy = -torch.special.xlogy(policy, policy).sum(-1)  # [N] of the policy target
-        weight = batch.weight / batch.weight.sum().clamp(min=1)
+        weight = batch.weight / policies.clamp(min=1 / len(indices))
         policy_loss = -((policy * log_p).sum(-1) * weight).sum()
         value_loss = (value - batch.value).square().mean()
-        gradient, norm = self.learner.gradient(policy_loss + c.value_coef * value_loss)
+        gradient = self.learner.gradient(policy_loss + c.value_coef * value_loss)
         loss = policy_loss.detach() + c.value_coef * value_loss.detach()
         kl = policy_loss.detach() - (entropy * weight).sum()
-        metrics = [loss, policy_loss.detach(), value_loss.detach(), kl, norm]
+        metrics = [loss, policy_loss.detach(), value_loss.detach(), kl]
         return torch.stack(metrics), gradient
 
     def _schedules(self) -> dict[str, float]:
@@ -382,12 +387,6 @@ class AlphaZero:
             "moves": self._moves,
             "opening": self._opening,
         }
-
-
-def _sample_move(policy: Tensor, legal: Tensor, generator: torch.Generator) -> Tensor:
-    """Sample a move [B] by its probability."""
-    score = policy.clamp(min=1e-20).log() + gumbel_noise(legal, generator)
-    return score.masked_fill(~legal, ILLEGAL).argmax(-1)
 
 
 def build(

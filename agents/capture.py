@@ -88,8 +88,16 @@ def capture(agent: object, *, bfloat16: bool = False, compiled: bool = False) ->
     example = learner.agent.example()
     if example[0].is_cuda:
         changes = learner.changes()
-        if all(tensor.is_cuda for tensor in changes):  # torch's Adagrad counts steps on the CPU
+        if not all(tensor.is_cuda for tensor in changes):
+            return  # torch's Adagrad counts steps on the CPU
+        if learner.ranks.size == 1:
             learner.step = _record(learner.step, example, changes)
+        else:  # what ranks exchange lies between the two
+            learner.gradients = _record(learner.gradients, example, ())
+            learner.apply = _at_first_call(
+                learner.apply,
+                lambda f, x: _record(f, x, [*changes, *x]),  # it clips the gradient in place
+            )
     elif compiled:
         learner.gradients = _compile(learner.gradients, example)
     elif _traces(example[0].device):

@@ -87,7 +87,7 @@ class DQN:
             eps=config.optimizer_eps,
             momentum=config.momentum,
             max_grad_norm=config.max_grad_norm,
-            metrics=("loss", "q_values", "grad_norm"),
+            metrics=("loss", "q_values"),
             schedules=self._schedules,
             target=self.target,
             priorities=memory.priorities,
@@ -147,9 +147,9 @@ class DQN:
 
     def learn(self) -> int:
         """Do the updates that are due and return their number."""
-        if len(self.memory) < self.config.batch_size:
-            return 0
         due = self._schedule.due(self.env_steps, self.updates)
+        if not due or not self.learner.agree(len(self.memory) >= self.config.batch_size):
+            return 0
         self.study(due, self.env_steps / self._steps)
         return due
 
@@ -175,7 +175,8 @@ class DQN:
         if not has_statistics(encoder):
             spread = torch.arange(_MEASURED, dtype=sampling_dtype(self.device), device=self.device)
             with torch.no_grad():
-                update_statistics(encoder, self.memory.sample(spread / _MEASURED).batch.obs)
+                obs = self.memory.sample(spread / _MEASURED).batch.obs
+                update_statistics(encoder, obs, self.learner.ranks.moments)
                 leave_constants(encoder)
             self.target.update(1.0)
         self._normalises = True
@@ -205,15 +206,15 @@ class DQN:
 
     def gradients(
         self, uniforms: Tensor, noise: Tensor, taus: Tensor, next_taus: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         """Compute the gradients of one batch. Pure, and never synchronises with the device.
 
         Args:
             uniforms: see `UpdateRandomness`, as all arguments.
 
         Returns:
-            Metrics [3]; the clipped gradient [size]; the indices of the batch [N] and their new
-            priorities [N].
+            Metrics [2]; the gradient [size]; the indices of the batch [N], their new priorities
+            [N], and with priorities the largest importance weight before they were normalised.
         """
         sample = self.memory.sample(uniforms)
         action = sample.batch.action.unsqueeze(0)  # [1, N]
@@ -221,13 +222,15 @@ class DQN:
         loss = td.loss
         if self.config.conservative:
             loss = loss + self.config.conservative * losses.conservative(out.q, action)
-        if sample.scaled_probability is not None:
-            loss = loss * importance_weights(sample.scaled_probability, self._beta)
+        largest: list[Tensor] = []
+        if sample.probability is not None:
+            weight, *largest = importance_weights(sample.probability, self._beta)
+            loss = loss * weight
         loss = loss.mean()
-        gradient, norm = self.learner.gradient(loss)
+        gradient = self.learner.gradient(loss)
         mean_q = losses.chosen(out.q.detach(), action).mean()
-        metrics = torch.stack([loss.detach(), mean_q, norm])
-        return metrics, gradient, sample.indices, td.priority[0]
+        metrics = torch.stack([loss.detach(), mean_q])
+        return metrics, gradient, sample.indices, td.priority[0], *largest
 
     def _td(
         self, batch: Batch, online: HeadNoise, target: HeadNoise, selection: HeadNoise

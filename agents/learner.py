@@ -18,6 +18,7 @@ from ludus.agents.agent import Advice, Algorithm, Observation
 from ludus.agents.memory.priority import Priorities
 from ludus.agents.overlap import Overlap
 from ludus.agents.preset import OptimizerName
+from ludus.agents.ranks import ALONE, Ranks
 from ludus.agents.sampling_policy import SamplingPolicy
 from ludus.agents.seeding import restore_generator
 from ludus.agents.value_policy import ValuePolicy
@@ -33,7 +34,7 @@ class Learner:
         network: the online network.
         flat: its parameters [size], see `flatten_parameters`.
         space: of one observation.
-        metrics: names of the first output of `agent.gradients`.
+        metrics: names of the first output of `agent.gradients`; `grad_norm` comes after them.
         learning_rate: a number, or a scalar tensor that the agent changes over the training.
         optimizer: name of the optimizer.
         eps: of the optimizer.
@@ -79,13 +80,16 @@ class Learner:
         if isinstance(learning_rate, Tensor):  # a captured update reads the tensor
             self.optimizer.param_groups[0]["lr"] = learning_rate
         self._max_grad_norm, self._schedules = max_grad_norm, schedules
-        self._metrics = tuple(metrics)
-        self.sums = torch.zeros(len(self._metrics), device=self.flat.device)
+        self.metric_names = (*metrics, "grad_norm")
+        self.sums = torch.zeros(len(self.metric_names), device=self.flat.device)
         self.summed = 0  # updates in `sums`
         # Taken from there since the last call of `metrics`: sums, number of updates, learning rate.
         self._taken: tuple[Sequence[float], int, float] = (), 0, float(learning_rate)
-        # `capture` replaces these two by faster functions with the same results.
+        # Those that learn with this one, in the thread that learns and in that which adds rows.
+        self.ranks = self.row_ranks = ALONE
+        # `capture` replaces these by faster functions with the same results.
         self.gradients: Callable[..., Sequence[Tensor]] = agent.gradients
+        self.apply: Callable[..., None] = self._apply
         self.step: Callable[..., None] = self._step
 
     def predict(
@@ -121,16 +125,14 @@ class Learner:
         state = self.agent.initial_state(len(obs)) if state is None else state
         return self.agent.advice(obs, state, first)
 
-    def gradient(self, loss: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the clipped gradient of a loss [size], and its L2 norm before clipping."""
+    def gradient(self, loss: Tensor) -> Tensor:
+        """Return the gradient of a loss [size]."""
         device = self.flat.device.type
         # The backward pass has the precision of the forward pass, layer by layer, on its own.
         mixed = torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else None
         with mixed or nullcontext():
             gradients = torch.autograd.grad(loss, self._parameters)
-        gradient = flat_gradient(gradients, self._parameters)
-        norm = clip_norm(gradient, self._max_grad_norm)
-        return gradient, norm
+        return flat_gradient(gradients, self._parameters)
 
     def update(self, *randomness: Tensor) -> None:
         """Do one optimizer step and count it."""
@@ -158,15 +160,47 @@ class Learner:
             self.summed = 0
         self._taken = sums, count, rate
 
+    def join(self, ranks: Ranks, row_ranks: Ranks) -> None:
+        """Learn together with other ranks, from the weights of rank 0."""
+        self.ranks, self.row_ranks = ranks, row_ranks
+        for tensor in (self.flat, *self.network.buffers()):
+            ranks.copy_from_first(tensor)
+        if self._target is not None:
+            self._target.update(1.0)
+        if self._overlap is not None:
+            self._overlap.take_over()
+
+    def agree(self, condition: bool) -> bool:
+        """Return whether a condition holds on all ranks."""
+        return condition if self.ranks.size == 1 else self.ranks.all(condition)
+
     def _step(self, *randomness: Tensor) -> None:
         """Do one optimizer step; changes only the tensors in `changes`."""
         self.network.power_iteration()
-        metrics, gradient, *priorities = self.gradients(*randomness)
+        self.apply(*self.joint_gradients(*randomness))
+
+    def joint_gradients(self, *randomness: Tensor) -> Sequence[Tensor]:
+        """Return what `gradients` returns, for the batches of all ranks as one."""
+        results = self.gradients(*randomness)
+        if self.ranks.size == 1:
+            return results
+        metrics, gradient, *replayed = results
+        if self._priorities is not None:  # importance weights have one maximum for all ranks
+            largest = replayed[-1]
+            scale = (largest / self.ranks.largest(largest)).to(gradient.dtype)
+            metrics[0] *= scale  # the loss
+            gradient = gradient * scale
+        mean = self.ranks.mean(torch.cat([metrics, gradient]))
+        return mean[: len(metrics)], mean[len(metrics) :], *replayed
+
+    def _apply(self, metrics: Tensor, gradient: Tensor, *replayed: Tensor) -> None:
+        """Clip a gradient and take a step with it; set the priorities of a replayed batch."""
+        norm = clip_norm(gradient, self._max_grad_norm)
         take_step(self.optimizer, self.trained, gradient)
         if self._priorities is not None:
-            index, priority = priorities
+            index, priority, _ = replayed
             self._priorities.update(index, priority)
-        self.sums += metrics
+        torch._foreach_add_([self.sums[:-1], self.sums[-1]], [metrics, norm])
 
     def changes(self) -> list[Tensor]:
         """Return every tensor that `step` changes."""
@@ -185,7 +219,7 @@ class Learner:
         self._taken = (), 0, rate
         values = {"learning_rate": rate} | self._schedules()
         if count:
-            values |= {name: x / count for name, x in zip(self._metrics, sums, strict=True)}
+            values |= {name: x / count for name, x in zip(self.metric_names, sums, strict=True)}
         return values
 
     def weights(self) -> dict[str, Tensor]:

@@ -56,7 +56,6 @@ _METRICS = (  # SB3's names
     "entropy_loss",
     "approx_kl",
     "clip_fraction",
-    "grad_norm",
     "explained_variance",  # of the rollout
 )
 _KL = _METRICS.index("approx_kl")
@@ -127,10 +126,10 @@ class PPO:
         self.choose, self.advice = self._policy.choose, self._policy.advice
         self.act = self._actor.act
         self.capturable = same_operations(config.core, rollout.length, device)
-        self._advantage = rollout.extras["advantage"][:-1]  # [T, B]
         self._target = rollout.extras["target"][:-1]  # [T, B]
-        self._newer = torch.ones_like(rollout.valid)  # [T + 1, B] rows of the current policy
-        self._newer[: 0 if config.vtrace else _OLDER_ROWS] = False
+        self._advantage = torch.zeros_like(self._target)  # [T, B], not normalised
+        self._newer = torch.ones_like(self._target)  # [T, B], 0 in rows of the policy before
+        self._newer[: 0 if config.vtrace else _OLDER_ROWS] = 0.0
         # Of a rollout's decisions; minibatches have more or fewer, and an epoch's mean is exact.
         self._newer_share = torch.ones((), device=device)
         self._reward_scale = RewardScale(config.gamma, rollout.num_envs)
@@ -146,7 +145,8 @@ class PPO:
         c, reward = self.config, step.reward
         reward = np.clip(reward, -1, 1) if c.clip_reward else reward
         if c.normalize_reward:
-            reward = self._reward_scale(reward, step.valid, step.terminated)
+            join = self.learner.row_ranks.moments
+            reward = self._reward_scale(reward, step.valid, step.terminated, join)
         row = step._replace(reward=reward, action=step.extras["action"])
         self.playing.add(row, step.extras["state"])
         self.env_steps += int(step.valid.sum())
@@ -195,7 +195,8 @@ class PPO:
     def _update_statistics(self, rollout: Rollout) -> None:
         """Update the running statistics with the T rows."""
         if self.config.normalize_observation:
-            update_statistics(self.network.encoder, rollout.obs[:-1].flatten(0, 1))
+            obs, join = rollout.obs[:-1].flatten(0, 1), self.learner.ranks.moments
+            update_statistics(self.network.encoder, obs, join)
 
     def _learn_from_rollout(self) -> None:
         """Do the updates of a full rollout; it stays as it is."""
@@ -207,10 +208,14 @@ class PPO:
         c, kl = self.config, 0.0
         for _ in range(c.epochs):
             kl_before = self.learner.sums[_KL].clone()
-            for index in self.playing.minibatch_indices():  # whose generator is in checkpoints
+            epoch = self.playing.epoch()  # whose generator is in checkpoints
+            self._weigh(epoch)
+            for index in epoch:
                 self.learner.update(index)
             if c.target_kl or c.desired_kl:
-                kl = float(self.learner.sums[_KL] - kl_before) / c.minibatches
+                summed = self.learner.sums[_KL] - kl_before
+                # rounded alike on all ranks, which must end their epochs together
+                kl = float(self.learner.ranks.mean(summed)) / c.minibatches
                 if c.target_kl and kl > c.target_kl:
                     break
         self._check_finite()
@@ -229,12 +234,15 @@ class PPO:
         self._advantage.copy_(advantage)
         self._target.copy_(advantage + value[:-1])
         valid = r.valid[:-1]
-        share = (valid & self._newer[:-1]).sum() / valid.sum().clamp(min=1)
+        counts = torch.stack([(valid * self._newer).sum(), valid.sum()])
+        newer, every = self.learner.ranks.sum(counts).unbind()
+        share = newer / every.clamp(min=1)
         self._newer_share.copy_(share.clamp(min=1e-8))
         variance = _variance(self._target, valid)
         self._explained.copy_(1 - _variance(advantage, valid) / variance.clamp(min=1e-12))
         if self.config.normalize_value:
-            self._returns.update(self._target[valid].cpu().numpy(), forget=0.1)
+            targets = self._target[valid].cpu().numpy()
+            self._returns.update(targets, forget=0.1, join=self.learner.ranks.moments)
             head = self.network.head
             assert isinstance(head, PolicyHead)
             mean, std = self._returns.mean, max(self._returns.variance, 1e-4) ** 0.5
@@ -242,6 +250,20 @@ class PPO:
                 torch.tensor(mean, dtype=torch.float32, device=self.device),
                 torch.tensor(std, dtype=torch.float32, device=self.device),
             )
+
+    @torch.no_grad()
+    def _weigh(self, epoch: Tensor) -> None:
+        """Compute what a minibatch of an epoch [M, N] needs of all its rows, once for all."""
+        r, ranks, advantage = self.rollout, self.learner.ranks, self._advantage
+        r.weigh(epoch, ranks)
+        weight = r.extras["weight"][:-1]  # [T, B]
+        r.extras["newer_weight"][:-1] = weight * self._newer / self._newer_share
+        if self.config.normalize_advantage:
+            mean = ranks.mean(r.sums(advantage * weight, epoch))  # [M]
+            centred = advantage - r.of_each_row(mean, epoch)
+            deviation = ranks.mean(r.sums(centred.square() * weight, epoch)).sqrt()  # [M]
+            advantage = centred * r.of_each_row(1 / (deviation + 1e-8), epoch)
+        r.extras["advantage"][:-1] = advantage
 
     def _assess_again(self) -> Tensor:
         """Give all rows the values and log-probabilities of the policy that learns.
@@ -265,26 +287,23 @@ class PPO:
         """Compute the gradients of one minibatch. Pure, and never synchronises with the device.
 
         Args:
-            index: [N], from `Rollout.minibatch_indices`.
+            index: [N], of a minibatch of an epoch, see `_weigh`.
 
         Returns:
-            Metrics [8]; the clipped gradient [size].
+            Metrics [7]; the gradient [size].
         """
         c, batch = self.config, self.rollout.minibatch(index)
         advantage, target = batch.extras["advantage"], batch.extras["target"]  # [L, N] each
         out, _ = self.network(batch.obs, batch.state, batch.first)
         policy = self.kind.distribution(out, legal_actions(self._space, batch.obs))
         log_ratio = policy.log_prob(batch.action) - batch.extras["log_prob"]
-        if c.normalize_advantage:
-            centred = advantage - batch.mean(advantage)
-            advantage = centred / (batch.mean(centred.square()).sqrt() + 1e-8)
         ratio = log_ratio.exp()
         policy_loss = batch.mean(clipped_surrogate(ratio, advantage, self._clip))
         value_loss = batch.mean(self._value_loss(out.value, batch.extras["value"], target))
         entropy_loss = -batch.mean(policy.entropy())
         loss = policy_loss + c.value_coef * value_loss + c.entropy_coef * entropy_loss
-        gradient, norm = self.learner.gradient(loss)
-        newer = batch.weight * self.rollout.select(self._newer, index) / self._newer_share
+        gradient = self.learner.gradient(loss)
+        newer = batch.extras["newer_weight"]
         distance = ratio.detach() - 1
         divergence = distance - log_ratio.detach()  # k3 of http://joschu.net/blog/kl-approx.html
         kl = (divergence * newer).sum()
@@ -296,7 +315,6 @@ class PPO:
             entropy_loss.detach(),
             kl,
             clipped,
-            norm,
             self._explained,
         ]
         return torch.stack(metrics), gradient
@@ -310,7 +328,8 @@ class PPO:
         return 0.5 * (value - target).square()
 
     def _check_finite(self) -> None:
-        for name, value in zip(_METRICS, self.learner.sums.tolist(), strict=True):
+        names, sums = self.learner.metric_names, self.learner.sums.tolist()
+        for name, value in zip(names, sums, strict=True):
             if not np.isfinite(value):
                 raise TrainingError(
                     f"{name} became {value} within {self.updates:,} updates; a smaller "
@@ -372,7 +391,7 @@ def build(
             device=device,
             seed=seed_of(seed, 3),
             extras=("log_prob", "value"),
-            targets=("advantage", "target"),
+            targets=("advantage", "target", "newer_weight"),
         )
 
     playing = make_rollout() if c.overlap and training else None

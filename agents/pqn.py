@@ -79,7 +79,7 @@ class PQN:
             learning_rate=self._rate,
             eps=config.optimizer_eps,
             max_grad_norm=config.max_grad_norm,
-            metrics=("loss", "q_values", "grad_norm"),
+            metrics=("loss", "q_values"),
             overlap=self._overlap,
             schedules=self._schedules,
         )
@@ -146,7 +146,9 @@ class PQN:
         """Do the updates of a full rollout; it stays as it is."""
         self._set_targets()
         for _ in range(self.config.epochs):
-            for index in self.playing.minibatch_indices():  # whose generator is in checkpoints
+            epoch = self.playing.epoch()  # whose generator is in checkpoints
+            self.rollout.weigh(epoch, self.learner.ranks)
+            for index in epoch:
                 self.learner.update(index)
 
     @torch.no_grad()
@@ -171,18 +173,18 @@ class PQN:
         The loss is half the squared error, averaged over the rows where the agent acted.
 
         Args:
-            index: [N], from `Rollout.minibatch_indices`.
+            index: [N], of a minibatch of an epoch that was weighed.
 
         Returns:
-            Metrics [3]; the clipped gradient [size].
+            Metrics [2]; the gradient [size].
         """
         batch = self.rollout.minibatch(index)
         out, _ = self.network(batch.obs, batch.state, batch.first)  # q [L, N, A]
         value = chosen(out.q, batch.action)  # [L, N]
         error = value - batch.extras["target"]
         loss = 0.5 * batch.mean(error.square())
-        gradient, norm = self.learner.gradient(loss)
-        return torch.stack([loss.detach(), batch.mean(value.detach()), norm]), gradient
+        gradient = self.learner.gradient(loss)
+        return torch.stack([loss.detach(), batch.mean(value.detach())]), gradient
 
     def _schedules(self) -> dict[str, float]:
         """Return the current value of each schedule."""

@@ -72,7 +72,7 @@ class R2D2:
             learning_rate=config.learning_rate,
             eps=config.optimizer_eps,
             max_grad_norm=config.max_grad_norm,
-            metrics=("loss", "q_values", "grad_norm"),
+            metrics=("loss", "q_values"),
             schedules=self._schedules,
             target=self.target,
             priorities=memory.priorities if config.prioritised else None,
@@ -96,7 +96,9 @@ class R2D2:
         """Return each env's probability of a random action [B], largest first (section 2.3)."""
         c = self.config
         base = linear(c.epsilon_start, c.epsilon_end, c.epsilon_steps, self.env_steps)
-        ladder = np.arange(num_envs) / max(1, num_envs - 1)
+        ranks = self.learner.ranks
+        place = ranks.rank * num_envs + np.arange(num_envs)  # among the envs of all ranks
+        ladder = place / max(1, ranks.size * num_envs - 1)
         return base ** (1 + c.epsilon_alpha * ladder)
 
     def act(
@@ -129,15 +131,20 @@ class R2D2:
         """Compute the gradients of the sequences that `uniforms` [N] sample.
 
         Returns:
-            Metrics [3]; the clipped gradient [size]; the sequences' indices [N] and priorities [N].
+            Metrics [2]; the gradient [size]; the sequences' indices [N], their priorities [N],
+            and with priorities the largest importance weight before they were normalised.
         """
         batch = self.memory.sample(uniforms)
         loss, priority, mean_q = self.loss(batch)  # [N], [N], scalar
+        largest: list[Tensor] = []
         if self.config.prioritised:
-            loss = loss * importance_weights(batch.probability, self.config.priority_beta)
+            beta = self.config.priority_beta
+            weight, *largest = importance_weights(batch.probability, beta)
+            loss = loss * weight
         loss = loss.mean()
-        gradient, norm = self.learner.gradient(loss)
-        return torch.stack([loss.detach(), mean_q, norm]), gradient, batch.indices, priority
+        gradient = self.learner.gradient(loss)
+        metrics = torch.stack([loss.detach(), mean_q])
+        return metrics, gradient, batch.indices, priority, *largest
 
     def example(self) -> tuple[Tensor]:
         """Return fixed uniforms."""

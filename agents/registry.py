@@ -111,6 +111,11 @@ def preset(name: str, env: EnvLike) -> Preset:
     return import_module(entry(name).module).preset(name, env)
 
 
+def trains_itself(name: str) -> bool:
+    """Return whether an agent is of another library, which trains with a loop of its own."""
+    return entry(name).module == _SB3
+
+
 def config_class(name: str) -> type[Any]:
     """Return the class of configurations with that name.
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ludus.agents.search import Edges
+from ludus.networks.heads import ILLEGAL
 from ludus.networks.policies import gumbel
 
 _NEVER = -torch.inf
@@ -153,6 +154,12 @@ def dirichlet_noise(legal: Tensor, alpha: float, generator: torch.Generator) -> 
     each = alpha / legal.sum(-1, keepdim=True).clamp(min=1) * legal.to(torch.float32)
     sampled = torch._standard_gamma(each.clamp(min=1e-6), generator=generator) * legal
     return sampled / sampled.sum(-1, keepdim=True).clamp(min=1e-20)
+
+
+def sample_move(policy: Tensor, legal: Tensor, generator: torch.Generator) -> Tensor:
+    """Sample a move [B] by its probability."""
+    score = policy.clamp(min=1e-20).log() + gumbel_noise(legal, generator)
+    return score.masked_fill(~legal, ILLEGAL).argmax(-1)
 
 
 def _legal(logits: Tensor) -> Tensor:

@@ -10,10 +10,11 @@ from typing import TextIO, cast
 from ludus.cli.options import check_compared, check_contenders, flush_denormals
 from ludus.cli.output import named_while_slow, print_message, stdout_for_results
 from ludus.envs.deadline import Deadline
-from ludus.envs.errors import LudusError, TrainingStopped, UsageError
+from ludus.envs.errors import ConfigError, LudusError, RunError, TrainingStopped, UsageError
 from ludus.envs.suggest import closest
 from ludus.envs.trust import trust_modules
 from ludus.training.console import LossyStream
+from ludus.training.launcher import own_rank
 from ludus.training.signals import Interrupted, Signals, signal_name
 
 COMMANDS = {
@@ -135,10 +136,13 @@ def _run(command: str, argv: list[str]) -> int:
             module = importlib.import_module(f"ludus.cli.{command}")
         return module.run(argv)
     except TrainingStopped as stopped:
-        print_message(f"ludus: {stopped}")
+        if not own_rank():
+            print_message(f"ludus: {stopped}")
         return stopped.code
     except BrokenPipeError:
         raise  # `main` handles it
     except (LudusError, OSError) as error:  # an OSError: an unwritable folder, for example
-        print_message(f"ludus: {error}")
+        rank = own_rank()
+        if not (rank and isinstance(error, UsageError | ConfigError | RunError)):  # rank 0 says it
+            print_message(f"ludus: rank {rank}: {error}" if rank else f"ludus: {error}")
         return 2

@@ -23,6 +23,7 @@ from ludus.training.files import read_json
 if TYPE_CHECKING:  # torch is imported only after the agent's name has been checked
     from ludus.agents.agent import AgentConfig
     from ludus.envs.make import EnvOptions
+    from ludus.training.follower import Follower
     from ludus.training.run import Run, TrainOptions
     from ludus.training.session import Session
 
@@ -260,9 +261,11 @@ def _arguments(
     return make_dataclass("TrainArguments", parts, frozen=True)
 
 
-def _train(session: "Session", as_json: bool) -> int:
+def _train(session: "Session | Follower", as_json: bool) -> int:
     """Run a training to its end and print its score."""
     session.run_to_end()
+    if not session.gang.leads:
+        return 0
     return _print_score(session.run, session.config.train.unit, as_json)
 
 

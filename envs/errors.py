@@ -34,6 +34,10 @@ class TrainingError(LudusError, RuntimeError):
     """Raised when a training cannot continue."""
 
 
+class PeerError(LudusError, RuntimeError):
+    """Raised when another process of the same training has ended or does not answer."""
+
+
 class CheckpointError(LudusError, RuntimeError):
     """Raised when a checkpoint is missing, damaged or of an unknown format."""
 

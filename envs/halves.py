@@ -74,7 +74,9 @@ class Halves:
             half.load_state_dict(own, own_last, show)
 
 
-def make_halves(env_id: str, num_envs: int, seed: int, options: EnvOptions) -> Halves:
+def make_halves(
+    env_id: str, num_envs: int, seed: int, options: EnvOptions, *, first_env: int = 0
+) -> Halves:
     """Make two halves of an env, see `make`.
 
     Raises:
@@ -83,7 +85,8 @@ def make_halves(env_id: str, num_envs: int, seed: int, options: EnvOptions) -> H
     """
     if num_envs % 2:
         raise EnvError(f"num_envs is {num_envs}; halves need an even number")
-    first = make(env_id, num_envs // 2, seed, options)
+    each = num_envs // 2
+    first = make(env_id, each, seed, options, first_env=first_env)
     try:
         backend = first.backend
         inner = backend.inner if isinstance(backend, FrameStack) else backend
@@ -92,7 +95,7 @@ def make_halves(env_id: str, num_envs: int, seed: int, options: EnvOptions) -> H
                 f"halves are for Atari and envs in processes of their own; {env_id} plays in the "
                 "trainer's process, so leave them out"
             )
-        return Halves(first, make(env_id, num_envs // 2, seed, options, first_env=num_envs // 2))
+        return Halves(first, make(env_id, each, seed, options, first_env=first_env + each))
     except BaseException:
         first.close()
         raise

@@ -21,7 +21,7 @@ from ludus.networks.names import (
     is_own,
 )
 from ludus.networks.own import OwnEncoder
-from ludus.networks.running_stats import Normalise
+from ludus.networks.running_stats import Join, Normalise, whole
 from ludus.networks.scale import ObservationScale, scale_of
 
 
@@ -264,12 +264,12 @@ class NormalisedEncoder(nn.Module):
             x.sub_(self._scale.low)
         return self.encoder(self.normalise.in_place(x, self._scale.span))
 
-    def update_statistics(self, obs: Tensor) -> None:
+    def update_statistics(self, obs: Tensor, join: Join) -> None:
         """Merge observations [N, *obs] into the statistics."""
         rows = obs
         if self._picture:
             rows = _pixels(obs[:: -(-len(obs) // _PICTURES)], self._scale)
-        self.normalise.update_statistics(rows)
+        self.normalise.update_statistics(rows, join)
 
 
 class ProjectedEncoder(nn.Module):
@@ -331,19 +331,19 @@ class TwoEncoders(nn.Module):
         return torch.cat([self.first(obs), self.second(obs)], dim=-1)
 
 
-def update_statistics(encoder: nn.Module, obs: Tensor) -> None:
+def update_statistics(encoder: nn.Module, obs: Tensor, join: Join = whole) -> None:
     """Merge observations [N, *obs] into the running statistics of an encoder, if it has any."""
     match encoder:
         case NormalisedEncoder():
-            encoder.update_statistics(obs)
+            encoder.update_statistics(obs, join)
         case ProjectedEncoder():
-            update_statistics(encoder.encoder, obs)
+            update_statistics(encoder.encoder, obs, join)
         case DictEncoder():
             for key, inner in zip(encoder.keys, encoder.encoders, strict=True):
-                update_statistics(inner, encoder.space.part(obs, key))
+                update_statistics(inner, encoder.space.part(obs, key), join)
         case TwoEncoders():
-            update_statistics(encoder.first, obs)
-            update_statistics(encoder.second, obs)
+            update_statistics(encoder.first, obs, join)
+            update_statistics(encoder.second, obs, join)
 
 
 def has_statistics(encoder: nn.Module) -> bool:

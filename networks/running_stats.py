@@ -7,7 +7,8 @@ mean <- mean + w (mean_batch - mean)
 variance <- (1 - w) variance + w variance_batch + w (1 - w) (mean_batch - mean)^2
 """
 
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -18,13 +19,29 @@ _EPSILON = 1e-8  # added to a variance before its root
 _CLIP = 10.0  # bound of a normalised number, in deviations
 
 
+class Moments(NamedTuple):
+    """Mean and variance of a batch, and how many numbers it has."""
+
+    mean: Any  # float, or a tensor [*shape]
+    variance: Any  # float, or a tensor of that shape, or [] where it is shared
+    size: float
+
+
+Join = Callable[[Moments], Moments]  # takes one part of a batch, returns the whole batch's moments
+
+
+def whole(batch: Moments) -> Moments:
+    """Return the moments of a batch that has no other parts."""
+    return batch
+
+
 def merge_moments(
     mean: _Number,
     variance: _Number,
     count: _Number,
     batch_mean: _Number,
     batch_variance: _Number,
-    batch_count: int,
+    batch_count: float,
     *,
     shared_variance: bool = False,
 ) -> tuple[_Number, _Number, _Number]:
@@ -59,18 +76,17 @@ class RunningMeanStd:
     def __init__(self) -> None:
         self.mean, self.variance, self.count = 0.0, 1.0, 0.0
 
-    def update(self, values: np.ndarray, forget: float = 0.0) -> None:
+    def update(self, values: np.ndarray, forget: float = 0.0, join: Join = whole) -> None:
         """Merge values [N]; earlier values lose the fraction `forget` of their weight."""
-        if not len(values):
-            return
-        self.mean, self.variance, self.count = merge_moments(
-            self.mean,
-            self.variance,
-            self.count * (1 - forget),
-            float(np.mean(values, dtype=np.float64)),
-            float(np.var(values)),
-            len(values),
-        )
+        batch = Moments(0.0, 0.0, 0)
+        if len(values):
+            mean = float(np.mean(values, dtype=np.float64))
+            batch = Moments(mean, float(np.var(values)), len(values))
+        batch = join(batch)
+        if batch.size:
+            self.mean, self.variance, self.count = merge_moments(
+                self.mean, self.variance, self.count * (1 - forget), *batch
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the statistics."""
@@ -96,10 +112,12 @@ class RewardScale:
         self._gamma, self._returns = gamma, np.zeros(num_envs)
         self._moments = RunningMeanStd()
 
-    def __call__(self, reward: np.ndarray, valid: np.ndarray, terminated: np.ndarray) -> np.ndarray:
+    def __call__(
+        self, reward: np.ndarray, valid: np.ndarray, terminated: np.ndarray, join: Join = whole
+    ) -> np.ndarray:
         """Return scaled rewards [B] float32; a row that is not valid opens the next game."""
         self._returns = self._returns * self._gamma + reward
-        self._moments.update(self._returns[valid])
+        self._moments.update(self._returns[valid], join=join)
         self._returns[~valid | terminated] = 0.0
         scale = (self._moments.variance + _EPSILON) ** -0.5
         return np.clip(reward * scale, -_CLIP, _CLIP).astype(np.float32)
@@ -141,7 +159,7 @@ class Normalise(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
 
     @torch.no_grad()
-    def update_statistics(self, rows: Tensor) -> None:
+    def update_statistics(self, rows: Tensor, join: Join = whole) -> None:
         """Merge observations [N, *obs] into the statistics."""
         if (
             self._shared
@@ -151,14 +169,9 @@ class Normalise(nn.Module):
         else:
             rows = rows.to(torch.float64)
             batch_mean, batch_variance = rows.mean(0), rows.var(0, correction=0)
+        batch = join(Moments(batch_mean, batch_variance, len(rows)))
         mean, variance, count = merge_moments(
-            self.mean,
-            self.variance,
-            self.count,
-            batch_mean,
-            batch_variance,
-            len(rows),
-            shared_variance=self._shared,
+            self.mean, self.variance, self.count, *batch, shared_variance=self._shared
         )
         self.mean.copy_(mean)
         self.variance.copy_(variance)

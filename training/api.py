@@ -23,6 +23,7 @@ from ludus.networks.own import OwnNetwork, network_name
 from ludus.training.agent_file import save_agent
 from ludus.training.callbacks import Callback, check_callbacks
 from ludus.training.film import film_title
+from ludus.training.follower import Follower
 from ludus.training.logger import Episodes
 from ludus.training.run import Run, RunConfig, TrainOptions
 from ludus.training.session import Session, console
@@ -226,7 +227,7 @@ def _pass_again(path: Path | str, network: OwnNetwork | None) -> None:
     network_name(network, name)
 
 
-def _run(session: Session) -> TrainedAgent:
+def _run(session: Session | Follower) -> TrainedAgent:
     agent = session.run_to_end()
     return TrainedAgent(agent, session.config, agent.env_steps, session.run)
 

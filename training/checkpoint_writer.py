@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ludus.agents.memory.ring_rows import RingRows, RowsReplacedError
+from ludus.agents.ranks import ALONE, Ranks
 from ludus.envs.errors import CheckpointError
 from ludus.training.checkpoint import save_checkpoint
 
@@ -25,10 +26,11 @@ class CheckpointWriter:
     Args:
         folder: of the checkpoints.
         keep: number of checkpoints to keep, 1 or more.
+        ranks: of the training, each of which writes its part; used in the other thread.
     """
 
-    def __init__(self, folder: Path, keep: int) -> None:
-        self._folder, self._keep = folder, keep
+    def __init__(self, folder: Path, keep: int, ranks: Ranks = ALONE) -> None:
+        self._folder, self._keep, self._ranks = folder, keep, ranks
         self._thread = ThreadPoolExecutor(1, "ludus-checkpoint")
         self._writing: Future[Path] | None = None
         self._base: Path | None = None  # the last one that was written or loaded
@@ -59,7 +61,7 @@ class CheckpointWriter:
         new = [(ring.written - before.get(name, 0)) / ring.size for name, ring in rings(kept)]
         self._written = {name: ring.written for name, ring in rings(kept)}
         self._writing = self._thread.submit(
-            save_checkpoint, self._folder, step, kept, self._keep, self._base
+            save_checkpoint, self._folder, step, kept, self._keep, self._base, ranks=self._ranks
         )
         if wait or self._always_waits or max(new, default=0) > _MOST_ROWS:
             self.finish()

@@ -18,6 +18,10 @@ from ludus.evaluation.rivals import Rivals
 from ludus.networks.cores import State
 
 
+def _own(env_steps: int) -> int:
+    return env_steps
+
+
 def train_loop(
     agent: Agent,
     env: VectorEnv,
@@ -26,6 +30,7 @@ def train_loop(
     steps: int,
     on_step: Callable[[Row, State], bool],
     rivals: Rivals | None = None,
+    count: Callable[[int], int] = _own,
 ) -> None:
     """Train until the agent has taken `steps` env steps.
 
@@ -37,6 +42,7 @@ def train_loop(
         steps: env steps, including those already taken.
         on_step: called after each step with the new row and state; return False to end the loop.
         rivals: make some of the moves of a board game; None for none.
+        count: takes this process's env steps of a row, returns those of all ranks.
     """
     while agent.env_steps < steps:
         action, state, extras = agent.act(row.obs, state, row.first)
@@ -46,12 +52,19 @@ def train_loop(
         env.send(action)
         agent.learn()  # from the rows up to this one, while the env works
         next_row = env.recv()
-        agent.observe(_step(row, action, extras, next_row, chosen_by_agent))
+        _observe(agent, _step(row, action, extras, next_row, chosen_by_agent), count)
         row = next_row
         if rivals is not None:
             rivals.update_pool(agent)
         if not on_step(row, state):
             return
+
+
+def _observe(agent: Agent, step: Step, count: Callable[[int], int]) -> None:
+    """Let the agent store a row, and count the env steps of all ranks: schedules are the same."""
+    before = agent.env_steps
+    agent.observe(step)
+    agent.env_steps = before + count(agent.env_steps - before)
 
 
 def _step(
@@ -91,6 +104,8 @@ def train_in_halves(
     turn: Turn | None,
     steps: int,
     on_turn: Callable[[Turn, bool], bool | None],
+    count: Callable[[int], int] = _own,
+    ranks: int = 1,
 ) -> None:
     """Train until the agent has taken `steps` env steps, acting for one half while the other plays.
 
@@ -104,6 +119,8 @@ def train_in_halves(
         on_turn: called after each step with the new turn and whether the envs wait for its actions,
             as they must in a checkpoint; return whether they are to wait after the next step, None
             to end the loop.
+        count: see `train_loop`.
+        ranks: processes that train together, each with as many envs.
     """
     agent, waits = ahead.agent, turn is not None
     wait: bool | None = False
@@ -116,11 +133,11 @@ def train_in_halves(
         if waits:
             env.send(turn.action)
         ahead.learn()
-        waits = wait or agent.env_steps + env.num_envs >= steps
+        waits = wait or agent.env_steps + ranks * env.num_envs >= steps
         # each half is received when its turn comes
         rows = (half.recv() for half in env.halves)
         following = _act_in_halves(ahead, env, rows, turn.state, send=not waits)
-        agent.observe(_step(turn.row, turn.action, turn.extras, following.row))
+        _observe(agent, _step(turn.row, turn.action, turn.extras, following.row), count)
         turn = following
         wait = on_turn(turn, waits)
 

@@ -11,7 +11,7 @@ from ludus.envs.vector import Row, VectorEnv
 from ludus.evaluation.rivals import Rivals
 from ludus.networks.cores import State, state_on_device
 from ludus.training.loop import Turn, train_in_halves, train_loop
-from ludus.training.session import Session
+from ludus.training.mode import TrainingSession
 
 
 def object_sentences(env: VectorEnv) -> list[str]:
@@ -48,7 +48,7 @@ class OnlineTraining:
         """Close the env."""
         self.source.close()
 
-    def train(self, session: Session, tree: dict[str, Any] | None) -> None:
+    def train(self, session: TrainingSession, tree: dict[str, Any] | None) -> None:
         """Train until the session's end, from a checkpoint's tree if there is one."""
         env, agent = self.source, self.agent
         if tree is None:
@@ -61,13 +61,14 @@ class OnlineTraining:
         def on_step(row: Row, state: State) -> bool:
             # an evaluation would end the running games of an env object, which it shares
             idle = not env.from_object or bool(row.game_over.all())
-            if _after_row(session, agent, row, may_evaluate=idle):
+            if session.after_row(row, may_evaluate=idle):
                 session.save(self._tree(row, state))
             session.raise_if_stopping()
             return not session.ended
 
         if not session.ended:
-            train_loop(agent, env, row, state, session.config.train.steps, on_step, self._rivals)
+            steps, count = session.config.train.steps, session.decisions.count
+            train_loop(agent, env, row, state, steps, on_step, self._rivals, count)
 
     def _tree(self, row: Row, state: State) -> dict[str, Any]:
         tree = _tree(self.agent, self.source, row, state)
@@ -75,7 +76,7 @@ class OnlineTraining:
             tree["rivals"] = self._rivals.state_dict()
         return tree
 
-    def _restore(self, session: Session, tree: dict[str, Any]) -> tuple[Row, State]:
+    def _restore(self, session: TrainingSession, tree: dict[str, Any]) -> tuple[Row, State]:
         """Load a checkpoint's tree; return the current row and the agent's state."""
         row, state = _restore(session, self.agent, self.source, tree)
         if self._rivals is not None:
@@ -105,7 +106,7 @@ class TrainingInHalves:
         """Close the env."""
         self.source.close()
 
-    def train(self, session: Session, tree: dict[str, Any] | None) -> None:
+    def train(self, session: TrainingSession, tree: dict[str, Any] | None) -> None:
         """Train until the session's end, from a checkpoint's tree if there is one."""
         turn = None
         if tree is not None:
@@ -118,7 +119,7 @@ class TrainingInHalves:
             session.record_changes()
 
         def on_turn(turn: Turn, waits: bool) -> bool | None:
-            due = _after_row(session, self.agent, turn.row)
+            due = session.after_row(turn.row)
             if due and waits:
                 session.save(
                     _tree(self.agent, self.source, turn.row, turn.state)
@@ -132,7 +133,9 @@ class TrainingInHalves:
             return None if waits and session.ended else due
 
         if not session.ended:
-            train_in_halves(self._ahead, self.source, turn, session.config.train.steps, on_turn)
+            steps, count = session.config.train.steps, session.decisions.count
+            ranks = session.gang.size
+            train_in_halves(self._ahead, self.source, turn, steps, on_turn, count, ranks)
 
 
 def _dropped(env: VectorEnv | Halves) -> list[str]:
@@ -140,14 +143,6 @@ def _dropped(env: VectorEnv | Halves) -> list[str]:
     if env.adaptation is None or not env.adaptation.dropped:
         return []
     return [f"the agent does not see {', '.join(env.adaptation.dropped)}: no network reads it"]
-
-
-def _after_row(session: Session, agent: Agent, row: Row, *, may_evaluate: bool = True) -> bool:
-    """Log a row, and evaluate and record when due; return whether a checkpoint is due."""
-    session.log.add_row(row, agent.env_steps)
-    if session.log.due(agent.env_steps):
-        session.write_metrics(agent.metrics())
-    return session.after_step(may_evaluate=may_evaluate)
 
 
 def _tree(agent: Agent, env: VectorEnv | Halves, row: Row, state: State) -> dict[str, Any]:
@@ -161,7 +156,7 @@ def _tree(agent: Agent, env: VectorEnv | Halves, row: Row, state: State) -> dict
 
 
 def _restore(
-    session: Session, agent: Agent, env: VectorEnv | Halves, tree: dict[str, Any]
+    session: TrainingSession, agent: Agent, env: VectorEnv | Halves, tree: dict[str, Any]
 ) -> tuple[Row, State]:
     """Load a checkpoint's tree; return the row that comes next and the agent's state."""
     row = Row(**{name: np.array(value) for name, value in tree["row"].items()})

@@ -12,6 +12,7 @@ import psutil
 import torch
 
 import ludus
+from ludus.training.launcher import launch, ranks_started
 
 _DISTRIBUTION = "ludus-rl"
 _PACKAGES = ("torch", "numpy", "gymnasium", "ale-py", "minatar", "stable-baselines3")
@@ -58,7 +59,10 @@ def commit() -> str | None:
 
 def made_by() -> dict[str, Any]:
     """Return the versions, the commit and the command of this process, for JSON."""
-    return {"versions": versions(), "commit": commit(), "command": sys.argv}
+    made: dict[str, Any] = {"versions": versions(), "commit": commit(), "command": sys.argv}
+    if ranks_started() > 1 or launch() is not None:
+        made |= {"ranks": ranks_started(), "launch": launch()}
+    return made
 
 
 def cores() -> int:

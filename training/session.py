@@ -13,33 +13,35 @@ from typing import Any
 
 import numpy as np
 
-from ludus.agents.agent import AnyAgent
+from ludus.agents.agent import Agent, AnyAgent
 from ludus.envs.env_object import PREFIX
 from ludus.envs.errors import (
     CheckpointError,
     EnvError,
     LudusError,
+    PeerError,
     RunError,
     TrainingError,
     TrainingStopped,
 )
 from ludus.envs.trust import consent_arguments
+from ludus.envs.vector import Row
 from ludus.evaluation.evaluate import (
     EvaluationStopped,
     evaluate,
-    step_limit,
     torch_settings,
     truncated_games,
-    without_limit,
 )
-from ludus.networks.scale import describe_scale
 from ludus.training.callbacks import Callback, Callbacks, RunningTraining
 from ludus.training.card import card
 from ludus.training.checkpoint import newest_checkpoint, save_checkpoint
 from ludus.training.checkpoint_writer import CheckpointWriter
 from ludus.training.console import Terminal
+from ludus.training.decisions import Decisions
 from ludus.training.device import arithmetic
 from ludus.training.film import film, save_thumbnail
+from ludus.training.gang import ALONE_GANG, Gang
+from ludus.training.header import header, resumed
 from ludus.training.logger import Logger
 from ludus.training.mode import Mode
 from ludus.training.progress import Due, Show
@@ -63,6 +65,7 @@ class Session:
         callbacks: called during the training.
         quiet: show no progress.
         resumed: continue from the newest checkpoint.
+        gang: the ranks of the training, of which this process is the first.
     """
 
     def __init__(
@@ -74,14 +77,18 @@ class Session:
         *,
         quiet: bool,
         resumed: bool,
+        gang: Gang = ALONE_GANG,
     ) -> None:
         self.run, self.config, self.mode, self.agent = run, config, mode, mode.agent
-        self.quiet, self._resumed = quiet, resumed
+        self.quiet, self._resumed, self.gang = quiet, resumed, gang
         self._lock = run.lock()
-        second = "saving, a second signal ends at once"
-        self._signals = Signals(announcement="" if quiet else second)
+        saving = "saving" if gang.size > 1 else "saving, a second signal ends at once"
+        saving = "" if quiet else saving
+        self._signals = Signals(announcement=saving, ignores_others=gang.size > 1)
+        self.decisions = Decisions(lambda: self._signals.received or 0, gang.rows)
         self._log: Logger | None = None
-        self._writer = CheckpointWriter(run.checkpoints, config.train.keep_checkpoints)
+        keep = config.train.keep_checkpoints
+        self._writer = CheckpointWriter(run.checkpoints, keep, gang.checkpoints)
         self._saved_at = time.monotonic()
         self._status_at, self._videos, self._filmed = 0.0, 0, -1
         self._stage, self._stage_steps = 0, max(1, config.train.steps // _STAGES)
@@ -89,7 +96,6 @@ class Session:
         self._changed = changes(run.config(), config)  # what its folder does not have yet
         self._resumed_at = 0  # env steps
         self._due = Due(config.train)
-        self.ended = False  # its steps are done, its minutes over, or a callback ends it
         seen = RunningTraining(run, config, self.agent, lambda: self.log)
         self._callbacks = Callbacks(callbacks, seen)
 
@@ -101,8 +107,13 @@ class Session:
 
     @property
     def stopping(self) -> bool:
-        """Whether a signal asks the training to stop."""
+        """Whether a signal asks this process to stop."""
         return self._signals.received is not None
+
+    @property
+    def ended(self) -> bool:
+        """Whether its steps are done, its minutes over, or a callback ends it."""
+        return self.decisions.ended
 
     def run_to_end(self) -> AnyAgent:
         """Train, evaluate, save the weights and return the agent.
@@ -115,7 +126,8 @@ class Session:
         """
         # Signals are handled until everything is closed, so that a second one ends that, too.
         with self._signals:
-            self._print_header()
+            for line in () if self.quiet else header(self.config, self.mode, self.run, self.gang):
+                console.print(line)
             try:
                 self._run()
             except TrainingStopped:
@@ -140,6 +152,7 @@ class Session:
         settings = torch_settings(self.mode.source, self.agent)
         with settings, arithmetic(t.device, t.precision, deterministic=t.deterministic):
             self.mode.train(self, self._begin())
+            self.decisions.decide_alone()
             self._show(self.agent.env_steps)
             self.record_changes()
             self.save_weights()
@@ -162,6 +175,8 @@ class Session:
                 raise EnvError(f"{error}; {self._how_to_resume()}") from error.__cause__
             case TrainingError():
                 raise TrainingError(f"{error}; {self._saved()}") from error
+            case PeerError():
+                raise PeerError(f"{error}; {self._saved()}") from error
             case OSError():  # the disk is full or read-only, or the folder was deleted
                 raise RunError(f"{error}; {self._how_to_resume()}") from error
 
@@ -177,7 +192,7 @@ class Session:
         """Open the log and return the checkpoint to resume from; None for a new training."""
         tree: dict[str, Any] | None = None
         if self._resumed:
-            tree, damaged, path = newest_checkpoint(self.run.checkpoints)
+            tree, damaged, path = newest_checkpoint(self.run.checkpoints, self.gang.rows)
             self._writer.continue_from(path, tree)
             for sentence in damaged:
                 console.print(f"warning: {sentence}", style="yellow")
@@ -200,15 +215,8 @@ class Session:
             self.log.card(card(self.config, self.run.path), settings_of(self.config))
             self.write_status("running")
         elif not self.quiet:
-            console.print(f"resumed {self.run.path} at {done:,} {t.unit}")
-            changed = [f"{k} from {a} to {b}" for k, (a, b) in self._changed.items()]
-            if changed:
-                console.print(f"changed: {', '.join(changed)}")
-            if moved_from is not None:
-                console.print(
-                    f"it was saved on {moved_from} and continues on {t.device}: from the same "
-                    "state, but not bit for bit, and with other random numbers"
-                )
+            for line in resumed(self.run, self.config, done, self._changed, moved_from):
+                console.print(line)
         return tree
 
     def _evaluated(self, tree: dict[str, Any]) -> list[dict[str, Any]]:
@@ -253,6 +261,14 @@ class Session:
         names = ", ".join(self._changed)
         return f"; the run is as it was, without new values of {names}" if names else ""
 
+    def after_row(self, row: Row, *, may_evaluate: bool = True) -> bool:
+        """Log a row, see `after_step`."""
+        self.log.add_row(row, self.agent.env_steps)
+        if self.log.due(self.agent.env_steps):
+            assert isinstance(self.agent, Agent)
+            self.write_metrics(self.agent.metrics())
+        return self.after_step(may_evaluate=may_evaluate)
+
     def after_step(self, *, may_evaluate: bool = True) -> bool:
         """Show progress, evaluate and record when due; return whether a checkpoint is due.
 
@@ -269,13 +285,13 @@ class Session:
             self._record_video(steps)
         if may_evaluate and steps // self._stage_steps > self._stage and not self.ended:
             self.save_weights()
-        late = time.monotonic() - self._saved_at > t.checkpoint_seconds
-        return late or self.stopping or self.ended
+        self.decisions.wants_save = time.monotonic() - self._saved_at > t.checkpoint_seconds
+        return self.decisions.save
 
     def show_progress(self, env_steps: int) -> None:
         """Update the progress bar, and status.json every few seconds."""
         self._show(env_steps)
-        self.ended |= self._callbacks.end_after_step()
+        self.decisions.wants_end |= self._callbacks.end_after_step()
         if time.monotonic() - self._status_at > _STATUS_SECONDS:
             self.write_status("running")
 
@@ -294,7 +310,8 @@ class Session:
         """Update the progress bar, and whether the training has ended."""
         t = self.config.train
         left = 60 * t.minutes - self.log.seconds if t.minutes else math.inf
-        self.ended = self.ended or env_steps >= t.steps or left <= 0
+        self.decisions.complete |= env_steps >= t.steps
+        self.decisions.wants_end |= left <= 0
         self.log.progress(env_steps, self._due, left)
 
     def write_metrics(self, metrics: dict[str, float]) -> None:
@@ -321,15 +338,16 @@ class Session:
         log = {"log": self.log.state_dict(), "evaluations": self._evaluations, "device": t.device}
         self.record_changes()
         with self._writing():
-            self._writer.save(steps, tree | log, wait=self.stopping or self.ended)
+            self._writer.save(steps, tree | log, wait=self.decisions.last)
+        self.decisions.wants_save = False
         self.save_weights()
         self.write_status("running")
         self._saved_at = time.monotonic()
 
     def raise_if_stopping(self) -> None:
         """Raise `TrainingStopped` if a signal asks the training to stop."""
-        number = self._signals.received
-        if number is not None:
+        number = self.decisions.signal
+        if number:
             with self._writing():
                 self._writer.finish()  # it may have begun before the signal
             stopped = f"stopped by {signal_name(number)} at {self._position()}"
@@ -397,7 +415,7 @@ class Session:
             "eval/mean_ep_length": float(np.mean(result.lengths)),
         }
         self.log.scalars(points, steps)
-        self.ended |= self._callbacks.end_after_evaluation(result.returns)
+        self.decisions.wants_end |= self._callbacks.end_after_evaluation(result.returns)
 
     def _record_video(self, steps: int) -> None:
         """Record a held-out game for TensorBoard, if the env can render."""
@@ -412,24 +430,6 @@ class Session:
         except Exception as error:  # a broken picture must not stop the training
             if not self.quiet:
                 console.print(f"no video for TensorBoard: {error}", style="yellow")
-
-    def _print_header(self) -> None:
-        if self.quiet:
-            return
-        protocol = ", ".join(f"{k} {v}" for k, v in self.config.protocol.items())
-        console.print(f"{self.config.agent} on {self.config.env} ({protocol})")
-        encoder = getattr(self.config.config, "encoder", None)
-        if encoder is not None:
-            console.print(
-                f"encoder {encoder}, {describe_scale(self.mode.source.observation_space)}"
-            )
-        for sentence in self.mode.sentences():
-            console.print(sentence)
-        t, device = self.config.train, self.config.train.device
-        limit = step_limit(self.config.protocol, t.eval_max_episode_steps)
-        if t.eval_episodes and not t.eval_max_episode_steps and limit is not None:
-            console.print(without_limit(self.config.env, limit, "eval-max-episode-steps"))
-        console.print(f"run folder {self.run.path}, device {device}")
 
     def _position(self) -> str:
         return f"{self.agent.env_steps:,} {self.config.train.unit}"

@@ -38,11 +38,16 @@ class Signals:
     Args:
         raises: raise `Interrupted`; else only record the signal.
         announcement: written to stderr at the first signal, after its name; "" for nothing.
+        ignores_others: a second signal does nothing. `torchrun` passes on to its processes a signal
+            that a terminal has sent to all of them, and kills them 30 s later.
     """
 
-    def __init__(self, *, raises: bool = False, announcement: str = "") -> None:
+    def __init__(
+        self, *, raises: bool = False, announcement: str = "", ignores_others: bool = False
+    ) -> None:
         self.received: int | None = None  # number of the first signal
         self._raises, self._announcement = raises, announcement
+        self._ignores_others = ignores_others
         self._handlers: dict[int, Any] = {}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -51,7 +56,8 @@ class Signals:
         self.received = number
         time.sleep(_DUPLICATES_SECONDS)
         for handled in self._handlers:
-            again = signal.SIG_IGN if handled == _HANGUP else signal.SIG_DFL
+            ignored = self._ignores_others or handled == _HANGUP
+            again = signal.SIG_IGN if ignored else signal.SIG_DFL
             signal.signal(handled, again)
         if self._announcement:
             with contextlib.suppress(OSError):  # the terminal is gone

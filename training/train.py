@@ -22,7 +22,7 @@ from ludus.agents.ahead import ActingAhead
 from ludus.agents.capture import capture
 from ludus.agents.preset import Preset
 from ludus.envs.board.spiel import is_game
-from ludus.envs.env_object import PassedEnv, env_name
+from ludus.envs.env_object import PREFIX, PassedEnv, env_name
 from ludus.envs.errors import EnvError, RunError
 from ludus.envs.halves import Halves, make_halves
 from ludus.envs.make import EnvOptions, make
@@ -35,6 +35,9 @@ from ludus.training.callbacks import Callback
 from ludus.training.checkpoint import check_resumable, write_atomically
 from ludus.training.dataset import Dataset
 from ludus.training.device import arithmetic, device_of
+from ludus.training.follower import Follower
+from ludus.training.gang import Gang, form_gang, join, run_before_restart
+from ludus.training.launcher import ranks_started
 from ludus.training.mode import Mode
 from ludus.training.offline import OfflineTraining, evaluation_env, offline_agent
 from ludus.training.online import OnlineTraining, TrainingInHalves
@@ -74,8 +77,10 @@ def start_session(
     *,
     callbacks: Sequence[Callback] = (),
     quiet: bool = False,
-) -> Session:
+) -> Session | Follower:
     """Prepare a new training; its run folder is made last, once everything else has worked.
+
+    Processes that `torchrun` restarts go on with the run that they had made before.
 
     Args:
         agent: name of a preset.
@@ -91,7 +96,13 @@ def start_session(
     t = replace(train_options, device=device.type)  # so that a resume uses the same
     network = getattr(config, "encoder", "")
     trust_modules(modules_of(env_id, (*options.wrapper, network)))  # the caller named them
-    source = _open(env_id, t, options)
+    gang = form_gang(device)
+    if gang.size > 1 and registry.trains_itself(agent):
+        raise RunError(f"{agent} trains in one process, and torchrun started {gang.size}")
+    before = run_before_restart(gang, root)
+    if before is not None:
+        return resume_session(before, callbacks=callbacks, quiet=quiet)
+    source = _open(env_id, t, options, gang)
     try:
         chosen = registry.preset(agent, source).config if config is None else config
         sentences = []
@@ -105,19 +116,23 @@ def start_session(
                 sentences = [f"no evaluation: {evaluation.missing}"]
         else:
             protocol = source.protocol
-            t = replace(t, num_envs=source.num_envs)  # of an object, its own
+            t = replace(t, num_envs=source.num_envs * gang.size)  # of an object, its own
         run_config = RunConfig(agent, env_id, t, options, chosen, protocol)
-        mode = _make_mode(run_config, source, device)
+        mode = _make_mode(run_config, source, device, gang)
         taken = None
         if t.init_from is not None:
             if not isinstance(mode.agent, Transferable):
                 raise RunError(f"{agent} cannot start from another run; leave out --init-from")
             taken = transfer(mode.agent, chosen, Run.open(t.init_from), source)
             sentences += taken.sentences()
+        if not gang.leads:
+            run = Run(Path(gang.rows.from_first(None)))
+            return _follower(run, run_config, mode, gang, resumed=False)
         run = Run.create(root, run_config)
         if taken is not None:
             write_atomically(run.path / "transfer.json", json.dumps(taken.as_dict()))
-        session = Session(run, run_config, mode, callbacks, quiet=quiet, resumed=False)
+        session = Session(run, run_config, mode, callbacks, quiet=quiet, resumed=False, gang=gang)
+        gang.rows.from_first(str(run.path.absolute()))
     except BaseException:
         source.close()
         raise
@@ -169,7 +184,7 @@ def resume_session(
     *,
     callbacks: Sequence[Callback] = (),
     quiet: bool = False,
-) -> Session:
+) -> Session | Follower:
     """Prepare to continue a training from its newest checkpoint, or from its start without one.
 
     Args:
@@ -179,28 +194,31 @@ def resume_session(
         quiet: show no progress.
     """
     config = changed_config(run.config(), settings)
-    check_resumable(run.checkpoints)
+    check_resumable(run.checkpoints, ranks_started())
     env_id = (
         config.env if config.train.dataset is None else ""
     )  # a data set makes no env but its own
     require_trust(env_id, config.imported, f"the run {run.path}")
     place = device_of(config.train.device)
-    source = _open(config.env, config.train, config.options)
+    gang = form_gang(place)
+    source = _open(config.env, config.train, config.options, gang)
     try:
-        if isinstance(source, VectorEnv) and source.num_envs != config.train.num_envs:
+        if isinstance(source, VectorEnv) and source.num_envs * gang.size != config.train.num_envs:
             raise RunError(
                 f"{run.path} trains in {config.train.num_envs} envs; what was passed as "
                 f"{config.env} has {source.num_envs}"
             )
-        mode = _make_mode(config, source, place)
+        mode = _make_mode(config, source, place, gang)
         if not mode.resumable and run.status().state != "waiting":
             raise RunError(f"{run.path} is an SB3 run; it cannot be resumed, only evaluated")
-        resumed = any(run.checkpoints.glob("[0-9]*"))
+        resumed = gang.rows.from_first(any(run.checkpoints.glob("[0-9]*")))
         if not resumed and config.train.init_from is not None:
             raise RunError(
                 f"{run.path} started from another run's weights and saved no checkpoint; start anew"
             )
-        session = Session(run, config, mode, callbacks, quiet=quiet, resumed=resumed)
+        if not gang.leads:
+            return _follower(run, config, mode, gang, resumed=resumed)
+        session = Session(run, config, mode, callbacks, quiet=quiet, resumed=resumed, gang=gang)
         if not resumed:
             run.stamp()  # with the lock held: another process may train in this folder
         return session
@@ -209,18 +227,31 @@ def resume_session(
         raise
 
 
-def _open(env_id: str, t: TrainOptions, options: EnvOptions) -> VectorEnv | Halves | Dataset:
+def _follower(run: Run, config: RunConfig, mode: Mode, gang: Gang, *, resumed: bool) -> Follower:
+    assert isinstance(mode, OnlineTraining | TrainingInHalves)
+    return Follower(run, config, mode, resumed=resumed, gang=gang)
+
+
+def _open(
+    env_id: str, t: TrainOptions, options: EnvOptions, gang: Gang
+) -> VectorEnv | Halves | Dataset:
+    """Open the data set, or this rank's envs."""
+    if gang.size > 1 and (t.dataset is not None or env_id.startswith(PREFIX)):
+        what = "a data set" if t.dataset is not None else "an env that is an object"
+        raise RunError(f"{what} is for one process, and torchrun started {gang.size}")
+    first = gang.first_env(t.num_envs)
+    t = gang.part_of_options(t)
     if t.halves and t.dataset is not None:
         raise RunError("halves are for a training in an env; leave them out with a data set")
     if t.dataset is not None:
         return Dataset(t.dataset, t.held_out, t.seed)
     if t.halves:
-        return make_halves(env_id, t.num_envs, t.seed, options)
-    return make(env_id, t.num_envs, t.seed, options)
+        return make_halves(env_id, t.num_envs, t.seed, options, first_env=first)
+    return make(env_id, t.num_envs, t.seed, options, first_env=first)
 
 
 def _make_mode(
-    config: RunConfig, source: VectorEnv | Halves | Dataset, device: torch.device
+    config: RunConfig, source: VectorEnv | Halves | Dataset, device: torch.device, gang: Gang
 ) -> Mode:
     """Build the agent and choose how it gets its data."""
     t = config.train
@@ -231,7 +262,10 @@ def _make_mode(
         learner = offline_agent(config.agent, config.config, source, device, t)
         _capture(learner, t, device)
         return OfflineTraining(learner, source)
-    agent = registry.build(config.config, source, device=device, seed=t.seed, steps=t.steps)
+    part, seed = gang.part_of_config(config.config), gang.seed(t.seed)
+    agent = registry.build(part, source, device=device, seed=seed, steps=t.steps)
+    if gang.size > 1:
+        join(agent, config.agent, gang)
     if isinstance(source, Halves):
         if not isinstance(agent, Agent):
             raise RunError(f"halves are not for {config.agent}; leave them out")
@@ -252,7 +286,7 @@ def _make_mode(
             )
         return BaselineTraining(agent, source)
     _capture(agent, t, device)
-    rivals = _make_rivals(config, source, device) if board_game else None
+    rivals = _make_rivals(config, source, device, seed) if board_game else None
     return OnlineTraining(agent, source, rivals)
 
 
@@ -262,17 +296,17 @@ def _capture(agent: Agent, t: TrainOptions, device: torch.device) -> None:
         capture(agent, bfloat16=t.precision == "bfloat16", compiled=t.compile)
 
 
-def _make_rivals(config: RunConfig, env: VectorEnv, device: torch.device) -> Rivals:
+def _make_rivals(config: RunConfig, env: VectorEnv, device: torch.device, seed: int) -> Rivals:
     """Return the opponents of a self-play training."""
     t = config.train
 
     def make_past() -> Agent:
         return registry.build(
-            config.config, env, device=device, seed=t.seed, steps=t.steps, training=False
+            config.config, env, device=device, seed=seed, steps=t.steps, training=False
         )
 
     names = t.rivals or registry.preset(config.agent, env).rivals
-    return Rivals(names, config.env, env.num_envs, t.seed, make_past, every=t.steps // 20)
+    return Rivals(names, config.env, env.num_envs, seed, make_past, every=t.steps // 20)
 
 
 def load(

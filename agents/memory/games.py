@@ -174,6 +174,10 @@ class Games:
         )
         return indices[sampled]
 
+    def policies(self, index: Tensor) -> Tensor:
+        """Return how many of the positions at indices [N] have a policy target."""
+        return self._weight[index].sum()
+
     def gather(self, index: Tensor) -> PositionBatch:
         """Return the positions at indices [N]."""
         return PositionBatch(

@@ -18,15 +18,18 @@ from ludus.agents.seeding import sampling_dtype
 _FLOOR = 1e-6  # keeps priorities above zero, so every transition can still be sampled
 
 
-def importance_weights(scaled_probability: Tensor, beta: float | Tensor) -> Tensor:
-    """Return importance weights [N] float32, normalised by their maximum (section 3.4).
+def importance_weights(probability: Tensor, beta: float | Tensor) -> tuple[Tensor, Tensor]:
+    """Return importance weights [N] float32, normalised by their maximum, and that (section 3.4).
+
+    The size of the memory, a factor of all weights in the paper, is left out: it cancels.
 
     Args:
-        scaled_probability: [N], probability times the size of the memory.
+        probability: [N].
         beta: exponent.
     """
-    weight = scaled_probability.pow(-beta)
-    return (weight / weight.max()).to(torch.float32)
+    weight = probability.pow(-beta)
+    largest = weight.max()
+    return (weight / largest).to(torch.float32), largest
 
 
 class Priorities:

@@ -40,7 +40,7 @@ class Sample(NamedTuple):
 
     batch: Batch
     indices: Tensor  # [N] int64
-    scaled_probability: Tensor | None  # [N] float64, times the size; None for uniform sampling
+    probability: Tensor | None  # [N] float64; None for uniform sampling
 
 
 class Replay:
@@ -220,7 +220,7 @@ class Replay:
         tail, size = self._range
         if self.priorities is not None:
             index, probability = self.priorities.sample(uniforms)
-            return Sample(self.gather(index), index, probability * size)
+            return Sample(self.gather(index), index, probability)
         position = (uniforms * size).to(torch.int64) + tail
         index = self._sampleable[position % self.capacity]
         return Sample(self.gather(index), index, None)

@@ -15,6 +15,7 @@ from torch import Tensor
 from ludus.agents.agent import EnvLike
 from ludus.agents.memory.replay import free_bytes
 from ludus.agents.memory.step import RowStaging, Step
+from ludus.agents.ranks import ALONE, Ranks
 from ludus.agents.seeding import restore_generator
 from ludus.envs.errors import ConfigError
 from ludus.networks.cores import State
@@ -27,7 +28,7 @@ class Minibatch(NamedTuple):
 
     obs: Tensor  # [L, N, *obs]
     first: Tensor  # [L, N] bool, the row opens an episode
-    weight: Tensor  # [L, N] float32, sums to 1 over the rows where the agent acted, else 0
+    weight: Tensor  # [L, N] float32, of `Rollout.weigh`; 0 where the agent did not act
     action: Tensor  # [L, N, *action]
     extras: dict[str, Tensor]  # [L, N] float32 each
     state: State  # of the core before row 0, [N, units] each
@@ -86,7 +87,7 @@ class Rollout:
         self.reward = self._zeros((), np.float32)  # of the next row
         # gamma times the sign of the next player, 0 where the next row is terminal
         self.discount = self._zeros((), np.float32)
-        names = (*extras, *targets)
+        names = (*extras, *targets, "weight")
         self._values = self._zeros((len(names),), np.float32)  # one gather for all
         self.extras = dict(zip(names, self._values.unbind(-1), strict=True))  # [T + 1, B] each
         self._from_act = tuple(extras)
@@ -180,10 +181,31 @@ class Rollout:
             stored[0] = stored[-1]
         self.filled = 1
 
-    def minibatch_indices(self) -> Sequence[Tensor]:
-        """Return an epoch in random order: the indices [N] of each minibatch's rows, or envs."""
+    def epoch(self) -> Tensor:
+        """Return a random order: the indices [M, N] of each minibatch's rows, or envs."""
         order = torch.randperm(self._size, generator=self._generator, device=self._device)
-        return order.split(self._size // self._minibatches)
+        return order.view(self._minibatches, -1)
+
+    def weigh(self, epoch: Tensor, ranks: Ranks = ALONE) -> None:
+        """Give each row of an epoch [M, N] its weight in the mean over its minibatch's decisions.
+
+        Once for all minibatches, so that an update has fewer operations. A minibatch has a part on
+        each rank: the mean over the ranks of their weighted sums is the mean over all decisions.
+        """
+        counted = (self.valid & self.chosen_by_agent)[:-1].to(torch.float32)  # [T, B]
+        count = ranks.mean(self.sums(counted, epoch)).clamp(min=1 / ranks.size)
+        self.extras["weight"][:-1] = counted * self.of_each_row(1 / count, epoch)
+
+    def sums(self, x: Tensor, epoch: Tensor) -> Tensor:
+        """Return the sums [M] of x [T, B] over the rows of each minibatch of an epoch [M, N]."""
+        parts = x.sum(0) if self._sequences else x.flatten()  # [size]
+        return parts[epoch].sum(1)
+
+    def of_each_row(self, x: Tensor, epoch: Tensor) -> Tensor:
+        """Return x [M] of the minibatch of each row [T, B], 0 where a row is in none."""
+        parts = x.new_zeros(self._size)
+        parts[epoch] = x.unsqueeze(1).expand_as(epoch)
+        return parts.view(-1, self.num_envs).expand(self.length, -1)
 
     def env_chunks(self) -> Sequence[Tensor]:
         """Return the indices [n] of some envs at a time, whose rows fit a CPU's cache."""
@@ -195,21 +217,20 @@ class Rollout:
         return (torch.arange(self._size // self._minibatches, device=self._device),)
 
     def select(self, x: Tensor, index: Tensor) -> Tensor:
-        """Return the rows of x [T or T + 1, B, *] at minibatch indices [N]: [L, N, *]."""
+        """Return the rows of x [T or T + 1, B, *] at indices [N] of a minibatch: [L, N, *]."""
         if self._sequences:
             return x[: self.length].index_select(1, index)
         return x.flatten(0, 1).index_select(0, index).unsqueeze(0)
 
     def minibatch(self, index: Tensor) -> Minibatch:
-        """Return the minibatch of indices [N] from `minibatch_indices`."""
-        valid = self.select(self.valid & self.chosen_by_agent, index).to(torch.float32)
-        values = self.select(self._values, index).unbind(-1) if self.extras else ()
+        """Return a minibatch of an epoch that was weighed, of its indices [N]."""
+        values = dict(zip(self.extras, self.select(self._values, index).unbind(-1), strict=True))
         return Minibatch(
             self.select(self.obs, index),
             self.select(self.first, index),
-            valid / valid.sum().clamp(min=1),
+            values["weight"],
             self.select(self.action, index),
-            dict(zip(self.extras, values, strict=True)),
+            values,
             tuple(stored[index] for stored in self.state),
         )
 

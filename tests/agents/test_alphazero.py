@@ -81,8 +81,8 @@ def test_the_value_learns_who_won_and_the_policy_what_the_search_found():
     """One batch against sums over its rows; captured alike."""
     agent = _agent(symmetries=False, value_coef=0.5, max_grad_norm=0.0)
     _train(agent, 60)
-    place, turn = agent.randomness()
-    metrics, gradient = agent.gradients(place, turn)
+    place, turn, count = agent.randomness()
+    metrics, gradient = agent.gradients(place, turn, count)
     sample = agent.memory.gather(place)
     policy_loss = value_loss = torch.tensor(0.0)
     for i in range(16):
@@ -100,7 +100,7 @@ def test_the_value_learns_who_won_and_the_policy_what_the_search_found():
     entropy = -(sample.policy * sample.policy.clamp(min=1e-30).log()).sum(1).mean()
     assert float(metrics[3]) == pytest.approx((policy_loss - entropy).item(), abs=1e-5)
     capture(agent)
-    for a, b in zip(agent.learner.gradients(place, turn), (metrics, gradient), strict=True):
+    for a, b in zip(agent.learner.gradients(place, turn, count), (metrics, gradient), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
 
 
@@ -120,10 +120,10 @@ def test_a_turned_position_has_its_policy_turned_with_it():
     agent = _agent()
     _train(agent, 60)
     look(agent)
-    place, _ = agent.randomness()
+    place, _, count = agent.randomness()
     sample = agent.memory.gather(place)
     turn = torch.arange(16) % 2
-    metrics, _ = agent.gradients(place, turn)
+    metrics, _ = agent.gradients(place, turn, count)
     for i in range(16):
         mirrored = sample.board[i].flip(-1) if turn[i] else sample.board[i]
         assert torch.equal(seen["board"][i], mirrored)

@@ -578,7 +578,7 @@ def _family_by_hand(agent, draw):
         priorities.append(priority)
     weights = np.ones(c.batch_size)
     if c.prioritised:
-        weights = sample.scaled_probability.numpy() ** -float(agent._beta)
+        weights = sample.probability.numpy() ** -float(agent._beta)
     return float(np.mean(losses * weights / weights.max())), priorities
 
 
@@ -614,7 +614,7 @@ def test_an_update_of_any_member_of_the_family_by_hand(random_stream, changes):
     for _ in range(3):
         draw = agent.randomness()
         loss, priorities = _family_by_hand(agent, draw)
-        metrics, _, _, priority = agent.gradients(*draw)
+        metrics, _, _, priority, *_ = agent.gradients(*draw)
         assert float(metrics[0]) == pytest.approx(loss, rel=1e-4)
         assert priority.tolist() == pytest.approx(priorities, rel=1e-3, abs=1e-4)
         others = [draw._replace(noise=draw.noise.roll(1, 0))] if agent.config.noisy else []
@@ -666,8 +666,9 @@ def test_the_prioritised_loss_is_weighted_as_the_paper_says(random_stream):
     q = _q(agent.network, sample.batch.obs)[torch.arange(8), sample.batch.action].detach()
     following = _q(agent.target.network, sample.batch.next_obs).max(1).values
     delta = sample.batch.reward + sample.batch.discount * following - q
-    metrics, _, place, priority = agent.gradients(*draw)
+    metrics, _, place, priority, largest = agent.gradients(*draw)
     assert weight.min() < 0.95
+    assert float(largest) == pytest.approx(float((p**-0.6).max()), rel=1e-5)
     assert float(metrics[0]) == pytest.approx(float((weight * delta**2).mean()), rel=1e-4)
     assert torch.equal(place, sample.indices)
     torch.testing.assert_close(priority, delta.abs().detach(), rtol=1e-4, atol=1e-5)

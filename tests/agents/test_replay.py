@@ -223,7 +223,7 @@ def test_what_can_be_sampled_has_a_priority_and_nothing_else(
         assert set(_places(sample.batch, stack)) <= places
         assert _at(memory, _places(sample.batch, stack)) == set(sample.indices.tolist())
         share = leaves.double()[sample.indices.cpu()] / leaves.double().sum()
-        torch.testing.assert_close(sample.scaled_probability.cpu(), share * len(places))
+        torch.testing.assert_close(sample.probability.cpu(), share)
         priority = torch.rand(9, generator=generator) * 3
         memory.priorities.update(sample.indices, priority.to(device))
         leaves = _leaves(memory).cpu()
@@ -235,11 +235,10 @@ def test_without_priorities_no_likelihood_is_given(random_stream):
         memory, stream = _replay(20, 2, 1, 1, alpha=alpha), random_stream(2, 1, 0, _frame)
         for _ in range(30):
             memory.add(stream.step())
-        scaled_probability = memory.sample(memory.uniforms(8)).scaled_probability
-        assert (scaled_probability is not None) == expected
-    torch.testing.assert_close(
-        scaled_probability, torch.ones(8, dtype=torch.float64)
-    )  # all are alike
+        probability = memory.sample(memory.uniforms(8)).probability
+        assert (probability is not None) == expected
+    alike = torch.full((8,), 1 / len(memory), dtype=torch.float64)
+    torch.testing.assert_close(probability, alike)
 
 
 @pytest.mark.parametrize("rows_before", [3, 12, 50])
@@ -266,7 +265,7 @@ def test_a_loaded_memory_has_the_same_priorities_and_samples(random_stream, rows
         if len(memory):
             ours, theirs = learn(memory, loaded)
             assert torch.equal(ours.indices, theirs.indices)
-            assert torch.equal(ours.scaled_probability, theirs.scaled_probability)
+            assert torch.equal(ours.probability, theirs.probability)
             for a, b in zip(ours.batch, theirs.batch, strict=True):
                 assert torch.equal(a, b)
         step = stream.step()

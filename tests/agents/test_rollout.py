@@ -86,7 +86,9 @@ def test_a_minibatch_is_what_its_index_says(random_stream, state):
         rollout.add = lambda step, _, add=rollout.add: add(step, ())
     _feed(rollout, stream, LENGTH + 1)
     target = torch.arange(LENGTH * ENVS).view(LENGTH, ENVS)
-    for index in rollout.minibatch_indices():
+    epoch = rollout.epoch()
+    rollout.weigh(epoch)
+    for index in epoch:
         batch = rollout.minibatch(index)
         if state:
             at = [[(t, b) for b in index.tolist()] for t in range(LENGTH)]
@@ -98,7 +100,7 @@ def test_a_minibatch_is_what_its_index_says(random_stream, state):
             want = [[_row(stream, t)[name][b] for t, b in row] for row in at]
             np.testing.assert_array_equal(getattr(batch, name).numpy(), want, err_msg=name)
         valid = np.array([[_row(stream, t)["valid"][b] for t, b in row] for row in at], float)
-        np.testing.assert_allclose(batch.weight.numpy(), valid / max(1, valid.sum()))
+        np.testing.assert_allclose(batch.weight.numpy(), valid / max(1, valid.sum()), rtol=1e-6)
         assert batch.extras["value"].tolist() == [[100 * t + b for t, b in row] for row in at]
         assert rollout.select(target, index).tolist() == [
             [ENVS * t + b for t, b in row] for row in at
@@ -109,7 +111,7 @@ def test_a_minibatch_is_what_its_index_says(random_stream, state):
 @pytest.mark.parametrize("state", [(), _state(0)], ids=["rows", "envs"])
 def test_an_epoch_draws_everything_once_in_an_order_of_its_own(state):
     rollout = _rollout(state=state)
-    epochs = [rollout.minibatch_indices() for _ in range(20)]
+    epochs = [rollout.epoch() for _ in range(20)]
     size = ENVS if state else ENVS * LENGTH
     for epoch in epochs:
         assert [len(index) for index in epoch] == [size // 3] * 3
@@ -117,7 +119,7 @@ def test_an_epoch_draws_everything_once_in_an_order_of_its_own(state):
     orders = {tuple(torch.cat(list(epoch)).tolist()) for epoch in epochs}
     assert len(orders) > 4
     twin = _rollout(state=state)
-    assert torch.equal(torch.cat(list(twin.minibatch_indices())), torch.cat(list(epochs[0])))
+    assert torch.equal(torch.cat(list(twin.epoch())), torch.cat(list(epochs[0])))
 
 
 def test_the_mean_is_over_the_rows_whose_action_was_used(random_stream):
@@ -125,6 +127,7 @@ def test_the_mean_is_over_the_rows_whose_action_was_used(random_stream):
     rollout.add = lambda step, _, add=rollout.add: add(step, ())
     _feed(rollout, stream, LENGTH + 1)
     x = torch.arange(LENGTH * ENVS).float().view(1, -1)
+    rollout.weigh(torch.arange(LENGTH * ENVS).unsqueeze(0))
     batch = rollout.minibatch(torch.arange(LENGTH * ENVS))
     valid = ~np.array(stream.over[:LENGTH]).flatten()
     assert not valid.all()
@@ -142,7 +145,7 @@ def test_actions_may_be_numbers(random_stream):
     for row in action:
         rollout.add(stream.step(row), ())
     assert np.array_equal(rollout.action.numpy(), action)
-    index = rollout.minibatch_indices()[0]
+    index = rollout.epoch()[0]
     assert np.array_equal(
         rollout.minibatch(index).action[0].numpy(), action.reshape(-1, 2)[index.numpy()]
     )
@@ -161,11 +164,12 @@ def test_a_loaded_rollout_goes_on_like_the_saved_one(random_stream, rows):
         _feed(theirs, twin, 1)
         assert theirs.filled == ours.filled
         if ours.full:
-            for mine, other in zip(
-                ours.minibatch_indices(), theirs.minibatch_indices(), strict=True
-            ):
-                assert torch.equal(mine, other)
-                mine, other = ours.minibatch(mine), theirs.minibatch(other)
+            epoch = ours.epoch()
+            assert torch.equal(epoch, theirs.epoch())
+            ours.weigh(epoch)
+            theirs.weigh(epoch)
+            for index in epoch:
+                mine, other = ours.minibatch(index), theirs.minibatch(index)
                 for field in ("obs", "first", "weight", "action"):
                     assert torch.equal(getattr(mine, field), getattr(other, field))
                 assert torch.equal(mine.extras["value"], other.extras["value"])

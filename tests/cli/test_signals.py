@@ -234,7 +234,7 @@ def test_a_disk_that_fails_is_one_sentence(tmp_path, monkeypatch, fault):
                 monkeypatch.setattr("ludus.training.checkpoint.os.fsync", _full)
                 session._status_at = 0.0  # a status is due
             elif fault == "full for checkpoints":
-                monkeypatch.setattr("ludus.training.checkpoint._write", _full)
+                monkeypatch.setattr("ludus.training.checkpoint_part._write", _full)
         if rows == (12 if fault == "deleted" else 24) and fault.startswith("deleted"):
             session._writer.finish()  # it would rename what `rmtree` is about to delete
             shutil.rmtree(run.path)

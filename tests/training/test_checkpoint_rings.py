@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import ludus
 from ludus.agents.memory.ring_rows import RowsReplacedError, rows_of
 from ludus.envs.errors import CheckpointError, TrainingStopped
-from ludus.training import checkpoint
+from ludus.training import checkpoint_part
 from ludus.training.checkpoint import newest_checkpoint, read_checkpoint, save_checkpoint
 from ludus.training.checkpoint_writer import CheckpointWriter
 from ludus.training.run import TrainOptions
@@ -58,7 +58,7 @@ def _loaded(tree, size):
 @pytest.fixture
 def four_rows(monkeypatch):
     """A file holds 4 rows."""
-    monkeypatch.setattr(checkpoint, "_SEGMENT", 4 * 32)
+    monkeypatch.setattr(checkpoint_part, "_SEGMENT", 4 * 32)
 
 
 @pytest.fixture
@@ -68,9 +68,9 @@ def slow_disk(monkeypatch):
     def slow():
         goes_on = threading.Event()
 
-        def late(*arguments):
+        def late(*arguments, **options):
             assert goes_on.wait(LIMIT)
-            return save_checkpoint(*arguments)
+            return save_checkpoint(*arguments, **options)
 
         monkeypatch.setattr(SAVE, late)
         return goes_on
@@ -101,7 +101,7 @@ def test_any_sequence_of_saves_and_resumes_keeps_every_row(tmp_path_factory, siz
     folder, ring = tmp_path_factory.mktemp("ring"), Ring(size)
     writer = CheckpointWriter(folder, keep=2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint, "_SEGMENT", 4 * 32)
+        patch.setattr(checkpoint_part, "_SEGMENT", 4 * 32)
         for number, (count, wait, resumes) in enumerate(steps, start=1):
             ring.add(count)
             writer.save(number, ring.tree(), wait=wait)
@@ -219,9 +219,9 @@ def test_a_failed_checkpoint_is_made_up_for_by_the_next(tmp_path):
 def test_a_full_ring_without_hard_links_loses_one_checkpoint_at_most(tmp_path, no_hard_links):
     """Every row is written again, and the oldest are replaced meanwhile."""
 
-    def late(*arguments):
+    def late(*arguments, **options):
         ring.add(1)
-        return save_checkpoint(*arguments)
+        return save_checkpoint(*arguments, **options)
 
     ring, writer = Ring(40), CheckpointWriter(tmp_path, keep=9)
     ring.add(40)
