@@ -94,14 +94,13 @@ def capture(agent: object, *, bfloat16: bool = False, compiled: bool = False) ->
             learner.step = _record(learner.step, example, changes)
         else:  # what ranks exchange lies between the two
             learner.gradients = _record(learner.gradients, example, ())
-            learner.apply = _at_first_call(
-                learner.apply,
-                lambda f, x: _record(f, x, [*changes, *x]),  # it clips the gradient in place
-            )
-    elif compiled:
-        learner.gradients = _compile(learner.gradients, example)
-    elif _traces(example[0].device):
-        learner.gradients = _trace(learner.gradients, example)
+            learner.apply = _recorded_at_first_call(learner.apply, changes)
+    elif compiled or _traces(example[0].device):
+        faster = _compile if compiled else _trace
+        if learner.ranks.size == 1:
+            learner.clipped_gradients = faster(learner.clipped_gradients, example)
+        else:
+            learner.gradients = faster(learner.gradients, example)
 
 
 def _traces(device: torch.device) -> bool:

@@ -4,10 +4,10 @@ An agent holds a `Learner` and implements `Algorithm`; there is no base class.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,13 +16,13 @@ from torch import Tensor
 
 from ludus.agents.agent import Advice, Algorithm, Observation
 from ludus.agents.memory.priority import Priorities
+from ludus.agents.observation_batch import as_batch
 from ludus.agents.overlap import Overlap
 from ludus.agents.preset import OptimizerName
 from ludus.agents.ranks import ALONE, Ranks
 from ludus.agents.sampling_policy import SamplingPolicy
 from ludus.agents.seeding import restore_generator
 from ludus.agents.value_policy import ValuePolicy
-from ludus.envs.dict_observation import PackedDict
 from ludus.networks.network import Network, TargetNetwork, flat_gradient
 
 
@@ -89,6 +89,7 @@ class Learner:
         self.ranks = self.row_ranks = ALONE
         # `capture` replaces these by faster functions with the same results.
         self.gradients: Callable[..., Sequence[Tensor]] = agent.gradients
+        self.clipped_gradients: Callable[..., Sequence[Tensor]] = self._clipped_gradients
         self.apply: Callable[..., None] = self._apply
         self.step: Callable[..., None] = self._step
 
@@ -177,7 +178,13 @@ class Learner:
     def _step(self, *randomness: Tensor) -> None:
         """Do one optimizer step; changes only the tensors in `changes`."""
         self.network.power_iteration()
-        self.apply(*self.joint_gradients(*randomness))
+        self.apply(*self.clipped_gradients(*randomness))
+
+    def _clipped_gradients(self, *randomness: Tensor) -> Sequence[Tensor]:
+        """Return what `joint_gradients` does, with the norm among the metrics; pure if alone."""
+        metrics, gradient, *replayed = self.joint_gradients(*randomness)
+        norm = clip_norm(gradient, self._max_grad_norm)
+        return torch.cat([metrics, norm.unsqueeze(0)]), gradient, *replayed
 
     def joint_gradients(self, *randomness: Tensor) -> Sequence[Tensor]:
         """Return what `gradients` returns, for the batches of all ranks as one."""
@@ -194,13 +201,12 @@ class Learner:
         return mean[: len(metrics)], mean[len(metrics) :], *replayed
 
     def _apply(self, metrics: Tensor, gradient: Tensor, *replayed: Tensor) -> None:
-        """Clip a gradient and take a step with it; set the priorities of a replayed batch."""
-        norm = clip_norm(gradient, self._max_grad_norm)
+        """Take a step with a gradient, and set the priorities of a replayed batch."""
         take_step(self.optimizer, self.trained, gradient)
         if self._priorities is not None:
             index, priority, _ = replayed
             self._priorities.update(index, priority)
-        torch._foreach_add_([self.sums[:-1], self.sums[-1]], [metrics, norm])
+        self.sums += metrics
 
     def changes(self) -> list[Tensor]:
         """Return every tensor that `step` changes."""
@@ -288,47 +294,6 @@ def _load(part: Any, saved: Any) -> None:
             part.bit_generator.state = saved
         case _:
             part.load_state_dict(saved)
-
-
-class ObservationBatch(NamedTuple):
-    """The arguments of `predict` as a batch."""
-
-    obs: np.ndarray  # [B, *obs]
-    first: np.ndarray  # [B] bool
-    single: bool  # the argument was one observation, not a batch
-
-
-def as_batch(
-    observation: Observation, episode_start: np.ndarray | None, space: spaces.Box
-) -> ObservationBatch:
-    """Return one observation, a batch or a dictionary of either as a batch of arrays.
-
-    Args:
-        observation: [*obs] or [B, *obs]; a dictionary of arrays is packed.
-        episode_start: [B] bool, resets the state; None for no resets.
-        space: of one observation, as the agent was built for.
-
-    Raises:
-        ValueError: the observation has another shape than the space, or is a dictionary that the
-            agent was not built for.
-    """
-    if isinstance(observation, Mapping):
-        if not isinstance(space, PackedDict):
-            raise ValueError("the observation is a dictionary; this agent was trained on arrays")
-        observation = space.pack(observation)
-    obs = np.ascontiguousarray(observation)
-    single = obs.ndim == len(space.shape)
-    obs = obs[None] if single else obs
-    if obs.shape[1:] != space.shape:
-        raise ValueError(
-            f"the observation has shape {list(obs.shape[1:])}; this agent was trained on "
-            f"{list(space.shape)}"
-        )
-    if episode_start is None:
-        first = np.zeros(len(obs), bool)
-    else:
-        first = np.atleast_1d(np.asarray(episode_start, dtype=bool))
-    return ObservationBatch(obs, first, single)
 
 
 def make_optimizer(

@@ -9,8 +9,8 @@ from gymnasium import spaces
 from torch import Tensor
 
 from ludus.agents.agent import EnvLike, Observation
-from ludus.agents.learner import as_batch
 from ludus.agents.memory.step import Extras, Step
+from ludus.agents.observation_batch import as_batch
 from ludus.agents.preset import Preset, family
 from ludus.envs.action_mask import legal_mask, random_actions
 from ludus.networks.cores import State

@@ -24,7 +24,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
 from torch import Tensor, nn
 
 from ludus.agents.agent import Advice, EnvLike, Observation
-from ludus.agents.learner import as_batch
+from ludus.agents.observation_batch import as_batch
 from ludus.agents.sb3_config import CONTINUOUS, Algorithm, SB3Config
 from ludus.envs.dict_observation import MASK, PackedDict
 from ludus.envs.errors import ConfigError

@@ -205,7 +205,7 @@ def test_what_a_row_without_a_decision_holds_changes_nothing(random_stream):
 def test_a_captured_update_equals_the_eager_one(random_stream, changes):
     eager, captured = _agent(**changes), _agent(**changes)
     capture(captured)
-    assert captured.learner.gradients != captured.gradients
+    assert captured.learner.clipped_gradients != captured.learner._clipped_gradients
     stream = random_stream(4, 1, 2, _frame, actions=4)
     twin = copy.deepcopy(stream)
     _train(eager, stream, 30)
