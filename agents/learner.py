@@ -181,10 +181,10 @@ class Learner:
         self.apply(*self.clipped_gradients(*randomness))
 
     def _clipped_gradients(self, *randomness: Tensor) -> Sequence[Tensor]:
-        """Return what `joint_gradients` does, with the norm among the metrics; pure if alone."""
+        """Return the norm of the gradient, and what `joint_gradients` does; pure if alone."""
         metrics, gradient, *replayed = self.joint_gradients(*randomness)
         norm = clip_norm(gradient, self._max_grad_norm)
-        return torch.cat([metrics, norm.unsqueeze(0)]), gradient, *replayed
+        return norm, metrics, gradient, *replayed
 
     def joint_gradients(self, *randomness: Tensor) -> Sequence[Tensor]:
         """Return what `gradients` returns, for the batches of all ranks as one."""
@@ -200,13 +200,13 @@ class Learner:
         mean = self.ranks.mean(torch.cat([metrics, gradient]))
         return mean[: len(metrics)], mean[len(metrics) :], *replayed
 
-    def _apply(self, metrics: Tensor, gradient: Tensor, *replayed: Tensor) -> None:
+    def _apply(self, norm: Tensor, metrics: Tensor, gradient: Tensor, *replayed: Tensor) -> None:
         """Take a step with a gradient, and set the priorities of a replayed batch."""
         take_step(self.optimizer, self.trained, gradient)
         if self._priorities is not None:
             index, priority, _ = replayed
             self._priorities.update(index, priority)
-        self.sums += metrics
+        torch._foreach_add_([self.sums[:-1], self.sums[-1]], [metrics, norm])  # one kernel
 
     def changes(self) -> list[Tensor]:
         """Return every tensor that `step` changes."""
