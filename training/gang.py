@@ -84,26 +84,35 @@ ALONE_GANG = Gang(ALONE, ALONE, ALONE)
 _formed: list[Gang] = []
 
 
-def form_gang(device: torch.device) -> Gang:
-    """Return the ranks of this process's training; waits until all are there.
+def own_device(device: torch.device) -> torch.device:
+    """Return this process's GPU in place of any: that of its number on the host, `LOCAL_RANK`.
 
-    On a GPU each process of a host takes the one of its own number, `LOCAL_RANK`.
+    It has its number, because threads that are started later would take the first GPU.
 
     Raises:
         RunError: this host has fewer GPUs than processes.
+    """
+    if ranks_started() == 1 or device.type != "cuda":
+        return device
+    number, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if number >= there:
+        raise RunError(
+            f"there is no GPU for process {number + 1} of this host, which has {there}; start one "
+            "process for each GPU, or use --device cpu"
+        )
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
+
+
+def form_gang(device: torch.device) -> Gang:
+    """Return the ranks of this process's training; waits until all are there.
+
+    Raises:
         PeerError: another rank did not come.
     """
     if ranks_started() == 1:
         return ALONE_GANG
     if not _formed:
-        if device.type == "cuda":
-            number, there = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
-            if number >= there:
-                raise RunError(
-                    f"there is no GPU for process {number + 1} of this host, which has {there}; "
-                    "start one process for each GPU, or use --device cpu"
-                )
-            torch.cuda.set_device(number)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         try:
             store, rank, size = next(torch.distributed.rendezvous("env://", timeout=TIMEOUT))

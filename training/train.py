@@ -36,7 +36,7 @@ from ludus.training.checkpoint import check_resumable, write_atomically
 from ludus.training.dataset import Dataset
 from ludus.training.device import arithmetic, device_of
 from ludus.training.follower import Follower
-from ludus.training.gang import Gang, form_gang, join, run_before_restart
+from ludus.training.gang import Gang, form_gang, join, own_device, run_before_restart
 from ludus.training.launcher import ranks_started
 from ludus.training.mode import Mode
 from ludus.training.offline import OfflineTraining, evaluation_env, offline_agent
@@ -92,7 +92,7 @@ def start_session(
         callbacks: called during the training.
         quiet: show no progress.
     """
-    device = device_of(train_options.device)
+    device = own_device(device_of(train_options.device))
     t = replace(train_options, device=device.type)  # so that a resume uses the same
     network = getattr(config, "encoder", "")
     trust_modules(modules_of(env_id, (*options.wrapper, network)))  # the caller named them
@@ -199,7 +199,7 @@ def resume_session(
         config.env if config.train.dataset is None else ""
     )  # a data set makes no env but its own
     require_trust(env_id, config.imported, f"the run {run.path}")
-    place = device_of(config.train.device)
+    place = own_device(device_of(config.train.device))
     gang = form_gang(place)
     source = _open(config.env, config.train, config.options, gang)
     try:

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 
 from ludus.envs.errors import CheckpointError, RunError
 from ludus.training.checkpoint import read_checkpoint
-from ludus.training.gang import ALONE_GANG
+from ludus.training.gang import ALONE_GANG, own_device
 from ludus.training.run import Run, TrainOptions, all_runs
 from ludus.training.train import resume_session
 
@@ -166,6 +167,22 @@ def test_what_ranks_cannot_share_is_refused(undisturbed):
     assert gang.part_of_config(config).batch_size == config.batch_size // 2
     assert gang.part_of_config(config).replay_size == config.replay_size // 2
     assert (gang.first_env(4), gang.seed(5) == 5) == (2, False)
+
+
+def test_a_process_takes_the_gpu_of_its_number(monkeypatch):
+    taken = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    assert own_device(torch.device("cuda")) == torch.device("cuda")  # without torchrun
+    for name, value in {"RANK": "5", "WORLD_SIZE": "8", "MASTER_ADDR": "a"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert own_device(torch.device("cuda")) == torch.device("cuda", 1)
+    assert own_device(torch.device("cpu")) == torch.device("cpu")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(RunError, match="no GPU for process 3 of this host, which has 2"):
+        own_device(torch.device("cuda"))
+    assert taken == [1]
 
 
 class _Two:
