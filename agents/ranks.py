@@ -5,6 +5,8 @@ of the whole batch, and every rank takes the same step with it, so that all keep
 Collectives are those of `torch.distributed`: gloo for tensors on a CPU, NCCL for those on a GPU.
 """
 
+from __future__ import annotations  # a torch without distributed lacks their types
+
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -34,7 +36,7 @@ class Ranks:
 
     def sum(self, x: Tensor) -> Tensor:
         """Return the sum of x over the ranks."""
-        return self._reduced(x, torch.distributed.ReduceOp.SUM)
+        return self._reduced(x, "SUM")
 
     def mean(self, x: Tensor) -> Tensor:
         """Return the mean of x over the ranks."""
@@ -42,7 +44,7 @@ class Ranks:
 
     def largest(self, x: Tensor) -> Tensor:
         """Return the maximum of x over the ranks."""
-        return self._reduced(x, torch.distributed.ReduceOp.MAX)
+        return self._reduced(x, "MAX")
 
     def all(self, condition: bool) -> bool:
         """Return whether a condition holds on every rank."""
@@ -98,11 +100,12 @@ class Ranks:
             return Moments(float(joint), float(spread), float(total))
         return Moments(joint, spread.to(variance.dtype), float(total))
 
-    def _reduced(self, x: Tensor, operation: Any) -> Tensor:
+    def _reduced(self, x: Tensor, operation: str) -> Tensor:
         if self._group is None:
             return x
         x = x.contiguous().clone()
-        self._call(torch.distributed.all_reduce, x, op=operation)
+        reduce = getattr(torch.distributed.ReduceOp, operation)
+        self._call(torch.distributed.all_reduce, x, op=reduce)
         return x
 
     def _call(self, collective: Callable[..., Any], *arguments: Any, **options: Any) -> None:

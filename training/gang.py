@@ -4,6 +4,8 @@
 run are those of all ranks: of `num_envs`, `batch_size` and `replay_size` each has an equal part.
 """
 
+from __future__ import annotations
+
 import atexit
 import contextlib
 import os
