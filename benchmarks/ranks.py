@@ -43,7 +43,7 @@ QUIET = "--eval-episodes 0 --video-every 0 --device cpu"
 class Arguments:
     """What to measure."""
 
-    what: Literal["kill", "scaling"]
+    what: tyro.conf.Positional[Literal["kill", "scaling"]]
     times: int = 10
     """trainings of each kind"""
     minutes: float = 1.0
