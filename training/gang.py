@@ -171,17 +171,12 @@ def run_before_restart(gang: Gang, root: Path) -> Run | None:
     """Return the run that these processes made before `torchrun` restarted them; None at first."""
     path: str | None = None
     if gang.leads and launch() is not None:
-        found = [run for run in all_runs(root) if _goes_on(run)]
+        here = launch(), sys.argv
+        found = [run for run in all_runs(root) if run.launched_by() == here]
+        found = [run for run in found if run.status().state != "finished"]
         path = str(found[-1].path.absolute()) if found else None
     path = gang.rows.from_first(path)
     return None if path is None else Run(Path(path))
-
-
-def _goes_on(run: Run) -> bool:
-    """Return whether the same command made a run, and `torchrun` has restarted it since then."""
-    made = run.made_by()
-    same = (made.get("launch"), made.get("command")) == (launch(), sys.argv)
-    return same and run.status().state != "finished"
 
 
 def join(agent: AnyAgent, name: str, gang: Gang) -> None:

@@ -256,13 +256,13 @@ class Run:
         record["history"] = [*record.get("history", []), entry]
         write_atomically(self.path / "config.json", json.dumps(record, indent=2))
 
-    def made_by(self) -> dict[str, Any]:
-        """Return what `provenance.made_by` recorded when the run was made; empty if unreadable."""
+    def launched_by(self) -> tuple[str | None, list[str] | None]:
+        """Return the start of `torchrun` and the command that made the run, None if unknown."""
         try:
             record = read_json(self.path / "config.json")
-            return {name: record[name] for name in made_by() if name in record}
-        except (OSError, ValueError, TypeError):
-            return {}
+            return record.get("launch"), record.get("command")
+        except (OSError, ValueError, AttributeError):
+            return None, None
 
     def changed(self) -> set[str]:
         """Return the names of the settings that a resume has changed."""
