@@ -20,6 +20,7 @@ from ludus.envs.adapt import Adaptation
 from ludus.envs.deadline import Deadline
 from ludus.envs.dict_observation import MASK, PackedDict, Part
 from ludus.envs.errors import EnvError, describe_error
+from ludus.envs.history import ActionHistory, replay
 
 _Result = TypeVar("_Result")
 _NAMED = 8  # at most so many envs are named in an error that may be any env's
@@ -192,6 +193,7 @@ class VectorEnv:
         from_object: the envs were passed as an object, which evaluations use, too.
         resets_alone: an env can be reset while others play on.
         first_env: number of the first env, for episodes and messages, if these are part of more.
+        failing: returns why a training must save and end at the next row; None if it need not.
 
     Raises:
         EnvError: the action space is not supported; the backend is closed.
@@ -212,7 +214,9 @@ class VectorEnv:
         from_object: bool = False,
         resets_alone: bool = True,
         first_env: int = 0,
+        failing: Callable[[], str | None] = lambda: None,
     ) -> None:
+        self.failing = failing
         self.backend, self.env_id, self.protocol = backend, env_id, protocol
         self.first_env = first_env
         self.adaptation = adaptation
@@ -232,11 +236,9 @@ class VectorEnv:
         self.episode = np.full(num, -1, np.int64)  # [B] number of the running episode
         self.episode_seeds = np.zeros(num, np.int64)  # [B]
         self._return = np.zeros(num, np.float64)
-        self._length = np.zeros(num, np.int64)
         self._side = np.ones(num, np.float32)  # [B] -1 where the second of two players moves
         self._one_player = np.ones(num, np.float32)
-        # [capacity, B, *action] actions of the running episodes; the capacity doubles when full
-        self._history = np.zeros((1024, num, *self._action_check.shape), self._action_check.dtype)
+        self._history = ActionHistory(num, self._action_check.shape, self._action_check.dtype)
         self._pending = np.zeros(num, bool)  # [B] the game is over: the next row is a reset
         self._mask: Part | None = None  # the action mask within a packed observation
         if isinstance(self.observation_space, PackedDict):
@@ -287,7 +289,7 @@ class VectorEnv:
         # Envs whose game was over in the last row took an action that does not count. Whatever the
         # backend returned for them is masked out here, and their row is the reset observation.
         reset = self._pending.copy()
-        self._record(actions, ~reset)
+        self._history.record(actions, ~reset)
         reward = np.where(reset, np.float32(0), raw.reward.astype(np.float32, copy=False))
         over = (raw.terminated | raw.truncated) & ~reset
         # A lost life ends the episode for the learner (`terminated`), not the game (`game_over`).
@@ -342,13 +344,11 @@ class VectorEnv:
     def state_dict(self) -> dict[str, Any]:
         """Return the number and the actions so far of every running episode."""
         self._require_turn("state_dict", sent=False)
-        actions = self._history[: int(self._length.max(initial=0))].copy()
-        actions[np.arange(len(actions))[:, None] >= self._length] = 0  # of earlier episodes
         return {
             "episode": self.episode.copy(),
             "pending": self._pending.copy(),
-            "length": self._length.copy(),
-            "actions": actions,
+            "length": self._history.length.copy(),
+            "actions": self._history.actions(),
         }
 
     def load_state_dict(
@@ -369,40 +369,25 @@ class VectorEnv:
         length, actions = state["length"], state["actions"]
         if length.shape != (self.num_envs,) or actions.shape[2:] != self._action_check.shape:
             raise EnvError(f"the state is of {len(length)} envs; {self.env_id} has {self.num_envs}")
-        longest = int(length.max(initial=0))
         self.episode = state["episode"] - 1  # `_begin_episodes` adds 1
-        self._length[:], self._return[:], self._pending[:] = 0, 0, False
+        self._history.begin(np.ones(self.num_envs, bool))
+        self._return[:], self._pending[:] = 0, False
         obs = np.zeros((self.num_envs, *self.observation_space.shape), self.observation_space.dtype)
-        # All envs step together, so the episodes are aligned at their ends: the longest begins
-        # first. An env whose turn has not come takes idle actions, which its reset wipes out.
-        for step in range(longest + 1):
-            begins = length == longest - step
-            if begins.any():
-                obs = self._begin_episodes(begins)
-            if step == longest:
-                break
-            if on_step is not None:
-                on_step(step)
-            obs = self._replay(actions, length, longest - step)
+        for done, step in enumerate(replay(length, actions, self._action_check.low)):
+            if step.begins.any():
+                obs = self._begin_episodes(step.begins)
+            if step.actions is not None:
+                if on_step is not None:
+                    on_step(done)
+                obs = self._repeat(step.actions, step.running)
         self._pending, self._obs = state["pending"].copy(), obs
         self._require_same(obs, last)
 
-    def _replay(self, actions: np.ndarray, length: np.ndarray, left: int) -> np.ndarray:
-        """Repeat one recorded step in the episodes of at least `left` steps; return observations.
-
-        Args:
-            actions: [T, B, *action] of the episodes.
-            length: [B] steps of each.
-            left: steps that are still to be repeated, this one included.
-        """
-        running = length >= left  # [B]
-        at = np.maximum(length - left, 0)  # [B] position in each env's own episode
-        chosen = actions[at, np.arange(self.num_envs)]
-        idle = np.broadcast_to(self._action_check.low, chosen.shape).astype(self._history.dtype)
-        where = running.reshape(self.num_envs, *(1,) * len(self._action_check.shape))
-        self._start(np.where(where, chosen, idle))
+    def _repeat(self, actions: np.ndarray, running: np.ndarray) -> np.ndarray:
+        """Repeat a step with actions [B, *action], recorded ones where running [B]; return obs."""
+        self._start(actions)
         raw, taken = self._receive()
-        self._record(taken, running)
+        self._history.record(taken, running)
         reward = np.where(running, raw.reward.astype(np.float32), 0)
         self._accumulate(reward, raw.discount_sign, running)
         return raw.obs
@@ -413,9 +398,10 @@ class VectorEnv:
         wrong = np.flatnonzero(~same | (self._return != last.episode_return))
         if wrong.size:
             index = wrong[0]
+            seed, steps = self.episode_seeds[index], self._history.length[index]
             raise EnvError(
-                f"env {self.first_env + index} of {self.env_id} cannot be resumed: seed "
-                f"{self.episode_seeds[index]} and its {self._length[index]} actions led to another "
+                f"env {self.first_env + index} of {self.env_id} cannot be resumed: seed {seed} and "
+                f"its {steps} actions led to another "
                 f"{'return' if same[index] else 'observation'} than before, so its dynamics do "
                 "not follow from its seed and its actions alone"
             )
@@ -465,7 +451,7 @@ class VectorEnv:
 
     def _context(self, index: int, actions: np.ndarray | None) -> str:
         action = "at its reset" if actions is None else f"action {actions[index]}"
-        return f"{action}, seed {self.episode_seeds[index]}, step {self._length[index]}"
+        return f"{action}, seed {self.episode_seeds[index]}, step {self._history.length[index]}"
 
     def _fail(self, index: int, problem: str, actions: np.ndarray | None) -> None:
         number, context = self.first_env + index, self._context(index, actions)
@@ -510,7 +496,8 @@ class VectorEnv:
     def _begin_episodes(self, mask: np.ndarray) -> np.ndarray:
         """Start the next episode where mask [B] is true; return all observations."""
         self.episode[mask] += 1
-        self._return[mask], self._length[mask], self._side[mask] = 0.0, 0, 1.0
+        self._history.begin(mask)
+        self._return[mask], self._side[mask] = 0.0, 1.0
         for index in np.flatnonzero(mask):
             number = int(self.episode[index])
             env = self.first_env + int(index)
@@ -520,18 +507,10 @@ class VectorEnv:
         self._check_mask(obs, mask, None)
         return obs
 
-    def _record(self, actions: np.ndarray, taken: np.ndarray) -> None:
-        """Append the actions [B] where taken [B] to the history of the running episodes."""
-        if self._length.max() >= len(self._history):
-            self._history = np.concatenate([self._history, np.zeros_like(self._history)])
-        envs = np.flatnonzero(taken)
-        self._history[self._length[envs], envs] = actions[envs]
-
     def _accumulate(
         self, reward: np.ndarray, sign: np.ndarray | None, taken: np.ndarray
     ) -> np.ndarray:
         """Add a step's rewards [B] to the returns where taken [B]; return its discount sign [B]."""
-        self._length += taken
         if sign is None:
             self._return += reward
             return self._one_player
@@ -565,6 +544,6 @@ class VectorEnv:
             truncated=truncated,
             game_over=game_over,
             episode_return=self._return.copy(),
-            episode_length=self._length.copy(),
+            episode_length=self._history.length.copy(),
             discount_sign=discount_sign,
         )
