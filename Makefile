@@ -1,4 +1,5 @@
-# Everything runs from .venv, which is made on first use.
+# Everything runs from .venv, which is made on first use; the tests' packages are added by the first
+# `make check` or `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -10,6 +11,10 @@ install: .venv/.installed
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "ludus needs Python 3.11 or newer; name one with make PYTHON=..."; exit 2; }
 	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/.installed-dev: .venv/.installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev-all]'
 	@touch $@
 
@@ -28,24 +33,24 @@ readme-figures: .venv/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
 
 # What every change must pass. A simulated GPU must be loaded before torch, in other processes.
-test: .venv/.installed
+test: .venv/.installed-dev
 	$(PYTEST) -m "not slow" --ignore tests/cuda
 	$(PYTEST) -m "not slow" tests/cuda
 
 # Also the tests marked `slow`: further seeds and variants.
-test-all: .venv/.installed
+test-all: .venv/.installed-dev
 	$(PYTEST) --ignore tests/cuda
 	$(PYTEST) tests/cuda
 
 # The tests of the CUDA path and a table of speeds, on a machine with a GPU: under 9 minutes.
-gpu: .venv/.installed
+gpu: .venv/.installed-dev
 	$(BIN)/python benchmarks/gpu.py
 
 # All learning tests with five seeds.
-learn: .venv/.installed
+learn: .venv/.installed-dev
 	SEEDS=5 $(PYTEST) tests/test_learns.py
 
-check: .venv/.installed
+check: .venv/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

@@ -27,7 +27,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "env": (
         *("stack", "sticky", "frameskip", "screen_size", "noop_max", "life_loss"),
         *("full_action_space", "max_frames", "opponent", "channels", "max_episode_steps"),
-        *("env_kwargs", "wrapper", "timeout", "threads", "rivals"),
+        *("env_kwargs", "wrapper", "timeout", "threads", "rivals", "ray", "hosts", "patience"),
     ),
     "network": (
         *("encoder", "hidden", "width", "pool", "spectral_norm", "layer_norm", "freeze"),

@@ -31,7 +31,16 @@ from ludus.training.run import Run, RunConfig, TrainOptions, all_runs
 from ludus.training.train import nothing_left
 
 # a resume may change these of a run, and the run still counts as a training with its config
-_HARMLESS = {"device", "log_every", "video_every", "checkpoint_seconds", "keep_checkpoints"} | {
+_HARMLESS = {
+    "ray",
+    "hosts",
+    "patience",
+    "device",
+    "log_every",
+    "video_every",
+    "checkpoint_seconds",
+    "keep_checkpoints",
+} | {
     *("eval_every", "eval_episodes", "eval_epsilon", "eval_max_episode_steps"),
 }
 _LEARNING_OPTIONS = ("num_envs", "init_from", "rivals", "dataset")  # they change what is learned
@@ -257,6 +266,9 @@ def _is_equivalent(run: RunConfig, wanted: RunConfig) -> bool:
     w = wanted.train
     train = replace(
         run.train,
+        ray=w.ray,
+        hosts=w.hosts,
+        patience=w.patience,
         log_every=w.log_every,
         video_every=w.video_every,
         eval_every=w.eval_every,

@@ -13,6 +13,7 @@ from ludus.envs.adapt import Adaptation
 from ludus.envs.atari import AtariBackend
 from ludus.envs.errors import EnvError
 from ludus.envs.make import EnvOptions, make
+from ludus.envs.remote import EnvHosts, make_remote
 from ludus.envs.stack import FrameStack
 from ludus.envs.vector import Row, VectorEnv
 from ludus.envs.workers import WorkerBackend
@@ -39,6 +40,10 @@ class Halves:
         """Start one step of every env with actions [B, *action]."""
         for half, envs in zip(self.halves, self.parts, strict=True):
             half.send(actions[envs])
+
+    def failing(self) -> str | None:
+        """Return why the training must save and end at the next row, None if it need not."""
+        return self.halves[0].failing() or self.halves[1].failing()
 
     def close(self) -> None:
         """Free the envs' processes and threads; a second call does nothing."""
@@ -75,17 +80,32 @@ class Halves:
 
 
 def make_halves(
-    env_id: str, num_envs: int, seed: int, options: EnvOptions, *, first_env: int = 0
+    env_id: str,
+    num_envs: int,
+    seed: int,
+    options: EnvOptions,
+    *,
+    first_env: int = 0,
+    hosts: EnvHosts | None = None,
 ) -> Halves:
-    """Make two halves of an env, see `make`.
+    """Make two halves of an env, see `make`; with hosts, each half on one half of these.
 
     Raises:
-        EnvError: `num_envs` is odd; the env plays in this process, so that no half could play while
-            the agent acts for the other.
+        EnvError: `num_envs` or the number of hosts is odd; the env plays in this process, so that
+            no half could play while the agent acts for the other.
     """
     if num_envs % 2:
         raise EnvError(f"num_envs is {num_envs}; halves need an even number")
     each = num_envs // 2
+    if hosts is not None:
+        half = hosts.half()
+        first = make_remote(env_id, each, seed, options, half, first_env=first_env)
+        try:
+            second = make_remote(env_id, each, seed, options, half, first_env=first_env + each)
+        except BaseException:
+            first.close()
+            raise
+        return Halves(first, second)
     first = make(env_id, each, seed, options, first_env=first_env)
     try:
         backend = first.backend

@@ -24,6 +24,9 @@ def header(config: RunConfig, mode: Mode, run: Run, gang: Gang) -> list[str]:
         lines.append(without_limit(config.env, limit, "eval-max-episode-steps"))
     if gang.size > 1:
         lines.append(f"{gang.size} ranks with {t.num_envs // gang.size} envs each")
+    if t.ray is not None:
+        hosts = f"{t.hosts} processes" if t.hosts else "one process on each machine"
+        lines.append(f"the envs run in {hosts} of the Ray cluster {t.ray}")
     return [*lines, f"run folder {run.path}, device {t.device}"]
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from ludus.agents.agent import Agent
 from ludus.agents.ahead import ActingAhead
+from ludus.envs.errors import EnvError
 from ludus.envs.halves import Halves
 from ludus.envs.vector import Row, VectorEnv
 from ludus.evaluation.rivals import Rivals
@@ -61,9 +62,10 @@ class OnlineTraining:
         def on_step(row: Row, state: State) -> bool:
             # an evaluation would end the running games of an env object, which it shares
             idle = not env.from_object or bool(row.game_over.all())
-            if session.after_row(row, may_evaluate=idle):
+            if session.after_row(row, may_evaluate=idle) or env.failing():
                 session.save(self._tree(row, state))
             session.raise_if_stopping()
+            _raise_if_failing(env)
             return not session.ended
 
         if not session.ended:
@@ -119,7 +121,7 @@ class TrainingInHalves:
             session.record_changes()
 
         def on_turn(turn: Turn, waits: bool) -> bool | None:
-            due = session.after_row(turn.row)
+            due = session.after_row(turn.row) or bool(self.source.failing())
             if due and waits:
                 session.save(
                     _tree(self.agent, self.source, turn.row, turn.state)
@@ -130,6 +132,7 @@ class TrainingInHalves:
                     }
                 )
                 session.raise_if_stopping()
+                _raise_if_failing(self.source)
             return None if waits and session.ended else due
 
         if not session.ended:
@@ -143,6 +146,13 @@ def _dropped(env: VectorEnv | Halves) -> list[str]:
     if env.adaptation is None or not env.adaptation.dropped:
         return []
     return [f"the agent does not see {', '.join(env.adaptation.dropped)}: no network reads it"]
+
+
+def _raise_if_failing(env: VectorEnv | Halves) -> None:
+    """Raise `EnvError` if the envs cannot go on, once a checkpoint has been written."""
+    problem = env.failing()
+    if problem is not None:
+        raise EnvError(problem)
 
 
 def _tree(agent: Agent, env: VectorEnv | Halves, row: Row, state: State) -> dict[str, Any]:

@@ -55,6 +55,12 @@ class TrainOptions:
     """number of parallel envs"""
     halves: bool = False
     """Atari, envs in workers: step two halves in turn, acting for one while the other plays"""
+    ray: str | None = None
+    """step the envs on a Ray cluster: auto, local, or host:port; None: on this machine"""
+    hosts: Annotated[int, NON_NEGATIVE] = 0
+    """ray: number of processes among which the envs are divided; 0: one for each machine"""
+    patience: Annotated[float, NON_NEGATIVE] = 300.0
+    """ray: seconds to wait for a host before the training saves and ends"""
     device: str = "auto"
     """auto, cpu, cuda or mps; auto is cuda if there is such a GPU, else cpu"""
     precision: Precision = "float32"

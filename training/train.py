@@ -26,6 +26,7 @@ from ludus.envs.env_object import PREFIX, PassedEnv, env_name
 from ludus.envs.errors import EnvError, RunError
 from ludus.envs.halves import Halves, make_halves
 from ludus.envs.make import EnvOptions, make
+from ludus.envs.remote import make_remote, open_hosts
 from ludus.envs.trust import modules_of, require_trust, trust_modules
 from ludus.envs.vector import VectorEnv
 from ludus.evaluation.rivals import Rivals
@@ -102,7 +103,7 @@ def start_session(
     before = run_before_restart(gang, root)
     if before is not None:
         return resume_session(before, callbacks=callbacks, quiet=quiet)
-    source = _open(env_id, t, options, gang)
+    source = _open(env_id, t, options, gang, quiet)
     try:
         chosen = registry.preset(agent, source).config if config is None else config
         sentences = []
@@ -201,7 +202,7 @@ def resume_session(
     require_trust(env_id, config.imported, f"the run {run.path}")
     place = own_device(device_of(config.train.device))
     gang = form_gang(place)
-    source = _open(config.env, config.train, config.options, gang)
+    source = _open(config.env, config.train, config.options, gang, quiet)
     try:
         if isinstance(source, VectorEnv) and source.num_envs * gang.size != config.train.num_envs:
             raise RunError(
@@ -233,21 +234,33 @@ def _follower(run: Run, config: RunConfig, mode: Mode, gang: Gang, *, resumed: b
 
 
 def _open(
-    env_id: str, t: TrainOptions, options: EnvOptions, gang: Gang
+    env_id: str, t: TrainOptions, options: EnvOptions, gang: Gang, quiet: bool = True
 ) -> VectorEnv | Halves | Dataset:
     """Open the data set, or this rank's envs."""
     if gang.size > 1 and (t.dataset is not None or env_id.startswith(PREFIX)):
         what = "a data set" if t.dataset is not None else "an env that is an object"
         raise RunError(f"{what} is for one process, and torchrun started {gang.size}")
+    if t.ray is not None and (gang.size > 1 or t.dataset is not None):
+        what = "a data set" if t.dataset is not None else "torchrun"
+        raise RunError(f"ray is for one process that plays in envs; leave it out with {what}")
     first = gang.first_env(t.num_envs)
     t = gang.part_of_options(t)
     if t.halves and t.dataset is not None:
         raise RunError("halves are for a training in an env; leave them out with a data set")
     if t.dataset is not None:
         return Dataset(t.dataset, t.held_out, t.seed)
+    if t.ray is not None and not quiet:
+        console.print("waiting for Ray's processes ...")
+    hosts = None if t.ray is None else open_hosts(t.ray, t.hosts, t.patience, _warn)
     if t.halves:
-        return make_halves(env_id, t.num_envs, t.seed, options, first_env=first)
+        return make_halves(env_id, t.num_envs, t.seed, options, first_env=first, hosts=hosts)
+    if hosts is not None:
+        return make_remote(env_id, t.num_envs, t.seed, options, hosts)
     return make(env_id, t.num_envs, t.seed, options, first_env=first)
+
+
+def _warn(sentence: str) -> None:
+    console.print(sentence, style="yellow")
 
 
 def _make_mode(
