@@ -63,6 +63,8 @@ class Arguments:
     """folders of finished runs to include, however they were trained"""
     jobs: Annotated[int, NON_NEGATIVE] = 0
     """number of trainings in parallel; 0 for one per core, if memory allows"""
+    ray: str | None = None
+    """train on a Ray cluster: auto, local, or host:port; all machines must see run_dir"""
     out: Path | None = None
     """folder of the report (default: runs/compare/<env>-<time>)"""
     run_dir: Path = Path("runs")
@@ -108,6 +110,7 @@ def run(argv: list[str]) -> int:
         device=given.device,
         jobs=given.jobs,
         quiet=given.quiet,
+        ray=given.ray,
     )
     try:
         trainings, failed = compare(plan)

@@ -17,10 +17,12 @@ from ludus.agents import registry
 from ludus.agents.sb3_config import SB3Config
 from ludus.comparison.aggregates import human_normalised
 from ludus.comparison.analysis import finding
+from ludus.comparison.executor import Executor, LocalExecutor, RayExecutor
 from ludus.comparison.groups import Group, Training, group_trainings, score_agents
 from ludus.comparison.jobs import Job, max_parallel, run_jobs
 from ludus.envs.errors import EnvError, FormatError, RunError
 from ludus.envs.make import EnvOptions, make
+from ludus.envs.ray_cluster import RayCluster
 from ludus.envs.trust import consent_arguments, modules_of, trust_modules
 from ludus.evaluation.evaluate import evaluate
 from ludus.training.checkpoint import check_resumable
@@ -78,6 +80,14 @@ class Plan:
     """maximum number of trainings in parallel; 0 for one per core, as far as memory allows"""
     quiet: bool
     """show no progress"""
+    ray: str | None = None
+    """run the trainings on a Ray cluster: auto, local or host:port; None: on this machine"""
+
+    def executor(self, jobs: Sequence[Job], device: str) -> Executor:
+        """Return what runs some jobs."""
+        if self.ray is not None:
+            return RayExecutor(RayCluster(self.ray), self.jobs, gpu=device == "cuda")
+        return LocalExecutor(self.jobs or max_parallel(len(jobs), device))
 
 
 @dataclass(frozen=True)
@@ -100,6 +110,8 @@ def compare(plan: Plan) -> tuple[list[Training], list[str]]:
         KeyboardInterrupt: After all trainings have stopped and, where possible, saved.
     """
     device = device_of(plan.device).type
+    if plan.ray is not None:  # other machines have another working folder
+        plan = replace(plan, root=plan.root.absolute())
     for env_id in plan.envs:  # the caller named them
         trust_modules(modules_of(env_id, plan.options.wrapper))
     configs, existing = _training_configs(plan, device), _readable_runs(plan.root)
@@ -120,12 +132,14 @@ def compare(plan: Plan) -> tuple[list[Training], list[str]]:
         if entry.reused and not _has_games(entry.run, plan)
     }
     first = [*jobs, *replays.values()]
-    run_jobs(first, plan.jobs or max_parallel(len(first), device), len(entries), quiet=plan.quiet)
+    if first:
+        run_jobs(first, plan.executor(first, device), len(entries), quiet=plan.quiet)
     # A resumed training plays the games of the options it was created with, which may be others.
     trained = [job.run for job in jobs if not job.error]
     late = {run.path: _evaluation_job(run, plan) for run in trained if not _has_games(run, plan)}
     second = list(late.values())
-    run_jobs(second, plan.jobs or max_parallel(len(second), device), len(entries), quiet=plan.quiet)
+    if second:
+        run_jobs(second, plan.executor(second, device), len(entries), quiet=plan.quiet)
     replays |= late
     failures = {job.run.path: f"{job.name}: {job.error}" for job in first + second if job.error}
     trainings = [

@@ -1,11 +1,5 @@
 """Run several trainings in parallel, each in its own process, with a common progress display."""
 
-import ctypes
-import os
-import signal
-import subprocess
-import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +17,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from ludus.comparison.executor import Ended, Executor, Task
 from ludus.training.console import printable
 from ludus.training.provenance import cores
 from ludus.training.run import Run, RunConfig
 
 _JOB_MEMORY = 2 << 30  # bytes that one training may need
+_MOST_LOSSES = 3
 _POLL_SECONDS = 0.25
 _LINE_SECONDS = 30.0  # between progress lines without a terminal
 
@@ -59,6 +55,25 @@ class Job:
         t = self.config.train
         return 0 if not self.trains else int(60 * t.minutes) or t.steps
 
+    lost: int = 0
+    """number of times that it was lost with its machine"""
+
+    def goes_on_after(self, ended: Ended) -> bool:
+        """Return whether it must be started again; else set its output and its error."""
+        if ended.code and self.trains and self.run.is_locked():
+            return True  # another process locked the run first
+        if ended.code is None and self.lost < _MOST_LOSSES:
+            self.lost += 1
+            return True
+        self.output = ended.output
+        if ended.code is None:
+            self.error = f"its machine was lost {self.lost + 1} times: {ended.errors}"
+        elif ended.code:
+            lines = ended.errors.strip().splitlines()
+            last = lines[-1].removeprefix("ludus: ") if lines else None
+            self.error = last or f"the process ended with exit code {ended.code}"
+        return False
+
     def done(self) -> int:
         """Return how much of `total` is done so far."""
         status = self.run.status()
@@ -80,12 +95,12 @@ def max_parallel(count: int, device: str) -> int:
     return max(1, min(slots, count, memory_slots))
 
 
-def run_jobs(jobs: list[Job], parallel: int, trainings: int, *, quiet: bool) -> None:
+def run_jobs(jobs: list[Job], executor: Executor, trainings: int, *, quiet: bool) -> None:
     """Run all jobs, and wait for runs that another process trains.
 
     Args:
         jobs: the jobs; their `output` and `error` are set.
-        parallel: maximum number of processes at the same time.
+        executor: where they run; it is closed.
         trainings: number of trainings of the whole comparison, for the progress display.
         quiet: show no progress.
 
@@ -93,11 +108,8 @@ def run_jobs(jobs: list[Job], parallel: int, trainings: int, *, quiet: bool) -> 
         KeyboardInterrupt: On a signal, after every process has saved and ended.
     """
     waiting, ended = list(jobs), list[Job]()
-    running: dict[subprocess.Popen[bytes], Job] = {}
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        _ProgressView(jobs, trainings, parallel, quiet) as view,
-    ):
+    running: list[tuple[Task, Job]] = []
+    with _ProgressView(jobs, trainings, executor.parallel, quiet) as view:
         try:
             while waiting or running:
                 # A locked run belongs to another process: wait until that process finishes it, in
@@ -108,58 +120,26 @@ def run_jobs(jobs: list[Job], parallel: int, trainings: int, *, quiet: bool) -> 
                     ready.remove(job)
                     waiting.remove(job)
                     ended.append(job)
-                for job in ready[: parallel - len(running)]:
-                    output = Path(folder, str(jobs.index(job)))
-                    running[_start(job, output, max(1, cores() // parallel))] = job
+                for job in ready[: executor.parallel - len(running)]:
+                    running.append((executor.start(job.command, job.run.path), job))
                     waiting.remove(job)
                 time.sleep(_POLL_SECONDS)
-                for process in [p for p in running if p.poll() is not None]:
-                    job = running.pop(process)
-                    if process.returncode and job.trains and job.run.is_locked():
-                        waiting.append(job)  # another process locked the run first
+                for task, job in list(running):
+                    result = task.ended()
+                    if result is None:
                         continue
-                    _read_output(job, process.returncode, Path(folder, str(jobs.index(job))))
-                    ended.append(job)
-                view.update(list(running.values()), ended)
+                    running.remove((task, job))
+                    if job.goes_on_after(result):
+                        waiting.append(job)
+                    else:
+                        ended.append(job)
+                view.update([job for _, job in running], ended)
         finally:
-            for process in running:
-                process.terminate()
-            for process in running:
-                process.wait()
-
-
-def _start(job: Job, output: Path, threads: int) -> subprocess.Popen[bytes]:
-    """Start the process of a job.
-
-    Args:
-        job: the job.
-        output: path, without suffix, of the files for its standard output and standard error.
-        threads: number of threads of torch.
-    """
-    with output.with_suffix(".out").open("wb") as out, output.with_suffix(".err").open("wb") as err:
-        return subprocess.Popen(
-            [sys.executable, "-m", "ludus", *job.command],
-            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=err,
-            start_new_session=True,  # else a Ctrl-C and `terminate` would be two signals for it
-            preexec_fn=_terminate_with_parent if sys.platform == "linux" else None,
-        )
-
-
-def _terminate_with_parent() -> None:
-    """Request a SIGTERM for this child process when its parent ends, so that it saves and ends."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1 is PR_SET_PDEATHSIG
-
-
-def _read_output(job: Job, exit_code: int, output: Path) -> None:
-    """Set `output` and `error` of a job whose process has ended."""
-    job.output = output.with_suffix(".out").read_text()
-    if exit_code != 0:
-        lines = output.with_suffix(".err").read_text().strip().splitlines()
-        last = lines[-1].removeprefix("ludus: ") if lines else None
-        job.error = last or f"the process ended with exit code {exit_code}"
+            for task, _ in running:
+                task.terminate()
+            for task, _ in running:
+                task.wait()
+            executor.close()
 
 
 class _ProgressView:

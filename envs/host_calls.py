@@ -8,16 +8,7 @@ from ludus.envs.ray_cluster import RayCluster
 
 
 class HostLost(Exception):
-    """Raised when a host does not answer.
-
-    Args:
-        reason: why.
-        working: it had made its envs before.
-    """
-
-    def __init__(self, reason: str, *, working: bool = False) -> None:
-        super().__init__(reason)
-        self.working = working
+    """Raised when a host does not answer, with the reason."""
 
 
 class RayHost:

@@ -62,11 +62,14 @@ class RayCluster:
         """Return the number of machines."""
         return sum(bool(node["Alive"]) for node in self.ray.nodes())
 
+    def count(self, resource: str) -> int:
+        """Return how many CPUs or GPUs all machines have together."""
+        return int(self.ray.cluster_resources().get(resource, 0))
+
     def resources(self) -> str:
         """Describe the machines and processors of the cluster, for messages."""
-        cpus = self.ray.cluster_resources().get("CPU", 0)
         free = self.ray.available_resources().get("CPU", 0)
-        return f"{self.machines()} machines with {cpus:g} CPUs, {free:g} of them free"
+        return f"{self.machines()} machines with {self.count('CPU')} CPUs, {free:g} of them free"
 
     def acquire(self) -> None:
         """Keep the connection until `release`."""

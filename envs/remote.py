@@ -75,13 +75,31 @@ class _Place:
         self._arguments, self._at = (recipe, num_envs, first_env), hosts
         self._seconds = recipe.options.timeout + _MARGIN_SECONDS
         self.name = f"envs {first_env} to {first_env + num_envs - 1}"
-        self._host: RayHost | LocalHost = self._start()
+        self._first = self._start()
+        self._host: RayHost | LocalHost = self._first
 
     def _start(self) -> RayHost:
         """Ask for a host, and let it make the envs."""
         host = RayHost(self._at.cluster, *self._arguments)
         host.ask("open")
         return host
+
+    def _await(self, host: RayHost, limit: Iterator[float]) -> tuple[RayHost, HostSpaces]:
+        """Return a host with its envs: this one, or another if it is lost before.
+
+        Raises:
+            HostLost: there is none until the limit.
+        """
+        while True:
+            try:
+                return host, _checked(host.answer(limit))
+            except HostLost:  # perhaps with a machine that the cluster does not know to be lost
+                host.end()
+                wait = next(limit, None)
+                if wait is None:
+                    raise
+                time.sleep(wait)
+                host = self._start()
 
     def opened(self, limit: Iterator[float]) -> HostSpaces:
         """Wait for the first host.
@@ -90,7 +108,7 @@ class _Place:
             EnvError: the envs cannot be made, or there is no host for them.
         """
         try:
-            spaces = _checked(self._host.answer(limit))
+            self._host, spaces = self._await(self._first, limit)
         except HostLost as lost:
             raise EnvError(
                 f"no host for {self.name} within {self._at.patience:g} s: {lost}; the cluster has "
@@ -137,25 +155,22 @@ class _Place:
         """Let another host repeat the running episodes; return its answer to the last call."""
         report, steps = self._at.report, int(self._history.length.max())
         report(f"the host of {self.name} is lost: {reason}; another repeats {steps:,} steps")
-        limit, deaths = waits(self._at.patience), 0
+        deaths = 0
         self._host.end()
         while True:
-            host = self._start()
             try:
-                _checked(host.answer(limit))
-                limit = waits(self._at.patience)  # anew: there is a host
+                host, _ = self._await(self._start(), waits(self._at.patience))
+            except HostLost:
+                return self._go_on_here()
+            try:
                 answer = self._repeat(host)
             except HostLost as lost:
                 host.end()
-                wait = next(limit, None)
-                if wait is None:
-                    return self._go_on_here()
-                deaths += lost.working
+                deaths += 1
                 if deaths == _MOST_DEATHS:
                     raise EnvError(
                         f"killed {deaths} hosts one after the other in the same {steps:,} steps"
                     ) from lost
-                time.sleep(wait)
             else:
                 self._host = host
                 report(f"another host goes on with {self.name}")
@@ -175,18 +190,15 @@ class _Place:
             HostLost: this host, too.
         """
         answer: np.ndarray | EnvFailure | None = None
-        try:
-            for each in replay(self._history.length, self._history.actions(), self._idle):
-                if each.begins.any():
-                    host.ask("reset", each.begins, self._seeds)
-                    answer = host.answer(waits(self._seconds))
-                if each.actions is not None and not isinstance(answer, EnvFailure):
-                    host.ask("step", each.actions)
-                    answer = host.answer(waits(self._seconds))
-                if isinstance(answer, EnvFailure):
-                    return answer
-        except HostLost as lost:
-            raise HostLost(str(lost), working=True) from lost
+        for each in replay(self._history.length, self._history.actions(), self._idle):
+            if each.begins.any():
+                host.ask("reset", each.begins, self._seeds)
+                answer = host.answer(waits(self._seconds))
+            if each.actions is not None and not isinstance(answer, EnvFailure):
+                host.ask("step", each.actions)
+                answer = host.answer(waits(self._seconds))
+            if isinstance(answer, EnvFailure):
+                return answer
         assert answer is not None, "a host was asked before the first reset"
         return answer
 

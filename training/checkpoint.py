@@ -24,7 +24,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,6 +73,7 @@ def save_checkpoint(
     *,
     every: int = 0,
     ranks: Ranks = ALONE,
+    require_own: Callable[[], None] = lambda: None,
 ) -> Path:
     """Write `folder/<step>` and remove all but the newest `keep` checkpoints up to it.
 
@@ -87,6 +88,7 @@ def save_checkpoint(
         base: an earlier checkpoint of the same training, whose rows of rings need not be written.
         every: the first checkpoint in each `every` steps is kept as well; 0 for none.
         ranks: all of them call this, each with its own tree. It is written if all parts are.
+        require_own: raises `OSError` if the folder is another process's by now.
 
     Raises:
         CheckpointError: it cannot be written; the older checkpoints are kept.
@@ -109,6 +111,7 @@ def save_checkpoint(
             with _together(ranks):
                 if leads:
                     _write_manifest(temporary, step, parts)
+                    require_own()
                     _remove(final)  # damaged
                     temporary.rename(final)
                     sync_folder(folder)

@@ -4,7 +4,7 @@ What a later step would change is copied first. The rows of a ring are not: they
 memory while they are written, which only fails if the ring goes round meanwhile.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,18 @@ class CheckpointWriter:
         folder: of the checkpoints.
         keep: number of checkpoints to keep, 1 or more.
         ranks: of the training, each of which writes its part; used in the other thread.
+        require_own: see `save_checkpoint`.
     """
 
-    def __init__(self, folder: Path, keep: int, ranks: Ranks = ALONE) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        keep: int,
+        ranks: Ranks = ALONE,
+        require_own: Callable[[], None] = lambda: None,
+    ) -> None:
         self._folder, self._keep, self._ranks = folder, keep, ranks
+        self._require_own = require_own
         self._thread = ThreadPoolExecutor(1, "ludus-checkpoint")
         self._writing: Future[Path] | None = None
         self._base: Path | None = None  # the last one that was written or loaded
@@ -61,7 +69,14 @@ class CheckpointWriter:
         new = [(ring.written - before.get(name, 0)) / ring.size for name, ring in rings(kept)]
         self._written = {name: ring.written for name, ring in rings(kept)}
         self._writing = self._thread.submit(
-            save_checkpoint, self._folder, step, kept, self._keep, self._base, ranks=self._ranks
+            save_checkpoint,
+            self._folder,
+            step,
+            kept,
+            self._keep,
+            self._base,
+            ranks=self._ranks,
+            require_own=self._require_own,
         )
         if wait or self._always_waits or max(new, default=0) > _MOST_ROWS:
             self.finish()

@@ -1,9 +1,9 @@
-"""Locks that keep two processes from training in one run folder."""
+"""A lock that keeps two processes of one machine from training in one run folder."""
 
 import os
 import time
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO
 
 from filelock import lock_descriptor
 
@@ -19,31 +19,8 @@ from ludus.training.files import open_plain
 _ATTEMPTS, _PAUSE_SECONDS = 5, 0.05
 
 
-class RunLock(Protocol):
-    """An exclusive lock on a run folder; released at the latest when its process ends."""
-
-    def acquire(self) -> None:
-        """Take the lock.
-
-        Raises:
-            RunError: another holder has it.
-        """
-
-    def release(self) -> None:
-        """Release the lock; do nothing if it is not held."""
-
-    def held_by_other(self) -> bool:
-        """Return whether another holder has the lock now."""
-
-    def __enter__(self) -> "RunLock":
-        """Return the lock, which must have been acquired."""
-
-    def __exit__(self, *_: object) -> None:
-        """Release the lock."""
-
-
 class FileLock:
-    """A `RunLock` by the operating system's lock on a file of a local disk.
+    """The operating system's lock on a file.
 
     The operating system releases it when the process ends, however it ends.
 
@@ -93,14 +70,6 @@ class FileLock:
             except OSError:
                 return True
         return False
-
-    def __enter__(self) -> "FileLock":
-        """Return the lock, which must have been acquired."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Release the lock."""
-        self.release()
 
 
 def _lock(file: IO[str], attempts: int, pause: float) -> bool:

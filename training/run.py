@@ -11,6 +11,7 @@ runs/<env>/<agent>/<seed>-<time>/
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from time import strftime
@@ -37,7 +38,7 @@ from ludus.training.device import Precision, check_device
 from ludus.training.files import read_json
 from ludus.training.find_run import find_run, run_folders
 from ludus.training.formats import check_format, format_stamp
-from ludus.training.lock import FileLock, RunLock
+from ludus.training.lease import RunLock
 from ludus.training.provenance import made_by
 
 
@@ -343,22 +344,22 @@ class Run:
         except CheckpointError as error:
             raise RunError(f"the weights of {self.path} at {steps}: {error}") from error
 
-    def _file_lock(self) -> RunLock:
-        return FileLock(self.path / ".lock")
-
-    def lock(self) -> RunLock:
+    def lock(self, report: Callable[[str], None]) -> RunLock:
         """Acquire the lock that prevents other processes from training in this folder.
+
+        Args:
+            report: called with a sentence for the user, if this takes long.
 
         Raises:
             RunError: another process is training in it.
         """
-        lock = self._file_lock()
-        lock.acquire()
+        lock = RunLock(self.path)
+        lock.acquire(report)
         return lock
 
     def is_locked(self) -> bool:
         """Return whether a process is training in this folder."""
-        return self._file_lock().held_by_other()
+        return RunLock(self.path).held_by_other()
 
     def write_status(self, status: Status) -> None:
         """Write the status."""

@@ -81,14 +81,14 @@ class Session:
     ) -> None:
         self.run, self.config, self.mode, self.agent = run, config, mode, mode.agent
         self.quiet, self._resumed, self.gang = quiet, resumed, gang
-        self._lock = run.lock()
-        saving = "saving" if gang.size > 1 else "saving, a second signal ends at once"
-        saving = "" if quiet else saving
+        self._lock = run.lock(console.print)
+        again = "" if gang.size > 1 else ", a second signal ends at once"
+        saving = "" if quiet else f"saving{again}"
         self._signals = Signals(announcement=saving, ignores_others=gang.size > 1)
         self.decisions = Decisions(lambda: self._signals.received or 0, gang.rows)
         self._log: Logger | None = None
-        keep = config.train.keep_checkpoints
-        self._writer = CheckpointWriter(run.checkpoints, keep, gang.checkpoints)
+        keep, own = config.train.keep_checkpoints, self._lock.require
+        self._writer = CheckpointWriter(run.checkpoints, keep, gang.checkpoints, own)
         self._saved_at = time.monotonic()
         self._status_at, self._videos, self._filmed = 0.0, 0, -1
         self._stage, self._stage_steps = 0, max(1, config.train.steps // _STAGES)
@@ -368,8 +368,8 @@ class Session:
         weights, steps, t = self._finite_weights(), self.agent.env_steps, self.config.train
         self._stage = steps // self._stage_steps
         with self._writing():
-            folder, keep = self.run.weights, t.keep_checkpoints
-            save_checkpoint(folder, steps, weights, keep, every=self._stage_steps)
+            into, keep, every = self.run.weights, t.keep_checkpoints, self._stage_steps
+            save_checkpoint(into, steps, weights, keep, every=every, require_own=self._lock.require)
 
     def _finite_weights(self) -> dict[str, Any]:
         weights = self.agent.weights()

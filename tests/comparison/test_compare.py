@@ -24,7 +24,7 @@ import pytest
 
 from ludus.agents import registry
 from ludus.cli import main
-from ludus.comparison import jobs
+from ludus.comparison import executor, jobs
 from ludus.comparison.compare import Plan, compare
 from ludus.envs.errors import RunError
 from ludus.envs.make import EnvOptions, make
@@ -119,9 +119,9 @@ class _Starts:
     def __init__(self) -> None:
         self.commands: list[list[str]] = []
 
-    def start(self, job, output, threads) -> _Forked:
-        self.commands.append(job.command)
-        return _Forked(job.command, output, threads)
+    def start(self, command, files, threads) -> _Forked:
+        self.commands.append(command)
+        return _Forked(command, files, threads)
 
     @property
     def trained(self) -> set[Path]:
@@ -148,7 +148,7 @@ def home(tmp_path_factory):
 def all_starts(home):
     found = _Starts()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jobs, "_start", found.start)
+        patch.setattr(executor, "start_process", found.start)
         yield found
 
 
@@ -310,20 +310,20 @@ def test_no_more_jobs_run_in_parallel_than_asked_for(whole, monkeypatch, tmp_pat
     for parallel in (1, 3):
         started, most = [], 0
 
-        def start(job, output, threads, started=started):
+        def start(command, files, threads, started=started):
             nonlocal most
             for suffix in (".out", ".err"):
-                output.with_suffix(suffix).write_text(job.command[0])
+                files.with_suffix(suffix).write_text(command[0])
             started.append(_Process())
             most = max(most, sum(process.returncode is None for process in started))
             return started[-1]
 
-        monkeypatch.setattr(jobs, "_start", start)
+        monkeypatch.setattr(executor, "start_process", start)
         work = [
             jobs.Job(Run.create(tmp_path / f"new{parallel}", config), config, [str(i)], trains=True)
             for i in range(7)
         ]
-        jobs.run_jobs(work, parallel, len(work), quiet=True)
+        jobs.run_jobs(work, executor.LocalExecutor(parallel), len(work), quiet=True)
         assert (len(started), most) == (7, parallel)
         assert [job.output for job in work] == list("0123456")
 

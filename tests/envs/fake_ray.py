@@ -33,7 +33,7 @@ class FakeActor:
 
     def __init__(self, number: int, target: Any, fate: Callable[[int, int], Fate]) -> None:
         self._number, self._target, self._fate = number, target, fate
-        self.calls, self.lost = 0, False
+        self.calls, self.lost, self.killed = 0, False, False
 
     def __getattr__(self, name: str) -> Any:
         def start(*arguments: Any) -> Callable[[], Any]:
@@ -85,7 +85,8 @@ class FakeRay:
         return reference()
 
     def kill(self, actor: FakeActor) -> None:
-        self.running -= 1
+        self.running -= not actor.killed
+        actor.killed = True
         actor._target.close()
 
 

@@ -224,13 +224,19 @@ def test_what_cannot_be_made_is_one_sentence(env_id: str, count: int, message: s
 
 
 def test_a_cluster_without_a_place_is_one_sentence() -> None:
-    cluster = FakeCluster(lambda actor, call: GetTimeoutError if actor == 1 else None)
+    cluster = FakeCluster(lambda actor, call: GetTimeoutError if actor else None)
     with pytest.raises(
         EnvError, match=r"no host for envs 2 to 3 within 5 s: it gave no answer.*2 ma"
     ):
         make_remote("CartPole-v1", 4, 0, EnvOptions(), _hosts(cluster, 2, patience=5))
     assert cluster.ray.running == 0
     assert cluster.users == 0
+
+
+def test_a_host_that_is_lost_before_it_has_its_envs_is_asked_for_again() -> None:
+    cluster = FakeCluster(lambda actor, call: ActorDiedError if actor in (1, 2) else None)
+    make_remote("CartPole-v1", 4, 0, EnvOptions(), _hosts(cluster, 2)).close()
+    assert len(cluster.ray.actors) == 4
 
 
 def test_other_versions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
