@@ -23,7 +23,7 @@ SEED ?= 0
 demo: .venv/.installed
 	$(BIN)/ludus compare --env PongNoFrameskip-v4 --screen-size 60 --steps 10000000 --minutes 10 \
 		--agents ppo_small dqn2013 sb3:ppo_small random --seeds 1 --first-seed $(SEED) \
-		--jobs 3 --episodes 10 --record --out runs/demo
+		--max-frames 18000 --jobs 3 --episodes 10 --record --out runs/demo
 
 # What README.md shows of `make demo`, from the last run of it.
 readme-figures: .venv/.installed

@@ -36,7 +36,7 @@ _OPTIONAL = {
     "minari": ("offline", "data sets: ludus collect and --dataset"),
     "pettingzoo": ("pettingzoo", "board games as PettingZoo's environments"),
     "box2d": ("box2d", "LunarLander and BipedalWalker"),
-    "ray": ("cluster", "envs on several machines: --ray"),
+    "ray": ("cluster", "envs and trainings on several machines: --ray"),
     "playwright": ("dev-all", "the tests of the web page"),
 }
 

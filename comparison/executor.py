@@ -58,13 +58,15 @@ class Executor(Protocol):
 class _LocalTask:
     def __init__(self, process: "subprocess.Popen[bytes]", files: Path) -> None:
         self._process, self._files = process, files
-        self.terminate = process.terminate
 
     def ended(self) -> Ended | None:
         if self._process.poll() is None:
             return None
         out, err = (self._files.with_suffix(end).read_text() for end in (".out", ".err"))
         return Ended(self._process.returncode, out, err)
+
+    def terminate(self) -> None:
+        self._process.terminate()
 
     def wait(self) -> None:
         self._process.wait()

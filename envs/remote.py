@@ -19,13 +19,19 @@ from gymnasium import spaces
 from ludus.envs.deadline import waits
 from ludus.envs.env_object import PREFIX
 from ludus.envs.errors import EnvError
-from ludus.envs.history import ActionHistory, replay
 from ludus.envs.host import EnvFailure, HostSpaces, Recipe, host_versions, record_type
 from ludus.envs.host_calls import HostLost, LocalHost, RayHost
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.ray_cluster import RayCluster
 from ludus.envs.stack import FrameStack
-from ludus.envs.vector import ActionCheck, Backend, BackendStep, VectorEnv
+from ludus.envs.vector import (
+    ActionCheck,
+    ActionHistory,
+    Backend,
+    BackendStep,
+    VectorEnv,
+    replay,
+)
 
 _MARGIN_SECONDS = 5.0  # after which a host is given up that did not say that an env hangs
 _PAUSE_SECONDS = 1.0  # before another host is asked for

@@ -57,7 +57,7 @@ class TrainOptions:
     halves: bool = False
     """Atari, envs in workers: step two halves in turn, acting for one while the other plays"""
     ray: str | None = None
-    """step the envs on a Ray cluster: auto, local, or host:port; None: on this machine"""
+    """step the envs on a Ray cluster: auto, local, or host:port (default: on this machine)"""
     hosts: Annotated[int, NON_NEGATIVE] = 0
     """ray: number of processes among which the envs are divided; 0: one for each machine"""
     patience: Annotated[float, NON_NEGATIVE] = 300.0

@@ -193,6 +193,16 @@ def _plan(root, **changes) -> Plan:
     return replace(plan, **changes)
 
 
+@contextlib.contextmanager
+def _held(run):
+    """Hold the lock of a run, as a process that trains it."""
+    lock = run.lock(print)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _returns(trainings) -> dict:
     return {(t.env, t.agent, t.seed): t.returns for t in trainings}
 
@@ -489,7 +499,7 @@ def test_a_run_that_another_process_ends_is_taken_from_it(
     before, status = _files(tmp_path), run.status()
     plan = _plan(tmp_path, agents=[agent.replace("-", ":")])
     with ThreadPoolExecutor() as pool:
-        with run.lock():
+        with _held(run):
             run.write_status(replace(status, state="running"))
             waits = pool.submit(compare, plan)
             wait_until(lambda: len(polls) > 5 or waits.done(), "it has looked several times")
@@ -507,11 +517,11 @@ def test_a_run_that_another_process_leaves_unfinished_is_resumed(
     config = _copy(whole, tmp_path / "old").config()
     run = Run.create(tmp_path / "new", config)
     with ThreadPoolExecutor() as pool:
-        with run.lock():
+        with _held(run):
             run.write_status(replace(run.status(), state="running"))
             assert run.is_locked()
             with pytest.raises(RunError, match="being trained by another process"):
-                run.lock()
+                run.lock(print)
             waits = pool.submit(compare, _plan(tmp_path / "new"))
             wait_until(lambda: len(polls) > 5 or waits.done(), "it has looked several times")
             assert (starts.commands, waits.done()) == ([], False)

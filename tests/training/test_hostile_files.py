@@ -332,7 +332,7 @@ def test_a_run_imports_nothing_that_the_user_did_not_allow(
 def test_a_refused_resume_changes_nothing(copy: Path) -> None:
     shutil.rmtree(copy / "checkpoints")
     before = (copy / "config.json").read_bytes()
-    lock = Run.open(copy).lock()
+    lock = Run.open(copy).lock(print)
     try:
         with pytest.raises(RunError, match="is being trained by another process"):
             resume_session(Run.open(copy), quiet=True)

@@ -14,7 +14,7 @@ from ludus.training.lease import Lease, RunLock
 
 
 @pytest.fixture
-def told() -> list[str]:
+def said() -> list[str]:
     return []
 
 
@@ -28,14 +28,14 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return slept
 
 
-def test_another_machine_waits_until_the_lease_is_not_renewed(tmp_path, told, pauses):
+def test_another_machine_waits_until_the_lease_is_not_renewed(tmp_path, said, pauses):
     first, second = Lease(tmp_path / ".lease", "a 1"), Lease(tmp_path / ".lease", "b 1")
-    first.acquire(told.append)
+    first.acquire(said.append)
     first.require()
-    assert (told, pauses) == ([], [])
-    second.acquire(told.append)  # the first has never renewed it
+    assert (said, pauses) == ([], [])
+    second.acquire(said.append)  # the first has never renewed it
     assert sum(pauses) == lease.LEASE_SECONDS
-    assert told == [f"{tmp_path} was last trained by a; waiting up to 30 s whether it still is"]
+    assert said == [f"{tmp_path} was last trained by a; waiting up to 30 s whether it still is"]
     second.require()
     with pytest.raises(OSError, match="taken over by the machine b while this process did not"):
         first.require()
@@ -47,9 +47,9 @@ def test_another_machine_waits_until_the_lease_is_not_renewed(tmp_path, told, pa
         first.require()
 
 
-def test_a_lease_that_is_renewed_is_not_taken_over(tmp_path, told, pauses, monkeypatch):
+def test_a_lease_that_is_renewed_is_not_taken_over(tmp_path, said, pauses, monkeypatch):
     first, second = Lease(tmp_path / ".lease", "a 1"), Lease(tmp_path / ".lease", "b 1")
-    first.acquire(told.append)
+    first.acquire(said.append)
 
     def renews_at_7(seconds: float) -> None:
         pauses.append(seconds)
@@ -58,46 +58,46 @@ def test_a_lease_that_is_renewed_is_not_taken_over(tmp_path, told, pauses, monke
 
     monkeypatch.setattr(lease.time, "sleep", renews_at_7)
     with pytest.raises(RunError, match=r"is being trained by the machine a$"):
-        second.acquire(told.append)
+        second.acquire(said.append)
     assert len(pauses) == 7
     first.require()
 
 
-def test_a_lease_that_is_given_back_is_taken_at_once(tmp_path, told, pauses, monkeypatch):
+def test_a_lease_that_is_given_back_is_taken_at_once(tmp_path, said, pauses, monkeypatch):
     first, second = Lease(tmp_path / ".lease", "a 1"), Lease(tmp_path / ".lease", "b 1")
-    first.acquire(told.append)
+    first.acquire(said.append)
     monkeypatch.setattr(lease.time, "sleep", lambda seconds: pauses.append(1) or first.release())
-    second.acquire(told.append)
+    second.acquire(said.append)
     assert len(pauses) == 1
     second.require()
 
 
-def test_the_same_machine_does_not_wait(tmp_path, told, pauses):
+def test_the_same_machine_does_not_wait(tmp_path, said, pauses):
     """There the lock of the file decides, which a killed process does not hold."""
     for _ in range(2):
-        Lease(tmp_path / ".lease").acquire(told.append)
-    assert (told, pauses) == ([], [])
+        Lease(tmp_path / ".lease").acquire(said.append)
+    assert (said, pauses) == ([], [])
 
 
-def test_a_damaged_lease_is_none(tmp_path, told, pauses):
+def test_a_damaged_lease_is_none(tmp_path, said, pauses):
     for content in ("", "[]", '{"token": 1}', "\0"):
         (tmp_path / ".lease").write_text(content)
-        Lease(tmp_path / ".lease", "a 1").acquire(told.append)
-    assert told == []
+        Lease(tmp_path / ".lease", "a 1").acquire(said.append)
+    assert said == []
 
 
-def test_another_machine_holds_it_while_it_renews(tmp_path, told):
-    Lease(tmp_path / ".lease", "a 1").acquire(told.append)
+def test_another_machine_holds_it_while_it_renews(tmp_path, said):
+    Lease(tmp_path / ".lease", "a 1").acquire(said.append)
     assert RunLock(tmp_path).held_by_other()
     old = (tmp_path / ".lease").stat().st_mtime - 60
     os.utime(tmp_path / ".lease", (old, old))
     assert not RunLock(tmp_path).held_by_other()
 
 
-def test_the_holder_renews_it(tmp_path, told, monkeypatch, wait_until):
+def test_the_holder_renews_it(tmp_path, said, monkeypatch, wait_until):
     monkeypatch.setattr(lease, "RENEWAL_SECONDS", 0.01)
     held = RunLock(tmp_path)
-    held.acquire(told.append)
+    held.acquire(said.append)
     wait_until(
         lambda: json.loads((tmp_path / ".lease").read_text())["renewals"] > 3, "it is renewed"
     )
@@ -105,15 +105,15 @@ def test_the_holder_renews_it(tmp_path, told, monkeypatch, wait_until):
     assert not (tmp_path / ".lease").exists()
 
 
-def test_who_was_stopped_too_long_writes_no_checkpoint(tmp_path, told, pauses):
+def test_who_was_stopped_too_long_writes_no_checkpoint(tmp_path, said, pauses):
     run: Path = tmp_path / "run"
     run.mkdir()
     mine, other = Lease(run / ".lease", "a 1"), Lease(run / ".lease", "b 1")
-    mine.acquire(told.append)
+    mine.acquire(said.append)
     tree = {"x": np.arange(3)}
     folder = run / "checkpoints"
     save_checkpoint(folder, 1, tree, 2, require_own=mine.require)
-    other.acquire(told.append)
+    other.acquire(said.append)
     with pytest.raises(CheckpointError, match="taken over by the machine b"):
         save_checkpoint(folder, 2, tree, 2, require_own=mine.require)
     assert [path.name for path in folder.iterdir()] == ["000000000001"]

@@ -120,9 +120,7 @@ def test_a_training_whose_minutes_are_over_does_no_step_more(tmp_path):
 
 def test_a_comparison_at_equal_time_groups_by_it(tmp_path, monkeypatch, capsys):
     """Two agents of another speed: the table is headed by the time, and steps/s are those done."""
-    monkeypatch.setattr(
-        "ludus.comparison.jobs._start", lambda job, output, threads: _InProcess(job, output)
-    )
+    monkeypatch.setattr("ludus.comparison.executor.start_process", _InProcess)
     command = ["compare", "--env", "CartPole-v1", "--agents", "ppo", "random", "--steps", "90000"]
     command += ["--minutes", "1", "--seeds", "1", "--episodes", "2", "--json", "--quiet"]
     with pytest.raises(SystemExit) as ended:
@@ -140,11 +138,12 @@ def test_a_comparison_at_equal_time_groups_by_it(tmp_path, monkeypatch, capsys):
 class _InProcess:
     """A job's process, run in this one."""
 
-    def __init__(self, job, output):
+    def __init__(self, command, files, threads):
         self.returncode = 0
-        output.with_suffix(".err").write_text("")
-        with output.with_suffix(".out").open("w"):
-            resume_session(job.run, quiet=True).run_to_end()
+        files.with_suffix(".err").write_text("")
+        files.with_suffix(".out").write_text("")
+        assert command[:2] == ["train", "--resume"]
+        resume_session(Run.open(command[2]), quiet=True).run_to_end()
 
     def poll(self):
         return self.returncode

@@ -75,45 +75,53 @@ def test_the_gradient_of_the_ranks_is_that_of_their_batches_as_one(tmp_path, wai
     assert _end(process, tmp_path, wait_until).count("equal") == 2
 
 
-AGENTS = {
-    "dqn": ["--learning-starts", "100", "--target-interval", "20", "--prioritised"],
-    "ppo": ["--rollout-length", "32", "--normalize-reward", "--target-kl", "0.01"],
+DQN = ["--learning-starts", "100", "--target-interval", "20", "--prioritised"]
+PPO = ["--rollout-length", "32", "--normalize-reward", "--target-kl", "0.01"]
+TRAININGS = {
+    "dqn": ["dqn", "CartPole-v1", "--steps", "2000", *DQN],
+    "ppo": ["ppo", "CartPole-v1", "--steps", "2000", *PPO],
+    "halves": ["dqn", "FrozenLake-v1", "--steps", "2000", "--halves", *DQN],
 }
+KINDS = ["dqn", "ppo", pytest.param("halves", marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, wait_until):
-    """Run folders of two ranks, by agent."""
+    """Return the run folder of two ranks of a kind of training, which train when first asked."""
     runs = {}
-    for agent, more in AGENTS.items():
-        folder = tmp_path_factory.mktemp(agent)
-        output = _train(folder, wait_until, agent, "CartPole-v1", "--steps", "2000", *more)
-        assert "2 ranks with 2 envs each" in output
-        assert output.count("mean return") == 1
-        (runs[agent],) = all_runs(folder / "runs")
-    return runs
+
+    def train(kind):
+        if kind not in runs:
+            folder = tmp_path_factory.mktemp(kind)
+            output = _train(folder, wait_until, *TRAININGS[kind])
+            assert "2 ranks with 2 envs each" in output
+            assert output.count("mean return") == 1
+            (runs[kind],) = all_runs(folder / "runs")
+        return runs[kind]
+
+    return train
 
 
-@pytest.mark.parametrize("agent", AGENTS)
-def test_ranks_keep_equal_weights_and_play_other_games(undisturbed, agent):
-    first, second = (tree["agent"] for tree in _last(undisturbed[agent]))
+@pytest.mark.parametrize("kind", KINDS)
+def test_ranks_keep_equal_weights_and_play_other_games(undisturbed, kind):
+    run = undisturbed(kind)
+    first, second = (tree["agent"] for tree in _last(run))
     assert _same(first["network"], second["network"])
     assert _same(first["optimizer"], second["optimizer"])
     assert first["updates"] == second["updates"] > 20
     assert first["env_steps"] == second["env_steps"] >= 2000
-    one, other = _last(undisturbed[agent])
+    one, other = _last(run)
     assert not _same(one["row"], other["row"])
     assert one["env"]["episode"].sum() > 2
-    config = json.loads((undisturbed[agent].path / "config.json").read_text())
+    config = json.loads((run.path / "config.json").read_text())
     assert (config["ranks"], config["train"]["num_envs"]) == (2, 4)
 
 
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_after_a_rank_was_killed_the_ranks_go_on_bit_for_bit(
-    undisturbed, agent, tmp_path, wait_until
+    undisturbed, kind, tmp_path, wait_until
 ):
-    words = ["train", agent, "CartPole-v1", "--steps", "2000", *AGENTS[agent], *TRAINING]
-    words += ["--checkpoint-seconds", "0.05"]
+    words = ["train", *TRAININGS[kind], *TRAINING, "--checkpoint-seconds", "0.05"]
     process = _torchrun(tmp_path, "-m", "ludus", *words, restarts=1)
 
     def saved():
@@ -128,7 +136,7 @@ def test_after_a_rank_was_killed_the_ranks_go_on_bit_for_bit(
     assert "has lost another" in output
     assert f"resumed {run.path}" in output.replace("\n", " ")
     assert len(all_runs(tmp_path / "runs")) == 1
-    for ours, theirs in zip(_last(run), _last(undisturbed[agent]), strict=True):
+    for ours, theirs in zip(_last(run), _last(undisturbed(kind)), strict=True):
         assert _same(ours["agent"], theirs["agent"])
         assert _same(ours["row"], theirs["row"])
 
@@ -154,7 +162,7 @@ def test_a_signal_to_one_rank_stops_all_and_saves(tmp_path, wait_until):
 
 
 def test_another_number_of_ranks_is_refused(undisturbed, tmp_path):
-    copy = Run(shutil.copytree(undisturbed["dqn"].path, tmp_path / "run"))
+    copy = Run(shutil.copytree(undisturbed("dqn").path, tmp_path / "run"))
     with pytest.raises(CheckpointError, match=r"of 2 ranks.*torchrun --nproc-per-node 2"):
         resume_session(copy, {"steps": 4000}, quiet=True)
 
@@ -163,7 +171,7 @@ def test_what_ranks_cannot_share_is_refused(undisturbed):
     gang = ALONE_GANG._replace(rows=_Two())
     with pytest.raises(RunError, match="num_envs is 7, which 2 ranks cannot share; choose a mul"):
         gang.part_of_options(TrainOptions(num_envs=7))
-    config = undisturbed["dqn"].config().config
+    config = undisturbed("dqn").config().config
     assert gang.part_of_config(config).batch_size == config.batch_size // 2
     assert gang.part_of_config(config).replay_size == config.replay_size // 2
     assert (gang.first_env(4), gang.seed(5) == 5) == (2, False)
