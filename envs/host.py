@@ -3,6 +3,7 @@
 It knows no Ray. Whatever goes wrong in an env is an answer, not an exception.
 """
 
+import pickle
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -87,6 +88,11 @@ class EnvHost:
         self._env: VectorEnv | None = None
         self._records: np.ndarray = np.zeros(0)  # [B] of `record_type`
 
+    def call(self, request: bytes) -> bytes:
+        """Call a method; request and answer are pickled."""
+        method, arguments = pickle.loads(request)
+        return pickle.dumps(getattr(self, method)(*arguments))
+
     def open(self) -> HostSpaces | EnvFailure:
         """Make the envs."""
         r = self._recipe
@@ -111,11 +117,24 @@ class EnvHost:
         try:
             self._records["obs"] = self._env.backend.reset(mask, seeds)
         except Exception as error:
-            return EnvFailure(describe_error(error), getattr(error, "index", None))
+            index = getattr(error, "index", None)
+            seed = "" if index is None else f" at its reset with seed {seeds[index]}"
+            return EnvFailure(f"{describe_error(error)}{seed}", index)
         return self._records
 
-    def step(self, actions: np.ndarray) -> np.ndarray | EnvFailure:
-        """Step all envs with validated actions [B, *action]; return [B] records."""
+    def step(
+        self, actions: np.ndarray, begins: np.ndarray | None, seeds: np.ndarray
+    ) -> np.ndarray | EnvFailure:
+        """Step all envs, and then start new episodes in some.
+
+        Args:
+            actions: [B, *action], validated.
+            begins: [B], where new episodes are started; None for nowhere.
+            seeds: [B] of these episodes.
+
+        Returns:
+            [B] records, of the step but for the observations of new episodes.
+        """
         assert self._env is not None
         try:
             self._env.backend.send(actions)
@@ -127,7 +146,7 @@ class EnvHost:
         records["terminated"], records["truncated"] = raw.terminated, raw.truncated
         records["life_lost"] = raw.life_lost
         records["discount_sign"] = 1 if raw.discount_sign is None else raw.discount_sign
-        return records
+        return records if begins is None else self.reset(begins, seeds)
 
     def render(self, index: int) -> np.ndarray | EnvFailure:
         """Return an image of one env, [height, width, 3] uint8."""

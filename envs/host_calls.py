@@ -1,6 +1,8 @@
 """Calls of a host of envs: of one in a Ray actor, or of one in this process."""
 
+import pickle
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from ludus.envs.host import EnvHost
@@ -28,7 +30,8 @@ class RayHost:
 
     def ask(self, method: str, *arguments: Any) -> None:
         """Start a call."""
-        self.answers = getattr(self._actor, method).remote(*arguments)
+        # as one object: Ray takes 0.2 ms for each array among the arguments
+        self.answers = self._actor.call.remote(pickle.dumps((method, arguments)))
 
     def answer(self, limit: Iterator[float]) -> Any:
         """Wait for the call.
@@ -39,12 +42,11 @@ class RayHost:
         Raises:
             HostLost: there is no answer.
         """
-        wait: float | None = 0.0
-        while wait is not None:
+        for wait in chain(limit, [0.0]):
             try:
-                return self._ray.get(self.answers, timeout=wait)
+                return pickle.loads(self._ray.get(self.answers, timeout=wait))
             except self._ray.exceptions.GetTimeoutError:
-                wait = next(limit, None)
+                continue
             except self._ray.exceptions.RayError as error:
                 raise HostLost(_reason(error)) from error
         raise HostLost("it gave no answer in time")

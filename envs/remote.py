@@ -132,10 +132,13 @@ class _Place:
         self._seeds[mask] = seeds[mask]
         self._host.ask("reset", mask, self._seeds)
 
-    def step(self, actions: np.ndarray) -> None:
-        """Start one step with actions [n, *action]; `records` completes it."""
+    def step(self, actions: np.ndarray, begins: np.ndarray | None, seeds: np.ndarray) -> None:
+        """Start one step, see `EnvHost.step`; `records` completes it."""
         self._history.record(actions, np.ones(self.num_envs, bool))
-        self._host.ask("step", actions)
+        if begins is not None:
+            self._history.begin(begins)
+            self._seeds[begins] = seeds[begins]
+        self._host.ask("step", actions, begins, self._seeds)
 
     def records(self) -> np.ndarray:
         """Return what `reset` or `step` has led to, [n] records, if need be on another host.
@@ -201,7 +204,7 @@ class _Place:
                 host.ask("reset", each.begins, self._seeds)
                 answer = host.answer(waits(self._seconds))
             if each.actions is not None and not isinstance(answer, EnvFailure):
-                host.ask("step", each.actions)
+                host.ask("step", each.actions, None, self._seeds)
                 answer = host.answer(waits(self._seconds))
             if isinstance(answer, EnvFailure):
                 return answer
@@ -264,6 +267,8 @@ class RemoteBackend:
         self._slices = [slice(*pair) for pair in pairwise(borders.tolist())]
         self._places: list[_Place] = []
         self._asked: list[int] = []  # numbers of the places that are to answer
+        self._begins: np.ndarray | None = None  # [B], the envs to reset with the step
+        self._seeds = np.zeros(num_envs, np.int64)  # [B] of these
         try:
             for envs in self._slices:
                 first = first_env + envs.start
@@ -290,18 +295,32 @@ class RemoteBackend:
 
     def reset(self, mask: np.ndarray, seeds: np.ndarray) -> np.ndarray:
         """Start new episodes where mask [B] is true; return all observations."""
+        if self._begins is not None:  # they have been started with the step
+            assert np.array_equal(mask, self._begins)
+            assert np.array_equal(seeds, self._seeds)
+            self._begins = None
+            return self._obs()
         for number, envs in enumerate(self._slices):
             if mask[envs].any():
                 self._places[number].reset(mask[envs], seeds[envs])
                 self._asked.append(number)
         self._gather()
+        return self._obs()
+
+    def _obs(self) -> np.ndarray:
         obs: np.ndarray = self._records["obs"].copy()
         return obs
+
+    def expect(self, mask: np.ndarray, seeds: np.ndarray) -> None:
+        """Note that `reset` will be called with these arguments after the step that comes next."""
+        self._begins, self._seeds = mask.copy(), seeds
 
     def send(self, actions: np.ndarray) -> None:
         """Start one step."""
         for number, envs in enumerate(self._slices):
-            self._places[number].step(actions[envs])
+            begins = None if self._begins is None else self._begins[envs]
+            begins = begins if begins is not None and begins.any() else None
+            self._places[number].step(actions[envs], begins, self._seeds[envs])
             self._asked.append(number)
 
     def recv(self) -> BackendStep:
@@ -390,4 +409,5 @@ def make_remote(
         resets_alone=local.resets_alone,
         first_env=first_env,
         failing=remote.failing,
+        expect=remote.expect,
     )

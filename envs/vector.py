@@ -257,6 +257,8 @@ class VectorEnv:
         resets_alone: an env can be reset while others play on.
         first_env: number of the first env, for episodes and messages, if these are part of more.
         failing: returns why a training must save and end at the next row; None if it need not.
+        expect: takes the envs [B] that `reset` will be called for after the next step, and seeds
+            [B], so that a backend of another machine does both at once; None if it is of no use.
 
     Raises:
         EnvError: the action space is not supported; the backend is closed.
@@ -278,8 +280,9 @@ class VectorEnv:
         resets_alone: bool = True,
         first_env: int = 0,
         failing: Callable[[], str | None] = lambda: None,
+        expect: Callable[[np.ndarray, np.ndarray], None] | None = None,
     ) -> None:
-        self.failing = failing
+        self.failing, self._expect = failing, expect
         self.backend, self.env_id, self.protocol = backend, env_id, protocol
         self.first_env = first_env
         self.adaptation = adaptation
@@ -342,6 +345,8 @@ class VectorEnv:
             assert self._obs is not None
             mask = self._obs[:, self._mask.start : self._mask.end]  # [B, A]
             self._action_check.require_legal(actions, mask, ~self._pending)
+        if self._expect is not None and self._pending.any():
+            self._expect(self._pending, self._next_seeds(self._pending))
         self._start(actions)
 
     def recv(self) -> Row:
@@ -556,15 +561,20 @@ class VectorEnv:
         if stuck.any():
             self._fail(int(np.argmax(stuck)), f"shows an {MASK} without a 1", actions)
 
+    def _next_seeds(self, mask: np.ndarray) -> np.ndarray:
+        """Return the seeds [B] of the running episodes, and of the next ones where mask [B]."""
+        seeds = self.episode_seeds.copy()
+        for index in np.flatnonzero(mask):
+            env, number = self.first_env + int(index), int(self.episode[index]) + 1
+            seeds[index] = episode_seed(self.seed, env, number)
+        return seeds
+
     def _begin_episodes(self, mask: np.ndarray) -> np.ndarray:
         """Start the next episode where mask [B] is true; return all observations."""
+        self.episode_seeds = self._next_seeds(mask)
         self.episode[mask] += 1
         self._history.begin(mask)
         self._return[mask], self._side[mask] = 0.0, 1.0
-        for index in np.flatnonzero(mask):
-            number = int(self.episode[index])
-            env = self.first_env + int(index)
-            self.episode_seeds[index] = episode_seed(self.seed, env, number)
         obs = self._guarded(lambda: self.backend.reset(mask, self.episode_seeds), self._deadline)
         self._check_obs(obs, mask, None)
         self._check_mask(obs, mask, None)

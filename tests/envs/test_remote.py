@@ -145,6 +145,16 @@ def test_a_saved_env_resumes_on_hosts_and_back() -> None:
         far.close()
 
 
+def test_a_row_is_one_call_of_each_host_also_where_episodes_begin() -> None:
+    cluster = FakeCluster()
+    far = make_remote("CartPole-v1", 6, 0, EnvOptions(), _hosts(cluster, 2))
+    far.reset()
+    _play(far, 50, action=0)
+    assert far.episode.min() > 2
+    assert [actor.calls for actor in cluster.ray.actors] == [2 + 50] * 2  # open, reset, steps
+    far.close()
+
+
 def test_only_single_frames_travel() -> None:
     far = make_remote("PongNoFrameskip-v4", 4, 0, EnvOptions(), _hosts(FakeCluster(), 2))
     try:
@@ -206,6 +216,17 @@ def test_what_goes_wrong_in_an_env_of_a_host_names_the_env(fault: str, problem: 
         _play(far, 4, action=1)
     assert raised.value.index == 2
     assert len(cluster.ray.actors) == 2
+    far.close()
+
+
+def test_what_goes_wrong_in_a_reset_that_comes_with_a_step_says_so() -> None:
+    victim = episode_seed(0, 3, 1)
+    options = EnvOptions(env_kwargs=("fault=raises in reset", f"victim={victim}"))
+    far = make_remote("bad_envs:Bad", 4, 0, options, _hosts(FakeCluster(), 2))
+    far.reset()
+    message = f"env 3 .* raised KeyError: 'level' at its reset with seed {victim}"
+    with pytest.raises(EnvError, match=message):
+        _play(far, 9, action=1)
     far.close()
 
 
