@@ -37,6 +37,7 @@ _OPTIONAL = {
     "pettingzoo": ("pettingzoo", "board games as PettingZoo's environments"),
     "box2d": ("box2d", "LunarLander and BipedalWalker"),
     "ray": ("cluster", "envs and trainings on several machines: --ray"),
+    "optuna": ("cluster", "ludus tune"),
     "playwright": ("dev-all", "the tests of the web page"),
 }
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ludus.training.run import Run
 
 KINDS = ("agents", "envs", "games", "runs")
-RunState = Literal["waiting", "running", "finished", "stopped", "failed", "unknown"]
+RunState = Literal["waiting", "running", "finished", "stopped", "pruned", "failed", "unknown"]
 Order = Literal["time", "score", "mean_return", "env_steps", "env", "agent"]
 
 

@@ -24,6 +24,7 @@ COMMANDS = {
     "watch": "show runs and playing agents in the browser",
     "record": "record a video of a trained agent, its saliency and its values",
     "compare": "train several agents under the same conditions and report their scores",
+    "tune": "search for better values of an agent's configuration with Optuna",
     "play": "play against a trained agent, in text or in the browser",
     "arena": "run a round robin of agents and players of a board game, with Elo ratings",
     "bench": "measure the training speed of Ludus and Stable-Baselines3 on this machine",

@@ -37,6 +37,7 @@ _HARMLESS = {
     "ray",
     "hosts",
     "patience",
+    "until",
     "device",
     "log_every",
     "video_every",
@@ -82,6 +83,8 @@ class Plan:
     """show no progress"""
     ray: str | None = None
     """run the trainings on a Ray cluster: auto, local or host:port; None: on this machine"""
+    configs: Sequence[RunConfig] = ()
+    """further trainings, of any configuration"""
 
     def executor(self, jobs: Sequence[Job], device: str) -> Executor:
         """Return what runs some jobs."""
@@ -114,7 +117,8 @@ def compare(plan: Plan) -> tuple[list[Training], list[str]]:
         plan = replace(plan, root=plan.root.absolute())
     for env_id in plan.envs:  # the caller named them
         trust_modules(modules_of(env_id, plan.options.wrapper))
-    configs, existing = _training_configs(plan, device), _readable_runs(plan.root)
+    configs = [*_training_configs(plan, device), *plan.configs]
+    existing = _readable_runs(plan.root)
     added = _added_runs(plan)
     jobs, entries = [], list[_Entry]()
     for config in configs:

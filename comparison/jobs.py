@@ -53,7 +53,7 @@ class Job:
     def total(self) -> int:
         """Return the env steps of the training, or its seconds if minutes limit it."""
         t = self.config.train
-        return 0 if not self.trains else int(60 * t.minutes) or t.steps
+        return 0 if not self.trains else int(60 * t.minutes) or t.end
 
     lost: int = 0
     """number of times that it was lost with its machine"""

@@ -75,7 +75,7 @@ class Follower:
         self._writer.continue_from(path, tree)
         if not isinstance(tree, dict):
             raise CheckpointError(f"the newest checkpoint of {self.run.path} holds no training")
-        self.decisions.complete = int(tree["agent"]["env_steps"]) >= self.config.train.steps
+        self.decisions.complete = int(tree["agent"]["env_steps"]) >= self.config.train.end
         return tree
 
     @property
@@ -89,7 +89,7 @@ class Follower:
         if steps >= self._metrics_at:  # which begins their sums anew, as a log does
             self.agent.metrics()
             self._metrics_at = steps + t.log_every
-        self.decisions.complete |= steps >= t.steps
+        self.decisions.complete |= steps >= t.end
         return self.decisions.save
 
     def save(self, tree: dict[str, Any]) -> None:

@@ -69,7 +69,7 @@ class OnlineTraining:
             return not session.ended
 
         if not session.ended:
-            steps, count = session.config.train.steps, session.decisions.count
+            steps, count = session.config.train.end, session.decisions.count
             train_loop(agent, env, row, state, steps, on_step, self._rivals, count)
 
     def _tree(self, row: Row, state: State) -> dict[str, Any]:
@@ -136,7 +136,7 @@ class TrainingInHalves:
             return None if waits and session.ended else due
 
         if not session.ended:
-            steps, count = session.config.train.steps, session.decisions.count
+            steps, count = session.config.train.end, session.decisions.count
             ranks = session.gang.size
             train_in_halves(self._ahead, self.source, turn, steps, on_turn, count, ranks)
 

@@ -50,6 +50,8 @@ class TrainOptions:
     """env steps (decisions) to train for, which schedules follow; updates with a data set"""
     minutes: Annotated[float, NON_NEGATIVE] = 0.0
     """minutes of training, without evaluations, after which it ends before `steps`; 0: no limit"""
+    until: Annotated[int, NON_NEGATIVE] = 0
+    """env steps after which it ends before `steps`, and from which a resume goes on; 0: no limit"""
     seed: Annotated[int, NON_NEGATIVE] = 0
     """seed of the envs, the weights, the exploration and the sampling"""
     num_envs: Annotated[int, AT_LEAST_ONE] = 8
@@ -99,6 +101,11 @@ class TrainOptions:
     def unit(self) -> str:
         """Return what `steps`, `log_every` and `eval_every` count."""
         return "steps" if self.dataset is None else "updates"
+
+    @property
+    def end(self) -> int:
+        """Return the steps after which the training ends, if not by its minutes before."""
+        return min(self.steps, self.until or self.steps)
 
     def __post_init__(self) -> None:
         """Raise `RunError` for values that cannot work."""
@@ -188,7 +195,7 @@ def changes(before: RunConfig, after: RunConfig) -> dict[str, tuple[Any, Any]]:
 class Status:
     """State and progress of a run."""
 
-    state: str  # waiting, running, finished, stopped, failed, or unknown if the file is missing
+    state: str  # waiting, running, finished, stopped, pruned, failed; unknown without the file
     env_steps: int = 0
     score: float | None = None  # mean return of the last evaluation
     mean_return: float | None = None  # of the last 100 games of the training

@@ -205,7 +205,7 @@ class Session:
             done = self._resumed_at = 0 if tree is None else int(tree["agent"]["env_steps"])
             state = None if tree is None else tree["log"]
             self._log = Logger(
-                self.run.path, name, t.steps, t.log_every, self.quiet, state, done, t.unit
+                self.run.path, name, t.end, t.log_every, self.quiet, state, done, t.unit
             )
             self._show(done)
         self._videos, self._stage = done // (t.video_every or 1), done // self._stage_steps
@@ -310,7 +310,7 @@ class Session:
         """Update the progress bar, and whether the training has ended."""
         t = self.config.train
         left = 60 * t.minutes - self.log.seconds if t.minutes else math.inf
-        self.decisions.complete |= env_steps >= t.steps
+        self.decisions.complete |= env_steps >= t.end
         self.decisions.wants_end |= left <= 0
         self.log.progress(env_steps, self._due, left)
 

@@ -170,9 +170,11 @@ def nothing_left(run: Run, config: RunConfig) -> str:
     """Return a sentence if a run has finished and `config` lets it train no further, else ""."""
     status, t = run.status(), config.train
     timed_out = bool(t.minutes) and (status.seconds or 0) >= 60 * t.minutes
-    if status.state != "finished" or not (status.env_steps >= t.steps or timed_out):
+    if status.state != "finished" or not (status.env_steps >= t.end or timed_out):
         return ""
     limit = f"minutes above {t.minutes:g}, or 0 for no limit," if timed_out else "more steps"
+    if not timed_out and t.end < t.steps:
+        limit = f"until above {t.until:,}, or 0 for no limit,"
     return (
         f"{run.path} has finished, with {status.env_steps:,} {t.unit}; "
         f"{limit} would train it further"

@@ -32,7 +32,7 @@ _WINDOW = 100  # games in a mean of a learning curve, as in the log, so that its
 _LIST_SECONDS = 1.0  # for which a listing is reused, because many pages request it
 _MAX_RECORD, _MAX_DATA = 1 << 20, 1 << 28  # bytes of a file with one record, and of one with games
 _MAX_COUNT = 1 << 53  # integers from here on are not exact in JavaScript
-_STATES = ("waiting", "running", "finished", "stopped", "failed", "unknown")
+_STATES = ("waiting", "running", "finished", "stopped", "pruned", "failed", "unknown")
 _DAMAGES = (OSError, ValueError, KeyError, TypeError, ArithmeticError, RecursionError)
 
 _T = TypeVar("_T")

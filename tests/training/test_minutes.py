@@ -1,4 +1,4 @@
-"""Trainings that end when their minutes are over, on a clock of ten env steps a second."""
+"""Trainings that end by their minutes, on a clock of ten env steps a second, or at `until`."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ from ludus.training.logger import Logger
 from ludus.training.progress import Bar, Due
 from ludus.training.run import Run, TrainOptions
 from ludus.training.session import Session
-from ludus.training.train import resume_session, start_session
+from ludus.training.train import nothing_left, resume_session, start_session
 
 
 @pytest.fixture(autouse=True)
@@ -116,6 +116,33 @@ def test_a_training_whose_minutes_are_over_does_no_step_more(tmp_path):
     run = _session(tmp_path).run
     steps = resume_session(run, quiet=True).run_to_end().env_steps
     assert resume_session(run, quiet=True).run_to_end().env_steps == steps
+
+
+@pytest.mark.parametrize(
+    ("agent", "env_id", "options"),
+    [
+        ("dqn", "CartPole-v1", {}),
+        ("ppo", "CartPole-v1", {}),
+        ("dqn", "FrozenLake-v1", {"halves": True}),
+    ],
+)
+def test_it_ends_at_until_and_a_resume_reaches_what_an_undisturbed_one_does(
+    tmp_path, agent, env_id, options
+):
+    options |= {"steps": 1_600, "minutes": 0.0}
+    whole = _session(tmp_path / "whole", agent, env_id, **options)
+    session = _session(tmp_path / "parts", agent, env_id, until=400, **options)
+    run = session.run
+    assert 400 <= session.run_to_end().env_steps < 420
+    left = nothing_left(run, run.config())
+    assert left.endswith("until above 400, or 0 for no limit, would train it further")
+    assert 800 <= resume_session(run, {"until": 800}, quiet=True).run_to_end().env_steps < 820
+    parts = resume_session(run, {"until": 0}, quiet=True).run_to_end()
+    assert parts.env_steps == whole.run_to_end().env_steps
+    for name, weight in parts.weights().items():
+        assert torch.equal(weight, whole.agent.weights()[name]), name
+    evaluated = [each["env_steps"] for each in run.evaluations()]
+    assert [steps // 400 for steps in evaluated] == [1, 2, 4]
 
 
 def test_a_comparison_at_equal_time_groups_by_it(tmp_path, monkeypatch, capsys):

@@ -1,0 +1,156 @@
+"""The page of a tuning: its trials, what mattered, and the best against the preset."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from matplotlib import ticker
+
+from ludus.comparison.analysis import finding
+from ludus.comparison.figure import dark_file, figure_at
+from ludus.comparison.formatting import format_number
+from ludus.comparison.groups import Training, group_trainings, score_agents
+from ludus.comparison.search_space import Dimension
+from ludus.training.checkpoint import write_atomically
+
+_COLUMNS = 4  # of slices side by side
+_ROW = 2.6  # inches
+_DONE, _PRUNED, _BEST = "#0072B2", "#666666", "#D55E00"
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One trial of the table."""
+
+    number: int  # from 1
+    state: str  # finished, pruned, failed
+    score: float | None  # at its last rung
+    env_steps: int  # of that rung
+    values: dict[str, Any]
+    runs: list[str]
+    error: str | None = None
+
+
+def write_tune_page(
+    folder: Path,
+    title: str,
+    trials: Sequence[TrialRow],
+    space: Mapping[str, Dimension],
+    importance: Mapping[str, float],
+    final: Sequence[Training],
+    facts: Mapping[str, str],
+) -> Path:
+    """Write the figures and the page, one HTML file without external files; return its path.
+
+    Args:
+        folder: of the figures and the page.
+        title: agent and env.
+        trials: all of them, in their order.
+        space: what varied.
+        importance: of each field, a share of 1; empty with too few trials.
+        final: trainings of the preset and of the best configuration with fresh seeds.
+        facts: further values for the page, by their names.
+    """
+    figures = {"history": folder / "history.png", "slices": folder / "slices.png"}
+    plot_history(trials, figures["history"])
+    plot_slices(trials, space, figures["slices"])
+    if importance:
+        figures["importance"] = folder / "importance.png"
+        plot_importance(importance, figures["importance"])
+    package = files("ludus.comparison")
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["number"] = format_number
+    template = environment.from_string(package.joinpath("tune.html.j2").read_text())
+    ranked = sorted(trials, key=lambda t: (t.state != "finished", -(t.score or 0.0)))
+    groups = group_trainings(final) if final else []
+    html = template.render(
+        title=title,
+        trials=ranked,
+        space=space,
+        facts=facts,
+        figures={name: _encoded(path) for name, path in figures.items()},
+        final=[(group, score_agents(group), finding(group)) for group in groups],
+        style=package.joinpath("report.css").read_text(),
+    )
+    page = folder / "tune.html"
+    write_atomically(page, html.encode("ascii", "xmlcharrefreplace").decode())
+    return page
+
+
+def _encoded(path: Path) -> dict[str, str]:
+    """Return a figure for light and for dark pages."""
+    both = {"light": path, "dark": dark_file(path)}
+    return {name: base64.b64encode(file.read_bytes()).decode() for name, file in both.items()}
+
+
+def plot_history(trials: Sequence[TrialRow], path: Path | None) -> None:
+    """Plot the score of each trial, and the best so far."""
+    with figure_at(path, 1, 1, 3.4) as (_, (axes,)):
+        done = [t for t in trials if t.state == "finished" and t.score is not None]
+        pruned = [t for t in trials if t.state == "pruned" and t.score is not None]
+        if pruned:
+            axes.scatter(*_points(pruned), color=_PRUNED, marker="x", label="pruned")
+        axes.scatter(*_points(done), color=_DONE, label="trained to the end")
+        if done:
+            best = np.maximum.accumulate(_points(done)[1])
+            axes.step([t.number for t in done], best, where="post", color=_BEST, label="best")
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+        axes.set_xlabel("trial")
+        axes.set_ylabel("IQM of the games")
+        axes.legend(frameon=False)
+        axes.grid(axis="y")
+
+
+def _points(trials: Sequence[TrialRow]) -> tuple[list[int], list[float]]:
+    return [t.number for t in trials], [t.score or 0.0 for t in trials]
+
+
+def plot_slices(
+    trials: Sequence[TrialRow], space: Mapping[str, Dimension], path: Path | None
+) -> None:
+    """Plot the scores of the trials over the values of each field."""
+    done = [t for t in trials if t.state == "finished" and t.score is not None]
+    pruned = [t for t in trials if t.state == "pruned" and t.score is not None]
+    columns = min(_COLUMNS, len(space))
+    rows = -(-len(space) // columns)
+    with figure_at(path, 1, 1, _ROW * rows + 0.4) as (figure, (only,)):
+        only.remove()
+        for number, (name, dimension) in enumerate(space.items(), 1):
+            axes = figure.add_subplot(rows, columns, number)
+            for those, colour, marker in ((pruned, _PRUNED, "x"), (done, _DONE, "o")):
+                values = [_shown(t.values[name], dimension) for t in those]
+                axes.scatter(values, _points(those)[1], color=colour, marker=marker, s=18)
+            axes.set_xlabel(f"1 - {name}" if dimension.below_one else name)
+            if dimension.kind == "choice":
+                axes.set_xticks(range(len(dimension.choices)), map(str, dimension.choices))
+                axes.set_xlim(-0.5, len(dimension.choices) - 0.5)
+            elif dimension.below_one or (dimension.kind == "float" and dimension.log):
+                axes.set_xscale("log")
+                axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:g}"))
+                axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+            if (number - 1) % columns == 0:
+                axes.set_ylabel("IQM")
+            axes.grid(axis="y")
+
+
+def _shown(value: Any, dimension: Dimension) -> Any:
+    """Return a value's place on its axis."""
+    if dimension.below_one:
+        return 1 - value
+    return dimension.choices.index(value) if dimension.kind == "choice" else value
+
+
+def plot_importance(importance: Mapping[str, float], path: Path | None) -> None:
+    """Plot the importance of each field as bars."""
+    with figure_at(path, 1, 1, 0.35 * len(importance) + 1.0) as (_, (axes,)):
+        names = sorted(importance, key=lambda name: importance[name])
+        axes.barh(names, [importance[name] for name in names], color=_DONE)
+        axes.set_xlabel("importance (share)")
+        axes.grid(axis="x")

@@ -1,0 +1,94 @@
+"""Search spaces: around a preset, by words, and as parameters of a trial."""
+
+import pytest
+
+from ludus.agents.dqn_config import DQNConfig
+from ludus.agents.ppo_config import PPOConfig
+from ludus.comparison.search_space import Dimension, params_of, search_space, with_values
+from ludus.envs.errors import ConfigError
+
+pytest.importorskip("optuna", reason="needs optuna: pip install -e '.[cluster]'")
+
+
+class Ends:
+    """A trial that suggests the low or the high end of everything."""
+
+    def __init__(self, high: bool) -> None:
+        self.high = high
+
+    def suggest_float(self, name, low, high, *, log=False):
+        return high if self.high else low
+
+    def suggest_int(self, name, low, high):
+        return high if self.high else low
+
+    def suggest_categorical(self, name, choices):
+        return choices[-1 if self.high else 0]
+
+
+def test_values_vary_around_the_preset_within_their_bounds():
+    preset = PPOConfig(learning_rate=3e-4, gamma=0.99, lam=1.0, minibatches=2, entropy_coef=0.0)
+    config, space = search_space(preset)
+    assert config == preset
+    assert space["learning_rate"] == Dimension("float", pytest.approx(3e-5), pytest.approx(3e-3))
+    assert space["learning_rate"].log
+    assert space["minibatches"].choices == (1, 2, 4, 8)
+    assert "entropy_coef" not in space  # off
+    assert "batch_size" not in space  # PPO has none
+    gamma = space["gamma"]
+    assert (gamma.low, gamma.high) == (pytest.approx(0.9), pytest.approx(0.999))
+    assert space["lam"].high <= 1
+    for high in (False, True):
+        for name, dimension in space.items():
+            with_values(preset, {name: dimension.suggest(Ends(high), name)})
+
+
+def test_every_preset_has_a_space_whose_ends_can_work():
+    for preset in (DQNConfig(), DQNConfig(n_step=3, prioritised=True), PPOConfig()):
+        _, space = search_space(preset)
+        assert len(space) >= 5
+        assert params_of(space, preset) is not None
+
+
+def test_words_change_the_space():
+    words = ["learning-rate=1e-5..1e-2", "n_step=1..5", "head=q,c51", "dueling=true,false"]
+    config, space = search_space(DQNConfig(), words, ["gamma=0.5", "batch_size=1e2"])
+    assert (config.gamma, config.batch_size) == (0.5, 100)
+    assert not {"gamma", "batch_size"} & set(space)
+    assert space["learning_rate"] == Dimension("float", 1e-5, 1e-2)
+    assert space["n_step"] == Dimension("int", 1, 5)
+    assert space["head"].choices == ("q", "c51")
+    assert space["dueling"].choices == (True, False)
+    assert str(space["n_step"]) == "1 to 5, whole numbers"
+
+
+def test_discounts_vary_in_what_they_leave_to_one():
+    _, space = search_space(DQNConfig(), ["gamma=0.9..0.999"], [])
+    dimension = space["gamma"]
+    assert dimension.below_one
+    assert dimension.suggest(Ends(True), "gamma") == pytest.approx(0.9)
+    assert dimension.suggest(Ends(False), "gamma") == pytest.approx(0.999)
+    assert params_of(space, DQNConfig(gamma=0.98))["1 - gamma"] == pytest.approx(0.02)
+    assert params_of(space, DQNConfig(gamma=0.5)) is None
+
+
+@pytest.mark.parametrize(
+    ("space", "fix", "message"),
+    [
+        (["learning_rat=1..2"], [], "did you mean learning_rate"),
+        (["learning_rate"], [], "--space is learning_rate; it must be field=low..high"),
+        (["learning_rate=1..0.1"], [], "varies from 1 to 0.1; the first must be smaller"),
+        (["learning_rate=a..b"], [], "learning_rate is a; it must be a number"),
+        (["learning_rate=-1..1"], [], "learning_rate is -1.0; it must be above 0"),
+        (["n_step=1.5..3"], [], "n_step is 1.5; it must be a whole number"),
+        (["head=q,zzz"], [], "head is zzz; it must be one of q, c51"),
+        (["head=q"], [], "head has the only value q; use --fix head=q"),
+        (["hidden=1..2"], [], "hidden is no number|hidden cannot vary"),
+        ([], ["gamma"], "--fix is gamma; it must be field=value"),
+        ([], ["gamma=7"], "gamma is 7.0; it must be"),
+        ([], ["hidden=64"], "hidden cannot vary; numbers, flags and names can"),
+    ],
+)
+def test_a_mistake_is_one_sentence(space, fix, message):
+    with pytest.raises(ConfigError, match=message):
+        search_space(DQNConfig(), space, fix)
