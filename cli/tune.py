@@ -35,7 +35,7 @@ examples:
 
 The same command goes on where it was interrupted."""
 
-_SHOWN = 8  # trials of the table in the terminal
+_SHOWN = 5  # trials of the table in the terminal
 
 
 @dataclass(frozen=True)
@@ -202,15 +202,17 @@ def _facts(given: Arguments, rows: list[TrialRow]) -> dict[str, str]:
 
 
 def _table(rows: list[TrialRow], space: dict[str, Any]) -> Table:
-    """Return the best trials as a table for the terminal."""
+    """Return the best trials, one in each column, as a table for the terminal."""
     done = sorted((r for r in rows if r.state == "finished"), key=lambda r: -(r.score or 0.0))
+    best = done[:_SHOWN]
     table = Table(title="the best trials", title_justify="left")
-    for name in ("trial", "IQM", *space):
-        table.add_column(name, justify="right")
-    for row in done[:_SHOWN]:
-        values = [row.values.get(name) for name in space]
-        cells = [f"{v:.3g}" if isinstance(v, float) else str(v) for v in values]
-        table.add_row(str(row.number), f"{row.score:.1f}", *cells)
+    table.add_column("trial")
+    for row in best:
+        table.add_column(str(row.number), justify="right", no_wrap=True)
+    table.add_row("IQM", *(f"{row.score:.1f}" for row in best), end_section=True)
+    for name in space:
+        values = [row.values.get(name) for row in best]
+        table.add_row(name, *(f"{v:.3g}" if isinstance(v, float) else str(v) for v in values))
     return table
 
 
