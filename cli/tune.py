@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import strftime
 from typing import Annotated, Any
@@ -25,6 +25,7 @@ from ludus.envs.make import EnvOptions
 from ludus.training.checkpoint import write_atomically
 from ludus.training.device import device_of
 from ludus.training.provenance import commit, hardware, versions
+from ludus.training.run import Run
 
 ABOUT = """Search for better values of AGENT's configuration on ENV with Optuna.
 
@@ -176,7 +177,14 @@ def _final(tuning: Tuning, best: Any, given: Arguments) -> tuple[list[Training],
         ray=given.ray,
         configs=configs,
     )
-    return compare(plan)
+    trainings, failures = compare(plan)
+    named = []
+    for training in trainings:
+        assert training.run is not None
+        preset = Run.open(training.run).config().config == tuning.preset
+        agent = f"{given.agent} ({'preset' if preset else 'tuned'})"
+        named.append(replace(training, agent=agent))
+    return named, failures
 
 
 def _about(given: Arguments, argv: list[str]) -> About:
