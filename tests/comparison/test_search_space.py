@@ -7,8 +7,6 @@ from ludus.agents.ppo_config import PPOConfig
 from ludus.comparison.search_space import Dimension, params_of, search_space, with_values
 from ludus.envs.errors import ConfigError
 
-pytest.importorskip("optuna", reason="needs optuna: pip install -e '.[cluster]'")
-
 
 class Ends:
     """A trial that suggests the low or the high end of everything."""
