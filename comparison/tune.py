@@ -314,7 +314,7 @@ class Tuning:
     def _decide(self, each: _Trial) -> None:
         """Report the score of a rung, and end the trial or go on to the next one."""
         steps, states = self.plan.rung_steps(each.rung), self._optuna.trial.TrialState
-        score = float(iqm(np.concatenate([returns_at(run, steps) for run in each.runs])))
+        score = float(iqm(np.concatenate([run.returns_after(steps) for run in each.runs])))
         if steps not in self.study.trials[each.trial.number].intermediate_values:
             each.trial.report(score, steps)
         if each.rung == self.plan.rungs - 1:
@@ -435,14 +435,6 @@ class Tuning:
             **changed,
             **asdict(self.config_of(trial)),
         }
-
-
-def returns_at(run: Run, steps: int) -> np.ndarray:
-    """Return the held-out games [games] of a run after so many env steps."""
-    after = [each for each in run.evaluations() if each["env_steps"] >= steps]
-    if not after:
-        raise RunError(f"{run.path} has no evaluation after {steps:,} steps")
-    return np.asarray(after[0]["returns"], np.float64)
 
 
 def _optuna() -> Any:

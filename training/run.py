@@ -322,6 +322,17 @@ class Run:
             return []
         return stored if _are_evaluations(stored) else []
 
+    def returns_after(self, steps: int) -> np.ndarray:
+        """Return the held-out games [games] of the first evaluation after so many env steps.
+
+        Raises:
+            RunError: there is none.
+        """
+        after = [each for each in self.evaluations() if each["env_steps"] >= steps]
+        if not after:
+            raise RunError(f"{self.path} has no evaluation after {steps:,} steps")
+        return np.asarray(after[0]["returns"], np.float64)
+
     def newest_weights(self) -> dict[str, Tensor]:
         """Return the weights for acting of the newest checkpoint.
 
