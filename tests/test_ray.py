@@ -186,7 +186,7 @@ def _plan(root: Path, ray: str | None = None, **changes: Any) -> Plan:
     settings: dict[str, Any] = {
         "envs": ["CartPole-v1"],
         "agents": ["dqn", "ppo"],
-        "steps": 6_000,
+        "steps": 12_000,
         "minutes": 0.0,
         "seeds": 1,
         "first_seed": 0,
@@ -214,7 +214,7 @@ def _scores(root: Path) -> dict[str, tuple[list[float], int]]:
 
 
 def _training(root: Path) -> bool:
-    return any(run.status().env_steps > 0 for run in all_runs(root))
+    return any(run.status().state == "running" for run in all_runs(root))
 
 
 def test_a_comparison_whose_processes_die_and_that_is_interrupted(
