@@ -19,10 +19,8 @@ from ludus.envs.bounds import AT_LEAST_ONE, FRACTION, NON_NEGATIVE, check_bounds
 from ludus.envs.errors import UsageError, describe_error
 from ludus.envs.make import EnvOptions
 from ludus.evaluation.video import most_steps, record
-from ludus.training.device import device_of
 from ludus.training.film import film_title
 from ludus.training.progress import task
-from ludus.training.provenance import commit, hardware, versions
 from ludus.training.run import Run
 from ludus.training.train import load
 
@@ -122,14 +120,8 @@ def run(argv: list[str]) -> int:
     if not trainings:
         raise UsageError("no training has finished, so there is nothing to report")
     out = given.out or given.run_dir / "compare" / _stem(trainings)
-    about = About(
-        title=", ".join(dict.fromkeys(t.agent for t in trainings)),
-        command=shlex.join(["ludus", "compare", *argv]),
-        hardware={k: str(v) for k, v in hardware(device_of(given.device)).items() if v},
-        versions=versions(),
-        commit=commit(),
-        date=strftime("%Y-%m-%d"),
-    )
+    title = ", ".join(dict.fromkeys(t.agent for t in trainings))
+    about = About.here(title, shlex.join(["ludus", "compare", *argv]), given.device)
     if not given.json:
         for table in tables(trainings):
             print_table(table)

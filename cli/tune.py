@@ -23,8 +23,6 @@ from ludus.envs.bounds import AT_LEAST_ONE, NON_NEGATIVE, check_bounds
 from ludus.envs.errors import RunError, UsageError
 from ludus.envs.make import EnvOptions
 from ludus.training.checkpoint import write_atomically
-from ludus.training.device import device_of
-from ludus.training.provenance import commit, hardware, versions
 from ludus.training.run import Run
 
 ABOUT = """Search for better values of AGENT's configuration on ENV with Optuna.
@@ -129,7 +127,9 @@ def run(argv: list[str]) -> int:
     write_atomically(folder / "best.json", json.dumps(tuning.settings_of(best), indent=2))
     rows = tuning.rows()
     if final:
-        write_report(folder / "final", final, _about(given, argv))
+        title, command = f"{given.agent}: the best against the preset", ["ludus", "tune", *argv]
+        about = About.here(title, shlex.join(command), given.device)
+        write_report(folder / "final", final, about)
     page = write_tune_page(
         folder,
         f"{given.agent} on {given.env}",
@@ -185,17 +185,6 @@ def _final(tuning: Tuning, best: Any, given: Arguments) -> tuple[list[Training],
         agent = f"{given.agent} ({'preset' if preset else 'tuned'})"
         named.append(replace(training, agent=agent))
     return named, failures
-
-
-def _about(given: Arguments, argv: list[str]) -> About:
-    return About(
-        title=f"{given.agent}: the best against the preset",
-        command=shlex.join(["ludus", "tune", *argv]),
-        hardware={k: str(v) for k, v in hardware(device_of(given.device)).items() if v},
-        versions=versions(),
-        commit=commit(),
-        date=strftime("%Y-%m-%d"),
-    )
 
 
 def _facts(given: Arguments, rows: list[TrialRow]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from time import strftime
 
 import numpy as np
 
@@ -32,6 +33,8 @@ from ludus.comparison.groups import (
     score_agents,
 )
 from ludus.comparison.published_scores import PublishedScore, published_scores
+from ludus.training.device import device_of
+from ludus.training.provenance import commit, hardware, versions
 
 _RETURN_RANGES = {"CartPole-v1": (0.0, 500.0)}  # envs with known bounds of the return
 _MAX_TAU = 8.0  # profiles end here: some games give hundreds of times the human score
@@ -49,6 +52,24 @@ class About:
     versions: dict[str, str]
     commit: str | None
     date: str
+
+    @classmethod
+    def here(cls, title: str, command: str, device: str) -> "About":
+        """Describe this machine, now.
+
+        Args:
+            title: of the comparison.
+            command: repeats it.
+            device: auto, cpu, cuda or mps.
+        """
+        return cls(
+            title=title,
+            command=command,
+            hardware={k: str(v) for k, v in hardware(device_of(device)).items() if v},
+            versions=versions(),
+            commit=commit(),
+            date=strftime("%Y-%m-%d"),
+        )
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,10 @@ from ludus.agents import registry
 from ludus.agents.sb3_config import SB3Config
 from ludus.comparison.aggregates import human_normalised
 from ludus.comparison.analysis import finding
-from ludus.comparison.executor import Executor, LocalExecutor, RayExecutor
 from ludus.comparison.groups import Group, Training, group_trainings, score_agents
-from ludus.comparison.jobs import Job, max_parallel, run_jobs
+from ludus.comparison.jobs import Job, make_executor, run_jobs
 from ludus.envs.errors import EnvError, FormatError, RunError
 from ludus.envs.make import EnvOptions, make
-from ludus.envs.ray_cluster import RayCluster
 from ludus.envs.trust import consent_arguments, modules_of, trust_modules
 from ludus.evaluation.evaluate import evaluate
 from ludus.training.checkpoint import check_resumable
@@ -86,12 +84,6 @@ class Plan:
     configs: Sequence[RunConfig] = ()
     """further trainings, of any configuration"""
 
-    def executor(self, jobs: Sequence[Job], device: str) -> Executor:
-        """Return what runs some jobs."""
-        if self.ray is not None:
-            return RayExecutor(RayCluster(self.ray), self.jobs, gpu=device == "cuda")
-        return LocalExecutor(self.jobs or max_parallel(len(jobs), device))
-
 
 @dataclass(frozen=True)
 class _Entry:
@@ -137,13 +129,15 @@ def compare(plan: Plan) -> tuple[list[Training], list[str]]:
     }
     first = [*jobs, *replays.values()]
     if first:
-        run_jobs(first, plan.executor(first, device), len(entries), quiet=plan.quiet)
+        executor = make_executor(plan.ray, plan.jobs, len(first), device)
+        run_jobs(first, executor, len(entries), quiet=plan.quiet)
     # A resumed training plays the games of the options it was created with, which may be others.
     trained = [job.run for job in jobs if not job.error]
     late = {run.path: _evaluation_job(run, plan) for run in trained if not _has_games(run, plan)}
     second = list(late.values())
     if second:
-        run_jobs(second, plan.executor(second, device), len(entries), quiet=plan.quiet)
+        executor = make_executor(plan.ray, plan.jobs, len(second), device)
+        run_jobs(second, executor, len(entries), quiet=plan.quiet)
     replays |= late
     failures = {job.run.path: f"{job.name}: {job.error}" for job in first + second if job.error}
     trainings = [

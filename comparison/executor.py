@@ -18,6 +18,7 @@ from ludus.envs.ray_cluster import RayCluster
 from ludus.training.provenance import cores
 
 _POLL_SECONDS = 0.5
+MOST_LOSSES = 3  # of a command with its machine, after which it is not started again
 
 
 class Ended(NamedTuple):
@@ -26,6 +27,13 @@ class Ended(NamedTuple):
     code: int | None  # of its exit; None if it was lost with its machine
     output: str  # on stdout
     errors: str  # on stderr
+
+    @property
+    def problem(self) -> str:
+        """Return one sentence on why it failed."""
+        lines = self.errors.strip().splitlines()
+        last = lines[-1].removeprefix("ludus: ") if lines else None
+        return last or f"the process ended with exit code {self.code}"
 
 
 class Task(Protocol):

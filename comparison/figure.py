@@ -1,5 +1,6 @@
 """Figures of one appearance, for light and dark pages, as PNG, SVG and PDF, and in notebooks."""
 
+import base64
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,6 +69,12 @@ def _save(figure: Figure, path: Path) -> None:
 def dark_file(path: Path) -> Path:
     """Return the path of a figure for dark pages, beside that of the figure."""
     return path.with_name(f"{path.stem}-dark.png")
+
+
+def embedded(path: Path) -> dict[str, str]:
+    """Return a figure for light and for dark pages, in base64."""
+    both = {"light": path, "dark": dark_file(path)}
+    return {name: base64.b64encode(file.read_bytes()).decode() for name, file in both.items()}
 
 
 def _darken(figure: Figure) -> None:

@@ -17,13 +17,20 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ludus.comparison.executor import Ended, Executor, Task
+from ludus.comparison.executor import (
+    MOST_LOSSES,
+    Ended,
+    Executor,
+    LocalExecutor,
+    RayExecutor,
+    Task,
+)
+from ludus.envs.ray_cluster import RayCluster
 from ludus.training.console import printable
 from ludus.training.provenance import cores
 from ludus.training.run import Run, RunConfig
 
 _JOB_MEMORY = 2 << 30  # bytes that one training may need
-_MOST_LOSSES = 3
 _POLL_SECONDS = 0.25
 _LINE_SECONDS = 30.0  # between progress lines without a terminal
 
@@ -42,6 +49,8 @@ class Job:
     """standard output of the process, once it has ended"""
     error: str | None = None
     """one sentence on why the process failed"""
+    lost: int = 0
+    """number of times that it was lost with its machine"""
 
     @property
     def name(self) -> str:
@@ -55,23 +64,18 @@ class Job:
         t = self.config.train
         return 0 if not self.trains else int(60 * t.minutes) or t.end
 
-    lost: int = 0
-    """number of times that it was lost with its machine"""
-
     def goes_on_after(self, ended: Ended) -> bool:
         """Return whether it must be started again; else set its output and its error."""
         if ended.code and self.trains and self.run.is_locked():
             return True  # another process locked the run first
-        if ended.code is None and self.lost < _MOST_LOSSES:
+        if ended.code is None and self.lost < MOST_LOSSES:
             self.lost += 1
             return True
         self.output = ended.output
         if ended.code is None:
             self.error = f"its machine was lost {self.lost + 1} times: {ended.errors}"
         elif ended.code:
-            lines = ended.errors.strip().splitlines()
-            last = lines[-1].removeprefix("ludus: ") if lines else None
-            self.error = last or f"the process ended with exit code {ended.code}"
+            self.error = ended.problem
         return False
 
     def done(self) -> int:
@@ -93,6 +97,20 @@ def max_parallel(count: int, device: str) -> int:
     slots = cores() // (4 if device == "cuda" else 1)
     memory_slots = int(psutil.virtual_memory().available // _JOB_MEMORY)
     return max(1, min(slots, count, memory_slots))
+
+
+def make_executor(ray: str | None, jobs: int, count: int, device: str) -> Executor:
+    """Return what runs commands, on this machine or on a Ray cluster.
+
+    Args:
+        ray: address of the cluster, see `RayCluster`; None for this machine.
+        jobs: maximum number of commands in parallel; 0 for as many as there is room for.
+        count: number of commands that may be wanted at the same time.
+        device: cpu or cuda.
+    """
+    if ray is not None:
+        return RayExecutor(RayCluster(ray), jobs, gpu=device == "cuda")
+    return LocalExecutor(jobs or max_parallel(count, device))
 
 
 def run_jobs(jobs: list[Job], executor: Executor, trainings: int, *, quiet: bool) -> None:

@@ -22,7 +22,7 @@ from ludus.comparison.aggregates import (
     human_reference,
 )
 from ludus.comparison.analysis import Analysis, finding
-from ludus.comparison.figure import dark_file
+from ludus.comparison.figure import embedded
 from ludus.comparison.formatting import (
     format_count,
     format_key,
@@ -61,13 +61,7 @@ def render_page(analysis: Analysis, figures: Mapping[str, Path], film: Path | No
     environment.filters["setting"] = format_setting
     environment.filters["budget"] = lambda both: describe_budget(*both)
     template = environment.from_string(package.joinpath("report.html.j2").read_text())
-    images = {
-        name: {
-            "light": base64.b64encode(path.read_bytes()).decode(),
-            "dark": base64.b64encode(dark_file(path).read_bytes()).decode(),
-        }
-        for name, path in figures.items()
-    }
+    images = {name: embedded(path) for name, path in figures.items()}
     style = package.joinpath("report.css").read_text()
     game = None
     if film is not None:

@@ -1,16 +1,14 @@
 """The search space of a tuning: which fields of a configuration vary, and between which values."""
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol, get_args, get_origin, get_type_hints
 
 from ludus.envs.bounds import Bounds
 from ludus.envs.errors import ConfigError
 from ludus.envs.suggest import closest
 
-_C = TypeVar("_C")
 _FACTOR = 10.0  # a value varies from a tenth of the preset's to ten times as much
 _COUNT_FACTOR = 4  # a count from a quarter to four times as much, in powers of two
 
@@ -88,7 +86,8 @@ def search_space(
     hints = get_type_hints(type(config), include_extras=True)
     for text in fixed:
         name, value = _named(text, hints, "fix")
-        config = with_values(config, {name: _parse(name, hints[name], value)})
+        changed = {name: _parse(name, hints[name], value)}
+        config = replace(config, **changed)
     space = {}
     for name in TUNED:
         if name in hints:
@@ -103,15 +102,6 @@ def search_space(
     if not space:
         raise ConfigError("nothing varies; name fields by --space field=low..high")
     return config, space
-
-
-def with_values(config: _C, values: Mapping[str, Any]) -> _C:
-    """Return a configuration with other values.
-
-    Raises:
-        ConfigError: a value is out of bounds, or they cannot work together.
-    """
-    return dataclasses.replace(config, **values)  # type: ignore[type-var]
 
 
 def _around(hint: Any, value: Any) -> Dimension | None:

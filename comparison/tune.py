@@ -17,20 +17,18 @@ import numpy as np
 
 from ludus.agents import registry
 from ludus.comparison.aggregates import iqm
-from ludus.comparison.executor import Ended, Executor, LocalExecutor, RayExecutor, Task
-from ludus.comparison.jobs import max_parallel
-from ludus.comparison.search_space import params_of, search_space, with_values
+from ludus.comparison.executor import MOST_LOSSES, Ended, Executor, Task
+from ludus.comparison.jobs import make_executor
+from ludus.comparison.search_space import params_of, search_space
 from ludus.comparison.tune_report import TrialRow
 from ludus.envs.errors import ConfigError, RunError
 from ludus.envs.make import EnvOptions, make
-from ludus.envs.ray_cluster import RayCluster
 from ludus.envs.trust import consent_arguments, modules_of, trust_modules
 from ludus.training.device import device_of
 from ludus.training.lock import FileLock
 from ludus.training.run import Run, RunConfig, TrainOptions
 
 _POLL_SECONDS = 0.25
-_MOST_LOSSES = 3
 _STARTUP_TRIALS = 8  # that are random, and that no pruner ends
 
 Pruner = Literal["median", "halving", "none"]
@@ -68,14 +66,11 @@ class TunePlan:
 
     def executor(self) -> Executor:
         """Return what runs the trainings."""
-        device = device_of(self.device).type
-        if self.ray is not None:
-            return RayExecutor(RayCluster(self.ray), self.jobs, gpu=device == "cuda")
-        return LocalExecutor(self.jobs or max_parallel(self.seeds, device))
+        return make_executor(self.ray, self.jobs, self.seeds, device_of(self.device).type)
 
     def rung_steps(self, rung: int) -> int:
         """Return the env steps of a rung, which are numbered from 0."""
-        return max(1, self.steps >> (self.rungs - 1 - rung))
+        return self.steps >> (self.rungs - 1 - rung)
 
 
 @dataclass
@@ -115,7 +110,7 @@ class Tuning:
         finally:
             env.close()
         self.preset, self.space = search_space(preset.config, plan.space, plan.fix)
-        if plan.steps >> (plan.rungs - 1) < 1:
+        if plan.rung_steps(0) < 1:
             raise ConfigError(
                 f"rungs is {plan.rungs}; {plan.steps} steps are too few to halve them"
             )
@@ -194,10 +189,9 @@ class Tuning:
             RunError: another process runs them.
             KeyboardInterrupt: on a signal, after every training has saved and ended.
         """
-        lock = FileLock(self.plan.folder / ".lock")
-        lock.acquire()
-        executor = self.plan.executor()
+        lock, executor = FileLock(self.plan.folder / ".lock"), self.plan.executor()
         try:
+            lock.acquire()
             self._take_up()
             while self._fill(executor):
                 time.sleep(_POLL_SECONDS)
@@ -263,7 +257,7 @@ class Tuning:
         trial = self.study.ask()
         values = {name: dim.suggest(trial, name) for name, dim in self.space.items()}
         try:
-            config = with_values(self.preset, values)
+            config = replace(self.preset, **values)
         except ConfigError as error:
             self._fail(trial, str(error))
             return
@@ -299,9 +293,8 @@ class Tuning:
         """Return why a trial has failed, or None if it goes on; a failure is tried once more."""
         if ended.code == 0:
             return None
-        lines = ended.errors.strip().splitlines()
-        what = lines[-1].removeprefix("ludus: ") if lines else f"exit code {ended.code}"
-        if ended.code is None and each.losses < _MOST_LOSSES:
+        what = ended.problem
+        if ended.code is None and each.losses < MOST_LOSSES:
             each.losses += 1
         elif path in each.retried:
             return what
@@ -421,7 +414,7 @@ class Tuning:
 
     def config_of(self, trial: Any) -> Any:
         """Return the configuration of a trial."""
-        return with_values(self.preset, trial.user_attrs["values"])
+        return replace(self.preset, **trial.user_attrs["values"])
 
     def settings_of(self, trial: Any) -> dict[str, Any]:
         """Return a trial as `ludus train --config FILE` takes it."""

@@ -1,6 +1,5 @@
 """The page of a tuning: its trials, what mattered, and the best against the preset."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -12,7 +11,7 @@ from jinja2 import Environment, StrictUndefined
 from matplotlib import ticker
 
 from ludus.comparison.analysis import finding
-from ludus.comparison.figure import dark_file, figure_at
+from ludus.comparison.figure import embedded, figure_at
 from ludus.comparison.formatting import format_number
 from ludus.comparison.groups import Training, group_trainings, score_agents
 from ludus.comparison.search_space import Dimension
@@ -75,19 +74,13 @@ def write_tune_page(
         trials=ranked,
         space=space,
         facts=facts,
-        figures={name: _encoded(path) for name, path in figures.items()},
+        figures={name: embedded(path) for name, path in figures.items()},
         final=[(group, score_agents(group), finding(group)) for group in groups],
         style=package.joinpath("report.css").read_text(),
     )
     page = folder / "tune.html"
     write_atomically(page, html.encode("ascii", "xmlcharrefreplace").decode())
     return page
-
-
-def _encoded(path: Path) -> dict[str, str]:
-    """Return a figure for light and for dark pages."""
-    both = {"light": path, "dark": dark_file(path)}
-    return {name: base64.b64encode(file.read_bytes()).decode() for name, file in both.items()}
 
 
 def plot_history(trials: Sequence[TrialRow], path: Path | None) -> None:

@@ -34,7 +34,6 @@ from ludus.envs.vector import (
 )
 
 _MARGIN_SECONDS = 5.0  # after which a host is given up that did not say that an env hangs
-_PAUSE_SECONDS = 1.0  # before another host is asked for
 _CLOSE_SECONDS = 5.0
 _MOST_DEATHS = 3  # of hosts that repeat the same steps
 

@@ -1,10 +1,12 @@
 """Search spaces: around a preset, by words, and as parameters of a trial."""
 
+from dataclasses import replace
+
 import pytest
 
 from ludus.agents.dqn_config import DQNConfig
 from ludus.agents.ppo_config import PPOConfig
-from ludus.comparison.search_space import Dimension, params_of, search_space, with_values
+from ludus.comparison.search_space import Dimension, params_of, search_space
 from ludus.envs.errors import ConfigError
 
 
@@ -38,7 +40,8 @@ def test_values_vary_around_the_preset_within_their_bounds():
     assert space["lam"].high <= 1
     for high in (False, True):
         for name, dimension in space.items():
-            with_values(preset, {name: dimension.suggest(Ends(high), name)})
+            values = {name: dimension.suggest(Ends(high), name)}
+            replace(preset, **values)
 
 
 def test_every_preset_has_a_space_whose_ends_can_work():
