@@ -95,4 +95,5 @@ class GameSession:
             "simulations": self._agent.simulations if searches else None,
             "thinking": self._agent_to_move,
         }
-        self._publish(pack(head | describe_game(self._game, with_advice=with_advice), {}), False)
+        described = head | describe_game(self._game, with_advice=with_advice)
+        self._publish(pack(described, {}), True)  # so that the page can return to each position

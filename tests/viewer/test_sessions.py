@@ -1,5 +1,6 @@
 """Sessions without a server: an agent that plays, and a person against an agent."""
 
+import asyncio
 import io
 import shutil
 import threading
@@ -18,6 +19,7 @@ from ludus.training.train import load
 from ludus.viewer import playback_session
 from ludus.viewer.game_session import MAX_SIMULATIONS, GameSession
 from ludus.viewer.playback_session import Pace, PlaybackSession
+from ludus.viewer.server import Outbox
 from ludus.viewer.views import EnvView
 
 from .conftest import LIMIT, open_run, unpack
@@ -409,6 +411,31 @@ def test_the_agent_answers_a_move(game, published):
     assert sorted(stones.values()) == [0, 1]
     assert head["advice"] is None  # nothing is said that was not asked for
     assert head["position"]["mover"] == 0
+
+
+def test_a_slow_page_misses_no_position_of_its_game(runs, published):
+    """The page goes back to what it has received."""
+    outbox = Outbox()
+
+    def publish(message, lasting):
+        outbox.put(message, lasting)
+        published(message, lasting)
+
+    game = GameSession(*open_run(runs, "tic_tac_toe"), publish)
+    _send(game, "simulations", 1)
+    published.until(lambda head: head.get("simulations") == 1)
+    _send(game, "move", 4)
+    published.until(lambda head: head["step"] == 2)
+    game.worker.close(LIMIT)
+
+    async def received():
+        outbox.put(b"the end", False)
+        messages = [await outbox.get()]
+        while messages[-1] != b"the end":
+            messages.append(await outbox.get())
+        return messages[:-1]
+
+    assert [unpack(message)[0]["step"] for message in asyncio.run(received())] == [0, 0, 1, 2]
 
 
 def test_illegal_moves_change_nothing(game, published):
