@@ -196,6 +196,7 @@ def _print_speed(speed: Speed) -> None:
     print_table(table)
     if speed.floor_share is not None:
         print_result(
-            f"{100 * speed.floor_share:.0f}% of the floating-point floor: 2.18 GFLOP an update, "
-            f"{speed.matrix_gflops:.0f} GFLOP/s in a float32 matrix product"
+            "The arithmetic alone, 2.18 GFLOP an update at the "
+            f"{speed.matrix_gflops:.0f} GFLOP/s of a float32 matrix product, would take "
+            f"{100 * speed.floor_share:.0f}% of the time of ludus"
         )

@@ -166,7 +166,7 @@ def _record(trainings: list[Training], out: Path, given: Arguments) -> Path | No
     title = film_title(config, shown.done)
     out.mkdir(parents=True, exist_ok=True)
     steps = most_steps(config.env, _VIDEO_STEPS, None)
-    with task("video", steps, "steps", quiet=given.quiet or given.json) as show:
+    with task("video", steps, "steps at most", quiet=given.quiet or given.json) as show:
         record(
             agent,
             config.env,

@@ -30,15 +30,16 @@ class Finding:
     """whether Ludus does not work without it"""
 
 
-# package: its extra, and what it is for
+# package: what installs it in a checkout, and what it is for
 _OPTIONAL = {
-    "sb3-contrib": ("contrib", "sb3:qrdqn and sb3:recurrent_ppo"),
-    "minari": ("offline", "data sets: ludus collect and --dataset"),
-    "pettingzoo": ("pettingzoo", "board games as PettingZoo's environments"),
-    "box2d": ("box2d", "LunarLander and BipedalWalker"),
-    "ray": ("cluster", "envs and trainings on several machines: --ray"),
-    "optuna": ("cluster", "ludus tune"),
-    "playwright": ("dev-all", "the tests of the web page"),
+    "sb3-contrib": ("-e '.[contrib]'", "sb3:qrdqn and sb3:recurrent_ppo"),
+    "minari": ("-e '.[offline]'", "data sets: ludus collect and --dataset"),
+    "pettingzoo": ("-e '.[pettingzoo]'", "board games as PettingZoo's environments"),
+    "box2d": ("-e '.[box2d]'", "LunarLander and BipedalWalker"),
+    "mujoco": ("'gymnasium[mujoco]'", "Ant, HalfCheetah and the other robots"),
+    "ray": ("-e '.[cluster]'", "envs and trainings on several machines: --ray"),
+    "optuna": ("-e '.[cluster]'", "ludus tune"),
+    "playwright": ("-e '.[dev-all]'", "the tests of the web page, with chromium"),
 }
 
 
@@ -110,9 +111,9 @@ def _tools() -> Iterator[Finding]:
 
 
 def _extras() -> Iterator[Finding]:
-    for name, (extra, purpose) in _OPTIONAL.items():
+    for name, (what, purpose) in _OPTIONAL.items():
         try:
             yield Finding(name, version(name), needed=False)
         except PackageNotFoundError:
-            remedy = f"in a checkout: pip install -e '.[{extra}]', for {purpose}"
+            remedy = f"in a checkout: pip install {what}, for {purpose}"
             yield Finding(name, "not installed", remedy, needed=False)

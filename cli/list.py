@@ -66,7 +66,7 @@ def run(argv: list[str]) -> int:
 
 def _print_runs(rows: list[dict[str, Any]]) -> None:
     """Print one line for each run; its path is the last word, whole, to be copied."""
-    lines: list[tuple[str, ...]] = [("state", "steps", "score", "return", "minutes", "run")]
+    lines: list[tuple[str, ...]] = [("state", "steps", "score", "mean of 100", "minutes", "run")]
     for row in rows:
         minutes = None if row["seconds"] is None else row["seconds"] / 60
         numbers = (row["score"], row["mean_return"], minutes)

@@ -56,7 +56,7 @@ def run(argv: list[str]) -> int:
         raise UsageError(f"the folder {out.parent} does not exist; create it first")
     loaded = load_saved(given.run, device=given.device)
     steps = most_steps(config.env, given.max_steps, given.seed)
-    with task("video", steps, "steps", quiet=given.json) as show:
+    with task("video", steps, "steps at most", quiet=given.json) as show:
         score, length, seed = record(
             loaded.agent,
             config.env,

@@ -15,7 +15,6 @@ from rich.table import Table
 
 from ludus.agents import registry
 from ludus.agents.sb3_config import SB3Config
-from ludus.comparison.aggregates import human_normalised
 from ludus.comparison.analysis import finding
 from ludus.comparison.groups import Group, Training, group_trainings, score_agents
 from ludus.comparison.jobs import Job, make_executor, run_jobs
@@ -386,15 +385,14 @@ def _table(group: Group) -> Table:
         cells = [agent, f"{score.mean:.1f}", f"{score.iqm:.1f}"]
         cells += [f"{score.low:.1f} to {score.high:.1f}"]
         if rom is not None:
-            human = human_normalised(rom, score.iqm)
-            cells.append("-" if human is None else f"{100 * human:.1f}%")
+            cells.append("-" if row.human is None else f"{100 * row.human:.1f}%")
         rates = [t.done / t.seconds for t in trainings if t.seconds]
         cells.append(f"{np.mean(rates):.0f}" if rates else "-")
         rows.append(cells)
     caption = "95% bootstrap interval of the interquartile mean (IQM), "
     caption += f"over {', '.join(sorted(interval_over))}"
     if rom is not None:
-        caption += "; human: (IQM - random) / (human - random)"
+        caption += "; human: (mean - random) / (human - random)"
     caption = f"{caption}. {finding(group)}".strip()
     table = Table(title=group.label, title_justify="left", caption=caption, caption_justify="left")
     columns = ["agent", "mean", "IQM", "95% interval", *(["human"] if rom else []), "steps/s"]

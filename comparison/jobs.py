@@ -180,8 +180,8 @@ class _ProgressView:
             return
         finished = trainings - sum(job.trains for job in jobs)
         self._console.print(
-            f"{trainings} trainings, {finished} of them finished; {self._total:,} {self._unit}, "
-            f"{parallel} trainings in parallel"
+            f"{trainings} trainings, {finished} of them finished; "
+            f"{self._total:,} {self._unit} in all, {parallel} trainings in parallel"
         )
         done = sum(job.done() for job in jobs)
         self._task = self._all.add_task(self._unit, total=self._total, completed=done)

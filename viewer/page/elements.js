@@ -23,6 +23,10 @@ export function svg(name, attributes = {}, ...children) {
 
 export const gameOf = (name) => name.split("/")[0]; // of the name of a run
 
+// The steps at the end of a run, which its minutes or a callback may have ended before all were done.
+export const lastStep = (run) => (run.state === "finished" ? run.env_steps : run.steps);
+export const stepsOf = (run) => (run.state === "finished" ? `${formatNumber(run.env_steps)} steps` : `${formatNumber(run.env_steps)} of ${formatNumber(run.steps)} steps`);
+
 export const link = (page, ...names) => `#/${page}/${names.map(encodeURIComponent).join("/")}`;
 
 export function formatNumber(value) {

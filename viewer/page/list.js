@@ -2,7 +2,7 @@
 
 import { sparkline } from "./charts.js";
 import { address, fetchJson } from "./connection.js";
-import { el, formatNumber, link } from "./elements.js";
+import { el, formatNumber, lastStep, link, stepsOf } from "./elements.js";
 import { breadcrumb, main, repeat, showError, stillOpen } from "./page.js";
 
 export function listPage() {
@@ -85,7 +85,7 @@ function runItem(run, isSelected, select) {
     el("div", { class: "small" },
       el("div", { title: evaluated ? "mean return of the last evaluation" : "mean return of the last 100 training games" },
         el("strong", {}, formatNumber(score)), score === null ? "" : evaluated ? " in evaluation" : " in training, 100 games"),
-      el("progress", { max: Math.max(1, run.steps), value: run.env_steps, "aria-label": `${formatNumber(run.env_steps)} of ${formatNumber(run.steps)} steps` }),
-      el("div", { class: "soft" }, `${formatNumber(run.env_steps)} of ${formatNumber(run.steps)} steps`)),
+      el("progress", { max: Math.max(1, lastStep(run)), value: run.env_steps, "aria-label": stepsOf(run) }),
+      el("div", { class: "soft" }, stepsOf(run))),
     actions);
 }

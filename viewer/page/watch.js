@@ -2,7 +2,7 @@
 
 import { chart } from "./charts.js";
 import { fetchJson } from "./connection.js";
-import { el, formatNumber } from "./elements.js";
+import { el, formatNumber, stepsOf } from "./elements.js";
 import { bindKeys, breadcrumb, main, onLeave, repeat } from "./page.js";
 import { createPlayer } from "./player.js";
 
@@ -35,7 +35,7 @@ function showDetails(name, host) {
   const load = async () => {
     try {
       const run = await fetchJson("api/run", { name });
-      status.replaceChildren(el("span", { class: `state ${run.state}` }, run.state), ` ${formatNumber(run.env_steps)} of ${formatNumber(run.steps)} steps.`);
+      status.replaceChildren(el("span", { class: `state ${run.state}` }, run.state), ` ${stepsOf(run)}.`);
       legend.textContent = [
         run.mean_return === null ? "" : `Line: mean return of the last 100 training games, now ${formatNumber(run.mean_return)}.`,
         run.score === null ? "" : `Dots: mean return of ${run.games ?? "the"} evaluation games, the last ${formatNumber(run.score)}.`,
