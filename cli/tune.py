@@ -18,7 +18,7 @@ from ludus.comparison.compare import Plan, compare, tables
 from ludus.comparison.groups import Training
 from ludus.comparison.report import write_report
 from ludus.comparison.tune import Pruner, TunePlan, Tuning
-from ludus.comparison.tune_report import TrialRow, write_tune_page
+from ludus.comparison.tune_report import TrialRow, importance_of, trial_rows, write_tune_page
 from ludus.envs.bounds import AT_LEAST_ONE, NON_NEGATIVE, check_bounds
 from ludus.envs.errors import RunError, UsageError
 from ludus.envs.make import EnvOptions
@@ -113,6 +113,7 @@ def run(argv: list[str]) -> int:
         device=given.device,
         jobs=given.jobs,
         ray=given.ray,
+        quiet=given.quiet,
     )
     tuning = Tuning(plan, (lambda line: None) if given.quiet else print_message)
     try:
@@ -125,7 +126,7 @@ def run(argv: list[str]) -> int:
         stopped.add_note("the trainings have saved; the same command goes on")
         raise
     write_atomically(folder / "best.json", json.dumps(tuning.settings_of(best), indent=2))
-    rows = tuning.rows()
+    rows = trial_rows(tuning.study)
     if final:
         title, command = f"{given.agent}: the best against the preset", ["ludus", "tune", *argv]
         about = About.here(title, shlex.join(command), given.device)
@@ -135,7 +136,7 @@ def run(argv: list[str]) -> int:
         f"{given.agent} on {given.env}",
         rows,
         tuning.space,
-        tuning.importance(),
+        importance_of(tuning.study),
         final,
         _facts(given, rows),
     )

@@ -20,10 +20,10 @@ from ludus.comparison.aggregates import iqm
 from ludus.comparison.executor import MOST_LOSSES, Ended, Executor, Task
 from ludus.comparison.jobs import make_executor
 from ludus.comparison.search_space import params_of, search_space
-from ludus.comparison.tune_report import TrialRow
 from ludus.envs.errors import ConfigError, RunError
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.trust import consent_arguments, modules_of, trust_modules
+from ludus.training import progress
 from ludus.training.device import device_of
 from ludus.training.lock import FileLock
 from ludus.training.run import Run, RunConfig, TrainOptions
@@ -63,6 +63,8 @@ class TunePlan:
     device: str
     jobs: int
     ray: str | None
+    quiet: bool
+    """show no progress"""
 
     def executor(self) -> Executor:
         """Return what runs the trainings."""
@@ -193,10 +195,15 @@ class Tuning:
         try:
             lock.acquire()
             self._take_up()
-            while self._fill(executor):
-                time.sleep(_POLL_SECONDS)
-                for each in list(self._active):
-                    self._collect(each)
+            total, done = self.plan.trials * self._trial_steps, self._done()
+            with progress.task(
+                "tuning", total, "env steps", done=done, quiet=self.plan.quiet
+            ) as show:
+                while self._fill(executor):
+                    time.sleep(_POLL_SECONDS)
+                    for each in list(self._active):
+                        self._collect(each)
+                    show(self._done(), f"trial {self._asked()} of {self.plan.trials}")
         finally:
             tasks = [task for each in self._active for task in each.running.values()]
             for task in tasks:
@@ -205,6 +212,17 @@ class Tuning:
                 task.wait()
             executor.close()
             lock.release()
+
+    @property
+    def _trial_steps(self) -> int:
+        """The env steps of a trial that is not pruned."""
+        return self.plan.seeds * self.plan.steps
+
+    def _done(self) -> int:
+        """Return the env steps that are done, or that a trial which has ended leaves out."""
+        ended = self._asked() - len(self._active)
+        running = [run.status().env_steps for each in self._active for run in each.runs]
+        return ended * self._trial_steps + sum(running)
 
     def _take_up(self) -> None:
         """Go on with the trials that an interruption has left."""
@@ -380,37 +398,6 @@ class Tuning:
             video_every=0,
         )
         return RunConfig(plan.agent, plan.env, options, plan.options, config, self._protocol)
-
-    def rows(self) -> list[TrialRow]:
-        """Return all trials that have ended."""
-        names = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed"}
-        rows = []
-        for trial in self.study.get_trials(deepcopy=False):
-            if trial.state.name in names:
-                steps, score = max(trial.intermediate_values.items(), default=(0, None))
-                attrs = trial.user_attrs
-                rows.append(
-                    TrialRow(
-                        number=trial.number + 1,
-                        state=names[trial.state.name],
-                        score=score,
-                        env_steps=steps,
-                        values=attrs.get("values", {}),
-                        runs=attrs.get("runs", []),
-                        error=attrs.get("error"),
-                    )
-                )
-        return rows
-
-    def importance(self) -> dict[str, float]:
-        """Return the importance of each field, a share of 1; empty with too few trials."""
-        complete = self._optuna.trial.TrialState.COMPLETE
-        if len(self.study.get_trials(deepcopy=False, states=(complete,))) < _STARTUP_TRIALS:
-            return {}
-        found = self._optuna.importance.get_param_importances(
-            self.study, evaluator=self._optuna.importance.PedAnovaImportanceEvaluator()
-        )
-        return {name.removeprefix("1 - "): float(share) for name, share in found.items()}
 
     def config_of(self, trial: Any) -> Any:
         """Return the configuration of a trial."""

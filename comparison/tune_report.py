@@ -17,6 +17,7 @@ from ludus.comparison.groups import Training, group_trainings, score_agents
 from ludus.comparison.search_space import Dimension
 from ludus.training.checkpoint import write_atomically
 
+_FEWEST = 8  # finished trials from which the importance of fields is estimated
 _COLUMNS = 4  # of slices side by side
 _ROW = 2.6  # inches
 _DONE, _PRUNED, _BEST = "#0072B2", "#666666", "#D55E00"
@@ -33,6 +34,41 @@ class TrialRow:
     values: dict[str, Any]
     runs: list[str]
     error: str | None = None
+
+
+def trial_rows(study: Any) -> list[TrialRow]:
+    """Return all trials of an Optuna study of `Tuning` that have ended."""
+    names = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed"}
+    rows = []
+    for trial in study.get_trials(deepcopy=False):
+        if trial.state.name in names:
+            steps, score = max(trial.intermediate_values.items(), default=(0, None))
+            attrs = trial.user_attrs
+            rows.append(
+                TrialRow(
+                    number=trial.number + 1,
+                    state=names[trial.state.name],
+                    score=score,
+                    env_steps=steps,
+                    values=attrs.get("values", {}),
+                    runs=attrs.get("runs", []),
+                    error=attrs.get("error"),
+                )
+            )
+    return rows
+
+
+def importance_of(study: Any) -> dict[str, float]:
+    """Return the importance of each field (PED-ANOVA), a share of 1; empty with too few trials."""
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
+    finished = [
+        trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"
+    ]
+    if len(finished) < _FEWEST:
+        return {}
+    found = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
+    return {name.removeprefix("1 - "): float(share) for name, share in found.items()}
 
 
 def write_tune_page(

@@ -143,18 +143,22 @@ class Due:
 
 
 @contextmanager
-def task(name: str, total: int, unit: str, *, quiet: bool = False) -> Iterator[Show]:
+def task(name: str, total: int, unit: str, *, done: int = 0, quiet: bool = False) -> Iterator[Show]:
     """Show the progress of one task, with the time left once something is done.
 
     Args:
         name: label.
         total: units at the end.
         unit: name of what is counted.
+        done: units that were done before.
         quiet: show nothing.
     """
     terminal = Terminal(stderr=True)
     progress = _bars(terminal) if terminal.rich.is_terminal and not quiet else None
-    with progress or nullcontext(), _task(progress, terminal, name, total, unit, quiet) as show:
+    with (
+        progress or nullcontext(),
+        _task(progress, terminal, name, total, unit, quiet, done) as show,
+    ):
         yield show
 
 
@@ -173,13 +177,21 @@ def _bars(terminal: Terminal) -> Progress:
 
 @contextmanager
 def _task(
-    progress: Progress | None, terminal: Terminal, name: str, total: int, unit: str, quiet: bool
+    progress: Progress | None,
+    terminal: Terminal,
+    name: str,
+    total: int,
+    unit: str,
+    quiet: bool,
+    done_before: int = 0,
 ) -> Iterator[Show]:
     """Show a task as a bar of `progress`, or as lines if that is None."""
     began = shown = time.monotonic()
     bar = None
     if progress is not None:
-        bar = progress.add_task(printable(name), total=total, detail="", left="")
+        bar = progress.add_task(
+            printable(name), total=total, completed=done_before, detail="", left=""
+        )
 
     def show(done: int, detail: str) -> None:
         nonlocal shown
@@ -187,7 +199,8 @@ def _task(
         if quiet or now - shown < (_PLAIN_SECONDS if bar is None else _BAR_SECONDS):
             return
         shown = now
-        left = f"{duration((now - began) * (total - done) / done)} left" if done else ""
+        new = done - done_before
+        left = f"{duration((now - began) * (total - done) / new)} left" if new > 0 else ""
         if progress is not None and bar is not None:
             progress.update(bar, completed=done, detail=detail, left=left)
         else:

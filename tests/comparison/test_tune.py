@@ -1,7 +1,9 @@
 """Tuning with trainings whose scores are a known function of the configuration."""
 
+import contextlib
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,10 @@ from ludus.cli.main import main
 from ludus.comparison import tune
 from ludus.comparison.executor import Ended
 from ludus.comparison.tune import TunePlan, Tuning
+from ludus.comparison.tune_report import trial_rows
 from ludus.envs.errors import ConfigError, RunError
 from ludus.envs.make import EnvOptions
+from ludus.training import progress
 from ludus.training.lock import FileLock
 from ludus.training.run import Run, Status, all_runs
 
@@ -98,6 +102,7 @@ def _plan(folder: Path, **changes: Any) -> TunePlan:
         device="cpu",
         jobs=1,
         ray=None,
+        quiet=True,
     )
     return replace(plan, **changes)
 
@@ -112,13 +117,13 @@ def _tune(plan: TunePlan, fake: Fake, monkeypatch: pytest.MonkeyPatch) -> tuple[
 
 
 def _values(tuning: Tuning) -> list[tuple[str, float, float | None]]:
-    return [(row.state, row.values["learning_rate"], row.score) for row in tuning.rows()]
+    return [(row.state, row.values["learning_rate"], row.score) for row in trial_rows(tuning.study)]
 
 
 def test_the_preset_is_first_and_the_best_is_near_the_optimum(tmp_path, monkeypatch):
     fake = Fake()
     tuning, said = _tune(_plan(tmp_path), fake, monkeypatch)
-    rows = tuning.rows()
+    rows = trial_rows(tuning.study)
     assert len(rows) == 14 == len(said)
     assert rows[0].values["learning_rate"] == pytest.approx(tuning.preset.learning_rate)
     best = tuning.best()
@@ -135,7 +140,7 @@ def test_the_preset_is_first_and_the_best_is_near_the_optimum(tmp_path, monkeypa
 def test_trials_that_are_pruned_train_no_further(tmp_path, monkeypatch):
     fake = Fake()
     tuning, said = _tune(_plan(tmp_path), fake, monkeypatch)
-    pruned = [row for row in tuning.rows() if row.state == "pruned"]
+    pruned = [row for row in trial_rows(tuning.study) if row.state == "pruned"]
     assert pruned
     for row in pruned:
         assert row.env_steps in (1_000, 2_000)
@@ -144,7 +149,7 @@ def test_trials_that_are_pruned_train_no_further(tmp_path, monkeypatch):
             assert run.status().state == "pruned"
             assert run.status().env_steps == row.env_steps
     assert any("pruned" in line for line in said)
-    finished = [row for row in tuning.rows() if row.state == "finished"]
+    finished = [row for row in trial_rows(tuning.study) if row.state == "finished"]
     segments = sum(2 * {1_000: 1, 2_000: 2, 4_000: 3}[row.env_steps] for row in pruned + finished)
     assert len(fake.commands) == segments
     last = [words for words in fake.commands if words[words.index("--until") + 1] == "0"]
@@ -169,23 +174,40 @@ def test_a_finished_study_can_be_given_more_trials(tmp_path, monkeypatch):
     _tune(_plan(tmp_path, trials=3), Fake(), monkeypatch)
     again = Fake()
     tuning, _ = _tune(_plan(tmp_path, trials=5), again, monkeypatch)
-    assert len(tuning.rows()) == 5
+    assert len(trial_rows(tuning.study)) == 5
     assert {Run(Path(words[2])).path for words in again.commands} <= set(
         run.path for run in all_runs(tmp_path)[-4:]
-    ) | {tmp_path / name for row in tuning.rows()[3:] for name in row.runs}
+    ) | {tmp_path / name for row in trial_rows(tuning.study)[3:] for name in row.runs}
+
+
+def test_its_progress_counts_what_was_done_before(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_PLAIN_SECONDS", 0)
+    total = 8 * 2 * 4_000
+    shown = list[int]()
+    for stop_at in (5, 100):
+        plan = _plan(tmp_path, trials=8, quiet=False)
+        monkeypatch.setattr(TunePlan, "executor", lambda plan, at=stop_at: Fake(stop_at=at))
+        with contextlib.suppress(KeyboardInterrupt):
+            Tuning(plan, lambda line: None).run()
+        err = capsys.readouterr().err
+        lines = re.findall(rf"tuning: ([\d,]+) of {total:,} env steps, trial \d of 8", err)
+        shown += [int(line.replace(",", "")) for line in lines]
+    assert shown == sorted(shown)
+    assert 0 < shown[0] <= 4_000
+    assert shown[-1] == total
 
 
 def test_a_failure_is_tried_once_more(tmp_path, monkeypatch):
     fake = Fake(fails=lambda rate, number: number == 1 and rate > 1e-3)
     tuning, said = _tune(_plan(tmp_path, trials=4, pruner="none"), fake, monkeypatch)
-    assert {row.state for row in tuning.rows()} == {"finished"}
+    assert {row.state for row in trial_rows(tuning.study)} == {"finished"}
     assert any("the loss became nan; trying" in line for line in said)
 
 
 def test_a_trial_that_fails_twice_is_failed_and_the_others_go_on(tmp_path, monkeypatch):
     fake = Fake(fails=lambda rate, number: rate > 3e-3)
     tuning, said = _tune(_plan(tmp_path, trials=8, pruner="none"), fake, monkeypatch)
-    rows = tuning.rows()
+    rows = trial_rows(tuning.study)
     failed = [row for row in rows if row.state == "failed"]
     assert failed
     assert {row.error for row in failed} == {"the loss became nan"}
@@ -197,14 +219,14 @@ def test_a_trial_that_fails_twice_is_failed_and_the_others_go_on(tmp_path, monke
 def test_values_that_cannot_work_together_are_a_failed_trial(tmp_path, monkeypatch):
     plan = _plan(tmp_path, agent="ppo", space=("desired_kl=0.01,0",), trials=6, pruner="none")
     tuning, _ = _tune(plan, Fake(), monkeypatch)
-    errors = {row.error for row in tuning.rows() if row.state == "failed"}
+    errors = {row.error for row in trial_rows(tuning.study) if row.state == "failed"}
     assert all("desired_kl and anneal_learning_rate both change" in error for error in errors)
     assert errors
 
 
 def test_several_trainings_at_once_keep_all_slots_busy(tmp_path, monkeypatch):
     tuning, _ = _tune(_plan(tmp_path, trials=6), Fake(parallel=5), monkeypatch)
-    assert len(tuning.rows()) == 6
+    assert len(trial_rows(tuning.study)) == 6
 
 
 def test_other_settings_of_a_study_are_refused(tmp_path, monkeypatch):
@@ -242,7 +264,7 @@ def test_sqlite_keeps_a_study_too(tmp_path, monkeypatch):
     plan = _plan(tmp_path, storage=f"sqlite:///{tmp_path}/study.db", trials=2)
     _tune(plan, Fake(), monkeypatch)
     tuning, said = _tune(plan, Fake(), monkeypatch)
-    assert len(tuning.rows()) == 2
+    assert len(trial_rows(tuning.study)) == 2
     assert said == []
 
 
