@@ -96,25 +96,34 @@ class LocalExecutor:
         self._started += 1
         files = Path(self._folder.name, str(self._started))
         threads = max(1, cores() // self.parallel)
-        return _LocalTask(start_process(command, files, threads), files)
+        return _LocalTask(start_process(command, files, threads, _paths()), files)
 
     def close(self) -> None:
         """Remove the files of the outputs."""
         self._folder.cleanup()
 
 
-def start_process(command: list[str], files: Path, threads: int) -> "subprocess.Popen[bytes]":
+def _paths() -> list[str]:
+    """Return where this process finds modules, the user's among them."""
+    return [str(Path(path or ".").absolute()) for path in sys.path]
+
+
+def start_process(
+    command: list[str], files: Path, threads: int, paths: list[str]
+) -> "subprocess.Popen[bytes]":
     """Start `ludus` with a command.
 
     Args:
         command: its arguments.
         files: path, without suffix, of the files for its standard output and standard error.
         threads: number of threads of torch.
+        paths: where it finds modules.
     """
+    own = {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(paths)}
     with files.with_suffix(".out").open("wb") as out, files.with_suffix(".err").open("wb") as err:
         return subprocess.Popen(
             [sys.executable, "-m", "ludus", *command],
-            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+            env=os.environ | own,
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
@@ -144,16 +153,15 @@ class CommandRunner:
         Args:
             command: arguments of `ludus`.
             folder: run folder, which this machine must see.
-            paths: where Python finds the user's modules.
+            paths: where it finds modules.
             threads: number of threads of torch.
         """
         if not Path(folder, "config.json").is_file():
             text = f"the machine {platform.node()} does not see {folder}"
             return Ended(2, "", f"{text}; run folders must be on a disk that all machines share")
-        os.environ["PYTHONPATH"] = os.pathsep.join(paths)
         with tempfile.TemporaryDirectory() as own:
             files = Path(own, "command")
-            self._process = start_process(command, files, threads)
+            self._process = start_process(command, files, threads, paths)
             if self._terminated:
                 self._process.terminate()
             code = self._process.wait()
@@ -218,8 +226,7 @@ class RayExecutor:
         # not by Ray again: whether to start it again is decided where it was started
         kind = ray.remote(num_cpus=1, num_gpus=self._gpus, max_restarts=0, max_concurrency=2)
         actor = kind(CommandRunner).remote()
-        paths = [str(Path(path or ".").absolute()) for path in sys.path]
-        return _RayTask(ray, actor, actor.run.remote(command, str(folder), paths, 1))
+        return _RayTask(ray, actor, actor.run.remote(command, str(folder), _paths(), 1))
 
     def close(self) -> None:
         """End the connection."""

@@ -182,24 +182,39 @@ def test_without_another_machine_it_saves_and_a_resume_goes_on(
     _assert_equal(run.path, _train("CartPole-v1", tmp_path))
 
 
-def _plan(root: Path, ray: str | None = None, **changes: Any) -> Plan:
-    settings: dict[str, Any] = {
-        "envs": ["CartPole-v1"],
-        "agents": ["dqn", "ppo"],
-        "steps": 12_000,
-        "minutes": 0.0,
-        "seeds": 1,
-        "first_seed": 0,
-        "episodes": 2,
-        "epsilon": 0.0,
-        "options": EnvOptions(),
-        "runs": (),
-        "root": root,
-        "device": "cpu",
-        "jobs": 0,
-        "quiet": True,
-    }
-    return Plan(**(settings | changes), ray=ray)
+SLOW = """
+import time
+from pathlib import Path
+
+import gymnasium
+
+
+class Slow(gymnasium.Wrapper):
+    def step(self, action):
+        if not Path({gate!r}).exists():
+            time.sleep(0.05)
+        return super().step(action)
+"""
+
+
+def _plan(root: Path, ray: str | None = None) -> Plan:
+    return Plan(
+        envs=["CartPole-v1"],
+        agents=["dqn", "ppo"],
+        steps=12_000,
+        minutes=0.0,
+        seeds=1,
+        first_seed=0,
+        episodes=2,
+        epsilon=0.0,
+        options=EnvOptions(wrapper=("ludus_test_slow:Slow",)),
+        runs=(),
+        root=root,
+        device="cpu",
+        jobs=0,
+        quiet=True,
+        ray=ray,
+    )
 
 
 def _scores(root: Path) -> dict[str, tuple[list[float], int]]:
@@ -218,11 +233,16 @@ def _training(root: Path) -> bool:
 
 
 def test_a_comparison_whose_processes_die_and_that_is_interrupted(
-    cluster: Any, tmp_path: Path, wait_until: Any
+    cluster: Any, tmp_path: Path, wait_until: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its results are those of this machine, and nothing that has finished is done again."""
-    local, far, killed = tmp_path / "local", tmp_path / "far", list[int]()
-    compare(_plan(local))
+    """Its results are those of this machine, and nothing that has finished is done again.
+
+    As long as there is no gate, the trainings are too slow to end before they are disturbed.
+    """
+    local, far, gate = tmp_path / "local", tmp_path / "far", tmp_path / "gate"
+    killed = list[int]()
+    (tmp_path / "ludus_test_slow.py").write_text(SLOW.format(gate=str(gate)))
+    monkeypatch.syspath_prepend(tmp_path)
 
     def disturb() -> None:
         wait_until(lambda: _training(far), "a training runs")
@@ -237,9 +257,11 @@ def test_a_comparison_whose_processes_die_and_that_is_interrupted(
         compare(_plan(far, cluster.address))
     disturber.join()
     assert not set(_actors("CommandRunner")) - set(killed)
-    assert not any(run.is_locked() for run in all_runs(far))
+    wait_until(lambda: not any(run.is_locked() for run in all_runs(far)), "the orphan has saved")
+    gate.touch()
     trainings, failures = compare(_plan(far, cluster.address))
     assert (len(trainings), failures) == (2, [])
+    compare(_plan(local))
     assert _scores(far) == _scores(local)
     written = {run.path: (run.path / "status.json").stat().st_mtime_ns for run in all_runs(far)}
     compare(_plan(far, cluster.address))

@@ -119,7 +119,7 @@ class _Starts:
     def __init__(self) -> None:
         self.commands: list[list[str]] = []
 
-    def start(self, command, files, threads) -> _Forked:
+    def start(self, command, files, threads, paths) -> _Forked:
         self.commands.append(command)
         return _Forked(command, files, threads)
 
@@ -320,7 +320,7 @@ def test_no_more_jobs_run_in_parallel_than_asked_for(whole, monkeypatch, tmp_pat
     for parallel in (1, 3):
         started, most = [], 0
 
-        def start(command, files, threads, started=started):
+        def start(command, files, threads, paths, started=started):
             nonlocal most
             for suffix in (".out", ".err"):
                 files.with_suffix(suffix).write_text(command[0])

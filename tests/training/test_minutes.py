@@ -165,7 +165,7 @@ def test_a_comparison_at_equal_time_groups_by_it(tmp_path, monkeypatch, capsys):
 class _InProcess:
     """A job's process, run in this one."""
 
-    def __init__(self, command, files, threads):
+    def __init__(self, command, files, threads, paths):
         self.returncode = 0
         files.with_suffix(".err").write_text("")
         files.with_suffix(".out").write_text("")
