@@ -20,14 +20,24 @@ def printable(value: object) -> str:
 class Terminal:
     """Prints text as it is: escaped by `printable`, without rich's markup.
 
+    In a notebook it prints plain lines to stdout: stderr has the colour of errors there.
+
     Args:
         stderr: print to stderr; else to `file`.
         file: stream to print to; None for stdout.
     """
 
     def __init__(self, *, stderr: bool = False, file: TextIO | None = None) -> None:
+        notebook = Console().is_jupyter
         self.rich = Console(
-            stderr=stderr, file=file, highlight=False, markup=False, emoji=False, soft_wrap=True
+            stderr=stderr and not notebook,
+            file=file,
+            highlight=False,
+            markup=False,
+            emoji=False,
+            soft_wrap=True,
+            force_jupyter=False,
+            force_terminal=False if notebook else None,  # its streams claim to be terminals
         )
 
     def print(self, text: str, *, style: str | None = None, end: str = "\n") -> None:

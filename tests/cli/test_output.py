@@ -1,5 +1,6 @@
 """Only a result is printed on stdout, and only printable characters reach the terminal."""
 
+import builtins
 import errno
 import io
 import json
@@ -169,3 +170,16 @@ def test_json_is_alone_on_stdout_whatever_an_env_prints(tmp_path):
     assert Run.open(tmp_path / found["run"]).status().state == "finished"
     for text in ("imported", "by print", "by the descriptor", "by a child"):
         assert f"{text}\n" in done.stderr
+
+
+def test_a_notebook_gets_plain_lines_that_do_not_look_like_errors(monkeypatch, capsys):
+    class ZMQInteractiveShell:
+        """Of the name by which Jupyter's shell is known."""
+
+    monkeypatch.setattr(builtins, "get_ipython", ZMQInteractiveShell, raising=False)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    long = "ppo CartPole-v1: 60,009 of 60,000 steps, " * 4
+    terminal = Terminal(stderr=True)
+    terminal.print(long, style="yellow")
+    assert not terminal.rich.is_terminal
+    assert capsys.readouterr() == (f"{long}\n", "")

@@ -598,3 +598,25 @@ def test_the_page_works_in_a_frame_of_another_site(runs, served, browser, tmp_pa
     context.close()
     outer.shutdown()
     outer.server_close()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "labels"),
+    [
+        (99.97, 99.99, ["99.97", "99.98", "99.99"]),
+        (-21, 19.5, ["-21", "-0.8", "19.5"]),
+        (0, 1_500_000, ["0", "750,000", "1,500,000"]),
+    ],
+)
+def test_the_values_of_an_axis_differ(at, new_page, low, high, labels):
+    page = new_page(at.link)
+    shown = page.evaluate(
+        """async ([low, high]) => {
+            const { chart } = await import("./charts.js");
+            const { picture, update } = chart("values");
+            update([[0, low], [10, high]]);
+            return [...picture.querySelectorAll("text")].map((label) => label.textContent);
+        }""",
+        [low, high],
+    )
+    assert shown[:3] == labels

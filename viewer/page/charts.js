@@ -11,6 +11,12 @@ function text(content, attributes) {
   return element;
 }
 
+// Returns a value of an axis with so many digits that values a step apart look different.
+function formatTick(value, step) {
+  const digits = Math.min(8, Math.max(0, 2 - Math.floor(Math.log10(step))));
+  return value.toLocaleString("en", { maximumFractionDigits: digits });
+}
+
 // Creates a chart of a curve and of single points, both lists of [x, y]. `update` replaces them.
 export function chart(title, { height = 150 } = {}) {
   const picture = svg("svg", { class: "chart", viewBox: `0 0 ${WIDTH} ${height}`, role: "img", "aria-label": title });
@@ -29,7 +35,7 @@ export function chart(title, { height = 150 } = {}) {
     const children = [];
     for (const value of [y0, (y0 + y1) / 2, y1]) {
       children.push(svg("line", { class: "grid", x1: MARGIN.left, x2: WIDTH - MARGIN.right, y1: y(value), y2: y(value) }));
-      children.push(text(formatNumber(value), { x: MARGIN.left - 6, y: y(value) + 4, "text-anchor": "end" }));
+      children.push(text(formatTick(value, (y1 - y0) / 2), { x: MARGIN.left - 6, y: y(value) + 4, "text-anchor": "end" }));
     }
     for (const [value, anchor] of [[x0, "start"], [x1, "end"]]) {
       children.push(text(formatNumber(value), { x: x(value), y: height - 5, "text-anchor": anchor }));
