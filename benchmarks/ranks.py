@@ -1,10 +1,11 @@
 """Trainings by several ranks: what a killed rank costs, and how the speed grows with the ranks.
 
     python benchmarks/ranks.py kill --times 10      kills a random rank at a random moment
-    python benchmarks/ranks.py scaling --minutes 1  one process against two, of one thread each
+    python benchmarks/ranks.py scaling --minutes 1  one process, two apart and two ranks, in turns
 
 Both print JSON lines. `kill` compares the weights of a disturbed training with
-those of an undisturbed one; `scaling` gives each rank as many envs as one process has.
+those of an undisturbed one. `scaling` gives each rank as many envs as one process has, and each
+process one thread; two trainings apart, which average no gradients, are what the machine allows.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -33,7 +35,7 @@ KILLED = {
 SCALED = {
     "pqn MinAtar/Breakout-v1": ("--num-envs", 32),
     "ppo_small PongNoFrameskip-v4": ("--num-envs", 8),
-    "dqn PongNoFrameskip-v4": ("--num-envs", 8),
+    "dqn PongNoFrameskip-v4 --learning-starts 1000": ("--num-envs", 8),
     "alphazero connect_four": ("--num-envs", 64),
 }
 QUIET = "--eval-episodes 0 --video-every 0 --device cpu"
@@ -118,29 +120,35 @@ def kill_rank(process: subprocess.Popen[str], rank: int) -> None:
             child.kill()
 
 
-def speed(task: str, option: str, envs: int, ranks: int, minutes: float) -> float:
-    """Return env steps of all ranks per second of training."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+def speed(task: str, option: str, envs: int, ranks: int, minutes: float, apart: int = 1) -> float:
+    """Return env steps of all ranks per second of training, of all trainings at the same time."""
+    with ExitStack() as stack:
+        names = [stack.enter_context(tempfile.TemporaryDirectory()) for _ in range(apart)]
         words = f"{task} {option} {envs * ranks} --steps 100000000 --minutes {minutes}"
-        assert start(words, folder, ranks).wait() == 0, (folder / "log").read_text()
-        run = only_run(folder)
-        assert run is not None
-        status = run.status()
-        assert status.seconds
-        return status.env_steps / status.seconds
+        processes = [start(words, Path(name), ranks) for name in names]
+        rate = 0.0
+        for process, name in zip(processes, names, strict=True):
+            assert process.wait() == 0, Path(name, "log").read_text()
+            run = only_run(Path(name))
+            assert run is not None
+            status = run.status()
+            assert status.seconds
+            rate += status.env_steps / status.seconds
+        return rate
 
 
 def scaling(arguments: Arguments) -> None:
-    """Compare one process with two, in turns."""
+    """Compare one process, two trainings apart and one of two ranks, in turns."""
     for task, (option, envs) in SCALED.items():
-        ratios = []
         for _ in range(arguments.times):
             one = speed(task, option, envs, 1, arguments.minutes)
-            two = speed(task, option, envs, RANKS, arguments.minutes)
-            ratios.append(two / (RANKS * one))
-            print(json.dumps({"task": task, "one": round(one), "two": round(two)}), flush=True)
-        print(json.dumps({"task": task, "efficiency": [round(x, 3) for x in ratios]}), flush=True)
+            apart = speed(task, option, envs, 1, arguments.minutes, apart=RANKS)
+            together = speed(task, option, envs, RANKS, arguments.minutes)
+            print(json.dumps({"task": task, "one": round(one), "two apart": round(apart),
+                              "two ranks": round(together),
+                              "efficiency": round(together / (RANKS * one), 3),
+                              "of what two apart do": round(together / apart, 3)}),
+                  flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

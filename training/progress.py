@@ -200,7 +200,7 @@ def _task(
             return
         shown = now
         new = done - done_before
-        left = f"{duration((now - began) * (total - done) / new)} left" if new > 0 else ""
+        left = f"{duration((now - began) * max(0, total - done) / new)} left" if new > 0 else ""
         if progress is not None and bar is not None:
             progress.update(bar, completed=done, detail=detail, left=left)
         else:
