@@ -139,9 +139,15 @@ def run(argv: list[str]) -> int:
     print_result(f"scores           {out / 'results.json'}")
     if video:
         print_result(f"video            {video}")
-    print_result(f"more curves      {tensorboard()} --logdir {given.run_dir}")
-    print_result(f"the agents       ludus watch --run-dir {shlex.quote(str(given.run_dir))}")
+    for folder in _run_dirs(trainings) or [given.run_dir]:
+        print_result(f"more curves      {tensorboard()} --logdir {shlex.quote(str(folder))}")
+        print_result(f"the agents       ludus watch --run-dir {shlex.quote(str(folder))}")
     return 1 if failed else 0
+
+
+def _run_dirs(trainings: list[Training]) -> list[Path]:
+    """Return the folders that contain the runs, each once."""
+    return list(dict.fromkeys(Path(t.run).parents[2] for t in trainings if t.run is not None))
 
 
 def _stem(trainings: list[Training]) -> str:

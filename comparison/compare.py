@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -43,6 +42,7 @@ _HARMLESS = {
 } | {
     *("eval_every", "eval_episodes", "eval_epsilon", "eval_max_episode_steps"),
 }
+_NAMED_SETTINGS = 3  # the most that a name lists
 _LEARNING_OPTIONS = ("num_envs", "init_from", "rivals", "dataset")  # they change what is learned
 
 
@@ -177,18 +177,26 @@ def _consent(config: RunConfig) -> list[str]:
 
 
 def _distinguish_agents(trainings: list[Training]) -> list[Training]:
-    """Rename agents of one name with several configurations on an env by their differences."""
-    variants: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    """Rename agents of one name with several configurations on an env by their differences.
+
+    Where these are too many for a name, it is that of the first run with the configuration.
+    """
+    variants: dict[tuple[str, str], list[Training]] = {}
     for t in trainings:
-        settings = variants.setdefault((t.env, t.agent), [])
-        if t.settings not in settings:
-            settings.append(t.settings)
+        firsts = variants.setdefault((t.env, t.agent), [])
+        if all(t.settings != first.settings for first in firsts):
+            firsts.append(t)
     renamed = []
     for t in trainings:
-        settings = variants[t.env, t.agent]
-        keys = [k for k in t.settings if any(s.get(k) != settings[0].get(k) for s in settings)]
-        differences = ", ".join(f"{k} {t.settings[k]}" for k in keys)
-        renamed.append(replace(t, agent=f"{t.agent} ({differences})") if differences else t)
+        firsts = variants[t.env, t.agent]
+        first = next(each for each in firsts if each.settings == t.settings)
+        every = [each.settings for each in firsts]
+        keys = [k for k in t.settings if any(s.get(k) != every[0].get(k) for s in every)]
+        name = ", ".join(f"{k} {t.settings[k]}" for k in keys)
+        if len(keys) > _NAMED_SETTINGS and first.run is not None:
+            short = [Path(each.run).name for each in firsts if each.run is not None]
+            name = f"as {first.run if len(set(short)) < len(short) else Path(first.run).name}"
+        renamed.append(replace(t, agent=f"{t.agent} ({name})") if keys else t)
     return renamed
 
 

@@ -366,6 +366,20 @@ def test_runs_of_other_settings_are_taken_as_they_are(whole, other, starts, tmp_
     assert trainings[1].returns == other.evaluations()[-1]["returns"]
 
 
+def test_runs_that_differ_in_much_are_named_by_a_run(whole, starts, tmp_path):
+    """By its folder's name, or by its path where two have the same."""
+    ours, theirs = _copy(whole, tmp_path / "ours"), _copy(whole, tmp_path / "theirs")
+    path = theirs.path / "config.json"
+    record = json.loads(path.read_text())
+    changes = {"learning_rate": 0.123456789, "gamma": 0.9, "batch_size": 8, "n_step": 3}
+    path.write_text(json.dumps(record | {"config": record["config"] | changes}))
+    trainings, _ = compare(_plan(tmp_path / "ours", runs=[theirs.path]))
+    assert [t.agent for t in trainings] == [f"dqn (as {run.path})" for run in (ours, theirs)]
+    other = Run(theirs.path.rename(theirs.path.with_name("1-20261129-120000")))
+    trainings, _ = compare(_plan(tmp_path / "ours", runs=[other.path]))
+    assert [t.agent for t in trainings] == [f"dqn (as {run.path.name})" for run in (ours, other)]
+
+
 def test_a_run_given_by_hand_that_is_compared_anyway_counts_once(whole, starts, tmp_path):
     run = _copy(whole, tmp_path)
     relative = Path(os.path.relpath(run.path))
