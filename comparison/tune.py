@@ -123,7 +123,11 @@ class Tuning:
     def _open(self) -> Any:
         """Open the study, and let the preset be its first trial."""
         plan, optuna = self.plan, self._optuna
-        plan.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            plan.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            text = f"the folder {plan.folder} cannot be made: {error.strerror}"
+            raise RunError(text) from error
         name = plan.storage or f"journal:{plan.folder / 'study.log'}"
         try:
             storage: Any = name

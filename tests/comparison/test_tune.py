@@ -252,6 +252,12 @@ def test_a_mistake_is_one_sentence(tmp_path, changes, error, message):
         Tuning(_plan(tmp_path, **changes), print)
 
 
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"the folder .*file/tune cannot be made: Not a directory"):
+        Tuning(_plan(tmp_path / "file" / "tune"), print)
+
+
 def test_two_commands_do_not_run_one_study(tmp_path, monkeypatch):
     lock = FileLock(tmp_path / ".lock")
     lock.acquire()
