@@ -232,6 +232,15 @@ def _training(root: Path) -> bool:
     return any(run.status().state == "running" for run in all_runs(root))
 
 
+@pytest.fixture
+def _sigint() -> Iterator[None]:
+    """Let SIGINT raise KeyboardInterrupt, also in tests that a shell runs in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_sigint")
 def test_a_comparison_whose_processes_die_and_that_is_interrupted(
     cluster: Any, tmp_path: Path, wait_until: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
