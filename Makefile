@@ -32,13 +32,11 @@ readme-figures: .venv/.installed
 # One thread per process: two workers with two threads each would wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
 
-# What every change must pass. A simulated GPU must be loaded before torch, in other processes;
-# these tests run even if others failed.
-test: .venv/.installed-dev
-	$(PYTEST) -m "not slow" --ignore tests/cuda; first=$$?; $(PYTEST) -m "not slow" tests/cuda && exit $$first
-
-# Also the tests marked `slow`: further seeds and variants.
-test-all: .venv/.installed-dev
+# `test` is what every change must pass; `test-all` has also the tests marked `slow`, further seeds
+# and variants. A simulated GPU must be loaded before torch, in other processes; these tests run even
+# if others failed.
+test: PYTEST += -m "not slow"
+test test-all: .venv/.installed-dev
 	$(PYTEST) --ignore tests/cuda; first=$$?; $(PYTEST) tests/cuda && exit $$first
 
 # The tests of the CUDA path and a table of speeds, on a machine with a GPU: under 9 minutes.
