@@ -26,8 +26,9 @@ from ludus.envs.board.backend import observation_space, observations
 from ludus.envs.board.game import BOARD, Board, Game
 from ludus.envs.board.spiel import make_game
 from ludus.envs.errors import ConfigError
+from ludus.networks.convolutional import Tower
 from ludus.networks.cores import NoCore, State
-from ludus.networks.encoders import MLP, Tower
+from ludus.networks.encoders import MLP
 from ludus.networks.heads import ILLEGAL
 from ludus.networks.network import Network, flatten_parameters
 from ludus.networks.policies import GameHead, PolicyOut

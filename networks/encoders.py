@@ -1,7 +1,4 @@
-"""Encoders: map observations to feature vectors, [N, *obs] to [N, dim].
-
-Images stay uint8 until the first layer; each encoder scales them itself.
-"""
+"""Encoders: map observations to feature vectors, [N, *obs] to [N, dim]."""
 
 import math
 
@@ -12,7 +9,16 @@ from torch.nn import functional as F
 
 from ludus.envs.dict_observation import PackedDict
 from ludus.envs.errors import ConfigError
-from ludus.networks.layers import ChannelNorm, SpectralConv2d
+from ludus.networks.convolutional import (
+    DQN2013,
+    ConvolutionalEncoder,
+    ImpalaResNet,
+    MinAtarCNN,
+    NatureCNN,
+    pixels,
+    unscaled,
+)
+from ludus.networks.layers import with_relu
 from ludus.networks.names import (
     Activation,
     EncoderName,
@@ -22,48 +28,7 @@ from ludus.networks.names import (
 )
 from ludus.networks.own import OwnEncoder
 from ludus.networks.running_stats import Join, Normalise, whole
-from ludus.networks.scale import ObservationScale, scale_of
-
-
-def _pixels(obs: Tensor, scale: ObservationScale) -> Tensor:
-    """Convert [N, C, H, W] to float32 from 0 to 1, channels last."""
-    x = _unscaled(obs)
-    if obs.dtype != torch.uint8:  # x may be the observation itself
-        return x if scale == (0.0, 1.0) else (x - scale.low) / scale.span
-    if scale.low:
-        x.sub_(scale.low)
-    return x if scale.span == 1.0 else x.div_(scale.span)
-
-
-def _unscaled(obs: Tensor) -> Tensor:
-    """Convert [N, C, H, W] to float32, channels last, which is twice as fast on a CPU.
-
-    The layout is changed before the type: uint8 has a quarter of the bytes to move.
-    """
-    return obs.contiguous(memory_format=torch.channels_last).to(torch.float32)
-
-
-def _channels_last(module: nn.Module) -> None:
-    """Store convolution weights channels last, as `_pixels` does with images."""
-    for parameter in module.parameters():
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-
-
-def _flat_size(layers: nn.Module, shape: tuple[int, ...]) -> int:
-    with torch.no_grad():
-        return int(layers(torch.zeros(1, *shape)).numel())
-
-
-def _block(layer: nn.Conv2d | nn.Linear, layer_norm: LayerNormName) -> list[nn.Module]:
-    """Return the layer and ReLU, with layer normalisation between them if there is any."""
-    if layer_norm == "none":
-        return [layer, nn.ReLU()]
-    if isinstance(layer, nn.Linear):
-        return [layer, nn.LayerNorm(layer.out_features), nn.ReLU()]
-    channels = layer.out_channels
-    over_all = layer_norm == "all"  # channels and pixels
-    return [layer, nn.GroupNorm(1, channels) if over_all else ChannelNorm(channels), nn.ReLU()]
+from ludus.networks.scale import scale_of
 
 
 class MLP(nn.Module):
@@ -88,7 +53,7 @@ class MLP(nn.Module):
         size = int(torch.Size(space.shape).numel())
         layers: list[nn.Module] = []
         for units in hidden:
-            layers += _block(nn.Linear(size, units), layer_norm)
+            layers += with_relu(nn.Linear(size, units), layer_norm)
             if activation == "tanh":
                 layers[-1] = nn.Tanh()
             size = units
@@ -100,142 +65,6 @@ class MLP(nn.Module):
         if self._scale.low:
             x = x - self._scale.low
         return self.layers(x if self._scale.span == 1.0 else x * (1 / self._scale.span))
-
-
-class DQN2013(nn.Module):
-    """The two convolutions of the first DQN (https://arxiv.org/abs/1312.5602), 2,592 features."""
-
-    def __init__(self, space: spaces.Box, layer_norm: LayerNormName = "none") -> None:
-        super().__init__()
-        channels, self._scale = space.shape[0], scale_of(space)
-        self.layers = nn.Sequential(
-            *_block(nn.Conv2d(channels, 16, 8, stride=4), layer_norm),
-            *_block(nn.Conv2d(16, 32, 4, stride=2), layer_norm),
-        )
-        self.dim = _flat_size(self.layers, space.shape)
-        _channels_last(self)
-
-    def forward(self, obs: Tensor) -> Tensor:
-        """Map [N, C, H, W] to [N, dim]."""
-        return self.layers(_pixels(obs, self._scale)).flatten(1)
-
-
-class NatureCNN(nn.Module):
-    """The three convolutions of the 2015 DQN (https://doi.org/10.1038/nature14236)."""
-
-    def __init__(self, space: spaces.Box, layer_norm: LayerNormName = "none") -> None:
-        super().__init__()
-        channels, self._scale = space.shape[0], scale_of(space)
-        self.layers = nn.Sequential(
-            *_block(nn.Conv2d(channels, 32, 8, stride=4), layer_norm),
-            *_block(nn.Conv2d(32, 64, 4, stride=2), layer_norm),
-            *_block(nn.Conv2d(64, 64, 3, stride=1), layer_norm),
-        )
-        self.dim = _flat_size(self.layers, space.shape)
-        _channels_last(self)
-
-    def forward(self, obs: Tensor) -> Tensor:
-        """Map [N, C, H, W] to [N, dim]."""
-        return self.layers(_pixels(obs, self._scale)).flatten(1)
-
-
-class MinAtarCNN(nn.Module):
-    """One 3x3 convolution of 16 filters, as in the MinAtar paper (https://arxiv.org/abs/1903.03176)."""
-
-    def __init__(self, space: spaces.Box, layer_norm: LayerNormName = "none") -> None:
-        super().__init__()
-        self.layers = nn.Sequential(*_block(nn.Conv2d(space.shape[0], 16, 3), layer_norm))
-        self.dim, self._scale = _flat_size(self.layers, space.shape), scale_of(space)
-
-    def forward(self, obs: Tensor) -> Tensor:
-        """Map [N, C, H, W] to [N, dim]."""
-        x = obs.to(torch.float32)
-        if self._scale != (0.0, 1.0):  # MinAtar's planes are 0 and 1
-            x = (x - self._scale.low) / self._scale.span
-        return self.layers(x).flatten(1)
-
-
-class _Residual(nn.Module):
-    def __init__(self, channels: int, spectral_norm: bool) -> None:
-        super().__init__()
-        self.first, self.second = (
-            SpectralConv2d(channels, channels, 3)
-            if spectral_norm
-            else nn.Conv2d(channels, channels, 3, padding=1)
-            for _ in range(2)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:  # [N, C, H, W] to the same
-        return x + self.second(F.relu(self.first(F.relu(x))))
-
-
-class ImpalaResNet(nn.Module):
-    """Residual network of IMPALA (https://arxiv.org/abs/1802.01561, figure 3) of any width.
-
-    Args:
-        space: observation space, [C, H, W] uint8.
-        width: factor of the paper's 16, 32 and 32 channels.
-        pool: side of an adaptive max pooling at the end, as in https://arxiv.org/abs/2411.03820;
-            0 for none.
-        spectral_norm: divide the weights of the residual convolutions by their spectral norm.
-    """
-
-    def __init__(
-        self, space: spaces.Box, width: int = 1, pool: int = 0, spectral_norm: bool = False
-    ) -> None:
-        super().__init__()
-        blocks: list[nn.Module] = []
-        channels, self._scale = space.shape[0], scale_of(space)
-        for base in (16, 32, 32):
-            out = base * width
-            blocks += [
-                nn.Conv2d(channels, out, 3, padding=1),
-                nn.MaxPool2d(3, stride=2, padding=1),
-                _Residual(out, spectral_norm),
-                _Residual(out, spectral_norm),
-            ]
-            channels = out
-        pooling = (nn.AdaptiveMaxPool2d(pool),) if pool else ()
-        self.layers = nn.Sequential(*blocks, nn.ReLU(), *pooling)
-        self.dim = _flat_size(self.layers, space.shape)
-        _channels_last(self)
-
-    def forward(self, obs: Tensor) -> Tensor:
-        """Map [N, C, H, W] to [N, dim]."""
-        return self.layers(_pixels(obs, self._scale)).flatten(1)
-
-
-class Tower(nn.Module):
-    """Residual blocks of 3x3 convolutions that keep the board's size, as in AlphaGo Zero.
-
-    https://doi.org/10.1038/nature24270. It has no batch normalisation; instead each block is
-    initialised to the identity (https://arxiv.org/abs/1901.09321). A 1x1 convolution with 32
-    filters follows the blocks.
-
-    Args:
-        space: observation space of one position, [C, H, W].
-        channels: channels of each block.
-        blocks: number of blocks.
-    """
-
-    def __init__(self, space: spaces.Box, channels: int, blocks: int) -> None:
-        super().__init__()
-        residual = [_Residual(channels, spectral_norm=False) for _ in range(blocks)]
-        for block in residual:
-            nn.init.zeros_(block.second.weight)
-        self.layers = nn.Sequential(
-            nn.Conv2d(space.shape[0], channels, 3, padding=1),
-            *residual,
-            nn.ReLU(),
-            nn.Conv2d(channels, 32, 1),
-            nn.ReLU(),
-        )
-        self.dim = _flat_size(self.layers, space.shape)
-        _channels_last(self)
-
-    def forward(self, obs: Tensor) -> Tensor:
-        """Map [N, C, H, W] to [N, 32 * H * W]."""
-        return self.layers(_unscaled(obs)).flatten(1)
 
 
 class NormalisedEncoder(nn.Module):
@@ -258,7 +87,7 @@ class NormalisedEncoder(nn.Module):
         """Map [N, *obs] to [N, dim]."""
         if not self._picture:
             return self.encoder(self.normalise(obs))
-        x = _unscaled(obs)
+        x = unscaled(obs)
         x = x.clone() if x is obs else x
         if self._scale.low:
             x.sub_(self._scale.low)
@@ -268,7 +97,7 @@ class NormalisedEncoder(nn.Module):
         """Merge observations [N, *obs] into the statistics."""
         rows = obs
         if self._picture:
-            rows = _pixels(obs[:: -(-len(obs) // _PICTURES)], self._scale)
+            rows = pixels(obs[:: -(-len(obs) // _PICTURES)], self._scale)
         self.normalise.update_statistics(rows, join)
 
 
@@ -352,8 +181,7 @@ def has_statistics(encoder: nn.Module) -> bool:
     return all(float(layer.count) > 0 for layer in layers)
 
 
-OfPictures = DQN2013 | NatureCNN | MinAtarCNN | ImpalaResNet | Tower
-Encoder = MLP | OfPictures | NormalisedEncoder | DictEncoder | OwnEncoder
+Encoder = MLP | ConvolutionalEncoder | NormalisedEncoder | DictEncoder | OwnEncoder
 _PICTURES = 256  # images of one rollout that update the statistics, at most
 _SMALLEST = {"dqn2013": 20, "nature": 36, "minatar": 3, "impala": 1}  # pixels per side
 

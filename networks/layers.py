@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ludus.networks.names import LayerNormName
+
 _MANY_ROWS = 64  # above this, building a noisy matrix costs less than a second product
 
 
@@ -108,3 +110,14 @@ def start_orthogonal(module: nn.Module, gain: float) -> None:
                 layer.weight.copy_(nn.init.orthogonal_(start, gain))
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+
+def with_relu(layer: nn.Conv2d | nn.Linear, layer_norm: LayerNormName) -> list[nn.Module]:
+    """Return the layer and ReLU, with layer normalisation between them if there is any."""
+    if layer_norm == "none":
+        return [layer, nn.ReLU()]
+    if isinstance(layer, nn.Linear):
+        return [layer, nn.LayerNorm(layer.out_features), nn.ReLU()]
+    channels = layer.out_channels
+    over_all = layer_norm == "all"  # channels and pixels
+    return [layer, nn.GroupNorm(1, channels) if over_all else ChannelNorm(channels), nn.ReLU()]

@@ -14,7 +14,8 @@ from ludus.agents.capture import capture
 from ludus.agents.dqn import build
 from ludus.agents.dqn_config import DQNConfig
 from ludus.envs.errors import ConfigError
-from ludus.networks.encoders import MLP, ImpalaResNet
+from ludus.networks.convolutional import ImpalaResNet
+from ludus.networks.encoders import MLP
 from ludus.networks.heads import CategoricalHead, ImplicitQuantileHead, QHead, QuantileHead
 from ludus.networks.layers import NoisyLinear, SpectralConv2d
 

@@ -5,9 +5,9 @@ from gymnasium import spaces
 from torch import nn
 
 from ludus.envs.dict_observation import PackedDict
+from ludus.networks.convolutional import ImpalaResNet
 from ludus.networks.encoders import (
     MLP,
-    ImpalaResNet,
     NormalisedEncoder,
     make_encoder,
     update_statistics,

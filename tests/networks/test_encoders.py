@@ -6,8 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from ludus.envs.dict_observation import MASK, PackedDict
+from ludus.networks.convolutional import DQN2013
 from ludus.networks.encoders import (
-    DQN2013,
     MLP,
     DictEncoder,
     NormalisedEncoder,
