@@ -39,8 +39,8 @@ class DQNConfig:
     module:Class"""
     hidden: Annotated[tuple[int, ...], AT_LEAST_ONE] = (64, 64)
     """units of the MLP encoder's layers"""
-    width: Annotated[int, AT_LEAST_ONE] = 1
-    """IMPALA encoder: multiple of the paper's channels"""
+    width: Annotated[float, POSITIVE] = 1.0
+    """multiple of the paper's channels (dqn2013, nature, minatar, impala)"""
     pool: Annotated[int, NON_NEGATIVE] = 0
     """IMPALA encoder: side of the adaptive max-pooling at its end; 0 for none"""
     spectral_norm: bool = False

@@ -35,8 +35,8 @@ class PPOConfig:
     """units of the MLP encoder's layers"""
     activation: Activation = "tanh"
     """activation of the MLP encoder"""
-    width: Annotated[int, AT_LEAST_ONE] = 1
-    """IMPALA encoder: multiple of the paper's channels"""
+    width: Annotated[float, POSITIVE] = 1.0
+    """multiple of the paper's channels (dqn2013, nature, minatar, impala)"""
     features: Annotated[int, NON_NEGATIVE] = 0
     """units of a ReLU layer after the encoder; 0 for none"""
     shared: bool = False

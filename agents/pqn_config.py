@@ -33,8 +33,8 @@ class PQNConfig:
     module:Class"""
     hidden: Annotated[tuple[int, ...], AT_LEAST_ONE] = (128, 128)
     """units of the MLP encoder's layers"""
-    width: Annotated[int, AT_LEAST_ONE] = 1
-    """IMPALA encoder: multiple of the paper's channels"""
+    width: Annotated[float, POSITIVE] = 1.0
+    """multiple of the paper's channels (dqn2013, nature, minatar, impala)"""
     layer_norm: LayerNormName = field(default="channels", metadata=former_bool("none", "all"))
     """layer normalisation before each ReLU: over the channels of each pixel, or over all"""
     core: RecurrentName = "none"

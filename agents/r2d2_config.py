@@ -33,8 +33,8 @@ class R2D2Config:
     module:Class"""
     hidden: Annotated[tuple[int, ...], AT_LEAST_ONE] = (64,)
     """units of the MLP encoder's layers"""
-    width: Annotated[int, AT_LEAST_ONE] = 1
-    """IMPALA encoder: multiple of the paper's channels"""
+    width: Annotated[float, POSITIVE] = 1.0
+    """multiple of the paper's channels (dqn2013, nature, minatar, impala)"""
     core: Literal["lstm", "gru"] = "lstm"
     """recurrent core"""
     core_units: Annotated[int, AT_LEAST_ONE] = 64

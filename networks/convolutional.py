@@ -43,17 +43,40 @@ def _flat_size(layers: nn.Module, shape: tuple[int, ...]) -> int:
         return int(layers(torch.zeros(1, *shape)).numel())
 
 
-class DQN2013(nn.Module):
-    """The two convolutions of the first DQN (https://arxiv.org/abs/1312.5602), 2,592 features."""
+def _times(width: float, channels: int) -> int:
+    return max(1, round(width * channels))
 
-    def __init__(self, space: spaces.Box, layer_norm: LayerNormName = "none") -> None:
+
+def _convolutions(
+    space: spaces.Box,
+    layers: tuple[tuple[int, int, int], ...],
+    width: float,
+    layer_norm: LayerNormName,
+) -> nn.Sequential:
+    """Return the layers of a network, each of which is (channels, side of the filters, stride)."""
+    blocks, channels = list[nn.Module](), space.shape[0]
+    for base, side, stride in layers:
+        out = _times(width, base)
+        blocks += with_relu(nn.Conv2d(channels, out, side, stride), layer_norm)
+        channels = out
+    return nn.Sequential(*blocks)
+
+
+class DQN2013(nn.Module):
+    """The two convolutions of the first DQN (https://arxiv.org/abs/1312.5602), 2,592 features.
+
+    Args:
+        space: observation space, [C, H, W].
+        width: factor of the paper's channels, here and in the other networks.
+        layer_norm: normalisation of each layer before its activation.
+    """
+
+    def __init__(
+        self, space: spaces.Box, width: float = 1.0, layer_norm: LayerNormName = "none"
+    ) -> None:
         super().__init__()
-        channels, self._scale = space.shape[0], scale_of(space)
-        self.layers = nn.Sequential(
-            *with_relu(nn.Conv2d(channels, 16, 8, stride=4), layer_norm),
-            *with_relu(nn.Conv2d(16, 32, 4, stride=2), layer_norm),
-        )
-        self.dim = _flat_size(self.layers, space.shape)
+        self.layers = _convolutions(space, ((16, 8, 4), (32, 4, 2)), width, layer_norm)
+        self.dim, self._scale = _flat_size(self.layers, space.shape), scale_of(space)
         _channels_last(self)
 
     def forward(self, obs: Tensor) -> Tensor:
@@ -64,15 +87,13 @@ class DQN2013(nn.Module):
 class NatureCNN(nn.Module):
     """The three convolutions of the 2015 DQN (https://doi.org/10.1038/nature14236)."""
 
-    def __init__(self, space: spaces.Box, layer_norm: LayerNormName = "none") -> None:
+    def __init__(
+        self, space: spaces.Box, width: float = 1.0, layer_norm: LayerNormName = "none"
+    ) -> None:
         super().__init__()
-        channels, self._scale = space.shape[0], scale_of(space)
-        self.layers = nn.Sequential(
-            *with_relu(nn.Conv2d(channels, 32, 8, stride=4), layer_norm),
-            *with_relu(nn.Conv2d(32, 64, 4, stride=2), layer_norm),
-            *with_relu(nn.Conv2d(64, 64, 3, stride=1), layer_norm),
-        )
-        self.dim = _flat_size(self.layers, space.shape)
+        layers = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
+        self.layers = _convolutions(space, layers, width, layer_norm)
+        self.dim, self._scale = _flat_size(self.layers, space.shape), scale_of(space)
         _channels_last(self)
 
     def forward(self, obs: Tensor) -> Tensor:
@@ -83,9 +104,11 @@ class NatureCNN(nn.Module):
 class MinAtarCNN(nn.Module):
     """One 3x3 convolution of 16 filters, as in the MinAtar paper (https://arxiv.org/abs/1903.03176)."""
 
-    def __init__(self, space: spaces.Box, layer_norm: LayerNormName = "none") -> None:
+    def __init__(
+        self, space: spaces.Box, width: float = 1.0, layer_norm: LayerNormName = "none"
+    ) -> None:
         super().__init__()
-        self.layers = nn.Sequential(*with_relu(nn.Conv2d(space.shape[0], 16, 3), layer_norm))
+        self.layers = _convolutions(space, ((16, 3, 1),), width, layer_norm)
         self.dim, self._scale = _flat_size(self.layers, space.shape), scale_of(space)
 
     def forward(self, obs: Tensor) -> Tensor:
@@ -122,13 +145,13 @@ class ImpalaResNet(nn.Module):
     """
 
     def __init__(
-        self, space: spaces.Box, width: int = 1, pool: int = 0, spectral_norm: bool = False
+        self, space: spaces.Box, width: float = 1.0, pool: int = 0, spectral_norm: bool = False
     ) -> None:
         super().__init__()
         blocks: list[nn.Module] = []
         channels, self._scale = space.shape[0], scale_of(space)
         for base in (16, 32, 32):
-            out = base * width
+            out = _times(width, base)
             blocks += [
                 nn.Conv2d(channels, out, 3, padding=1),
                 nn.MaxPool2d(3, stride=2, padding=1),

@@ -190,7 +190,7 @@ def make_encoder(
     name: EncoderName,
     space: spaces.Box,
     hidden: tuple[int, ...] = (64, 64),
-    width: int = 1,
+    width: float = 1.0,
     *,
     pool: int = 0,
     spectral_norm: bool = False,
@@ -206,7 +206,7 @@ def make_encoder(
         name: kind of encoder, or a user's own network.
         space: observation space.
         hidden: units of the layers (mlp).
-        width: factor of the channels (impala).
+        width: factor of the channels (all but mlp).
         pool: side of the max pooling at the end (impala).
         spectral_norm: normalise the residual convolutions (impala).
         layer_norm: normalisation of each layer, after convolutions over the channels of each
@@ -259,11 +259,13 @@ def make_encoder(
     seen = spaces.Box(-math.inf, math.inf, space.shape) if normalise else space
     match name:
         case "dqn2013":
-            encoder = DQN2013(seen, layer_norm)
+            encoder = DQN2013(seen, width, layer_norm)
         case "nature":
-            encoder = NatureCNN(seen, layer_norm)
+            encoder = NatureCNN(seen, width, layer_norm)
         case "minatar":
-            return MinAtarCNN(space, layer_norm)  # not normalised: MinAtar's planes are 0 and 1
+            return MinAtarCNN(
+                space, width, layer_norm
+            )  # not normalised: MinAtar's planes are 0 and 1
         case _:
             encoder = ImpalaResNet(seen, width, pool, spectral_norm)
     return NormalisedEncoder(encoder, space, picture=True) if normalise else encoder

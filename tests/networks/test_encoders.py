@@ -151,6 +151,22 @@ def test_the_impala_width_multiplies_the_channels():
     assert wide.dim == 2 * narrow.dim
 
 
+@pytest.mark.parametrize(
+    ("name", "width", "expected"),
+    [
+        ("dqn2013", 0.5, [8, 16]),
+        ("nature", 0.25, [8, 16, 16]),
+        ("minatar", 4, [64]),
+        ("minatar", 0.01, [1]),
+        ("impala", 0.5, [8] * 5 + [16] * 10),
+    ],
+)
+def test_the_width_multiplies_the_channels_of_every_paper(name, width, expected):
+    encoder = make_encoder(name, _space(name), width=width)
+    assert [m.out_channels for m in encoder.modules() if isinstance(m, nn.Conv2d)] == expected
+    assert encoder(_sample(_space(name), 3)).shape == (3, encoder.dim)
+
+
 @pytest.mark.parametrize(("name", "side"), [("dqn2013", 20), ("nature", 36), ("minatar", 3)])
 def test_the_smallest_picture_works_and_a_smaller_one_is_refused(name, side):
     assert make_encoder(name, _pixels((1, side, side))).dim > 0
