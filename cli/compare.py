@@ -31,6 +31,7 @@ ABOUT = """Train agents under the same conditions on one or more envs, and write
 examples:
   ludus compare --env CartPole-v1 --agents dqn ppo sb3:dqn --steps 30000
   ludus compare --env PongNoFrameskip-v4 --agents ppo_small sb3:ppo --minutes 30
+  ludus compare --env MinAtar/Breakout-v1 --agents pqn --grid width=0.5,1,2
   ludus compare --runs RUN RUN
 
 Finished trainings under --run-dir are reused and interrupted ones are resumed,
@@ -45,6 +46,8 @@ class Arguments:
     """env ids"""
     agents: tuple[str, ...] = ("dqn", "sb3:dqn", "random")
     """names of agents; `ludus list agents` lists all"""
+    grid: tuple[str, ...] = ()
+    """fields of the agents and their values, field=a,b,c: each combination is an agent"""
     steps: Annotated[int, AT_LEAST_ONE] = 100_000
     """env steps of each training, which schedules follow"""
     minutes: Annotated[float, NON_NEGATIVE] = 0.0
@@ -96,6 +99,7 @@ def run(argv: list[str]) -> int:
     plan = Plan(
         envs=given.env,
         agents=given.agents,
+        grid=given.grid,
         steps=given.steps,
         minutes=given.minutes,
         seeds=given.seeds,

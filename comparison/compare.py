@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -17,7 +18,8 @@ from ludus.agents.sb3_config import SB3Config
 from ludus.comparison.analysis import finding
 from ludus.comparison.groups import Group, Training, group_trainings, score_agents
 from ludus.comparison.jobs import Job, make_executor, run_jobs
-from ludus.envs.errors import EnvError, FormatError, RunError
+from ludus.comparison.search_space import grid
+from ludus.envs.errors import ConfigError, EnvError, FormatError, RunError
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.trust import consent_arguments, modules_of, trust_modules
 from ludus.evaluation.evaluate import evaluate
@@ -78,6 +80,8 @@ class Plan:
     """maximum number of trainings in parallel; 0 for one per core, as far as memory allows"""
     quiet: bool
     """show no progress"""
+    grid: Sequence[str] = ()
+    """`field=a,b,c` each: every agent is trained with each combination of these values"""
     ray: str | None = None
     """run the trainings on a Ray cluster: auto, local or host:port; None: on this machine"""
     configs: Sequence[RunConfig] = ()
@@ -211,20 +215,21 @@ def _training_configs(plan: Plan, device: str) -> list[RunConfig]:
         env = make(env_id, 1, 0, plan.options)
         try:
             for agent in plan.agents:
-                config = registry.preset(agent, env).config
+                preset = registry.preset(agent, env)
                 if agent == "random":
                     continue
                 options = TrainOptions(
                     steps=plan.steps,
                     minutes=plan.minutes,
-                    num_envs=registry.preset(agent, env).num_envs,
+                    num_envs=preset.num_envs,
                     device=device,
                     eval_episodes=plan.episodes,
                     eval_epsilon=plan.epsilon,
                 )
-                configs.append(
+                configs += [
                     RunConfig(agent, env_id, options, plan.options, config, env.protocol)
-                )
+                    for config in _grid(agent, preset.config, plan.grid)
+                ]
         finally:
             env.close()
     return [
@@ -232,6 +237,13 @@ def _training_configs(plan: Plan, device: str) -> list[RunConfig]:
         for seed in range(plan.first_seed, plan.first_seed + plan.seeds)
         for config in configs
     ]
+
+
+def _grid(agent: str, config: Any, axes: Sequence[str]) -> list[Any]:
+    try:
+        return grid(config, axes)
+    except ConfigError as error:
+        raise ConfigError(f"{agent}: {error}") from error
 
 
 def _readable_runs(root: Path) -> list[tuple[Run, RunConfig]]:

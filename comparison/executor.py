@@ -122,7 +122,8 @@ def start_process(
     own = {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(paths)}
     with files.with_suffix(".out").open("wb") as out, files.with_suffix(".err").open("wb") as err:
         return subprocess.Popen(
-            [sys.executable, "-m", "ludus", *command],
+            # without -P a user's queue.py in the working folder would hide Python's
+            [sys.executable, "-P", "-m", "ludus", *command],
             env=os.environ | own,
             stdin=subprocess.DEVNULL,
             stdout=out,

@@ -1,8 +1,9 @@
-"""The search space of a tuning: which fields of a configuration vary, and between which values."""
+"""Which fields of a configuration vary, and between which values, in a tuning or in a grid."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any, Literal, Protocol, get_args, get_origin, get_type_hints
 
 from ludus.envs.bounds import Bounds
@@ -104,6 +105,29 @@ def search_space(
     return config, space
 
 
+def grid(config: Any, axes: Sequence[str]) -> list[Any]:
+    """Return the configuration with each combination of the values of some fields.
+
+    Args:
+        config: of the preset.
+        axes: `field=a,b,c` each.
+
+    Raises:
+        ConfigError: there is no such field, or a value is no value of it.
+    """
+    hints = get_type_hints(type(config), include_extras=True)
+    values: dict[str, list[Any]] = {}
+    for text in axes:
+        name, listed = _named(text, hints, "grid")
+        if name in values:
+            raise ConfigError(f"--grid names {name} twice; list all values of a field at once")
+        values[name] = [_parse(name, hints[name], each) for each in listed.split(",")]
+        if len(set(values[name])) < len(values[name]):
+            raise ConfigError(f"--grid is {text}, which contains a value twice; list each once")
+    combinations = [dict(zip(values, each, strict=True)) for each in product(*values.values())]
+    return [replace(config, **changed) for changed in combinations]
+
+
 def _around(hint: Any, value: Any) -> Dimension | None:
     """Return the values around a preset's, within the field's bounds; None if it does not vary."""
     kind, bounds = _bare(hint)
@@ -145,7 +169,8 @@ def _named(text: str, hints: Mapping[str, Any], option: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     name = name.strip().replace("-", "_")
     if not equals or not value.strip():
-        form = "field=value" if option == "fix" else "field=low..high or field=a,b,c"
+        forms = {"fix": "field=value", "grid": "field=a,b,c"}
+        form = forms.get(option, "field=low..high or field=a,b,c")
         raise ConfigError(f"--{option} is {text}; it must be {form}")
     if name not in hints or name == "module":
         raise ConfigError(closest(name, sorted(set(hints) - {"module"}), "field"))

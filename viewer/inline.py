@@ -81,7 +81,7 @@ def watch(
         run_dir, fragment = link_to(folder, "watch")
         config = Run(folder).config()
         consent = consent_arguments(config.env, config.imported)
-    command = [sys.executable, "-m", "ludus", "watch", "--run-dir", str(run_dir), "--embed"]
+    command = [sys.executable, "-P", "-m", "ludus", "watch", "--run-dir", str(run_dir), "--embed"]
     command += ["--port", str(port), "--url", url, "--no-browser", *consent]
     with tempfile.TemporaryFile("w+") as errors:  # nobody reads them, so no pipe, which may fill
         process = subprocess.Popen(

@@ -279,6 +279,13 @@ def test_more_seeds_train_only_the_new_ones(whole, starts, tmp_path):
     assert before.items() <= _files(tmp_path).items()
 
 
+def test_a_module_in_the_working_folder_hides_none_of_python(tmp_path, monkeypatch):
+    (tmp_path / "queue.py").write_text("raise RuntimeError('not the one of Python')")
+    monkeypatch.chdir(tmp_path)
+    trainings, failed = compare(_plan(tmp_path / "runs", steps=50))
+    assert (len(trainings), failed) == (1, [])
+
+
 def test_the_seeds_begin_at_the_first_seed(tmp_path, starts):
     plan = _plan(tmp_path, agents=["dqn", "random"], steps=50, seeds=2, first_seed=3)
     trainings, _ = compare(plan)
@@ -286,6 +293,22 @@ def test_the_seeds_begin_at_the_first_seed(tmp_path, starts):
         (agent, seed) for agent in ("dqn", "random") for seed in (3, 4)
     ]
     assert {Run.open(run).config().train.seed for run in starts.trained} == {3, 4}
+
+
+def test_each_combination_of_a_grid_is_an_agent(whole, starts, tmp_path):
+    of_preset = _copy(whole, tmp_path)
+    plan = _plan(tmp_path, agents=["dqn", "random"], grid=["n_step=1,2", "gamma=0.99,0.9"])
+    trainings, failed = compare(plan)
+    assert failed == []
+    assert [t.agent for t in trainings] == [
+        "dqn (gamma 0.99, n_step 1)",
+        "dqn (gamma 0.9, n_step 1)",
+        "dqn (gamma 0.99, n_step 2)",
+        "dqn (gamma 0.9, n_step 2)",
+        "random",
+    ]
+    assert trainings[0].run == str(of_preset.path)
+    assert len(starts.trained) == 3
 
 
 @pytest.mark.parametrize("change", [{"episodes": 3}, {"epsilon": 0.5}], ids=str)
@@ -405,6 +428,7 @@ def test_an_unfinished_run_is_refused_before_any_work(ludus, whole, tmp_path, ca
         ("--env CartPole-v1 --agents dqn sb3:dqm", "did you mean sb3:dqn?"),
         ("--env CartPole-v1 --agents dqn dqn2013", "dqn2013 needs images of 36 pixels"),
         ("--env CartPole-v1 --agents dqn dqn", "contains a name twice"),
+        ("--env CartPole-v1 --agents dqn ppo --grid n_step=1,3", "ppo: there is no field n_step"),
         ("--env CartPole-v1 --jobs -1", "jobs is -1"),
         ("--env CartPole-v1 --epsilon 2", "epsilon is 2"),
         ("--runs nowhere", "nowhere is not a run"),

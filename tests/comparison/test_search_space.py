@@ -6,7 +6,7 @@ import pytest
 
 from ludus.agents.dqn_config import DQNConfig
 from ludus.agents.ppo_config import PPOConfig
-from ludus.comparison.search_space import Dimension, params_of, search_space
+from ludus.comparison.search_space import Dimension, grid, params_of, search_space
 from ludus.envs.errors import ConfigError
 
 
@@ -93,3 +93,31 @@ def test_discounts_vary_in_what_they_leave_to_one():
 def test_a_mistake_is_one_sentence(space, fix, message):
     with pytest.raises(ConfigError, match=message):
         search_space(DQNConfig(), space, fix)
+
+
+def test_a_grid_is_every_combination_of_the_values():
+    configs = grid(DQNConfig(), ["learning-rate=1e-3,1e-4", "dueling=true,false"])
+    assert [(c.learning_rate, c.dueling) for c in configs] == [
+        (1e-3, True),
+        (1e-3, False),
+        (1e-4, True),
+        (1e-4, False),
+    ]
+    assert replace(configs[3], learning_rate=1e-3, dueling=True) == configs[0]
+    assert grid(DQNConfig(gamma=0.9), []) == [DQNConfig(gamma=0.9)]
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        (["learning_rat=1,2"], "did you mean learning_rate"),
+        (["learning_rate"], "--grid is learning_rate; it must be field=a,b,c"),
+        (["width=1", "width=2"], "--grid names width twice"),
+        (["width=1,1.0"], "--grid is width=1,1.0, which contains a value twice"),
+        (["width=0,1"], "width is 0.0; it must be above 0"),
+        (["pool=2"], "pool does not go with encoder mlp"),
+    ],
+)
+def test_a_mistake_in_a_grid_is_one_sentence(axes, message):
+    with pytest.raises(ConfigError, match=message):
+        grid(DQNConfig(), axes)
