@@ -5,8 +5,9 @@ python benchmarks/trainings.py status
 python benchmarks/trainings.py table EXPERIMENT
 
 Two trainings run at once, with one thread each and the lowest priority. `results/EXPERIMENT.jsonl`
-gets one line for each training that ends; what has a line is not trained again. An interrupted
-training is resumed by the next call, if its run folder still exists; SB3's starts anew.
+gets one line for each training that ends, with its curve at 20 points; what has a line is not
+trained again. An interrupted training is resumed by the next call, if its run folder still exists;
+SB3's starts anew. `experiments.py` says what the experiments are.
 """
 
 import argparse
@@ -16,13 +17,11 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from experiments import EXPERIMENTS, Training
 
 from ludus.comparison.aggregates import estimate, improvement, pooled_iqm, smooth
 from ludus.envs.errors import LudusError
@@ -34,147 +33,17 @@ RESULTS = HERE / "results"
 RUNS = HERE.parent / "runs" / "experiments"
 
 
-@dataclass(frozen=True)
-class Training:
-    """One training of an experiment."""
-
-    experiment: str
-    env: str
-    agent: str
-    variant: str
-    """row of the table"""
-    options: tuple[str, ...]
-    """of `ludus train`, besides env, agent, steps and seed"""
-    steps: int
-    seed: int
-
-    @property
-    def key(self) -> str:
-        """Return what names the training in its file of results."""
-        return f"{self.env} {self.variant} {self.seed}"
-
-    @property
-    def folder(self) -> Path:
-        """Return the folder of its run."""
-        return RUNS / self.experiment / self.key.replace("/", "-").replace(" ", "_")
-
-
-def _dqn_sb3() -> Iterator[Training]:
-    """DQN with one env, with the preset's envs, and SB3's DQN: same values, same network."""
-    variants = {
-        "dqn, 1 env": ("dqn", ("--num-envs", "1")),
-        "dqn, the preset's envs": ("dqn", ()),
-        "sb3:dqn": ("sb3:dqn", ()),
-    }
-    envs = {"CartPole-v1": 50_000, "MinAtar/Breakout-v1": 200_000}
-    envs["MinAtar/SpaceInvaders-v1"] = 200_000
-    for seed, (env, steps) in product(range(10), envs.items()):
-        for variant, (agent, options) in variants.items():
-            games = ("--eval-episodes", "20")
-            yield Training("dqn_sb3", env, agent, variant, (*options, *games), steps, seed)
-
-
-def _r2d2_eps() -> Iterator[Training]:
-    """R2D2 with three values of Adam's epsilon."""
-    envs = ("ludus/MaskedCartPole-v0", "MinAtar/SpaceInvaders-v1")
-    for seed, env, eps in product(range(5), envs, ("1e-3", "1e-4", "1e-8")):
-        options = ("--optimizer-eps", eps, "--eval-every", "12500", "--eval-episodes", "20")
-        yield Training("r2d2_eps", env, "r2d2", f"eps {eps}", options, 50_000, seed)
-
-
-# Env steps of 10 minutes on two cores of an AMD EPYC, measured at the start of a
-# training on the quiet machine: 9,000 steps of dqn2013 and 20,000 of ppo_small on each game.
-_TEN_MINUTES = {
-    "Pong": {"dqn2013": 290_000, "ppo_small": 810_000},
-    "Boxing": {"dqn2013": 280_000, "ppo_small": 855_000},
-    "Breakout": {"dqn2013": 245_000, "ppo_small": 415_000},
-    "Freeway": {"dqn2013": 295_000, "ppo_small": 900_000},
-    "RoadRunner": {"dqn2013": 250_000, "ppo_small": 545_000},
-}
-
-
-def _small_machine() -> Iterator[Training]:
-    """The two presets for two cores, after the env steps of 10 and of 20 minutes.
-
-    Results without normalisation are of commits in which DQN had no such option.
-    """
-    variants = {  # by the row of the table: agent, further options, seeds
-        "dqn2013": ("dqn2013", (), 2),
-        "ppo_small": ("ppo_small", (), 2),
-        "dqn2013, not normalised": ("dqn2013", ("--no-normalize-observation",), 1),
-    }
-    for seed, game in product(range(2), _TEN_MINUTES):
-        for variant, (agent, further, seeds) in variants.items():
-            steps = _TEN_MINUTES[game][agent]
-            options = ("--eval-every", str(steps), "--eval-episodes", "20", *further)
-            env = f"{game}NoFrameskip-v4"
-            if seed < seeds:
-                yield Training("small_machine", env, agent, variant, options, 2 * steps, seed)
-
-
-def _pqn() -> Iterator[Training]:
-    """PQN with layer normalisation over the channels of each pixel, or over all values.
-
-    The rows he_normal are of commit 5abfe81, where networks were initialised as in the authors'
-    code, and cannot be trained with another.
-    """
-    games, norms = ("Breakout", "SpaceInvaders"), ("channels", "all")
-    for seed, game, norm in product(range(5), games, norms):
-        options = ("--layer-norm", norm, "--eval-episodes", "20")
-        variant = f"{norm}, PyTorch's initialisation"
-        yield Training("pqn", f"MinAtar/{game}-v1", "pqn", variant, options, 1_000_000, seed)
-
-
-def _alphazero_value() -> Iterator[Training]:
-    """AlphaZero with three value targets; 400,000 moves take 15 minutes on one core or less."""
-    for seed, target in product(range(3), ("policy", "visits", "mix")):
-        options = ("--value-target", target, "--opponent", "mcts:1000", "--eval-episodes", "100")
-        yield Training(
-            "alphazero_value", "connect_four", "alphazero", target, options, 400_000, seed
-        )
-
-
-def _overlap() -> Iterator[Training]:
-    """PPO that learns while it plays, with and without V-trace, and in turns."""
-    variants = {
-        "in turns": (),
-        "overlap": ("--overlap",),
-        "overlap, V-trace": ("--overlap", "--vtrace"),
-    }
-    envs = {"CartPole-v1": 50_000, "Pendulum-v1": 100_000}
-    envs |= {"MinAtar/Breakout-v1": 1_000_000, "MinAtar/SpaceInvaders-v1": 1_000_000}
-    for seed, (env, steps) in product(range(5), envs.items()):
-        for variant, options in variants.items():
-            games = ("--eval-episodes", "20")
-            yield Training("overlap", env, "ppo", variant, (*options, *games), steps, seed)
-
-
-def _precision() -> Iterator[Training]:
-    """PPO with updates in bfloat16 and in float32."""
-    games = ("Breakout", "SpaceInvaders")
-    for seed, game, precision in product(range(10), games, ("float32", "bfloat16")):
-        options = ("--precision", precision, "--eval-episodes", "20")
-        env = f"MinAtar/{game}-v1"
-        yield Training("precision", env, "ppo", precision, options, 1_000_000, seed)
-
-
-EXPERIMENTS = {
-    "pqn": _pqn,
-    "alphazero_value": _alphazero_value,
-    "r2d2_eps": _r2d2_eps,
-    "overlap": _overlap,
-    "precision": _precision,
-    "dqn_sb3": _dqn_sb3,
-    "small_machine": _small_machine,
-}
-
-
 def results(experiment: str) -> dict[str, dict[str, Any]]:
     """Return the results of an experiment by the trainings' keys."""
     path = RESULTS / f"{experiment}.jsonl"
     text = path.read_text() if path.exists() else ""
     whole, _, _ = text.rpartition("\n")  # a kill may have left half a line
     return {line["key"]: line for line in map(json.loads, whole.splitlines())}
+
+
+def _folder(training: Training) -> Path:
+    """Return the folder of a training's run."""
+    return RUNS / training.experiment / training.key.replace("/", "-").replace(" ", "_")
 
 
 class Stopped(Exception):
@@ -216,18 +85,18 @@ class Queue:
 
     def _train(self, training: Training) -> Run:
         """Train or resume, and return the finished run."""
-        run = next(iter(all_runs(training.folder)), None)
+        run = next(iter(all_runs(_folder(training))), None)
         if run is None or (run.status().state != "finished" and training.agent.startswith("sb3")):
             command = [training.agent, training.env, "--steps", str(training.steps)]
             command += ["--seed", str(training.seed), "--video-every", "0", *training.options]
-            command += ["--run-dir", str(training.folder)]
+            command += ["--run-dir", str(_folder(training))]
         elif run.status().state == "finished":
             return run
         else:
             command = ["--resume", str(run.path)]
         print(f"{training.experiment}: {training.key}", flush=True)
-        training.folder.mkdir(parents=True, exist_ok=True)
-        with (training.folder / "output.txt").open("ab") as output:
+        _folder(training).mkdir(parents=True, exist_ok=True)
+        with (_folder(training) / "output.txt").open("ab") as output:
             process = subprocess.Popen(
                 ["nice", "-n", "19", sys.executable, "-m", "ludus", "train", *command, "--quiet"],
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -243,15 +112,17 @@ class Queue:
             self._running.discard(process)
         if self.stopping and code:
             raise Stopped
-        finished = [r for r in all_runs(training.folder) if r.status().state == "finished"]
+        finished = [r for r in all_runs(_folder(training)) if r.status().state == "finished"]
         if code or not finished:
-            raise RuntimeError(f"exit code {code}; see {training.folder / 'output.txt'}")
+            raise RuntimeError(f"exit code {code}; see {_folder(training) / 'output.txt'}")
         return finished[-1]
 
     def _keep(self, training: Training, run: Run) -> None:
         """Append the result to its file."""
         episodes = Episodes.read(run.path / "episodes.csv")
-        curve = smooth(episodes, np.linspace(0, training.steps, 21)[1:], window=100)
+        points = np.linspace(0, run.status().env_steps, 21)[1:]
+        curve = smooth(episodes, points, window=100)
+        seconds = np.interp(points, episodes[:, 0], episodes[:, 1])
         line = {
             "key": training.key,
             "env": training.env,
@@ -263,6 +134,8 @@ class Queue:
             "evaluations": [
                 {"env_steps": e["env_steps"], "returns": e["returns"]} for e in run.evaluations()
             ],
+            "env_steps": run.status().env_steps,
+            "training_seconds": [round(float(x), 1) for x in seconds],
             "training_returns": [None if np.isnan(x) else round(float(x), 3) for x in curve],
             "seconds": round(run.status().seconds or 0),
             "commit": json.loads((run.path / "config.json").read_text()).get("commit"),

@@ -14,6 +14,7 @@ PROGRAM = Path(__file__).parents[2] / "benchmarks" / "trainings.py"
 @pytest.fixture
 def queue(tmp_path, monkeypatch):
     """The program, with one experiment of two short trainings and folders of its own."""
+    monkeypatch.syspath_prepend(PROGRAM.parent)
     spec = importlib.util.spec_from_file_location("trainings", PROGRAM)
     program = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "trainings", program)  # its dataclass looks there
@@ -40,6 +41,9 @@ def test_each_training_is_done_once_and_its_result_kept(queue, capsys):
     assert [e["env_steps"] for e in first["evaluations"]][-1] >= 200
     assert [len(e["returns"]) for e in first["evaluations"]] == [3, 3]
     assert first["training_returns"][-1] > 0
+    assert first["env_steps"] >= 200
+    assert len(first["training_seconds"]) == len(first["training_returns"]) == 20
+    assert first["training_seconds"] == sorted(first["training_seconds"])
     capsys.readouterr()
     queue.run(["short"], jobs=2, commit=False)
     assert capsys.readouterr().out == "", "nothing is left to do"

@@ -1,0 +1,207 @@
+"""The trainings of each experiment in `README.md`, in the order of their value."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of an experiment."""
+
+    experiment: str
+    env: str
+    agent: str
+    variant: str
+    """row of the table"""
+    options: tuple[str, ...]
+    """of `ludus train`, besides env, agent, steps and seed"""
+    steps: int
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """Return what names the training in its file of results."""
+        return f"{self.env} {self.variant} {self.seed}"
+
+
+def _dqn_sb3() -> Iterator[Training]:
+    """DQN with one env, with the preset's envs, and SB3's DQN: same values, same network."""
+    variants = {
+        "dqn, 1 env": ("dqn", ("--num-envs", "1")),
+        "dqn, the preset's envs": ("dqn", ()),
+        "sb3:dqn": ("sb3:dqn", ()),
+    }
+    envs = {"CartPole-v1": 50_000, "MinAtar/Breakout-v1": 200_000}
+    envs["MinAtar/SpaceInvaders-v1"] = 200_000
+    for seed, (env, steps) in product(range(10), envs.items()):
+        for variant, (agent, options) in variants.items():
+            games = ("--eval-episodes", "20")
+            yield Training("dqn_sb3", env, agent, variant, (*options, *games), steps, seed)
+
+
+def _r2d2_eps() -> Iterator[Training]:
+    """R2D2 with three values of Adam's epsilon."""
+    envs = ("ludus/MaskedCartPole-v0", "MinAtar/SpaceInvaders-v1")
+    for seed, env, eps in product(range(5), envs, ("1e-3", "1e-4", "1e-8")):
+        options = ("--optimizer-eps", eps, "--eval-every", "12500", "--eval-episodes", "20")
+        yield Training("r2d2_eps", env, "r2d2", f"eps {eps}", options, 50_000, seed)
+
+
+# Env steps of 10 minutes on two cores of an AMD EPYC, measured at the start of a
+# training on the quiet machine: 9,000 steps of dqn2013 and 20,000 of ppo_small on each game.
+_TEN_MINUTES = {
+    "Pong": {"dqn2013": 290_000, "ppo_small": 810_000},
+    "Boxing": {"dqn2013": 280_000, "ppo_small": 855_000},
+    "Breakout": {"dqn2013": 245_000, "ppo_small": 415_000},
+    "Freeway": {"dqn2013": 295_000, "ppo_small": 900_000},
+    "RoadRunner": {"dqn2013": 250_000, "ppo_small": 545_000},
+}
+
+
+def _small_machine() -> Iterator[Training]:
+    """The two presets for two cores, after the env steps of 10 and of 20 minutes.
+
+    Results without normalisation are of commits in which DQN had no such option.
+    """
+    variants = {  # by the row of the table: agent, further options, seeds
+        "dqn2013": ("dqn2013", (), 2),
+        "ppo_small": ("ppo_small", (), 2),
+        "dqn2013, not normalised": ("dqn2013", ("--no-normalize-observation",), 1),
+    }
+    for seed, game in product(range(2), _TEN_MINUTES):
+        for variant, (agent, further, seeds) in variants.items():
+            steps = _TEN_MINUTES[game][agent]
+            options = ("--eval-every", str(steps), "--eval-episodes", "20", *further)
+            env = f"{game}NoFrameskip-v4"
+            if seed < seeds:
+                yield Training("small_machine", env, agent, variant, options, 2 * steps, seed)
+
+
+def _pqn() -> Iterator[Training]:
+    """PQN with layer normalisation over the channels of each pixel, or over all values.
+
+    The rows he_normal are of commit 5abfe81, where networks were initialised as in the authors'
+    code, and cannot be trained with another.
+    """
+    games, norms = ("Breakout", "SpaceInvaders"), ("channels", "all")
+    for seed, game, norm in product(range(5), games, norms):
+        options = ("--layer-norm", norm, "--eval-episodes", "20")
+        variant = f"{norm}, PyTorch's initialisation"
+        yield Training("pqn", f"MinAtar/{game}-v1", "pqn", variant, options, 1_000_000, seed)
+
+
+def _alphazero_value() -> Iterator[Training]:
+    """AlphaZero with three value targets; 400,000 moves take 15 minutes on one core or less."""
+    for seed, target in product(range(3), ("policy", "visits", "mix")):
+        options = ("--value-target", target, "--opponent", "mcts:1000", "--eval-episodes", "100")
+        yield Training(
+            "alphazero_value", "connect_four", "alphazero", target, options, 400_000, seed
+        )
+
+
+def _overlap() -> Iterator[Training]:
+    """PPO that learns while it plays, with and without V-trace, and in turns."""
+    variants = {
+        "in turns": (),
+        "overlap": ("--overlap",),
+        "overlap, V-trace": ("--overlap", "--vtrace"),
+    }
+    envs = {"CartPole-v1": 50_000, "Pendulum-v1": 100_000}
+    envs |= {"MinAtar/Breakout-v1": 1_000_000, "MinAtar/SpaceInvaders-v1": 1_000_000}
+    for seed, (env, steps) in product(range(5), envs.items()):
+        for variant, options in variants.items():
+            games = ("--eval-episodes", "20")
+            yield Training("overlap", env, "ppo", variant, (*options, *games), steps, seed)
+
+
+def _precision() -> Iterator[Training]:
+    """PPO with updates in bfloat16 and in float32."""
+    games = ("Breakout", "SpaceInvaders")
+    for seed, game, precision in product(range(10), games, ("float32", "bfloat16")):
+        options = ("--precision", precision, "--eval-episodes", "20")
+        env = f"MinAtar/{game}-v1"
+        yield Training("precision", env, "ppo", precision, options, 1_000_000, seed)
+
+
+_MINATAR = ("Breakout", "SpaceInvaders", "Asterix", "Freeway", "Seaquest")
+
+
+def _minatar(
+    experiment: str, agent: str, games: Sequence[str], seeds: int, steps: int
+) -> Iterator[Training]:
+    """Train an agent on MinAtar, and evaluate it ten times."""
+    options = ("--eval-every", str(steps // 10), "--eval-episodes", "20")
+    for seed, game in product(range(seeds), games):
+        yield Training(experiment, f"MinAtar/{game}-v1", agent, agent, options, steps, seed)
+
+
+def _minatar_long() -> Iterator[Training]:
+    """PQN for the authors' 10,000,000 env steps."""
+    yield from _minatar("minatar_long", "pqn", _MINATAR, 5, 10_000_000)
+
+
+def _minatar_million() -> Iterator[Training]:
+    """Agents of each kind, and SB3's, for 1,000,000 env steps."""
+    for agent, games in (("ppo", 5), ("sb3:ppo", 2), ("dqn", 5), ("sb3:dqn", 2)):
+        yield from _minatar("minatar_million", agent, _MINATAR[:games], 3, 1_000_000)
+    for agent in ("rainbow", "r2d2"):
+        yield from _minatar("minatar_million", agent, _MINATAR[:2], 3, 1_000_000)
+
+
+def _pong() -> Iterator[Training]:
+    """`ppo_small` on Pong until it plays as well as it can."""
+    options = ("--eval-every", "50000", "--eval-episodes", "20")
+    for seed in range(5):
+        yield Training(
+            "pong", "PongNoFrameskip-v4", "ppo_small", "ppo_small", options, 600_000, seed
+        )
+
+
+def _atari_hour() -> Iterator[Training]:
+    """An hour of training on one core."""
+    options = ("--minutes", "60", "--eval-episodes", "20")
+    for agent, seeds in (("ppo_small", 2), ("sb3:ppo_small", 1)):
+        for seed, game in product(range(seeds), ("Breakout", "Boxing")):
+            env = f"{game}NoFrameskip-v4"
+            yield Training("atari_hour", env, agent, agent, options, 10_000_000, seed)
+
+
+def _connect_four() -> Iterator[Training]:
+    """AlphaZero for about half an hour on two cores, and for two hours."""
+    against = ("--opponent", "mcts:1000", "--eval-episodes", "100")
+    for seed, steps in ((0, 1_000_000), (1, 1_000_000), (2, 1_000_000), (0, 4_000_000)):
+        options = ("--eval-every", str(steps // 4), *against)
+        variant = f"{steps // 1_000_000}M moves"
+        yield Training("connect_four", "connect_four", "alphazero", variant, options, steps, seed)
+
+
+SCALED_WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
+SCALED_STEPS = (500_000, 1_000_000, 2_000_000, 4_000_000)
+
+
+def _scaling() -> Iterator[Training]:
+    """PQN with networks of several widths, for several numbers of env steps."""
+    budgets = sorted(product(SCALED_WIDTHS, SCALED_STEPS), key=lambda each: each[0] * each[1])
+    for seed, (width, steps), game in product(range(3), budgets, _MINATAR[:2]):
+        units = str(round(128 * width))
+        options = ("--width", f"{width:g}", "--head-hidden", units, "--eval-episodes", "100")
+        variant = f"width {width:g}, {steps:,} steps"
+        yield Training("scaling", f"MinAtar/{game}-v1", "pqn", variant, options, steps, seed)
+
+
+EXPERIMENTS = {
+    "pqn": _pqn,
+    "alphazero_value": _alphazero_value,
+    "r2d2_eps": _r2d2_eps,
+    "overlap": _overlap,
+    "precision": _precision,
+    "dqn_sb3": _dqn_sb3,
+    "small_machine": _small_machine,
+    "minatar_long": _minatar_long,
+    "connect_four": _connect_four,
+    "pong": _pong,
+    "minatar_million": _minatar_million,
+    "scaling": _scaling,
+    "atari_hour": _atari_hour,
+}
