@@ -1,9 +1,17 @@
-"""Compare scores on Atari with published scores of the same algorithms.
+"""Compare scores on Atari and MinAtar with published scores of the same algorithms.
 
-`published_scores.csv` holds the published scores. Its sources: rl-baselines3-zoo's `benchmark.md`
-(one training each, evaluated in separate games), Dopamine's `baselines/atari/data/*.json` (training
-returns, mean over the last 5 iterations up to a frame count) and CleanRL's
-`docs/rl-algorithms/*.md` (training returns).
+`published_scores.csv` holds the published scores; what a source does not say is empty. Sources:
+
+- sb3-zoo: rl-baselines3-zoo's `benchmark.md` (one training each, evaluated in separate games)
+- dopamine: `baselines/atari/data/*.json` (training returns, mean over the last 5 iterations up to a
+  frame count)
+- cleanrl: `docs/rl-algorithms/*.md` (training returns)
+- btr: `results.csv` of VIPTankz/BeyondTheRainbowICML (mean of 100 games)
+- rllib: README of ray-project/rl-experiments (training returns)
+- atari-100k: `results/data/*.json` of eloialonso/iris at 24326aa, of which these are the mean and
+  the standard deviation over trainings: 100 of SPR and DrQ(eps), 5 of SimPLe and IRIS
+- arXiv:2508.07452: DQN and double DQN on MinAtar, IQM of 30 trainings, quoted by a third party; env
+  steps and sticky actions are not said there
 """
 
 import csv
@@ -25,9 +33,12 @@ PUBLISHED_NAMES: Mapping[str, tuple[str, ...]] = {
     "qrdqn": ("Quantile (JAX)", "qrdqn"),
     "iqn": ("IQN",),
     "rainbow": ("Rainbow", "rainbow"),
-    "ppo": ("ppo",),
+    "btr": ("BTR",),
+    "ddqn": ("DDQN",),
+    "ppo": ("ppo", "PPO"),
     "recurrent_ppo": ("ppo_lstm",),
-    "a2c": ("a2c",),
+    "a2c": ("a2c", "A2C"),
+    "impala": ("IMPALA",),
     "pqn": ("pqn",),
 }
 """Names in the table of the algorithms that our agents implement, by our agent's name."""
@@ -56,7 +67,7 @@ class PublishedScore:
 
 @cache
 def published_table() -> dict[str, list[dict[str, str]]]:
-    """Read the rows of published_scores.csv by game."""
+    """Read the rows of published_scores.csv by game: a ROM of Atari, or an env of MinAtar."""
     text = files("ludus.comparison").joinpath("published_scores.csv").read_text()
     by_game: dict[str, list[dict[str, str]]] = {}
     for row in csv.DictReader(text.splitlines()):
@@ -71,12 +82,13 @@ def published_scores(group: Group) -> list[PublishedScore]:
     is taken.
     """
     rom = group.protocol.get("rom", "")
+    game = rom or group.env
     done = [t.done for trainings in group.agents.values() for t in trainings if t.steps]
     steps = float(np.mean(done or [0])) if group.minutes else group.steps
-    frames = int(steps * int(group.protocol.get("frameskip", 4)))
+    frames = int(steps * int(group.protocol.get("frameskip", 4 if rom else 1)))
     scores = []
     for agent, trainings in group.agents.items():
-        for row in _nearest_rows(rom, agent, frames):
+        for row in _nearest_rows(game, agent, frames):
             score = float(row["score"])
             scores.append(
                 PublishedScore(
@@ -93,11 +105,11 @@ def published_scores(group: Group) -> list[PublishedScore]:
     return scores
 
 
-def _nearest_rows(rom: str, agent: str, frames: int) -> list[dict[str, str]]:
+def _nearest_rows(game: str, agent: str, frames: int) -> list[dict[str, str]]:
     """Return one row of each source and published agent, the nearest in frames."""
     names = PUBLISHED_NAMES.get(agent.removeprefix("sb3:"), ())
     nearest: dict[tuple[str, str], dict[str, str]] = {}
-    for row in published_table().get(rom, []):
+    for row in published_table().get(game, []):
         key = (row["source"], row["agent"])
         if row["agent"] in names and (
             key not in nearest or _log_ratio(row, frames) < _log_ratio(nearest[key], frames)
@@ -107,7 +119,7 @@ def _nearest_rows(rom: str, agent: str, frames: int) -> list[dict[str, str]]:
 
 
 def _log_ratio(row: dict[str, str], frames: int) -> float:
-    return abs(math.log(float(row["frames"]) / max(frames, 1)))
+    return abs(math.log(float(row["frames"]) / max(frames, 1))) if row["frames"] else math.inf
 
 
 def _differences(
@@ -115,17 +127,24 @@ def _differences(
 ) -> list[str]:
     """Describe how the protocol of a published score differs: theirs against ours."""
     differences = []
-    if int(row["frames"]) != frames:
+    if not row["frames"]:
+        differences.append(f"an unknown number of frames against {_millions(frames)}")
+    elif int(row["frames"]) != frames:
         differences.append(f"{_millions(int(row['frames']))} frames against {_millions(frames)}")
-    theirs, ours = float(row["sticky_probability"]), protocol.get("sticky")
+    theirs = float(row["sticky_probability"]) if row["sticky_probability"] else None
+    ours = protocol.get("sticky")
     if ours is None or theirs != ours:
         differences.append(f"{_sticky(theirs)} against {_sticky(ours)}")
     if row["protocol"] == "train":
         differences.append("training returns against held-out games")
+    elif not row["protocol"]:
+        differences.append("an unknown protocol of evaluation")
     if row["source"] == "sb3-zoo" and trainings != 1:
         differences.append(f"one training against {trainings}")
     if row["source"] == "dopamine":
         differences.append("mean over the last 5 iterations")
+    if row["source"] == "arXiv:2508.07452":
+        differences.append("an interquartile mean, quoted by a third party")
     return differences
 
 

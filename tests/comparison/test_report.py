@@ -306,6 +306,18 @@ def test_published_scores_stand_beside_ours_with_what_differs(tmp_path):
     assert "; ".join(zoo["differences"]) in page.text
 
 
+def test_what_a_source_does_not_say_is_a_difference(tmp_path):
+    trainings = [
+        _training("MinAtar/Breakout-v1", agent, s) for agent in ("dqn", "ppo") for s in (0, 1)
+    ]
+    page, results = _write(tmp_path, trainings)
+    (published,) = results["groups"][0]["published"]
+    assert (published["agent"], published["score"], published["human"]) == ("dqn", 19.16, None)
+    assert published["differences"][0] == "an unknown number of frames against 0.001M"
+    assert published["differences"][2] == "an unknown protocol of evaluation"
+    assert "arXiv:2508.07452: DQN" in page.text
+
+
 def test_too_few_seeds_are_given_in_words(tmp_path):
     envs = ("CartPole-v1", "ALE/Pong-v5")
     once = [_training(env, agent) for env in envs for agent in ("dqn", "ppo")]
@@ -375,11 +387,11 @@ def test_an_agent_that_only_plays_can_stand_alone(tmp_path):
 def test_published_scores_are_all_of_known_agents():
     """A new agent in the table must be given to one of ours, or left out on purpose."""
     table = published_table()
-    assert len(table) == 55
+    assert len(table) == 55 + 4  # games of Atari and of MinAtar
     theirs = {row["agent"] for rows in table.values() for row in rows}
     named = {name for names in PUBLISHED_NAMES.values() for name in names}
     assert named - theirs == set()
-    assert theirs - named == {"pqn_lstm"}
+    assert theirs - named == {"pqn_lstm", "Ape-X", "SPR", "DrQ(eps)", "SimPLe", "IRIS"}
 
 
 def test_of_one_training_no_statistic_is_shown(tmp_path):
