@@ -39,6 +39,7 @@ _OPTIONAL = {
     "mujoco": ("'gymnasium[mujoco]'", "Ant, HalfCheetah and the other robots"),
     "ray": ("-e '.[cluster]'", "envs and trainings on several machines: --ray"),
     "optuna": ("-e '.[cluster]'", "ludus tune"),
+    "bitbully": ("-e '.[perfect]'", "perfect play of connect four: ludus arena --perfect"),
     "playwright": ("-e '.[dev-all]'", "the tests of the web page, with chromium"),
 }
 

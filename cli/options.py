@@ -200,7 +200,7 @@ def check_contenders(argv: Sequence[str]) -> None:
     for name in argv:
         if name.startswith("-"):
             return  # contenders come first; parsing the whole line finds those after an option
-        if re.fullmatch(r"mcts:\d+|random|greedy|minimax", name):
+        if re.fullmatch(r"mcts:\d+|random|greedy|minimax|perfect", name):
             continue
         if Path(name).is_dir():
             continue
@@ -209,8 +209,8 @@ def check_contenders(argv: Sequence[str]) -> None:
             find_run(folder if at else name)
         except RunError as error:
             raise UsageError(
-                f"there is no opponent {name}, which are random, greedy, minimax and mcts:N, and "
-                f"no such run: {error}"
+                f"there is no opponent {name}, which are random, greedy, minimax, perfect and "
+                f"mcts:N, and no such run: {error}"
             ) from error
 
 

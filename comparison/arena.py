@@ -4,7 +4,7 @@ Ratings are the maximum-likelihood ones of Bradley and Terry's model (https://do
 in which a difference of 400 points means 10 to 1; a draw is half a win.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -79,6 +79,7 @@ def round_robin(
     games: int,
     seed: int,
     on_match: Callable[[str, str, Match], None],
+    openings: Sequence[Sequence[int]] = (),
 ) -> tuple[list[Standing], np.ndarray]:
     """Let each contender play each other one, from both sides.
 
@@ -88,6 +89,7 @@ def round_robin(
         games: number of games of each pair.
         seed: of all random numbers.
         on_match: called with both names after each match.
+        openings: moves that the games begin with, see `play_match`.
 
     Returns:
         The standings, best first, and the points [N, N] of each contender against each other one.
@@ -98,7 +100,7 @@ def round_robin(
     for number, (a, b) in enumerate(combinations(range(count), 2)):
         here, there = contenders[a], contenders[b]
         seats = (here.seat(games, seed + 2 * number), there.seat(games, seed + 2 * number + 1))
-        match = play_match(seats, game, games, seed=seed)
+        match = play_match(seats, game, games, seed=seed, openings=openings)
         results[a, b] = (np.sign(match.returns) + 1) / 2
         for side, who in enumerate((a, b)):
             seconds[who] += match.seconds[side]

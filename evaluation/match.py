@@ -1,7 +1,7 @@
 """Matches of a board game between two players, batched; each moves first in half of the games."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -79,6 +79,8 @@ class Match:
 
     returns: list[float] = field(default_factory=list)  # in the order of the games
     lengths: list[int] = field(default_factory=list)  # moves of both sides
+    games: list[list[int]] = field(default_factory=list)  # the moves of each game
+    openings: list[int] = field(default_factory=list)  # how many of them neither side chose
     seconds: list[float] = field(default_factory=lambda: [0.0, 0.0])  # total of each side
     moves: list[int] = field(default_factory=lambda: [0, 0])  # total of each side
 
@@ -98,6 +100,7 @@ def play_match(
     games: int,
     *,
     seed: int,
+    openings: Sequence[Sequence[int]] = (),
     stop: Callable[[], bool] | None = None,
 ) -> Match:
     """Play all games in one batch; the first side moves first in those of even number.
@@ -107,6 +110,8 @@ def play_match(
         game: OpenSpiel's name and parameters.
         games: number of games, 1 or more.
         seed: seed of the env.
+        openings: moves that games begin with. Two games in a row have the same one, so that each
+            side plays it from both sides; after the last comes the first again.
         stop: called at every move; return True to abort.
 
     Raises:
@@ -116,7 +121,9 @@ def play_match(
     states = [rules.new_initial_state() for _ in range(games)]
     second = np.arange(games) % 2 == 1  # [B] the second side is to move
     began, over = second.copy(), np.zeros(games, bool)  # [B] the second side moved first
-    result = Match([0.0] * games, [0] * games)
+    given = [list(openings[i // 2 % len(openings)]) if openings else [] for i in range(games)]
+    left = np.array([len(moves) for moves in given])  # [B] moves left of the opening
+    result = Match([0.0] * games, [0] * games, openings=left.tolist())
     space = env.observation_space
     assert isinstance(space, PackedDict)
     mask = space.parts[MASK]
@@ -127,8 +134,10 @@ def play_match(
                 raise MatchStopped
             legal = row.obs[:, mask.start : mask.end] > 0  # [B, A]
             action = legal.argmax(1)  # used where a game is over
+            for i in np.flatnonzero(left):
+                action[i] = given[i][-left[i]]
             for index, side in enumerate(sides):
-                mine = (second == bool(index)) & ~over
+                mine = (second == bool(index)) & ~over & (left == 0)
                 # an agent must see the row all the same: its recurrent state depends on it
                 if not mine.any() and isinstance(side, FixedSide):
                     continue
@@ -137,6 +146,7 @@ def play_match(
                 result.seconds[index] += time.perf_counter() - since
                 result.moves[index] += int(mine.sum())
                 action = np.where(mine, chosen, action)
+            left = np.maximum(left - 1, 0)
             for i in np.flatnonzero(~over):
                 states[i].apply_action(int(action[i]))
             env.send(action)
@@ -149,4 +159,5 @@ def play_match(
             second ^= row.discount_sign < 0  # the turn passes to the other side
     finally:
         env.close()
+    result.games = [state.history() for state in states]
     return result

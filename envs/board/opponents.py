@@ -6,6 +6,7 @@ import numpy as np
 import pyspiel
 
 from ludus.envs.board.material import material_lead
+from ludus.envs.board.perfect import PerfectOpponent
 from ludus.envs.errors import EnvError
 
 OPPONENTS = {
@@ -13,6 +14,7 @@ OPPONENTS = {
     "greedy": "wins at once, else keeps the other from it, else counts material (a reply ahead)",
     "mcts:N": "OpenSpiel's Monte-Carlo tree search with N simulations",
     "minimax": "perfect play, where the rest of the game can be searched",
+    "perfect": "perfect play of connect four (extra `perfect`)",
 }
 _POSITIONS = 300_000  # that minimax searches for one move before it gives up
 _DEPTH = 200  # moves that minimax looks ahead before it gives up
@@ -46,6 +48,8 @@ def make_opponent(name: str, game: pyspiel.Game, seed: int) -> Opponent:
             return GreedyOpponent(game, seed)
         case "minimax":
             return MinimaxOpponent(game)
+        case "perfect":
+            return PerfectOpponent(game, seed)
     raise EnvError(f"there is no opponent {name}; there are {', '.join(OPPONENTS)}")
 
 

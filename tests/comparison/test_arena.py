@@ -99,6 +99,25 @@ def test_an_arena_of_a_run_and_players_on_the_command_line(tmp_path, capsys):
     ]
 
 
+def test_moves_that_keep_the_value_are_counted_on_the_command_line(capsys):
+    pytest.importorskip("bitbully")
+    words = ["arena", "greedy", "perfect", "--games", "4", "--epsilon", "0", "--openings", "20"]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--perfect", "--json"])
+    assert not ended.value.code
+    results = json.loads(capsys.readouterr().out)
+    perfect, greedy = (results["perfect"][name] for name in ("perfect", "greedy"))
+    assert perfect[0]["plies"] == "all"
+    assert perfect[0]["kept"] == perfect[0]["chances"]
+    assert greedy[0]["moves"] == sum(part["moves"] for part in greedy[1:])
+    assert [part["plies"] for part in greedy[1:3]] == ["1 to 6", "7 to 12"]
+    with pytest.raises(SystemExit):
+        main([*words, "--perfect"])
+    shown = capsys.readouterr().out
+    assert "Moves that keep the value of the game" in shown
+    assert "100.0%" in shown
+
+
 def test_an_evaluation_on_the_command_line_counts_games(tmp_path, capsys):
     run = _trained(tmp_path, "tic_tac_toe")
     for more, named in ([], "random"), (["--opponent", "minimax"], "minimax"):
@@ -124,6 +143,12 @@ def test_a_run_of_another_game_is_refused(tmp_path):
     ("words", "said"),
     [
         (["random"], "an arena needs two contenders or more"),
+        (["random", "greedy", "--perfect"], "let it make none at random by --epsilon 0"),
+        (
+            ["random", "greedy", "--perfect", "--epsilon", "0", "--game", "othello"],
+            "perfect play is known of connect_four only; the game is othello",
+        ),
+        (["random", "greedy", "--openings", "no.txt"], "no.txt cannot be read"),
         (["random", "random"], "a contender is named twice"),
         (["random", "nobody"], "there is no opponent nobody"),
         (
