@@ -5,22 +5,34 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 from rich.table import Table
 from tyro.conf import Positional
 
 from ludus.cli.options import parse
-from ludus.cli.output import print_json, print_table
-from ludus.comparison.arena import contender, round_robin
+from ludus.cli.output import print_json, print_result, print_table
+from ludus.comparison.arena import (
+    BATCH,
+    Contender,
+    Played,
+    contender,
+    rate,
+    round_robin,
+    until_decided,
+)
+from ludus.comparison.sprt import ERROR, SequentialTest
 from ludus.envs.board import spiel
 from ludus.envs.board.perfect import make_solver
 from ludus.envs.bounds import AT_LEAST_ONE, FRACTION, NON_NEGATIVE, check_bounds
 from ludus.envs.errors import UsageError
 from ludus.evaluation.judge import JudgedMove, Share, judge, share
-from ludus.evaluation.match import Match
 from ludus.evaluation.openings import random_openings, read_openings
 from ludus.training.checkpoint import write_atomically
 from ludus.training.console import Terminal
+from ludus.training.progress import task
 
+_GAMES = 100
+_MOST_GAMES = 20_000  # of a sequential test
 _PLIES = 6  # of a row of the table of value-keeping moves
 
 
@@ -32,8 +44,12 @@ class Arguments:
     """run folders, RUN@STEPS for earlier checkpoints, and players: random, greedy, mcts:100"""
     game: str = "connect_four"
     """name of the game in OpenSpiel, with parameters"""
-    games: Annotated[int, AT_LEAST_ONE] = 100
-    """number of games of each pair; each side begins half of them"""
+    games: Annotated[int | None, AT_LEAST_ONE] = None
+    """number of games of each pair (default: 100), of which each side begins half; with --sprt the
+    most (default: 20,000)"""
+    sprt: tuple[float, float] | None = None
+    """two contenders: play until it is decided whether the first is stronger by the second of
+    these differences in Elo rather than by the first, as in --sprt 0 30"""
     epsilon: Annotated[float, FRACTION] = 0.05
     """probability of a random move of a trained agent, which makes the games differ"""
     simulations: Annotated[int, NON_NEGATIVE] = 0
@@ -57,6 +73,16 @@ class Arguments:
             raise UsageError("an arena needs two contenders or more: folders of runs, or players")
         if len(set(self.contenders)) < len(self.contenders):
             raise UsageError("a contender is named twice; name each once")
+        if self.sprt is not None:
+            if len(self.contenders) != 2:
+                raise UsageError(
+                    f"--sprt compares two; there are {len(self.contenders)} contenders"
+                )
+            if not self.sprt[0] < self.sprt[1]:
+                low, high = self.sprt
+                raise UsageError(f"--sprt is {low:g} {high:g}; the first must be the smaller")
+            if self.games is not None and self.games % 2:
+                raise UsageError(f"games is {self.games}; --sprt counts pairs, so it must be even")
         if self.perfect and self.epsilon:
             raise UsageError(
                 "--perfect counts moves that an agent chose: let it make none at random by "
@@ -76,40 +102,38 @@ def run(argv: list[str]) -> int:
         contender(name, given.game, epsilon=given.epsilon, simulations=given.simulations)
         for name in given.contenders
     ]
-    terminal = Terminal(stderr=True)
-    judged: dict[str, list[JudgedMove]] = {name: [] for name in given.contenders}
-    played = 0
-
-    def print_match(first: str, second: str, match: Match) -> None:
-        nonlocal played
-        if given.perfect:
-            for side, name in enumerate((first, second)):
-                moves = judge(match, side, given.game)
-                judged[name] += [replace(move, game=played + move.game) for move in moves]
-        played += len(match.returns)
-        if not given.json:
-            wins, losses = (sum(r * sign > 0 for r in match.returns) for sign in (1, -1))
-            drawn = len(match.returns) - wins - losses
-            terminal.print(f"{first} against {second}: {wins} won, {drawn} drawn, {losses} lost")
-
-    standings, points = round_robin(
-        contenders, given.game, given.games, given.seed, print_match, _openings(given)
-    )
+    if given.sprt is None:
+        played = _play_all(given, contenders)
+        test = None
+    else:
+        test = SequentialTest(*given.sprt)
+        played = _play_until(given, contenders, test)
+    standings, points = rate(contenders, played, given.seed)
+    judged = _judge(given, played) if given.perfect else {}
     results = {
         "game": given.game,
-        "games": given.games,
+        "games": sum(len(each.match.returns) for each in played),
         "seed": given.seed,
         "epsilon": given.epsilon,
         "simulations": given.simulations,
+        "openings": given.openings,
         "contenders": list(given.contenders),
         "standings": [asdict(standing) for standing in standings],
         "points": points.tolist(),
-        "openings": given.openings,
     }
     if given.perfect:
         results["perfect"] = {
             name: [asdict(part) | {"plies": plies} for plies, part in _by_ply(moves)]
             for name, moves in judged.items()
+        }
+    if test is not None:
+        results["sprt"] = {
+            "low": test.low,
+            "high": test.high,
+            "log_ratio": test.log_ratio,
+            "bound": test.bound,
+            "accepted": test.accepted,
+            "pairs": test.pairs.tolist(),
         }
     if given.out is not None:
         write_atomically(given.out, json.dumps(results, indent=1))
@@ -132,15 +156,75 @@ def run(argv: list[str]) -> int:
     print_table(table)
     if given.perfect:
         print_table(_perfect_table(judged))
+    if test is not None:
+        print_result(_decision(given, test))
     return 0
 
 
-def _openings(given: Arguments) -> list[list[int]]:
+def _play_all(given: Arguments, contenders: list[Contender]) -> list[Played]:
+    """Play the round robin, and print the result of each match."""
+    terminal, played = Terminal(stderr=True), []
+    games = given.games or _GAMES
+    openings = _openings(given, games, given.seed)
+    for each in round_robin(contenders, given.game, games, given.seed, openings):
+        played.append(each)
+        if not given.json:
+            first, second = contenders[each.first].name, contenders[each.second].name
+            terminal.print(f"{first} against {second}: {each.match.describe()}")
+    return played
+
+
+def _play_until(
+    given: Arguments, contenders: list[Contender], test: SequentialTest
+) -> list[Played]:
+    """Play until the test is decided, and show how far it is."""
+    games = given.games or _MOST_GAMES
+
+    def openings(number: int) -> list[list[int]]:
+        return _openings(given, BATCH, given.seed + number)
+
+    played, done = [], 0
+    with task("test", games, "games at most", quiet=given.json) as show:
+        for each in until_decided(contenders, given.game, games, given.seed, test, openings):
+            played.append(each)
+            done += len(each.match.returns)
+            show(done, f"log ratio {test.log_ratio:+.2f} of {test.bound:.2f}")
+    return played
+
+
+def _decision(given: Arguments, test: SequentialTest) -> str:
+    """Return what a sequential test says, in a sentence."""
+    first, second = given.contenders
+    games = 2 * int(test.pairs.sum())
+    ratio = f"log likelihood ratio {test.log_ratio:+.2f}, bounds {test.bound:.2f}"
+    if test.accepted is None:
+        return f"not decided after {games:,} games: {ratio}; raise --games to go on"
+    other = test.low if test.accepted == test.high else test.high
+    return (
+        f"{first} is stronger than {second} by {test.accepted:g} Elo rather than by {other:g}: "
+        f"{games:,} games, {ratio}, errors of {ERROR:.0%}"
+    )
+
+
+def _openings(given: Arguments, games: int, seed: int) -> list[list[int]]:
     """Return the openings that were asked for."""
     if not given.openings.isdecimal():
-        return read_openings(given.game, Path(given.openings))
+        found = read_openings(given.game, Path(given.openings))
+        return [found[i] for i in np.random.default_rng(seed).permutation(len(found))]
     plies = int(given.openings)
-    return random_openings(given.game, -(-given.games // 2), plies, given.seed) if plies else []
+    return random_openings(given.game, -(-games // 2), plies, seed) if plies else []
+
+
+def _judge(given: Arguments, played: list[Played]) -> dict[str, list[JudgedMove]]:
+    """Judge all moves of each contender; games are numbered through."""
+    judged: dict[str, list[JudgedMove]] = {name: [] for name in given.contenders}
+    games = 0
+    for each in played:
+        for side, who in enumerate((each.first, each.second)):
+            moves = judge(each.match, side, given.game)
+            judged[given.contenders[who]] += [replace(m, game=games + m.game) for m in moves]
+        games += len(each.match.returns)
+    return judged
 
 
 def _by_ply(moves: list[JudgedMove]) -> list[tuple[str, Share]]:

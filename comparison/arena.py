@@ -4,19 +4,21 @@ Ratings are the maximum-likelihood ones of Bradley and Terry's model (https://do
 in which a difference of 400 points means 10 to 1; a draw is half a win.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 
 from ludus.agents.agent import Searching
+from ludus.comparison.sprt import SequentialTest
 from ludus.envs.board import opponents, spiel
 from ludus.envs.errors import RunError
 from ludus.evaluation.match import AgentSide, FixedSide, Match, Side, play_match
 from ludus.training.run import Run, at_steps
 from ludus.training.train import load
 
+BATCH = 64  # games between two looks at a sequential test
 _RESAMPLES = 200
 
 
@@ -26,6 +28,15 @@ class Contender:
 
     name: str
     seat: Callable[[int, int], Side]  # takes the number of games and a seed
+
+
+@dataclass(frozen=True)
+class Played:
+    """A match of two contenders, by their numbers."""
+
+    first: int
+    second: int
+    match: Match
 
 
 @dataclass(frozen=True)
@@ -74,38 +85,74 @@ def contender(name: str, game: str, *, epsilon: float, simulations: int = 0) -> 
 
 
 def round_robin(
-    contenders: list[Contender],
+    contenders: Sequence[Contender],
     game: str,
     games: int,
     seed: int,
-    on_match: Callable[[str, str, Match], None],
     openings: Sequence[Sequence[int]] = (),
-) -> tuple[list[Standing], np.ndarray]:
-    """Let each contender play each other one, from both sides.
+) -> Iterator[Played]:
+    """Let each contender play each other one, from both sides, and yield their matches.
 
     Args:
         contenders: two or more.
         game: name of the game.
         games: number of games of each pair.
         seed: of all random numbers.
-        on_match: called with both names after each match.
         openings: moves that the games begin with, see `play_match`.
+    """
+    for number, (a, b) in enumerate(combinations(range(len(contenders)), 2)):
+        here, there = contenders[a], contenders[b]
+        seats = (here.seat(games, seed + 2 * number), there.seat(games, seed + 2 * number + 1))
+        yield Played(a, b, play_match(seats, game, games, seed=seed, openings=openings))
+
+
+def until_decided(
+    contenders: Sequence[Contender],
+    game: str,
+    most: int,
+    seed: int,
+    test: SequentialTest,
+    openings: Callable[[int], Sequence[Sequence[int]]],
+) -> Iterator[Played]:
+    """Let two contenders play until a test is decided, and yield their matches of 64 games.
+
+    Args:
+        contenders: the test is about how much stronger the first is.
+        game: name of the game.
+        most: number of games at most, even.
+        seed: of all random numbers.
+        test: it counts the games.
+        openings: returns the openings of the match of that number.
+    """
+    done = 0
+    while test.accepted is None and done < most:
+        number, games = done // BATCH, min(BATCH, most - done)
+        here, there = (each.seat(games, seed + 2 * number + i) for i, each in enumerate(contenders))
+        match = play_match(
+            (here, there), game, games, seed=seed + number, openings=openings(number)
+        )
+        test.add(match.scores)
+        done += games
+        yield Played(0, 1, match)
+
+
+def rate(
+    contenders: Sequence[Contender], played: Sequence[Played], seed: int
+) -> tuple[list[Standing], np.ndarray]:
+    """Rate contenders by their matches.
 
     Returns:
         The standings, best first, and the points [N, N] of each contender against each other one.
     """
     count = len(contenders)
-    results: dict[tuple[int, int], np.ndarray] = {}  # 1, 0.5 or 0 for the first, [games]
+    scores: dict[tuple[int, int], list[np.ndarray]] = {}  # 1, 0.5 or 0 for the first, [games]
     seconds, moves = np.zeros(count), np.zeros(count)
-    for number, (a, b) in enumerate(combinations(range(count), 2)):
-        here, there = contenders[a], contenders[b]
-        seats = (here.seat(games, seed + 2 * number), there.seat(games, seed + 2 * number + 1))
-        match = play_match(seats, game, games, seed=seed, openings=openings)
-        results[a, b] = (np.sign(match.returns) + 1) / 2
-        for side, who in enumerate((a, b)):
-            seconds[who] += match.seconds[side]
-            moves[who] += match.moves[side]
-        on_match(here.name, there.name, match)
+    for each in played:
+        scores.setdefault((each.first, each.second), []).append(each.match.scores)
+        for side, who in enumerate((each.first, each.second)):
+            seconds[who] += each.match.seconds[side]
+            moves[who] += each.match.moves[side]
+    results = {pair: np.concatenate(parts) for pair, parts in scores.items()}
     points = _points(results, count)
     rating = elo(points)
     generator = np.random.default_rng(seed)
@@ -118,9 +165,8 @@ def round_robin(
     low, high = np.percentile(resampled, [2.5, 97.5], axis=0)
     standings = []
     for i, entry in enumerate(contenders):
-        own = [r if p[0] == i else 1 - r for p, r in results.items() if i in p]
-        scores = np.concatenate(own)
-        wins, draws, losses = (int((scores == value).sum()) for value in (1, 0.5, 0))
+        own = np.concatenate([r if p[0] == i else 1 - r for p, r in results.items() if i in p])
+        wins, draws, losses = (int((own == value).sum()) for value in (1, 0.5, 0))
         taken = float(1e3 * seconds[i] / max(moves[i], 1))
         interval = float(low[i]), float(high[i])
         standings.append(

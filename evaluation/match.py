@@ -85,9 +85,19 @@ class Match:
     moves: list[int] = field(default_factory=lambda: [0, 0])  # total of each side
 
     @property
+    def scores(self) -> np.ndarray:
+        """Return the points of each game, [games]: 1 for a win, 0.5 for a draw."""
+        return (np.sign(self.returns) + 1) / 2
+
+    @property
     def points(self) -> float:
-        """Return the mean points of a game: 1 for a win, 0.5 for a draw."""
-        return float(np.mean([(np.sign(r) + 1) / 2 for r in self.returns]))
+        """Return the mean points of a game."""
+        return float(self.scores.mean())
+
+    def describe(self) -> str:
+        """Return won, drawn and lost games in words."""
+        won, drawn, lost = (int((self.scores == value).sum()) for value in (1, 0.5, 0))
+        return f"{won} won, {drawn} drawn, {lost} lost"
 
 
 class MatchStopped(Exception):

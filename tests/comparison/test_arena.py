@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from ludus.cli.main import main
-from ludus.comparison.arena import Contender, contender, elo, round_robin
+from ludus.comparison.arena import Contender, contender, elo, rate, round_robin, until_decided
+from ludus.comparison.sprt import SequentialTest, expected_score
 from ludus.envs.errors import RunError
 from ludus.envs.make import EnvOptions
 from ludus.evaluation.match import FixedSide
@@ -44,16 +45,15 @@ def test_who_won_every_game_is_finite_and_first():
 
 
 def test_a_round_robin_counts_every_game_once():
-    names, reported = ("random", "greedy", "minimax"), []
+    names = ("random", "greedy", "minimax")
     everyone = [contender(name, "tic_tac_toe", epsilon=0.0) for name in names]
-    standings, points = round_robin(
-        everyone, "tic_tac_toe", 20, 0, lambda a, b, m: reported.append((a, b, len(m.returns)))
-    )
-    assert reported == [
-        ("random", "greedy", 20),
-        ("random", "minimax", 20),
-        ("greedy", "minimax", 20),
+    played = list(round_robin(everyone, "tic_tac_toe", 20, 0))
+    assert [(p.first, p.second, len(p.match.returns)) for p in played] == [
+        (0, 1, 20),
+        (0, 2, 20),
+        (1, 2, 20),
     ]
+    standings, points = rate(everyone, played, 0)
     assert [s.wins + s.draws + s.losses for s in standings] == [40, 40, 40]
     assert (points + points.T).tolist() == [[0, 20, 20], [20, 0, 20], [20, 20, 0]]
     by_name = {s.name: s for s in standings}
@@ -70,8 +70,59 @@ def test_the_sides_are_even_whoever_is_named_first():
         Contender(name, lambda games, seed: FixedSide("random", "tic_tac_toe", games, seed))
         for name in ("a", "b")
     ]
-    standings, _ = round_robin(alike, "tic_tac_toe", 400, 0, lambda *_: None)
+    standings, _ = rate(alike, list(round_robin(alike, "tic_tac_toe", 400, 0)), 0)
     assert abs(standings[0].elo - standings[1].elo) < 60
+
+
+def test_the_likelihood_ratio_by_hand():
+    """Two pairs of a win and a draw, two drawn: mean 0.625, variance 1/64, but for the prior."""
+    test = SequentialTest(0, 100)
+    assert (test.log_ratio, test.accepted) == (0.0, None)
+    test.add(np.array([1, 0.5] * 2 + [0.5, 0.5] * 2))
+    assert test.pairs.tolist() == [0, 0, 2, 2, 0]
+    weights = np.array([0.2, 0.2, 2.2, 2.2, 0.2]) / 5
+    mean = float(weights @ np.arange(5) / 4)
+    variance = float(weights @ (np.arange(5) / 4 - mean) ** 2)
+    s1 = 1 / (1 + 10**-0.25)
+    assert expected_score(100) == pytest.approx(s1)
+    expected = 4 * (s1 - 0.5) * (2 * mean - 0.5 - s1) / (2 * variance)
+    assert test.log_ratio == pytest.approx(expected)
+    assert test.accepted is None
+    assert test.bound == pytest.approx(np.log(19))
+    test.add(np.array([1, 0.5] * 40))
+    assert test.accepted == 100
+
+
+@pytest.mark.parametrize(("truth", "other"), [(0, 30), (30, 0)])
+@pytest.mark.parametrize(("drawn", "opening"), [(0.0, 0.0), (0.3, 0.2)])
+def test_a_sequential_test_is_wrong_as_rarely_as_it_says(truth, other, drawn, opening):
+    """100 tests of players whose difference is known, with openings that favour one side."""
+    generator = np.random.default_rng(0)
+    wrong = 0
+    for _ in range(100):
+        test = SequentialTest(0, 30)
+        while test.accepted is None:
+            score = np.tile([expected_score(truth) + opening, expected_score(truth) - opening], 32)
+            luck = generator.random(64)
+            won, not_lost = luck < score - drawn / 2, luck < score + drawn / 2
+            test.add((won + not_lost.astype(np.float64)) / 2)
+        wrong += test.accepted == other
+    assert wrong <= 11  # 5% are asked for; more than 11 of 100 would be one case in 200
+
+
+def test_a_sequential_test_ends_as_soon_as_it_is_decided():
+    players = [contender(name, "tic_tac_toe", epsilon=0.0) for name in ("greedy", "random")]
+    test = SequentialTest(0, 30)
+    played = list(until_decided(players, "tic_tac_toe", 20_000, 0, test, lambda number: [[number]]))
+    games = [len(each.match.returns) for each in played]
+    assert test.accepted == 30
+    assert set(games) == {64}
+    assert 2 * test.pairs.sum() == sum(games) < 1_000
+    assert {moves[0] for moves in played[0].match.games} == {0}  # the opening of match 0
+    undecided = SequentialTest(0, 1)
+    played = list(until_decided(players[1:] * 2, "tic_tac_toe", 70, 0, undecided, lambda _: []))
+    assert [len(each.match.returns) for each in played] == [64, 6]
+    assert undecided.accepted is None
 
 
 def _trained(tmp_path, game):
@@ -118,6 +169,22 @@ def test_moves_that_keep_the_value_are_counted_on_the_command_line(capsys):
     assert "100.0%" in shown
 
 
+def test_a_sequential_test_on_the_command_line(capsys):
+    words = ["arena", "greedy", "random", "--game", "tic_tac_toe", "--sprt", "0", "30"]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--openings", "1"])
+    assert not ended.value.code
+    shown = capsys.readouterr().out
+    assert "greedy is stronger than random by 30 Elo rather than by 0: " in shown
+    with pytest.raises(SystemExit):
+        main([*words, "--sprt", "0", "0.1", "--games", "10", "--json"])
+    test = json.loads(capsys.readouterr().out)["sprt"]
+    assert (test["accepted"], sum(test["pairs"]), test["high"]) == (None, 5, 0.1)
+    with pytest.raises(SystemExit):
+        main([*words, "--sprt", "0", "0.1", "--games", "10"])
+    assert "not decided after 10 games" in capsys.readouterr().out
+
+
 def test_an_evaluation_on_the_command_line_counts_games(tmp_path, capsys):
     run = _trained(tmp_path, "tic_tac_toe")
     for more, named in ([], "random"), (["--opponent", "minimax"], "minimax"):
@@ -148,6 +215,12 @@ def test_a_run_of_another_game_is_refused(tmp_path):
             ["random", "greedy", "--perfect", "--epsilon", "0", "--game", "othello"],
             "perfect play is known of connect_four only; the game is othello",
         ),
+        (["random", "greedy", "minimax", "--sprt", "0", "30"], "there are 3 contenders"),
+        (
+            ["random", "greedy", "--sprt", "30", "0"],
+            "--sprt is 30 0; the first must be the smaller",
+        ),
+        (["random", "greedy", "--sprt", "0", "30", "--games", "7"], "so it must be even"),
         (["random", "greedy", "--openings", "no.txt"], "no.txt cannot be read"),
         (["random", "random"], "a contender is named twice"),
         (["random", "nobody"], "there is no opponent nobody"),
@@ -186,7 +259,7 @@ def test_earlier_checkpoints_play_by_their_steps(tmp_path):
     assert not all(torch.equal(older[k], newest[k]) for k in newest)
     names = [f"{run.path}@{kept[0]}", str(run.path), "random"]
     everyone = [contender(name, "tic_tac_toe", epsilon=0.1) for name in names]
-    standings, _ = round_robin(everyone, "tic_tac_toe", 4, 0, lambda a, b, m: None)
+    standings, _ = rate(everyone, list(round_robin(everyone, "tic_tac_toe", 4, 0)), 0)
     assert {s.name for s in standings} == set(names)
     with pytest.raises(RunError, match=f"has no weights of 7 env steps; it has: {kept[0]}, "):
         load(f"{run.path}@7")
