@@ -1,6 +1,6 @@
 """The trainings of each experiment in `README.md`, in the order of their value."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -190,6 +190,32 @@ def _scaling() -> Iterator[Training]:
         yield Training("scaling", f"MinAtar/{game}-v1", "pqn", variant, options, steps, seed)
 
 
+NIGHTLY_SEEDS = 12  # of the reference
+
+_NIGHTLY = (  # short enough for every mechanism to be trained often
+    ("dqn", "CartPole-v1", 20_000, ()),
+    ("rainbow", "CartPole-v1", 10_000, ()),
+    ("ppo", "CartPole-v1", 20_000, ()),
+    ("r2d2", "ludus/MaskedCartPole-v0", 20_000, ()),
+    ("dqn", "MinAtar/Breakout-v1", 30_000, ()),
+    ("pqn", "MinAtar/Breakout-v1", 400_000, ()),
+    ("ppo", "MinAtar/SpaceInvaders-v1", 200_000, ()),
+    ("alphazero", "tic_tac_toe", 6_000, ("--opponent", "mcts:50", "--play-simulations", "4")),
+)
+
+
+def nightly(experiment: str, seeds: Iterable[int]) -> Iterator[Training]:
+    """Short trainings of agents of each kind, whose scores say whether something has broken."""
+    for seed, (agent, env, steps, further) in product(seeds, _NIGHTLY):
+        options = ("--eval-episodes", "40", *further)
+        yield Training(experiment, env, agent, agent, options, steps, seed)
+
+
+def _nightly() -> Iterator[Training]:
+    """The reference of nightly.py."""
+    yield from nightly("nightly", range(NIGHTLY_SEEDS))
+
+
 EXPERIMENTS = {
     "pqn": _pqn,
     "alphazero_value": _alphazero_value,
@@ -198,6 +224,7 @@ EXPERIMENTS = {
     "precision": _precision,
     "dqn_sb3": _dqn_sb3,
     "small_machine": _small_machine,
+    "nightly": _nightly,
     "minatar_long": _minatar_long,
     "connect_four": _connect_four,
     "pong": _pong,

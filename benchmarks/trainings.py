@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from experiments import EXPERIMENTS, Training
 
 from ludus.comparison.aggregates import estimate, improvement, pooled_iqm, smooth
 from ludus.envs.errors import LudusError
 from ludus.training.logger import Episodes
+from ludus.training.provenance import hardware
 from ludus.training.run import Run, all_runs
 
 HERE = Path(__file__).parent
@@ -33,9 +35,9 @@ RESULTS = HERE / "results"
 RUNS = HERE.parent / "runs" / "experiments"
 
 
-def results(experiment: str) -> dict[str, dict[str, Any]]:
+def results(experiment: str, folder: Path | None = None) -> dict[str, dict[str, Any]]:
     """Return the results of an experiment by the trainings' keys."""
-    path = RESULTS / f"{experiment}.jsonl"
+    path = (folder or RESULTS) / f"{experiment}.jsonl"
     text = path.read_text() if path.exists() else ""
     whole, _, _ = text.rpartition("\n")  # a kill may have left half a line
     return {line["key"]: line for line in map(json.loads, whole.splitlines())}
@@ -55,11 +57,13 @@ class Queue:
 
     Args:
         waiting: the trainings.
+        results: folder of the results.
         commit: commit each result.
     """
 
-    def __init__(self, waiting: list[Training], *, commit: bool) -> None:
-        self._waiting, self._commit, self._lock = waiting, commit, threading.Lock()
+    def __init__(self, waiting: list[Training], results: Path, *, commit: bool) -> None:
+        self._waiting, self._results, self._commit = list(waiting), results, commit
+        self._lock = threading.Lock()
         self._running: set[subprocess.Popen[bytes]] = set()
         self.stopping = False
 
@@ -68,6 +72,16 @@ class Queue:
         self.stopping = True
         for process in list(self._running):
             process.send_signal(signal.SIGTERM)
+
+    def run(self, jobs: int) -> None:
+        """Do all trainings, so many at once; a signal stops them."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.stop)
+        workers = [threading.Thread(target=self.work) for _ in range(jobs)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
 
     def work(self) -> None:
         """Do trainings until none is left."""
@@ -139,15 +153,16 @@ class Queue:
             "training_returns": [None if np.isnan(x) else round(float(x), 3) for x in curve],
             "seconds": round(run.status().seconds or 0),
             "commit": json.loads((run.path / "config.json").read_text()).get("commit"),
+            "cpu": hardware(torch.device("cpu"))["processor"],
         }
-        path = RESULTS / f"{training.experiment}.jsonl"
+        path = self._results / f"{training.experiment}.jsonl"
         with self._lock:
-            RESULTS.mkdir(exist_ok=True)
+            self._results.mkdir(exist_ok=True)
             with path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
             if self._commit:
                 title = f"Result of {training.experiment}: {training.key}"
-                git = ["git", "-C", str(RESULTS)]
+                git = ["git", "-C", str(self._results)]
                 subprocess.run([*git, "add", path.name], check=False)
                 subprocess.run([*git, "commit", "-qm", title, "--", path.name], check=False)
 
@@ -158,14 +173,7 @@ def run(names: list[str], jobs: int, *, commit: bool) -> None:
     for name in names:
         done = results(name)
         waiting += [training for training in EXPERIMENTS[name]() if training.key not in done]
-    queue = Queue(waiting, commit=commit)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, queue.stop)
-    workers = [threading.Thread(target=queue.work) for _ in range(jobs)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    Queue(waiting, RESULTS, commit=commit).run(jobs)
 
 
 def status() -> None:

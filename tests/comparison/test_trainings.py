@@ -6,19 +6,25 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 PROGRAM = Path(__file__).parents[2] / "benchmarks" / "trainings.py"
+
+
+def _module(name, monkeypatch):
+    spec = importlib.util.spec_from_file_location(name, PROGRAM.with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)  # its dataclasses look there
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture
 def queue(tmp_path, monkeypatch):
     """The program, with one experiment of two short trainings and folders of its own."""
     monkeypatch.syspath_prepend(PROGRAM.parent)
-    spec = importlib.util.spec_from_file_location("trainings", PROGRAM)
-    program = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "trainings", program)  # its dataclass looks there
-    spec.loader.exec_module(program)
+    program = _module("trainings", monkeypatch)
     monkeypatch.setattr(program, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(program, "RUNS", tmp_path / "runs")
 
@@ -64,3 +70,55 @@ def test_a_finished_run_without_a_result_is_not_trained_again(queue):
     queue.run(["short"], jobs=1, commit=False)
     assert path.read_text() == whole
     assert sorted(queue.RUNS.rglob("config.json")) == runs
+
+
+@pytest.fixture
+def nightly(queue, monkeypatch):
+    return _module("nightly", monkeypatch)
+
+
+def test_how_probable_low_scores_are_by_hand(nightly):
+    """Of the 10 ways to draw 2 of 5 scores, so many have a rank sum as low."""
+    before = np.array([3.0, 4.0, 5.0])
+    for now, ways in ([1.0, 2.0], 1), ([1.0, 3.5], 2), ([2.0, 4.5], 4), ([6.0, 7.0], 10):
+        assert nightly.fallen(before, np.array(now)) == pytest.approx(ways / 10, abs=0.005)
+    assert nightly.fallen(np.full(12, 500.0), np.full(6, 500.0)) == 1.0
+
+
+def test_a_night_without_a_change_is_rarely_an_alarm(nightly):
+    generator = np.random.default_rng(1)
+    p = [nightly.fallen(*np.split(generator.normal(size=18), [12])) for _ in range(60)]
+    assert 0.3 < np.mean(p) < 0.7
+    worse = generator.normal(size=12), generator.normal(size=6) - 3
+    assert nightly.fallen(*worse) < nightly.FALSE_ALARMS / 8
+
+
+@pytest.mark.skipif(shutil.which("nice") is None, reason="trainings run with nice")
+def test_a_night_says_whether_a_score_has_fallen(nightly, queue, monkeypatch, capsys):
+    def short(name, seeds):
+        for seed in seeds:
+            yield queue.Training(name, "CartPole-v1", "dqn", "dqn", ("--num-envs", "2"), 100, seed)
+
+    monkeypatch.setattr(nightly, "nightly", short)
+    monkeypatch.setattr(nightly, "RUNS", queue.RUNS)
+    monkeypatch.setattr(nightly, "results", queue.results)
+    monkeypatch.setattr(nightly, "Queue", queue.Queue)
+    monkeypatch.setattr(sys, "argv", ["nightly.py", "--seeds", "2"])
+    assert nightly.main() == 1
+    assert "0 before, 2 now; not all trained" in capsys.readouterr().out
+    queue.RESULTS.mkdir(exist_ok=True)
+    for level, code in ((0.0, 0), (1000.0, 1)):
+        monkeypatch.setattr(nightly, "FALSE_ALARMS", 0.05)
+        lines = [
+            {
+                "key": str(i),
+                "env": "CartPole-v1",
+                "variant": "dqn",
+                "evaluations": [{"returns": [level]}],
+            }
+            for i in range(12)
+        ]
+        (queue.RESULTS / "nightly.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+        shutil.rmtree(queue.RUNS)
+        assert nightly.main() == code
+        assert ("HAS FALLEN" in capsys.readouterr().out) == bool(code)
