@@ -40,6 +40,8 @@ _OPTIONAL = {
     "ray": ("-e '.[cluster]'", "envs and trainings on several machines: --ray"),
     "optuna": ("-e '.[cluster]'", "ludus tune"),
     "bitbully": ("-e '.[perfect]'", "perfect play of connect four: ludus arena --perfect"),
+    "wandb": ("wandb", "ludus train --log wandb"),
+    "mlflow": ("mlflow", "ludus train --log mlflow"),
     "playwright": ("-e '.[dev-all]'", "the tests of the web page, with chromium"),
 }
 

@@ -21,7 +21,14 @@ _WIDTHS = (60, 100)  # columns of the help, at least and at most
 GROUPS: dict[str, tuple[str, ...]] = {
     "run": (),
     "evaluation, log and checkpoints": (
-        *("log_every", "eval_every", "eval_episodes", "eval_epsilon", "eval_max_episode_steps"),
+        *(
+            "log_every",
+            "log",
+            "eval_every",
+            "eval_episodes",
+            "eval_epsilon",
+            "eval_max_episode_steps",
+        ),
         *("video_every", "checkpoint_seconds", "keep_checkpoints", "evaluation_epsilon"),
     ),
     "env": (

@@ -1,22 +1,20 @@
-"""Logging of a training: TensorBoard with SB3's tags, episodes.csv and progress."""
+"""Logging of a training: curves with SB3's tags, episodes.csv and progress."""
 
 import csv
 import io
 import os
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-from tensorboard.compat.proto.summary_pb2 import Summary
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
 
-from ludus.envs.errors import RunError
 from ludus.envs.vector import Row
 from ludus.training.files import open_new, open_plain
 from ludus.training.progress import Bar, Due
+from ludus.training.sinks import LogName, make_sinks
 
 _WINDOW = 100  # finished games in a mean, as in SB3
 _ROLLOUT = ("exploration_rate",)
@@ -52,14 +50,15 @@ class Logger:
         path: the run's folder.
         name: label of the progress bar.
         total: env steps of the whole training.
-        every: env steps between two points in TensorBoard.
+        every: env steps between two points of a curve.
         quiet: show no progress.
         state: what `state_dict` returned, to resume.
         done: env steps already done.
         unit: name of what is counted.
+        sinks: where the curves go besides TensorBoard.
 
     Raises:
-        RunError: the path is not valid UTF-8.
+        RunError: a sink cannot begin.
     """
 
     def __init__(
@@ -72,6 +71,7 @@ class Logger:
         state: dict[str, Any] | None = None,
         done: int = 0,
         unit: str = "steps",
+        sinks: Sequence[LogName] = (),
     ) -> None:
         self.episodes = Episodes()
         self._window: deque[tuple[float, int]] = deque(maxlen=_WINDOW)
@@ -85,13 +85,7 @@ class Logger:
             self._window.extend((row[2], row[3]) for row in self.episodes.rows[-_WINDOW:])
             self._seconds_before = state["seconds"]
             self._next = state["next"]
-        # TensorBoard drops the points that a killed process wrote after the checkpoint
-        try:
-            self._writer = SummaryWriter(str(path), purge_step=done + 1 if state else 0)
-        except UnicodeEncodeError:
-            raise RunError(
-                f"the path {path} is not text in UTF-8, which TensorBoard needs; rename the folder"
-            ) from None
+        self._sinks = make_sinks(sinks, path, done, resumed=state is not None)
         self._file: TextIO = _open_csv(path / "episodes.csv")
         self._csv = csv.writer(self._file)
         self._csv.writerow(Episodes.columns)
@@ -129,7 +123,7 @@ class Logger:
         self._file.flush()
 
     def due(self, env_steps: int) -> bool:
-        """Return whether a point in TensorBoard is due, once for each interval."""
+        """Return whether a point of every curve is due, once for each interval."""
         if env_steps < self._next:
             return False
         self._next += self._every * (1 + (env_steps - self._next) // self._every)
@@ -154,31 +148,23 @@ class Logger:
 
     def scalars(self, points: dict[str, float], env_steps: int) -> None:
         """Write points under their full tags."""
-        for tag, value in points.items():
-            self._writer.add_scalar(tag, value, env_steps)
+        for sink in self._sinks:
+            sink.scalars(points, env_steps)
 
     def card(self, text: str, settings: dict[str, Any]) -> None:
-        """Write what the run is, for TensorBoard's text and hparams pages.
+        """Write what the run is.
 
         Args:
             text: in Markdown.
-            settings: of the run by name; anything but numbers, truth values and strings as text.
+            settings: of the run by name.
         """
-        plain = {
-            name: value if isinstance(value, bool | int | float | str) else str(value)
-            for name, value in settings.items()
-        }
-        scores = dict.fromkeys(("eval/mean_reward", "rollout/ep_rew_mean"), 0.0)
-        writer = self._writer._get_file_writer()
-        for summary in hparams(plain, scores):
-            writer.add_summary(summary)
-        self._writer.add_text("run", text)
+        for sink in self._sinks:
+            sink.card(text, settings)
 
     def video(self, tag: str, gif: bytes, env_steps: int) -> None:
-        """Write a GIF, which TensorBoard shows among its images."""
-        image = Summary.Image(encoded_image_string=gif)
-        summary = Summary(value=[Summary.Value(tag=tag, image=image)])
-        self._writer._get_file_writer().add_summary(summary, env_steps)
+        """Write a GIF."""
+        for sink in self._sinks:
+            sink.video(tag, gif, env_steps)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state to resume from."""
@@ -192,7 +178,8 @@ class Logger:
         """Flush and close all files."""
         self._ended = time.monotonic()
         self.bar.close()
-        self._writer.close()
+        for sink in self._sinks:
+            sink.close()
         self._file.close()
 
 

@@ -40,6 +40,7 @@ from ludus.training.find_run import find_run, run_folders
 from ludus.training.formats import check_format, format_stamp
 from ludus.training.lease import RunLock
 from ludus.training.provenance import made_by
+from ludus.training.sinks import LogName
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,9 @@ class TrainOptions:
     deterministic: bool = False
     """cuda: use only algorithms that give the same numbers again"""
     log_every: Annotated[int, AT_LEAST_ONE] = 1_000
-    """env steps (updates with a data set) between two points in TensorBoard"""
+    """env steps (updates with a data set) between two points of a curve"""
+    log: tuple[LogName, ...] = ()
+    """where curves go besides TensorBoard: csv, json (files in the run), wandb, mlflow, trackio"""
     eval_every: Annotated[int, NON_NEGATIVE] = 0
     """env steps (updates with a data set) between two evaluations; 0 for one at the end only"""
     eval_episodes: Annotated[int, NON_NEGATIVE] = 10

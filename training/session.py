@@ -205,7 +205,7 @@ class Session:
             done = self._resumed_at = 0 if tree is None else int(tree["agent"]["env_steps"])
             state = None if tree is None else tree["log"]
             self._log = Logger(
-                self.run.path, name, t.end, t.log_every, self.quiet, state, done, t.unit
+                self.run.path, name, t.end, t.log_every, self.quiet, state, done, t.unit, t.log
             )
             self._show(done)
         self._videos, self._stage = done // (t.video_every or 1), done // self._stage_steps

@@ -45,6 +45,7 @@ from ludus.training.online import OnlineTraining, TrainingInHalves
 from ludus.training.run import Run, RunConfig, TrainOptions, at_steps
 from ludus.training.session import Session, console
 from ludus.training.settings import Settings
+from ludus.training.sinks import check_sinks
 from ludus.training.transfer import transfer
 
 # what a training that goes on cannot change: it decides which envs, games and rows there are
@@ -94,6 +95,7 @@ def start_session(
         quiet: show no progress.
     """
     device = own_device(device_of(train_options.device))
+    check_sinks(train_options.log)
     t = replace(train_options, device=device.type)  # so that a resume uses the same
     network = getattr(config, "encoder", "")
     trust_modules(modules_of(env_id, (*options.wrapper, network)))  # the caller named them
@@ -203,6 +205,7 @@ def resume_session(
     )  # a data set makes no env but its own
     require_trust(env_id, config.imported, f"the run {run.path}")
     place = own_device(device_of(config.train.device))
+    check_sinks(config.train.log)
     gang = form_gang(place)
     source = _open(config.env, config.train, config.options, gang, quiet)
     try:
