@@ -41,7 +41,7 @@ _OPTIONAL = {
     "optuna": ("-e '.[cluster]'", "ludus tune"),
     "bitbully": ("-e '.[perfect]'", "perfect play of connect four: ludus arena --perfect"),
     "wandb": ("wandb", "ludus train --log wandb"),
-    "mlflow": ("mlflow", "ludus train --log mlflow"),
+    "mlflow-skinny": ("mlflow", "ludus train --log mlflow"),
     "playwright": ("-e '.[dev-all]'", "the tests of the web page, with chromium"),
 }
 
