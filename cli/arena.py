@@ -25,6 +25,7 @@ from ludus.envs.board import spiel
 from ludus.envs.board.perfect import make_solver
 from ludus.envs.bounds import AT_LEAST_ONE, FRACTION, NON_NEGATIVE, check_bounds
 from ludus.envs.errors import UsageError
+from ludus.evaluation.game_records import game_records
 from ludus.evaluation.judge import JudgedMove, Share, judge, share
 from ludus.evaluation.openings import random_openings, read_openings
 from ludus.training.checkpoint import write_atomically
@@ -63,6 +64,8 @@ class Arguments:
     """seed of all random numbers"""
     out: Path | None = None
     """JSON file of the results"""
+    save: Path | None = None
+    """file of all games: chess as PGN, go as SGF, others as the numbers of their moves"""
     json: bool = False
     """print one JSON object on stdout and nothing else"""
 
@@ -135,6 +138,12 @@ def run(argv: list[str]) -> int:
             "accepted": test.accepted,
             "pairs": test.pairs.tolist(),
         }
+    if given.save is not None:
+        records = [
+            game_records(given.game, [given.contenders[i] for i in (p.first, p.second)], p.match)
+            for p in played
+        ]
+        write_atomically(given.save, "".join(records))
     if given.out is not None:
         write_atomically(given.out, json.dumps(results, indent=1))
     if given.json:

@@ -135,8 +135,10 @@ def _trained(tmp_path, game):
 def test_an_arena_of_a_run_and_players_on_the_command_line(tmp_path, capsys):
     run, out = _trained(tmp_path, "tic_tac_toe"), tmp_path / "arena.json"
     words = ["arena", str(run), "random", "mcts:20", "--game", "tic_tac_toe", "--games", "6"]
+    saved = tmp_path / "games.txt"
     with pytest.raises(SystemExit) as ended:
-        main([*words, "--out", str(out)])
+        main([*words, "--out", str(out), "--save", str(saved)])
+    assert len(saved.read_text().splitlines()) == 18
     assert not ended.value.code
     shown = capsys.readouterr()
     assert "mcts:20" in shown.out
