@@ -86,6 +86,8 @@ class Arguments:
                 raise UsageError(f"--sprt is {low:g} {high:g}; the first must be the smaller")
             if self.games is not None and self.games % 2:
                 raise UsageError(f"games is {self.games}; --sprt counts pairs, so it must be even")
+            if not self.epsilon and self.openings == "0":
+                raise UsageError("--sprt needs games that differ: add --openings 4")
         if self.perfect and self.epsilon:
             raise UsageError(
                 "--perfect counts moves that an agent chose: let it make none at random by "
@@ -115,7 +117,7 @@ def run(argv: list[str]) -> int:
     judged = _judge(given, played) if given.perfect else {}
     results = {
         "game": given.game,
-        "games": sum(len(each.match.returns) for each in played),
+        "games": int(points[0, 1] + points[1, 0]),  # of each pair
         "seed": given.seed,
         "epsilon": given.epsilon,
         "simulations": given.simulations,
@@ -189,8 +191,13 @@ def _play_until(
     """Play until the test is decided, and show how far it is."""
     games = given.games or _MOST_GAMES
 
+    listed = None if given.openings.isdecimal() else _openings(given, games, given.seed)
+
     def openings(number: int) -> list[list[int]]:
-        return _openings(given, BATCH, given.seed + number)
+        if listed is None:
+            return _openings(given, BATCH, given.seed + number)
+        start = number * BATCH // 2 % len(listed)  # goes on where the match before ended
+        return listed[start:] + listed[:start]
 
     played, done = [], 0
     with task("test", games, "games at most", quiet=given.json) as show:
@@ -227,12 +234,19 @@ def _openings(given: Arguments, games: int, seed: int) -> list[list[int]]:
 def _judge(given: Arguments, played: list[Played]) -> dict[str, list[JudgedMove]]:
     """Judge all moves of each contender; games are numbered through."""
     judged: dict[str, list[JudgedMove]] = {name: [] for name in given.contenders}
-    games = 0
-    for each in played:
-        for side, who in enumerate((each.first, each.second)):
-            moves = judge(each.match, side, given.game)
-            judged[given.contenders[who]] += [replace(m, game=games + m.game) for m in moves]
-        games += len(each.match.returns)
+    games = sides = 0
+    total = 2 * sum(len(each.match.returns) for each in played)
+
+    def on_game(number: int) -> None:
+        show(sides + number, "")
+
+    with task("perfect play", total, "sides of games", quiet=given.json) as show:
+        for each in played:
+            for side, who in enumerate((each.first, each.second)):
+                moves = judge(each.match, side, given.game, on_game)
+                judged[given.contenders[who]] += [replace(m, game=games + m.game) for m in moves]
+                sides += len(each.match.returns)
+            games += len(each.match.returns)
     return judged
 
 
@@ -252,7 +266,8 @@ def _perfect_table(judged: dict[str, list[JudgedMove]]) -> Table:
         table.add_column(column, overflow="fold")
     for name, moves in judged.items():
         for plies, part in _by_ply(moves):
-            cells = [f"{part.value:.1%}", f"{part.low:.1%} to {part.high:.1%}"]
-            cells = cells if part.chances else ["-", "-"]
+            cells = ["-", "-"]
+            if part.value is not None:
+                cells = [f"{part.value:.1%}", f"{part.low:.1%} to {part.high:.1%}"]
             table.add_row(name, plies, str(part.moves), str(part.chances), *cells)
     return table

@@ -4,7 +4,7 @@ A move keeps it if the player still wins, or still draws, under perfect play of 
 legal move does, there is nothing to get wrong.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,29 +40,33 @@ class Share:
     """moves that could have lost the value"""
     kept: int
     """those of the chances that kept it"""
-    low: float
-    """95% bootstrap interval of the share, over games; NaN without chances"""
-    high: float
+    low: float | None
+    """95% bootstrap interval of the share, over games; None without chances"""
+    high: float | None
 
     @property
-    def value(self) -> float:
-        """Return the share; NaN without chances."""
-        return self.kept / self.chances if self.chances else float("nan")
+    def value(self) -> float | None:
+        """Return the share; None without chances."""
+        return self.kept / self.chances if self.chances else None
 
 
-def judge(match: Match, side: int, game: str) -> list[JudgedMove]:
+def judge(
+    match: Match, side: int, game: str, on_game: Callable[[int], None] = lambda number: None
+) -> list[JudgedMove]:
     """Judge the moves of one side of a match; those of openings do not count.
 
     Args:
         match: the match.
         side: 0 or 1; side 0 moved first in the games of even number.
         game: OpenSpiel's name of the game, and parameters.
+        on_game: called with the number of each game before its moves are judged.
 
     Raises:
         EnvError: perfect play of the game is not known, or the solver is not installed.
     """
     solver, rules, judged = make_solver(game), spiel.load(game), []
     for number, (moves, opening) in enumerate(zip(match.games, match.openings, strict=True)):
+        on_game(number)
         state = rules.new_initial_state()
         for ply, move in enumerate(moves):
             if ply >= opening and (ply + number + side) % 2 == 0:
@@ -84,7 +88,7 @@ def share(moves: Iterable[JudgedMove], seed: int = 0) -> Share:
         if not m.free:
             chances[games[m.game]] += 1
             kept[games[m.game]] += m.kept
-    low = high = float("nan")
+    low = high = None
     if chances.sum():
         generator = np.random.default_rng(seed)
         picked = generator.integers(len(games), size=(_RESAMPLES, len(games)))

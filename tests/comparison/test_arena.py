@@ -187,6 +187,19 @@ def test_a_sequential_test_on_the_command_line(capsys):
     assert "not decided after 10 games" in capsys.readouterr().out
 
 
+def test_a_sequential_test_goes_through_a_file_of_openings(tmp_path, capsys):
+    path, saved = tmp_path / "openings.txt", tmp_path / "games.txt"
+    every = [
+        f"{a} {b} {c}" for a in range(9) for b in range(9) for c in range(9) if len({a, b, c}) == 3
+    ]
+    path.write_text("\n".join(every[:70]))
+    words = ["random", "greedy", "--game", "tic_tac_toe", "--sprt", "0", "0.1", "--games", "140"]
+    with pytest.raises(SystemExit):
+        main(["arena", *words, "--openings", str(path), "--save", str(saved)])
+    begun = [" ".join(line.split()[:3]) for line in saved.read_text().splitlines()]
+    assert sorted(begun) == sorted(every[:70] * 2), "each once from both sides"
+
+
 def test_an_evaluation_on_the_command_line_counts_games(tmp_path, capsys):
     run = _trained(tmp_path, "tic_tac_toe")
     for more, named in ([], "random"), (["--opponent", "minimax"], "minimax"):
@@ -216,6 +229,10 @@ def test_a_run_of_another_game_is_refused(tmp_path):
         (
             ["random", "greedy", "--perfect", "--epsilon", "0", "--game", "othello"],
             "perfect play is known of connect_four only; the game is othello",
+        ),
+        (
+            ["random", "greedy", "--sprt", "0", "30", "--epsilon", "0"],
+            "games that differ: add --op",
         ),
         (["random", "greedy", "minimax", "--sprt", "0", "30"], "there are 3 contenders"),
         (

@@ -156,4 +156,4 @@ def test_a_share_is_of_the_moves_that_could_lose_something():
     assert (found.low, found.high) == (0.5, 1.0)  # game 1 alone, game 0 alone
     nothing = share([JudgedMove(0, 0, True, True)])
     assert (nothing.moves, nothing.chances) == (1, 0)
-    assert np.isnan([nothing.value, nothing.low, nothing.high]).all()
+    assert (nothing.value, nothing.low, nothing.high) == (None, None, None)
