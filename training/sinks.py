@@ -74,7 +74,10 @@ def check_sinks(names: Sequence[LogName]) -> None:
     if len(set(names)) < len(names):
         raise RunError(f"--log is {' '.join(names)}, which names one twice; name each once")
     for name in names:
-        if name in _TRACKERS and importlib.util.find_spec(name) is None:
+        if name not in _TRACKERS:
+            continue
+        found = importlib.util.find_spec(name)
+        if found is None or found.origin is None:  # a folder in the working folder is no package
             raise RunError(f"--log {name} needs the package {name}: pip install {name}")
 
 

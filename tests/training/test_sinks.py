@@ -80,6 +80,11 @@ def test_a_missing_package_is_said_before_anything_is_made(tmp_path, monkeypatch
     with pytest.raises(RunError, match="--log wandb needs the package wandb: pip install wandb"):
         _train(tmp_path, ("csv", "wandb"))
     assert not list(tmp_path.iterdir())
+    (tmp_path / "trackio").mkdir()  # as wandb leaves one of its name
+    monkeypatch.delitem(sys.modules, "trackio", raising=False)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    with pytest.raises(RunError, match="--log trackio needs the package trackio"):
+        check_sinks(("trackio",))
     with pytest.raises(RunError, match="--log is csv csv, which names one twice"):
         check_sinks(("csv", "csv"))
 
