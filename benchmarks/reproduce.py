@@ -111,6 +111,7 @@ FIGURES = (
         ),
         "connect_four/evaluations.json",
     ),
+    _trained("small_machine", "Two presets for a small machine"),
     _trained("alphazero_value", "AlphaZero's value target"),
     _measured("search", "Search", "ludus bench --only search --rounds 5"),
     Figure(
