@@ -176,13 +176,13 @@ def _connect_four() -> Iterator[Training]:
         yield Training("connect_four", "connect_four", "alphazero", variant, options, steps, seed)
 
 
-SCALED_WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
-SCALED_STEPS = (500_000, 1_000_000, 2_000_000, 4_000_000)
+_WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
+_STEPS = (500_000, 1_000_000, 2_000_000, 4_000_000)
 
 
 def _scaling() -> Iterator[Training]:
     """PQN with networks of several widths, for several numbers of env steps."""
-    budgets = sorted(product(SCALED_WIDTHS, SCALED_STEPS), key=lambda each: each[0] * each[1])
+    budgets = sorted(product(_WIDTHS, _STEPS), key=lambda each: each[0] * each[1])
     for seed, (width, steps), game in product(range(3), budgets, _MINATAR[:2]):
         units = str(round(128 * width))
         options = ("--width", f"{width:g}", "--head-hidden", units, "--eval-episodes", "100")

@@ -11,11 +11,10 @@ up to 1%: if nothing has changed, at most one night in a hundred raises a false 
 import argparse
 import sys
 import time
-from typing import Any
 
 import numpy as np
 from experiments import NIGHTLY_SEEDS, nightly
-from trainings import RUNS, Queue, results
+from trainings import RUNS, Queue, results, scores
 
 FALSE_ALARMS = 0.01  # of all tests together
 _PERMUTATIONS = 200_000
@@ -38,11 +37,6 @@ def fallen(before: np.ndarray, now: np.ndarray) -> float:
     return float((1 + (sums <= ranks[: len(now)].sum()).sum()) / (1 + _PERMUTATIONS))
 
 
-def score(line: dict[str, Any]) -> float:
-    """Return the mean return of the last evaluation of a training."""
-    return float(np.mean(line["evaluations"][-1]["returns"]))
-
-
 def main() -> int:
     """Train, compare and print a line for each agent."""
     parser = argparse.ArgumentParser(
@@ -62,7 +56,7 @@ def main() -> int:
     alarms = 0
     for variant, env in tasks:
         before, now = (
-            np.array([score(x) for x in lines if (x["variant"], x["env"]) == (variant, env)])
+            scores([line for line in lines if (line["variant"], line["env"]) == (variant, env)])
             for lines in (reference, tonight)
         )
         if len(before) < NIGHTLY_SEEDS or len(now) < given.seeds:

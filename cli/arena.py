@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from rich.table import Table
@@ -15,6 +15,7 @@ from ludus.comparison.arena import (
     BATCH,
     Contender,
     Played,
+    Standing,
     contender,
     rate,
     round_robin,
@@ -107,15 +108,39 @@ def run(argv: list[str]) -> int:
         contender(name, given.game, epsilon=given.epsilon, simulations=given.simulations)
         for name in given.contenders
     ]
-    if given.sprt is None:
-        played = _play_all(given, contenders)
-        test = None
-    else:
-        test = SequentialTest(*given.sprt)
-        played = _play_until(given, contenders, test)
+    test = None if given.sprt is None else SequentialTest(*given.sprt)
+    played = _play_all(given, contenders) if test is None else _play_until(given, contenders, test)
     standings, points = rate(contenders, played, given.seed)
     judged = _judge(given, played) if given.perfect else {}
-    results = {
+    results = _results(given, standings, points, judged, test)
+    if given.save is not None:
+        records = [
+            game_records(given.game, [given.contenders[i] for i in (p.first, p.second)], p.match)
+            for p in played
+        ]
+        write_atomically(given.save, "".join(records))
+    if given.out is not None:
+        write_atomically(given.out, json.dumps(results, indent=1))
+    if given.json:
+        print_json(results)
+        return 0
+    print_table(_standings_table(standings))
+    if given.perfect:
+        print_table(_perfect_table(judged))
+    if test is not None:
+        print_result(_decision(given, test))
+    return 0
+
+
+def _results(
+    given: Arguments,
+    standings: list[Standing],
+    points: np.ndarray,
+    judged: dict[str, list[JudgedMove]],
+    test: SequentialTest | None,
+) -> dict[str, Any]:
+    """Return everything for JSON; points [N, N] are those of each against each."""
+    results: dict[str, Any] = {
         "game": given.game,
         "games": int(points[0, 1] + points[1, 0]),  # of each pair
         "seed": given.seed,
@@ -140,17 +165,10 @@ def run(argv: list[str]) -> int:
             "accepted": test.accepted,
             "pairs": test.pairs.tolist(),
         }
-    if given.save is not None:
-        records = [
-            game_records(given.game, [given.contenders[i] for i in (p.first, p.second)], p.match)
-            for p in played
-        ]
-        write_atomically(given.save, "".join(records))
-    if given.out is not None:
-        write_atomically(given.out, json.dumps(results, indent=1))
-    if given.json:
-        print_json(results)
-        return 0
+    return results
+
+
+def _standings_table(standings: list[Standing]) -> Table:
     table = Table(box=None)
     for column in ("contender", "won", "drawn", "lost", "Elo", "95% interval", "ms per move"):
         table.add_column(column, overflow="fold")
@@ -164,12 +182,7 @@ def run(argv: list[str]) -> int:
             f"{s.low:+.0f} to {s.high:+.0f}",
             f"{s.milliseconds:.2f}",
         )
-    print_table(table)
-    if given.perfect:
-        print_table(_perfect_table(judged))
-    if test is not None:
-        print_result(_decision(given, test))
-    return 0
+    return table
 
 
 def _play_all(given: Arguments, contenders: list[Contender]) -> list[Played]:

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import re
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -322,8 +323,6 @@ class MLflow:
 
     def video(self, tag: str, gif: bytes, env_steps: int) -> None:
         """Log a GIF as an artifact."""
-        import tempfile
-
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"{tag.replace('/', '-')}-{env_steps}.gif"
             path.write_bytes(gif)
@@ -340,7 +339,6 @@ class Trackio:
     def __init__(self, folder: Path) -> None:
         import trackio
 
-        self._trackio = trackio
         self._run = trackio.init(
             project=os.environ.get("TRACKIO_PROJECT", _PROJECT),
             name=run_id(folder),

@@ -112,6 +112,7 @@ def test_a_night_says_whether_a_score_has_fallen(nightly, queue, monkeypatch, ca
         lines = [
             {
                 "key": str(i),
+                "seed": i,
                 "env": "CartPole-v1",
                 "variant": "dqn",
                 "evaluations": [{"returns": [level]}],
