@@ -167,13 +167,30 @@ def _in_bfloat16(gradients: Gradients, device: str) -> Gradients:
     return mixed
 
 
+def _flatten(gradients: Gradients, example: Sequence[Tensor]) -> torch.fx.GraphModule:
+    """Return forward and backward pass as ATen operations.
+
+    Raises:
+        ConfigError: a network asks for a number of the batch.
+    """
+    try:
+        return make_fx(lambda *x: tuple(gradients(*x)))(*example)
+    except RuntimeError as error:
+        if "value out of a tracing tensor" not in str(error):
+            raise
+        raise ConfigError(
+            "the network decides by a number of the batch (an `if`, or `.item()`), and updates are "
+            "traced; use torch.where"
+        ) from error
+
+
 def _trace(gradients: Gradients, example: Sequence[Tensor]) -> Gradients:
     """Flatten forward and backward pass to ATen operations and run them by TorchScript.
 
     A function that reinterprets bytes as floats is returned unchanged. Writes to a list of tensors,
     as in optimizers, must stay outside: TorchScript removes them as dead code.
     """
-    graph = make_fx(lambda *x: tuple(gradients(*x)))(*example)
+    graph = _flatten(gradients, example)
     for node in graph.graph.nodes:
         if isinstance(node.target, torch._ops.OpOverload):
             _refuse_list_writes(node.target)
@@ -203,7 +220,7 @@ def _compile(gradients: Gradients, example: Sequence[Tensor]) -> Gradients:
     """
     import torch._inductor  # takes a second
 
-    graph = make_fx(lambda *x: tuple(gradients(*x)))(*example)
+    graph = _flatten(gradients, example)
     # TorchInductor would write small tensors into its code as numbers: weights become arguments.
     weights, arguments = list[Tensor](), dict[str, torch.fx.Node]()
     first = next(iter(graph.graph.nodes))

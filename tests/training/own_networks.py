@@ -46,6 +46,13 @@ def flat(space):
     return nn.Flatten(0)
 
 
+class Decides(TwoLayers):
+    """Features that depend on a number of the batch."""
+
+    def forward(self, obs):
+        return self.layers(obs) if obs.sum() > 0 else self.layers(-obs)
+
+
 class Small(TwoLayers):
     """Vectors to 3 features."""
 

@@ -87,6 +87,7 @@ def test_a_module_is_copied_and_passed_again(tmp_path, monkeypatch):
         (f"{NAME}:Broken", r"Broken fails for observations float32\[4\]: IndexError"),
         (f"{NAME}:flat", r"flat returns \[8\] for 2 observations; it must return \[2, dim\]"),
         (f"{NAME}:doubles", r"returns torch.float64 of shape \[2, 4\]; it must return float32"),
+        (f"{NAME}:Decides", "decides by a number of the batch"),
         (f"{NAME}:NUMBER", "NUMBER is 3; it must be a class or a function"),
         (f"{NAME}:nothing", "nothing cannot be imported"),
         ("no_such_module:Net", "No module named 'no_such_module'"),
