@@ -31,7 +31,7 @@ examples:
 
 Shell = Literal["bash", "zsh", "fish"]
 _RUNS = ("RUNS",)  # the shell puts the runs there
-_ON_RUNS = ("collect", "evaluate", "play", "record", "watch")
+_ON_RUNS = ("collect", "evaluate", "export", "play", "record", "watch")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """The Python of the documentation runs as it is written, with fewer steps and games."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,24 @@ def test_the_python_of_a_page_runs(tmp_path, monkeypatch, name):
         text = re.sub(rf"\b{word}=[\d_]+", f"{word}={number}", text)
     text = text.replace("agent.run.path, steps=1200", "agent.run.path, steps=2400")
     exec(compile(text, name, "exec"), {"__name__": "page"})
+
+
+def test_the_example_plays_from_the_file_alone(tmp_path):
+    """With neither Ludus nor torch."""
+    pytest.importorskip("onnxruntime")
+    import ludus
+
+    settings = {"steps": 600, "num_envs": 2, "video_every": 0, "eval_episodes": 1, "quiet": True}
+    agent = ludus.train("dqn", "CartPole-v1", root=tmp_path, **settings)
+    agent.export(tmp_path / "cartpole.onnx")
+    (tmp_path / "play_onnx.py").write_text(
+        _python_of(DOCS / "export.md")
+        + "assert not {'torch', 'ludus', 'stable_baselines3'} & set(sys.modules)"
+    )
+    words = [sys.executable, "play_onnx.py", "cartpole.onnx", "CartPole-v1"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("8 games: mean return ")
 
 
 def test_every_argument_of_the_translation_is_a_setting():

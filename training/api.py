@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ludus.agents import registry
-from ludus.agents.agent import Advice, Advisor, AgentConfig, AnyAgent
+from ludus.agents.agent import AgentConfig, AnyAgent
 from ludus.envs.env_object import PREFIX, PassedEnv, env_name
 from ludus.envs.errors import RunError
 from ludus.envs.make import EnvOptions
@@ -20,12 +20,11 @@ from ludus.evaluation.video import SUFFIXES, Overlay, Recording
 from ludus.evaluation.video import record as record_game
 from ludus.networks.names import PASSED
 from ludus.networks.own import OwnNetwork, network_name
-from ludus.training.agent_file import save_agent
 from ludus.training.callbacks import Callback, check_callbacks
 from ludus.training.film import film_title
 from ludus.training.follower import Follower
 from ludus.training.logger import Episodes
-from ludus.training.run import Run, RunConfig, TrainOptions
+from ludus.training.run import Run, TrainOptions
 from ludus.training.session import Session, console
 from ludus.training.settings import Settings
 from ludus.training.train import (
@@ -37,71 +36,7 @@ from ludus.training.train import (
     saved_config,
     start_session,
 )
-
-
-class TrainedAgent:
-    """An agent that acts, with the configuration that it was trained with.
-
-    Args:
-        algorithm: the agent itself, with its network, configuration and weights.
-        config: of its training: agent, env, options and protocol.
-        env_steps: env steps (decisions) that it has learned from.
-        run: the run folder; None if it was loaded from a file.
-    """
-
-    def __init__(
-        self, algorithm: AnyAgent, config: RunConfig, env_steps: int, run: Run | None
-    ) -> None:
-        self.algorithm, self.config, self.env_steps, self.run = algorithm, config, env_steps, run
-
-    def __repr__(self) -> str:
-        """Return agent, env and steps."""
-        c = self.config
-        where = "" if self.run is None else f", run {self.run.path}"
-        return f"<{c.agent} on {c.env}, {self.env_steps:,} {c.train.unit}{where}>"
-
-    def predict(
-        self,
-        observation: Any,
-        state: Any = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-    ) -> tuple[np.ndarray, Any]:
-        """Choose actions, with the signature of SB3's `predict`.
-
-        Args:
-            observation: one observation [*obs] or a batch [B, *obs], as the env returns them.
-            state: what the last call returned; None at first.
-            episode_start: [B], True where an episode begins.
-            deterministic: take the most probable action, or do not explore.
-
-        Returns:
-            Actions [*action] or [B, *action], and the recurrent state, None without one.
-        """
-        return self.algorithm.predict(observation, state, episode_start, deterministic)
-
-    def advise(
-        self, observation: Any, state: Any = None, episode_start: np.ndarray | None = None
-    ) -> tuple[Advice, Any]:
-        """Assess observations [B, *obs]: values, probabilities and visits of each action.
-
-        Raises:
-            RunError: the agent is of another library, or its actions are continuous.
-        """
-        if not isinstance(self.algorithm, Advisor):
-            raise RunError(f"{self.config.agent} does not assess actions; use predict")
-        return self.algorithm.advise(observation, state, episode_start)
-
-    def save(self, path: Path | str) -> None:
-        """Save weights, configuration and protocol as one file, without pickle.
-
-        `ludus.load` reads it on any machine. A training cannot go on from it: that needs the run
-        folder, with the memory and the optimizer.
-
-        Raises:
-            RunError: the file cannot be written.
-        """
-        save_agent(Path(path), self.config, self.algorithm.weights(), self.env_steps)
+from ludus.training.trained_agent import TrainedAgent
 
 
 def train(

@@ -357,6 +357,16 @@ def load(
     ).agent
 
 
+def open_source(config: RunConfig) -> VectorEnv | Dataset:
+    """Open one env of a run, or its data set where the env is not installed; to be closed."""
+    try:
+        return make(config.env, 1, 0, config.options)
+    except EnvError:
+        if config.train.dataset is None:
+            raise
+        return Dataset(config.train.dataset, held_out=0, download=False)
+
+
 class LoadedAgent(NamedTuple):
     """An agent that was loaded, and where it is from."""
 
@@ -396,12 +406,7 @@ def load_saved(
     if env is not None:
         env_name(env, config.env)
     require_trust(config.env, config.imported, f"the run {folder}")
-    try:
-        source: VectorEnv | Dataset = make(config.env, 1, 0, config.options)
-    except EnvError:
-        if config.train.dataset is None:
-            raise
-        source = Dataset(config.train.dataset, held_out=0, download=False)
+    source = open_source(config)
     try:
         agent = registry.build(
             config.config,
