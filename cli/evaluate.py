@@ -15,8 +15,9 @@ from ludus.envs.errors import UsageError
 from ludus.envs.make import make
 from ludus.evaluation.evaluate import evaluate, step_limit, truncated_games, without_limit
 from ludus.training.console import Terminal
+from ludus.training.find_run import at_steps
 from ludus.training.progress import task
-from ludus.training.run import Run, at_steps
+from ludus.training.run import Run
 from ludus.training.train import load
 
 

@@ -31,7 +31,8 @@ class Arguments:
     format: Format = "onnx"
     """onnx; torch, for torch.export.load; or safetensors, the weights alone, for ludus.load"""
     out: Path | None = None
-    """file to write (default: agent.onnx, agent.pt2 or agent.safetensors in the run's folder)"""
+    """file to write (default: agent.onnx, agent.pt2 or agent.safetensors in the run's folder; of a
+    pretrained agent in the current one)"""
     json: bool = False
     """print one JSON object on stdout and nothing else"""
 
@@ -40,7 +41,7 @@ def run(argv: list[str]) -> int:
     """Export the network."""
     given = parse(Arguments, argv, command="export", about=ABOUT)
     agent = load(given.run)
-    folder = Path() if agent.run is None else agent.run.path
+    folder = Path() if agent.run is None or agent.run.packed else agent.run.path
     out = given.out or folder / f"agent{SUFFIXES[given.format]}"
     if not out.parent.is_dir():
         raise UsageError(f"the folder {out.parent} does not exist; create it first")

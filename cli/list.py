@@ -14,7 +14,7 @@ from ludus.envs.suggest import closest
 if TYPE_CHECKING:
     from ludus.training.run import Run
 
-KINDS = ("agents", "envs", "games", "runs")
+KINDS = ("agents", "envs", "games", "runs", "pretrained")
 RunState = Literal["waiting", "running", "finished", "stopped", "pruned", "failed", "unknown"]
 Order = Literal["time", "score", "mean_return", "env_steps", "env", "agent"]
 
@@ -23,7 +23,7 @@ Order = Literal["time", "score", "mean_return", "env_steps", "env", "agent"]
 class Arguments:
     """Options of `ludus list`."""
 
-    what: Positional[Literal["agents", "envs", "games", "runs"]] = "runs"
+    what: Positional[Literal["agents", "envs", "games", "runs", "pretrained"]] = "runs"
     """what to list"""
     run_dir: Path = Path("runs")
     """folder that contains the runs"""
@@ -44,9 +44,10 @@ def run(argv: list[str]) -> int:
     words = [word for word in argv if not word.startswith("-")]
     if words and words[0] not in KINDS and words[0] == argv[0]:
         raise UsageError(closest(words[0], KINDS, "list of"))
-    about = "List the available agents, envs, board games or runs."
+    about = "List the available agents, envs, board games, runs or pretrained agents."
     given = parse(Arguments, argv, command="list", about=about)
-    rows = {"agents": _agents, "envs": _envs, "games": _games, "runs": _runs}[given.what](given)
+    listed = {"agents": _agents, "envs": _envs, "games": _games, "runs": _runs}
+    rows = (listed | {"pretrained": _pretrained})[given.what](given)
     if given.json:
         print_json({given.what: rows})
     elif not rows:
@@ -140,6 +141,28 @@ def _runs(given: Arguments) -> list[dict[str, Any]]:
             rows.append((changed_at(run.path), row))
     rows.sort(key=lambda pair: _rank(pair[0] if given.sort == "time" else pair[1][given.sort]))
     return [row for _, row in rows]
+
+
+def _pretrained(_: Arguments) -> list[dict[str, Any]]:
+    from ludus.training.find_run import PRETRAINED, pretrained_runs
+    from ludus.training.run import Run
+
+    rows = []
+    for name, folder in pretrained_runs().items():
+        run = Run(folder)
+        config, status = run.config(), run.status()
+        score = None if status.score is None else round(status.score, 2)
+        rows.append(
+            {
+                "name": PRETRAINED + name,
+                "env": config.env,
+                "agent": config.agent,
+                "env steps": status.env_steps,
+                "score": score,
+                "opponent": config.protocol.get("opponent"),
+            }
+        )
+    return rows
 
 
 def _names_of(run: "Run") -> tuple[str, str]:

@@ -31,7 +31,8 @@ COMMANDS = {
     "bench": "measure the training speed of Ludus and Stable-Baselines3 on this machine",
     "check": "show what agents see of an env, and whether it can be reproduced",
     "doctor": "print versions, devices and optional packages, and what is missing",
-    "list": "list the available agents, envs, board games or runs",
+    "list": "list the available agents, envs, board games, runs or pretrained agents",
+    "card": "write what a run is and how well it plays as a page in Markdown",
     "completion": "print a script that completes commands in bash, zsh or fish",
 }
 # `list` computes nothing; `train` checks the agent's name before it imports torch

@@ -17,7 +17,8 @@ from ludus.envs.bounds import NON_NEGATIVE, check_bounds
 from ludus.envs.errors import UsageError
 from ludus.evaluation.interactive_game import InteractiveGame
 from ludus.training.console import Terminal
-from ludus.training.run import Run, at_steps
+from ludus.training.find_run import at_steps
+from ludus.training.run import Run
 from ludus.training.signals import hangup_as_sigterm
 from ludus.training.train import load
 from ludus.viewer.library import Library, link_to

@@ -12,8 +12,9 @@ from ludus.envs.bounds import AT_LEAST_ONE, FRACTION, check_bounds
 from ludus.envs.errors import UsageError
 from ludus.evaluation.video import SUFFIXES, Overlay, most_steps, record
 from ludus.training.film import film_title
+from ludus.training.find_run import at_steps
 from ludus.training.progress import task
-from ludus.training.run import Run, at_steps
+from ludus.training.run import Run
 from ludus.training.train import load_saved
 
 
@@ -24,7 +25,7 @@ class Arguments:
     run: Positional[Path]
     """folder of the run"""
     out: Path | None = None
-    """video file, .mp4 or .gif (default: RUN/game.mp4)"""
+    """video file, .mp4 or .gif (default: RUN/game.mp4; game.mp4 for a pretrained agent)"""
     seed: Annotated[int | None, HELD_OUT_SEED] = None
     """seed of the held-out game (default: the one with the median return of 5)"""
     epsilon: Annotated[float, FRACTION] = 0.0
@@ -49,7 +50,8 @@ def run(argv: list[str]) -> int:
     """Record one game."""
     given = parse(Arguments, argv, command="record", about="Record a video of one game of RUN.")
     opened = Run.open(at_steps(given.run)[0])
-    config, out = opened.config(), given.out or opened.path / "game.mp4"
+    folder = Path() if opened.packed else opened.path
+    config, out = opened.config(), given.out or folder / "game.mp4"
     if out.suffix not in SUFFIXES:
         raise UsageError(f"{out} does not end in {' or '.join(SUFFIXES)}")
     if not out.parent.is_dir():

@@ -15,7 +15,8 @@ from ludus.comparison.sprt import SequentialTest
 from ludus.envs.board import opponents, spiel
 from ludus.envs.errors import RunError
 from ludus.evaluation.match import AgentSide, FixedSide, Match, Side, play_match
-from ludus.training.run import Run, at_steps
+from ludus.training.find_run import at_steps
+from ludus.training.run import Run
 from ludus.training.train import load
 
 BATCH = 64  # games between two looks at a sequential test

@@ -5,14 +5,22 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ludus.envs.errors import RunError
+from ludus.envs.suggest import closest
 
 ROOT = Path("runs")
 LATEST = "latest"
+PRETRAINED = "pretrained:"  # before the name of a packed run that comes with Ludus
+PRETRAINED_ROOT = Path(__file__).resolve().parents[1] / "pretrained"
 
 
 def run_folders(root: Path = ROOT) -> list[Path]:
     """Return the folder of every run below root, sorted by path."""
     return [path.parent for path in sorted(root.glob("*/*/*/config.json"))]
+
+
+def pretrained_runs() -> dict[str, Path]:
+    """Return the folders of the packed runs that come with Ludus, by name."""
+    return {folder.name: folder for folder in run_folders(PRETRAINED_ROOT)}
 
 
 def changed_at(folder: Path) -> float:
@@ -28,14 +36,21 @@ def find_run(text: Path | str, root: Path = ROOT) -> Path:
     """Return the folder of a run.
 
     Args:
-        text: its path; "latest"; a pattern such as `runs/*/ppo/*`; or the beginning of its path
-            below `root`, or of its name. A pattern or a beginning must be of one run.
+        text: its path; `pretrained:NAME`; "latest"; a pattern such as `runs/*/ppo/*`; or the
+            beginning of its path below `root`, or of its name. A pattern or a beginning must be of
+            one run.
         root: where runs are searched that are not named by their path.
 
     Raises:
         RunError: there is no such run, or more than one.
     """
     folder, words = Path(text), str(text)
+    if words.startswith(PRETRAINED):
+        known, name = pretrained_runs(), words.removeprefix(PRETRAINED)
+        if name not in known:
+            hint = "`ludus list pretrained` shows all"
+            raise RunError(closest(name, known, "pretrained agent", hint))
+        return known[name]
     if (folder / "config.json").is_file():
         return folder
     folders = run_folders(root)
@@ -61,3 +76,11 @@ def find_run(text: Path | str, root: Path = ROOT) -> Path:
         newest = max(found, key=changed_at)
         raise RunError(f"{text} may be any of {len(found)} runs; the newest of them is {newest}")
     return found.pop()
+
+
+def at_steps(path: Path | str) -> tuple[Path, int | None]:
+    """Parse `RUN` or `RUN@ENV_STEPS` into the folder and the steps; None for the newest."""
+    folder, at, steps = str(path).rpartition("@")
+    if at and steps.isdecimal() and not Path(path).exists():
+        return Path(folder), int(steps)
+    return Path(path), None

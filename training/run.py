@@ -137,6 +137,9 @@ class RunConfig:
         return (*self.options.wrapper, getattr(self.config, "encoder", ""))
 
 
+PACKED = "packed"  # the entry of config.json that says so
+
+
 @dataclass(frozen=True)
 class _Head:
     """The entries of config.json that are no dataclasses."""
@@ -399,6 +402,14 @@ class Run:
         return status
 
     @property
+    def packed(self) -> bool:
+        """Whether the folder has been packed, and holds no training to go on with."""
+        try:
+            return bool(read_json(self.path / "config.json").get(PACKED, False))
+        except (OSError, ValueError, AttributeError):
+            return False
+
+    @property
     def deleted(self) -> bool:
         """Whether the folder does not exist any more."""
         return not (self.path / "config.json").is_file()
@@ -430,14 +441,6 @@ class Run:
     def thumbnail(self) -> Path:
         """Return the path of a picture of the agent at play, which may not exist."""
         return self.path / "thumbnail.png"
-
-
-def at_steps(path: Path | str) -> tuple[Path, int | None]:
-    """Parse `RUN` or `RUN@ENV_STEPS` into the folder and the steps; None for the newest."""
-    folder, at, steps = str(path).rpartition("@")
-    if at and steps.isdecimal() and not Path(path).exists():
-        return Path(folder), int(steps)
-    return Path(path), None
 
 
 def all_runs(root: Path) -> list[Run]:

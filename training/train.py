@@ -36,13 +36,14 @@ from ludus.training.callbacks import Callback
 from ludus.training.checkpoint import check_resumable, write_atomically
 from ludus.training.dataset import Dataset
 from ludus.training.device import arithmetic, device_of
+from ludus.training.find_run import at_steps
 from ludus.training.follower import Follower
 from ludus.training.gang import Gang, form_gang, join, own_device, run_before_restart
 from ludus.training.launcher import ranks_started
 from ludus.training.mode import Mode
 from ludus.training.offline import OfflineTraining, evaluation_env, offline_agent
 from ludus.training.online import OnlineTraining, TrainingInHalves
-from ludus.training.run import Run, RunConfig, TrainOptions, at_steps
+from ludus.training.run import Run, RunConfig, TrainOptions
 from ludus.training.session import Session, console
 from ludus.training.settings import Settings
 from ludus.training.sinks import check_sinks
@@ -168,10 +169,24 @@ def changed_config(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
     return replace(config, train=train, config=agent)
 
 
+def _require_training(run: Run) -> None:
+    """Refuse to train in a packed run.
+
+    Raises:
+        RunError: the run is packed.
+    """
+    if run.packed:
+        raise RunError(
+            f"{run.path} is packed: it has no memory and no optimizer to go on with; a new "
+            "training starts from it with --init-from"
+        )
+
+
 def nothing_left(run: Run, config: RunConfig) -> str:
     """Return a sentence if a run has finished and `config` lets it train no further, else ""."""
     status, t = run.status(), config.train
     timed_out = bool(t.minutes) and (status.seconds or 0) >= 60 * t.minutes
+    _require_training(run)
     if status.state != "finished" or not (status.env_steps >= t.end or timed_out):
         return ""
     limit = f"minutes above {t.minutes:g}, or 0 for no limit," if timed_out else "more steps"
@@ -199,6 +214,7 @@ def resume_session(
         quiet: show no progress.
     """
     config = changed_config(run.config(), settings)
+    _require_training(run)
     check_resumable(run.checkpoints, ranks_started())
     env_id = (
         config.env if config.train.dataset is None else ""
