@@ -20,6 +20,7 @@ from ludus.cli.output import print_result
 from ludus.cli.train import Common
 from ludus.envs.make import EnvOptions, known_ids
 from ludus.networks.names import BuiltInEncoder
+from ludus.training.find_run import PRETRAINED, pretrained_runs
 from ludus.training.run import TrainOptions
 
 ABOUT = """Print a script with which the Tab key completes commands, agents, envs, runs and options.
@@ -31,7 +32,7 @@ examples:
 
 Shell = Literal["bash", "zsh", "fish"]
 _RUNS = ("RUNS",)  # the shell puts the runs there
-_ON_RUNS = ("collect", "evaluate", "export", "play", "record", "watch")
+_ON_RUNS = ("collect", "evaluate", "card", "export", "play", "push", "record", "watch")
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,10 @@ def _commands() -> dict[str, list[_Flag]]:
     return found
 
 
+def _pretrained() -> list[str]:
+    return [PRETRAINED + name for name in pretrained_runs()]
+
+
 def _agents() -> Iterator[tuple[list[str], list[_Flag]]]:
     """Yield agents that have the same options, with these."""
     modules: dict[str, list[str]] = {}
@@ -143,7 +148,7 @@ _ludus_offer() { # those of its arguments that begin with what is typed
 }
 _ludus_runs() {
     local file
-    _ludus_offer latest
+    _ludus_offer latest @pretrained@
     for file in runs/*/*/*/config.json; do
         [ ! -e "$file" ] || _ludus_offer "${file%/config.json}"
     done
@@ -217,6 +222,7 @@ def _bash(shell: str = "bash") -> str:
         ],
     }
     script = _BASH.replace("@quote@", _QUOTE[shell])
+    script = script.replace("@pretrained@", shlex.join(_pretrained()))
     for name, found in cases.items():
         lines = [f"        {label}) {_offer(each)} ;;" for label, each in found if tuple(each)]
         script = script.replace(f"@{name}@", "\n".join(lines))
@@ -234,7 +240,7 @@ def _zsh() -> str:
     return f"{once}\nautoload -Uz bashcompinit && bashcompinit\n{_bash('zsh')}"
 
 
-_FISH_RUNS = "(echo latest; for file in runs/*/*/*/config.json; dirname $file; end)"
+_FISH_RUNS = "latest @pretrained@ (for file in runs/*/*/*/config.json; dirname $file; end)"
 
 
 def _fish() -> str:
@@ -242,7 +248,8 @@ def _fish() -> str:
     from ludus.cli.main import COMMANDS
 
     def values(found: Iterable[str]) -> str:
-        return f"'{' '.join(found).replace('RUNS', _FISH_RUNS)}'"
+        runs = _FISH_RUNS.replace("@pretrained@", " ".join(_pretrained()))
+        return f"'{' '.join(found).replace('RUNS', runs)}'"
 
     def line(when: str, rest: str) -> str:
         return f"complete -c ludus -n '{when}' {rest}"

@@ -32,6 +32,7 @@ COMMANDS = {
     "check": "show what agents see of an env, and whether it can be reproduced",
     "doctor": "print versions, devices and optional packages, and what is missing",
     "list": "list the available agents, envs, board games, runs or pretrained agents",
+    "push": "put a trained agent on the Hugging Face Hub",
     "card": "write what a run is and how well it plays as a page in Markdown",
     "completion": "print a script that completes commands in bash, zsh or fish",
 }

@@ -4,6 +4,7 @@ A page in Markdown with the metadata that model hubs read (Mitchell et al. 2019,
 https://arxiv.org/abs/1810.03993), and a picture of the learning curve.
 """
 
+import io
 import json
 import re
 import shlex
@@ -37,22 +38,23 @@ def write_card(run: Run, path: Path, name: str) -> Path | None:
     Returns:
         The path of the curve; None if no game has finished.
     """
-    curve: Path | None = path.with_name(CURVE)
     try:
         games = Episodes.read(run.path / "episodes.csv")
     except (OSError, ValueError):
         games = np.zeros((0, 4))
-    config = run.config()
-    if len(games):
-        learning_curves({config.agent: [games]}, {}, config.env, curve)
-    else:
-        curve = None
+    config, curve = run.config(), None
+    if len(games) and config.protocol.get("kind") != "board":  # in self-play it says little
+        curve = path.with_name(CURVE)
+        picture = io.BytesIO()
+        learning_curves({config.agent: [games]}, {}, config.env, None).savefig(picture, dpi=90)
+        write_atomically(curve, picture.getvalue())
     write_atomically(path, "\n\n".join(_sections(run, config, name, curve)) + "\n")
     return curve
 
 
 def _sections(run: Run, config: RunConfig, name: str, curve: Path | None) -> Iterator[str]:
     returns = [np.asarray(e["returns"], float) for e in run.evaluations()[-1:]]
+    returns = [each + 0.0 for each in returns]  # no -0.0
     score = summarise(returns[0][None]) if returns else None
     yield _metadata(config, returns[0] if returns else None)
     yield f"# {config.agent} on {config.env}"
@@ -62,6 +64,13 @@ def _sections(run: Run, config: RunConfig, name: str, curve: Path | None) -> Ite
     yield "\n\n".join(_scores(config, score, returns[0])) if score else "It was not evaluated."
     if curve is not None:
         yield f"![Learning curve]({curve.name})"
+    means = {
+        f"after {e['env_steps']:,}": f"{np.mean(e['returns']):.2f} in {len(e['returns'])} games"
+        for e in run.evaluations()
+    }
+    if curve is None and len(means) > 1:
+        yield "Mean score over the training:"
+        yield _table(means)
     yield "## Use"
     yield _use(config, name)
     yield "## How it was made"

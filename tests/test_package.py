@@ -1,6 +1,7 @@
 """The distribution: what the wheel holds, and what `import ludus` provides, installed or not."""
 
 import importlib.metadata
+import json
 import os
 import re
 import shutil
@@ -42,6 +43,7 @@ def _copy(destination: Path) -> Path:
     junk = shutil.ignore_patterns("__pycache__", "*.png", "*.gif", "*.json", ".*")
     for name in (*ROOMS, "tests", "benchmarks"):
         shutil.copytree(ROOT / name, destination / name, ignore=junk)
+    shutil.copytree(ROOT / "pretrained", destination / "pretrained")
     for name in (
         "__init__.py",
         "__main__.py",
@@ -84,7 +86,7 @@ def site(tmp_path_factory) -> Path:
 
 def test_the_wheel_holds_every_file_of_the_package_and_no_other(site):
     expected = {"ludus/__init__.py", "ludus/__main__.py", "ludus/py.typed"}
-    for room in ROOMS:
+    for room in (*ROOMS, "pretrained"):
         files = [path.relative_to(ROOT) for path in (ROOT / room).rglob("*") if path.is_file()]
         expected |= {
             f"ludus/{path.as_posix()}" for path in files if "__pycache__" not in path.parts
@@ -115,6 +117,12 @@ print(gymnasium.make("ludus/connect_four-v0").reset(seed=0)[0].shape)
     assert early == "[]"
     assert shape == "(2, 6, 7)"
     assert _python("-m", "ludus", "--help", cwd=tmp_path, path=site).startswith("usage: ludus ")
+
+
+def test_a_pretrained_agent_plays_outside_a_checkout(site, tmp_path):
+    words = ("-m", "ludus", "evaluate", "pretrained:cartpole", "--episodes", "3", "--json")
+    assert json.loads(_python(*words, cwd=tmp_path, path=site))["mean"] == 500
+    assert not list(tmp_path.iterdir())
 
 
 def test_gymnasium_imports_the_package_by_the_name_before_the_colon(site, tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ludus.envs.errors import RunError
 from ludus.envs.suggest import closest
+from ludus.training.hub import HUB, download
 
 ROOT = Path("runs")
 LATEST = "latest"
@@ -36,9 +37,9 @@ def find_run(text: Path | str, root: Path = ROOT) -> Path:
     """Return the folder of a run.
 
     Args:
-        text: its path; `pretrained:NAME`; "latest"; a pattern such as `runs/*/ppo/*`; or the
-            beginning of its path below `root`, or of its name. A pattern or a beginning must be of
-            one run.
+        text: its path; `pretrained:NAME`; `hub:OWNER/NAME`; "latest"; a pattern such as
+            `runs/*/ppo/*`; or the beginning of its path below `root`, or of its name. A pattern or
+            a beginning must be of one run.
         root: where runs are searched that are not named by their path.
 
     Raises:
@@ -51,6 +52,8 @@ def find_run(text: Path | str, root: Path = ROOT) -> Path:
             hint = "`ludus list pretrained` shows all"
             raise RunError(closest(name, known, "pretrained agent", hint))
         return known[name]
+    if words.startswith(HUB):
+        return download(words.removeprefix(HUB))
     if (folder / "config.json").is_file():
         return folder
     folders = run_folders(root)

@@ -6,7 +6,10 @@ import subprocess
 import pytest
 
 from ludus.cli.main import main
+from ludus.training.find_run import pretrained_runs
 
+RUNS = {"latest", "runs/CartPole-v1/dqn/0-a", "runs/ALE-Pong-v5/ppo/0-b"}
+RUNS |= {f"pretrained:{name}" for name in pretrained_runs()}
 _ASK = """\
 COMP_LINE="$1" COMP_POINT=${#1} COMPREPLY=()
 _ludus
@@ -25,7 +28,7 @@ _LINES = {
     "ludus compare --agents dqn ppo_s": {"ppo_small"},
     "ludus compare --env CartPole-v1 Acr": {"Acrobot-v1"},
     "ludus list --state fi": {"finished"},
-    "ludus watch ": {"latest", "runs/CartPole-v1/dqn/0-a", "runs/ALE-Pong-v5/ppo/0-b"},
+    "ludus watch ": RUNS,
     "ludus train --resume la": {"latest"},
 }
 

@@ -1,0 +1,207 @@
+"""Packed runs, and the hub's HTTP API as a local server answers it; the real one is not asked."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import ludus
+from ludus.envs.errors import RunError
+from ludus.training import hub
+from ludus.training.find_run import find_run
+from ludus.training.logger import Episodes
+from ludus.training.packed import MOST_GAMES, command_of, pack
+from ludus.training.run import Run
+from tests.training.hub_stand_in import HubStandIn
+
+OBS = np.random.default_rng(0).normal(0, 1, (200, 4)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    settings = {"steps": 2_000, "num_envs": 2, "eval_episodes": 3, "quiet": True}
+    return ludus.train("dqn", "CartPole-v1", root=root, **settings).run
+
+
+@pytest.fixture
+def stand_in(monkeypatch, tmp_path):
+    pytest.importorskip("huggingface_hub")
+    from huggingface_hub import constants
+
+    server = HubStandIn()
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    files = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    hub.download.cache_clear()
+    yield server
+    server.close()
+    hub.download.cache_clear()
+
+
+def _ludus(*words, environment=None):
+    return subprocess.run(
+        [sys.executable, "-m", "ludus", *map(str, words)],
+        capture_output=True,
+        text=True,
+        env=os.environ | (environment or {}),
+    )
+
+
+def _files(folder):
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+    }
+
+
+def test_a_packed_run_plays_as_the_run_and_trains_no_further(run, tmp_path):
+    copy = pack(run, tmp_path / "env" / "agent" / "copy")
+    actions = [
+        ludus.load(path).predict(OBS, deterministic=True)[0] for path in (run.path, copy.path)
+    ]
+    assert np.array_equal(*actions)
+    assert copy.evaluations() == run.evaluations()
+    assert copy.status() == run.status()
+    assert not list(copy.checkpoints.glob("*"))
+    before = _files(copy.path)
+    for settings in ({}, {"steps": 9_000}):
+        with pytest.raises(RunError, match=r"is packed: .* starts from it with --init-from"):
+            ludus.resume(copy.path, **settings)
+    further = ludus.train(
+        "dqn", "CartPole-v1", steps=64, init_from=str(copy.path), root=tmp_path / "r", quiet=True
+    )
+    assert json.loads((further.run.path / "transfer.json").read_text())["taken"]
+    assert _files(copy.path) == before
+
+
+def test_half_of_the_bytes_keep_nearly_the_values(run, tmp_path):
+    whole, half = pack(run, tmp_path / "whole"), pack(run, tmp_path / "half", half=True)
+    sizes = [sum(map(len, _files(copy.weights).values())) for copy in (whole, half)]
+    assert sizes[1] < 0.6 * sizes[0]
+    values = [ludus.load(copy.path).advise(OBS)[0].q for copy in (whole, half)]
+    assert not np.array_equal(*values)
+    assert np.allclose(*values, rtol=0.01, atol=0.01)
+
+
+def test_packing_refuses_what_it_cannot_do(run, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(RunError, match="is not empty"):
+        pack(run, tmp_path / "full")
+    random = ludus.train("random", "CartPole-v1", steps=16, root=tmp_path, quiet=True)
+    with pytest.raises(RunError, match="no weights to hand on: its agent is random"):
+        pack(random.run, tmp_path / "random")
+
+
+def test_of_many_games_some_are_kept(run, tmp_path):
+    games = np.stack(
+        [np.arange(1, 50_001), np.arange(50_000) / 7, np.ones(50_000), np.ones(50_000)]
+    )
+    long = Run(tmp_path / "long")
+    long.path.mkdir()
+    for name, content in _files(run.path).items():
+        (long.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (long.path / name).write_bytes(content)
+    with (long.path / "episodes.csv").open("w") as file:
+        np.savetxt(file, games.T, "%g", ",", header=",".join(Episodes.columns), comments="")
+    kept = Episodes.read(pack(long, tmp_path / "packed").path / "episodes.csv")
+    assert len(kept) == MOST_GAMES
+    assert kept[0, 0] == 1
+    assert kept[-1, 0] == 50_000
+
+
+def test_a_command_loses_its_folders():
+    words = ["/home/a/bin/ludus", "train", "dqn", "CartPole-v1", "--run-dir", "/home/a/runs"]
+    assert command_of({"command": [*words, "--steps", "9"]}) == [
+        *("ludus", "train", "dqn", "CartPole-v1", "--steps", "9")
+    ]
+    assert command_of({}) == command_of({"command": None}) == command_of({"command": []}) == []
+
+
+def test_push_and_use(run, stand_in, tmp_path):
+    environment = {"HF_ENDPOINT": stand_in.url, "HF_TOKEN": "hf_token"}
+    done = _ludus("push", run.path, "anna/cart", "--private", environment=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == f"{stand_in.url}/anna/cart: hub:anna/cart"
+    assert stand_in.private == {"anna/cart": True}
+    sent = stand_in.repositories["anna/cart"][-1][1]
+    assert {"config.json", "README.md", "curve.png", "replay.mp4", "report.html"} < sent.keys()
+    assert all(hub._known(name) for name in sent if name != ".gitattributes")
+    assert b"ludus watch hub:anna/cart" in sent["README.md"]
+    folder = find_run("hub:anna/cart")
+    assert _files(folder) == {n: c for n, c in sent.items() if n != ".gitattributes"}
+    theirs, ours = ludus.load("hub:anna/cart"), ludus.load(run.path)
+    assert np.array_equal(
+        theirs.predict(OBS, deterministic=True)[0], ours.predict(OBS, deterministic=True)[0]
+    )
+    hub.download.cache_clear()
+    asked = len(stand_in.requests)
+    assert find_run("hub:anna/cart") == folder
+    assert len(stand_in.requests) <= asked + 2  # the commit is here already
+    # a later commit is another folder, and the former one has its name
+    first = stand_in.repositories["anna/cart"][-1][0]
+    stand_in.commit("anna/cart", sent | {"status.json": b"{}"})
+    hub.download.cache_clear()
+    assert find_run("hub:anna/cart") != folder
+    assert find_run(f"hub:anna/cart@{first}") == folder
+
+
+def test_only_files_of_known_names_are_fetched(run, stand_in, tmp_path):
+    packed = _files(pack(run, tmp_path / "packed").path)
+    evil = {
+        "agent.pkl": b"",
+        "model.py": b"",
+        "weights/x.pt": b"",
+        "weights/../../../evil/rank-0/a.safetensors": b"",
+        "weights/a/../../rank-0/b.safetensors": b"",
+        "weights/9/rank-0/[a].safetensors": b"kept",
+    }
+    stand_in.commit("anna/evil", packed | evil)
+    folder = find_run("hub:anna/evil")
+    assert _files(folder) == packed | {"weights/9/rank-0/[a].safetensors": b"kept"}
+    assert {p.name for p in folder.parent.iterdir()} == {folder.name}
+
+
+def test_mistakes_are_one_sentence(run, stand_in, tmp_path, monkeypatch):
+    for name in ("cart", "a/b/c", "../cart", "a/..", "anna/cart@", ""):
+        with pytest.raises(RunError, match="names no repository; write owner/name"):
+            find_run(f"hub:{name}")
+    with pytest.raises(RunError, match="the hub has no such repository"):
+        find_run("hub:anna/nothing")
+    stand_in.commit("anna/other", {"pytorch_model.bin": b""})
+    with pytest.raises(RunError, match=r"holds no run of Ludus: it has no config.json"):
+        find_run("hub:anna/other")
+    packed = _files(pack(run, tmp_path / "packed").path)
+    stand_in.commit("anna/large", packed)
+    with monkeypatch.context() as patch:
+        patch.setattr(hub, "_MOST_BYTES", 1_000)
+        with pytest.raises(RunError, match="at most 1,000 are read"):
+            find_run("hub:anna/large")
+    with pytest.raises(RunError, match=r"the hub refuses: .*Revision Not Found"):
+        find_run("hub:anna/large@no-such-branch")
+    environment = {"HF_ENDPOINT": stand_in.url, "HF_TOKEN": "", "HF_HOME": str(tmp_path / "hf")}
+    done = _ludus(
+        "push", run.path, "anna/cart", "--no-film", "--no-report", environment=environment
+    )
+    assert (done.returncode, "the hub refuses: Client error '401" in done.stderr) == (2, True), (
+        done.stderr
+    )
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    hub.download.cache_clear()
+    with pytest.raises(RunError, match="pip install huggingface_hub"):
+        find_run("hub:anna/large")
+
+
+def test_without_a_connection_the_last_copy_is_used(run, stand_in, tmp_path, monkeypatch):
+    stand_in.commit("anna/cart", _files(pack(run, tmp_path / "packed").path))
+    folder = find_run("hub:anna/cart")
+    hub.download.cache_clear()
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
+    assert find_run("hub:anna/cart") == folder
+    for name in ("anna/cart@main", "anna/other"):
+        with pytest.raises(RunError, match=r"cannot be fetched: .*refused"):
+            find_run(f"hub:{name}")
