@@ -26,6 +26,7 @@ from ludus.envs.board import spiel
 from ludus.envs.board.perfect import make_solver
 from ludus.envs.bounds import AT_LEAST_ONE, FRACTION, NON_NEGATIVE, check_bounds
 from ludus.envs.errors import UsageError
+from ludus.envs.trust import trust_programs
 from ludus.evaluation.game_records import game_records
 from ludus.evaluation.judge import JudgedMove, Share, judge, share
 from ludus.evaluation.openings import random_openings, read_openings
@@ -43,7 +44,8 @@ class Arguments:
     """Options of `ludus arena`."""
 
     contenders: Positional[tuple[str, ...]]
-    """run folders, RUN@STEPS for earlier checkpoints, and players: random, greedy, mcts:100"""
+    """run folders, RUN@STEPS for earlier checkpoints, and players: random, greedy, mcts:100, or
+    "gtp:COMMAND" for an engine of go"""
     game: str = "connect_four"
     """name of the game in OpenSpiel, with parameters"""
     games: Annotated[int | None, AT_LEAST_ONE] = None
@@ -102,6 +104,7 @@ def run(argv: list[str]) -> int:
         Arguments, argv, command="arena", about="Run a round robin of agents and players."
     )
     spiel.load(given.game)
+    trust_programs(given.contenders)
     if given.perfect:
         make_solver(given.game)  # or one sentence why not, before the games
     contenders = [

@@ -13,6 +13,7 @@ from ludus.comparison.aggregates import Score, summarise
 from ludus.envs.bounds import AT_LEAST_ONE, FRACTION, NON_NEGATIVE, check_bounds
 from ludus.envs.errors import UsageError
 from ludus.envs.make import make
+from ludus.envs.trust import trust_programs
 from ludus.evaluation.evaluate import evaluate, step_limit, truncated_games, without_limit
 from ludus.training.console import Terminal
 from ludus.training.find_run import at_steps
@@ -58,6 +59,7 @@ def run(argv: list[str]) -> int:
     config = opened.config()
     options, protocol = config.options, config.protocol
     if given.opponent is not None:
+        trust_programs([given.opponent])
         options = replace(options, opponent=given.opponent)
         protocol = make(config.env, 1, 0, options).protocol
     agent = load(given.run, device=given.device, simulations=given.simulations)

@@ -28,6 +28,7 @@ COMMANDS = {
     "tune": "search for better values of an agent's configuration with Optuna",
     "play": "play against a trained agent, in text or in the browser",
     "arena": "run a round robin of agents and players of a board game, with Elo ratings",
+    "gtp": "play go in programs such as Sabaki, by the Go Text Protocol",
     "bench": "measure the training speed of Ludus and Stable-Baselines3 on this machine",
     "check": "show what agents see of an env, and whether it can be reproduced",
     "doctor": "print versions, devices and optional packages, and what is missing",

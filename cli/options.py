@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from ludus.cli.help import help_text
 from ludus.cli.output import print_result
+from ludus.envs.board.opponent_names import OPPONENTS, is_opponent
 from ludus.envs.bounds import Bounds
 from ludus.envs.errors import RunError, UsageError
 from ludus.envs.suggest import closest
@@ -200,17 +201,15 @@ def check_contenders(argv: Sequence[str]) -> None:
     for name in argv:
         if name.startswith("-"):
             return  # contenders come first; parsing the whole line finds those after an option
-        if re.fullmatch(r"mcts:\d+|random|greedy|minimax|perfect", name):
-            continue
-        if Path(name).is_dir():
+        if is_opponent(name) or Path(name).is_dir():
             continue
         folder, at, _ = name.rpartition("@")
         try:
             find_run(folder if at else name)
         except RunError as error:
             raise UsageError(
-                f"there is no opponent {name}, which are random, greedy, minimax, perfect and "
-                f"mcts:N, and no such run: {error}"
+                f"there is no opponent {name}, which are {', '.join(OPPONENTS)}, "
+                f"and no such run: {error}"
             ) from error
 
 

@@ -5,6 +5,7 @@ in which a difference of 400 points means 10 to 1; a draw is half a win.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -13,6 +14,7 @@ import numpy as np
 from ludus.agents.agent import Searching
 from ludus.comparison.sprt import SequentialTest
 from ludus.envs.board import opponents, spiel
+from ludus.envs.board.opponent_names import GTP
 from ludus.envs.errors import RunError
 from ludus.evaluation.match import AgentSide, FixedSide, Match, Side, play_match
 from ludus.training.find_run import at_steps
@@ -59,7 +61,7 @@ def contender(name: str, game: str, *, epsilon: float, simulations: int = 0) -> 
 
     Args:
         name: a run's folder, with `@ENV_STEPS` for an earlier checkpoint; or one of
-            `opponents.OPPONENTS`.
+            `opponent_names.OPPONENTS`.
         game: name of the game.
         epsilon: probability of a random move of an agent. Above 0, two deterministic agents do not
             repeat the same game.
@@ -69,9 +71,11 @@ def contender(name: str, game: str, *, epsilon: float, simulations: int = 0) -> 
         RunError: the run was trained on another game.
         EnvError: there is no such player.
     """
-    try:
-        run = Run.open(at_steps(name)[0])
-    except RunError:
+    run = None
+    if not name.startswith(GTP):  # a command is no path, whatever is in it
+        with suppress(RunError):
+            run = Run.open(at_steps(name)[0])
+    if run is None:
         opponents.make_opponent(name, spiel.load(game), 0)
         return Contender(name, lambda games, seed: FixedSide(name, game, games, seed))
     trained = run.config().env

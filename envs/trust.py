@@ -1,8 +1,9 @@
-"""Consent to import modules that files name.
+"""Consent to import modules and to start programs that files name.
 
 The env id of a run folder or a data set may be `module:Env-v0`, and its encoder `module:Class`;
-importing that module runs its code. A name that the user typed is consent; one that was read from a
-file is not. The consent holds for this process and is stored nowhere.
+importing that module runs its code. Its opponent may be `gtp:COMMAND`, which is a program. A name
+that the user typed is consent; one that was read from a file is not. The consent holds for this
+process and is stored nowhere.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,6 +12,7 @@ from ludus.envs.errors import EnvError
 
 _ALWAYS = ("gymnasium", "ludus")
 _trusted = set(_ALWAYS)
+_programs = set[str]()
 
 
 def trust_modules(names: Iterable[str]) -> None:
@@ -45,6 +47,24 @@ def require_trust(env_id: str, others: Sequence[str], source: str) -> None:
                 f"{source} names the module {module}, which would be imported and run; add "
                 f"--modules {module} (Python: modules=) if you trust it"
             )
+
+
+def trust_programs(players: Iterable[str]) -> None:
+    """Allow the programs of players `gtp:COMMAND` that the user named; others need no consent."""
+    _programs.update(players)
+
+
+def require_program(player: str) -> None:
+    """Refuse a player `gtp:COMMAND` that the user did not name.
+
+    Raises:
+        EnvError: the program is not trusted.
+    """
+    if player not in _programs:
+        raise EnvError(
+            f"{player} is a program, which only `ludus arena` and `ludus evaluate --opponent` "
+            "(Python: ludus.evaluate(opponent=)) start, where it is written there"
+        )
 
 
 def is_kind(found: object, module: str, kind: type) -> bool:

@@ -11,9 +11,9 @@ from time import strftime
 from typing import Any
 
 from ludus.envs.board import spiel
+from ludus.envs.board.gtp import COLUMNS
 from ludus.evaluation.match import Match
 
-_COLUMNS = "abcdefghjklmnopqrstuvwxyz"  # of go: without i
 _RESULTS = {1.0: "1-0", 0.5: "1/2-1/2", 0.0: "0-1"}
 
 
@@ -68,7 +68,7 @@ def _sgf(rules: Any, moves: Sequence[int], first: str, second: str, result: str)
         at = ""
         if point != "PASS":
             row = size - int(point[1:])
-            at = chr(ord("a") + _COLUMNS.index(point[0])) + chr(ord("a") + row)
+            at = chr(ord("a") + COLUMNS.index(point[0])) + chr(ord("a") + row)
         nodes.append(f";{colour}[{at}]")
         state.apply_action(move)
     lines = ["".join(nodes[start : start + 12]) for start in range(0, len(nodes), 12)]

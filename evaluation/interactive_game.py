@@ -107,3 +107,29 @@ class InteractiveGame:
     def move_name(self, move: int) -> str:
         """Return the name of a legal move."""
         return str(self.state.action_to_string(self.state.current_player(), move))
+
+
+class AgentOpponent:
+    """An agent as a fixed player, which chooses a move of any position of one game.
+
+    Args:
+        agent: chooses by its advice.
+        name: OpenSpiel's name and parameters.
+    """
+
+    def __init__(self, agent: Advisor, name: str) -> None:
+        self._game = InteractiveGame(agent, name)
+
+    def choose(self, state: Any) -> int:
+        """Return the agent's move in a non-terminal OpenSpiel state."""
+        return int(self.advice(state).action[0])
+
+    def advice(self, state: Any) -> Advice:
+        """Return the agent's advice on an OpenSpiel state, for a batch of one."""
+        moves, known = state.history(), [move.action for move in self._game.moves]
+        if moves[: len(known)] == known:
+            for move in moves[len(known) :]:
+                self._game.play(move)
+        else:
+            self._game.replay(moves)
+        return self._game.advice

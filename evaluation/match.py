@@ -10,6 +10,8 @@ import numpy as np
 from ludus.agents.agent import Player
 from ludus.agents.value_policy import epsilon_greedy
 from ludus.envs.board import spiel
+from ludus.envs.board.gtp import RESIGN
+from ludus.envs.board.opponent_names import GTP
 from ludus.envs.board.opponents import Opponent, make_opponent
 from ludus.envs.dict_observation import MASK, PackedDict
 from ludus.envs.make import make
@@ -20,7 +22,7 @@ class Side(Protocol):
     """One of the two players of a match, in all its games."""
 
     def moves(self, row: Row, legal: np.ndarray, states: list[Any], mine: np.ndarray) -> np.ndarray:
-        """Return moves [B]; they are ignored where mine [B] is false.
+        """Return moves [B] or `RESIGN`; they are ignored where mine [B] is false.
 
         Args:
             row: current row of all games.
@@ -61,9 +63,12 @@ class FixedSide:
     """Side of a fixed player, with its own random numbers in each game."""
 
     def __init__(self, name: str, game: str, num_games: int, seed: int) -> None:
-        rules = spiel.load(game)
+        rules, self._players = spiel.load(game), list[Opponent]()
+        if name.startswith(GTP):  # one process for all games: an engine may fill a GPU
+            self._players = [make_opponent(name, rules, seed)] * num_games
+            return
         seeds = np.random.SeedSequence([seed, 4]).generate_state(num_games) >> 1
-        self._players: list[Opponent] = [make_opponent(name, rules, int(s)) for s in seeds]
+        self._players = [make_opponent(name, rules, int(s)) for s in seeds]
 
     def moves(self, row: Row, legal: np.ndarray, states: list[Any], mine: np.ndarray) -> np.ndarray:
         """Return the player's move in each game in which it is to move, 0 in the others."""
@@ -156,6 +161,10 @@ def play_match(
                 result.seconds[index] += time.perf_counter() - since
                 result.moves[index] += int(mine.sum())
                 action = np.where(mine, chosen, action)
+            for i in np.flatnonzero(action == RESIGN):
+                result.returns[i] = rules.max_utility() * (1 if second[i] else -1)
+                result.lengths[i] = states[i].move_number()
+                over[i], action[i] = True, legal[i].argmax()
             left = np.maximum(left - 1, 0)
             for i in np.flatnonzero(~over):
                 states[i].apply_action(int(action[i]))

@@ -13,7 +13,7 @@ from ludus.agents.agent import AgentConfig, AnyAgent
 from ludus.envs.env_object import PREFIX, PassedEnv, env_name
 from ludus.envs.errors import RunError
 from ludus.envs.make import EnvOptions
-from ludus.envs.trust import trust_modules
+from ludus.envs.trust import trust_modules, trust_programs
 from ludus.evaluation.evaluate import Evaluation
 from ludus.evaluation.evaluate import evaluate as play_games
 from ludus.evaluation.video import SUFFIXES, Overlay, Recording
@@ -220,6 +220,7 @@ def evaluate(
         The games' `returns` and `lengths`, and their `mean`.
     """
     _check_games(seed, epsilon, episodes, "episodes")
+    trust_programs([str(settings.get("opponent"))])
     player, env_id, options = _player(agent, env, settings)
     return play_games(player, env_id, options, episodes=episodes, seed=seed, epsilon=epsilon)
 

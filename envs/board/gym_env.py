@@ -24,7 +24,7 @@ class BoardEnv(gymnasium.Env[np.ndarray, np.int64]):
 
     Args:
         game: OpenSpiel's name and parameters.
-        opponent: see `ludus.envs.board.opponents.OPPONENTS`.
+        opponent: see `ludus.envs.board.opponent_names.OPPONENTS`.
         render_mode: "ansi" for OpenSpiel's text, "rgb_array" for a picture.
 
     Raises:

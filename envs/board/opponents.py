@@ -5,17 +5,13 @@ from typing import Any, Protocol
 import numpy as np
 import pyspiel
 
+from ludus.envs.board.gtp import GtpOpponent
 from ludus.envs.board.material import material_lead
+from ludus.envs.board.opponent_names import GTP, OPPONENTS, simulations_of
 from ludus.envs.board.perfect import PerfectOpponent
 from ludus.envs.errors import EnvError
+from ludus.envs.trust import require_program
 
-OPPONENTS = {
-    "random": "every legal move with the same probability",
-    "greedy": "wins at once, else keeps the other from it, else counts material (a reply ahead)",
-    "mcts:N": "OpenSpiel's Monte-Carlo tree search with N simulations",
-    "minimax": "perfect play, where the rest of the game can be searched",
-    "perfect": "perfect play of connect four (extra `perfect`)",
-}
 _POSITIONS = 300_000  # that minimax searches for one move before it gives up
 _DEPTH = 200  # moves that minimax looks ahead before it gives up
 
@@ -24,7 +20,7 @@ class Opponent(Protocol):
     """Whoever chooses a move."""
 
     def choose(self, state: Any) -> int:
-        """Return a legal move in a non-terminal OpenSpiel state."""
+        """Return a legal move in a non-terminal OpenSpiel state; an engine may return `RESIGN`."""
 
 
 def make_opponent(name: str, game: pyspiel.Game, seed: int) -> Opponent:
@@ -33,14 +29,17 @@ def make_opponent(name: str, game: pyspiel.Game, seed: int) -> Opponent:
     Args:
         name: one of `OPPONENTS`, with a number in place of N.
         game: what is played.
-        seed: of its chance.
+        seed: of its chance; an engine of go has its own.
 
     Raises:
-        EnvError: there is no such player.
+        EnvError: there is no such player, or it is a program that the user has not named.
     """
-    kind, _, number = name.partition(":")
-    if kind == "mcts" and number.isdecimal() and 0 < int(number) <= 10_000_000:
-        return MCTSOpponent(game, int(number), seed)
+    simulations = simulations_of(name)
+    if simulations is not None:
+        return MCTSOpponent(game, simulations, seed)
+    if name.startswith(GTP):
+        require_program(name)
+        return GtpOpponent(name, game)
     match name:
         case "random":
             return RandomOpponent(seed)
