@@ -1,6 +1,7 @@
 """`ludus arena RUN_OR_PLAYER ...`: run a round robin of a board game, with Elo ratings."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,10 +18,13 @@ from ludus.comparison.arena import (
     Played,
     Standing,
     contender,
+    expand,
     rate,
+    rating_curves,
     round_robin,
     until_decided,
 )
+from ludus.comparison.arena_report import CURVE, write_arena_report, write_curve
 from ludus.comparison.sprt import ERROR, SequentialTest
 from ludus.envs.board import spiel
 from ludus.envs.board.perfect import make_solver
@@ -44,8 +48,8 @@ class Arguments:
     """Options of `ludus arena`."""
 
     contenders: Positional[tuple[str, ...]]
-    """run folders, RUN@STEPS for earlier checkpoints, and players: random, greedy, mcts:100, or
-    "gtp:COMMAND" for an engine of go"""
+    """run folders, RUN@STEPS for an earlier checkpoint, RUN@all for all that were kept, and
+    players: random, greedy, mcts:100, or "gtp:COMMAND" for an engine of go"""
     game: str = "connect_four"
     """name of the game in OpenSpiel, with parameters"""
     games: Annotated[int | None, AT_LEAST_ONE] = None
@@ -67,6 +71,8 @@ class Arguments:
     """seed of all random numbers"""
     out: Path | None = None
     """JSON file of the results"""
+    report: Path | None = None
+    """folder of a page of the results, arena.html, with the rating curves of runs"""
     save: Path | None = None
     """file of all games: chess as PGN, go as SGF, others as the numbers of their moves"""
     json: bool = False
@@ -75,7 +81,7 @@ class Arguments:
     def __post_init__(self) -> None:
         """Check the values."""
         check_bounds(self, UsageError)
-        if len(self.contenders) < 2:
+        if len(self.contenders) < 2 and not any(c.endswith("@all") for c in self.contenders):
             raise UsageError("an arena needs two contenders or more: folders of runs, or players")
         if len(set(self.contenders)) < len(self.contenders):
             raise UsageError("a contender is named twice; name each once")
@@ -105,6 +111,7 @@ def run(argv: list[str]) -> int:
     )
     spiel.load(given.game)
     trust_programs(given.contenders)
+    given = replace(given, contenders=tuple(expand(given.contenders)))  # checked again
     if given.perfect:
         make_solver(given.game)  # or one sentence why not, before the games
     contenders = [
@@ -114,8 +121,10 @@ def run(argv: list[str]) -> int:
     test = None if given.sprt is None else SequentialTest(*given.sprt)
     played = _play_all(given, contenders) if test is None else _play_until(given, contenders, test)
     standings, points = rate(contenders, played, given.seed)
+    curves = rating_curves(standings)
     judged = _judge(given, played) if given.perfect else {}
     results = _results(given, standings, points, judged, test)
+    decision = "" if test is None else _decision(given, test)
     if given.save is not None:
         records = [
             game_records(given.game, [given.contenders[i] for i in (p.first, p.second)], p.match)
@@ -126,12 +135,24 @@ def run(argv: list[str]) -> int:
         write_atomically(given.out, json.dumps(results, indent=1))
     if given.json:
         print_json(results)
-        return 0
-    print_table(_standings_table(standings))
-    if given.perfect:
-        print_table(_perfect_table(judged))
-    if test is not None:
-        print_result(_decision(given, test))
+    else:
+        print_table(_standings_table(standings))
+        for name, stages in curves.items():
+            print_result(f"\n{name} over its training:")
+            print_table(_curve_table(stages))
+        if given.perfect:
+            print_table(_perfect_table(judged))
+        if decision:
+            print_result(decision)
+    terminal = Terminal(stderr=True)
+    if given.report is not None:
+        page = write_arena_report(given.report, results, standings, decision)
+        terminal.print(f"{page} is the report")
+    for name, stages in curves.items():
+        try:
+            terminal.print(f"{write_curve(name, stages)} has the curve {CURVE} for TensorBoard")
+        except OSError as error:  # a run of others, say; the results are there all the same
+            terminal.print(f"{name} gets no curve for TensorBoard: {error}")
     return 0
 
 
@@ -153,6 +174,13 @@ def _results(
         "contenders": list(given.contenders),
         "standings": [asdict(standing) for standing in standings],
         "points": points.tolist(),
+        "curves": {
+            name: [
+                {"env_steps": steps, "elo": s.elo, "low": s.low, "high": s.high}
+                for steps, s in stages.items()
+            ]
+            for name, stages in rating_curves(standings).items()
+        },
     }
     if given.perfect:
         results["perfect"] = {
@@ -185,6 +213,15 @@ def _standings_table(standings: list[Standing]) -> Table:
             f"{s.low:+.0f} to {s.high:+.0f}",
             f"{s.milliseconds:.2f}",
         )
+    return table
+
+
+def _curve_table(stages: Mapping[int, Standing]) -> Table:
+    table = Table(box=None)
+    for column in ("env steps", "Elo", "95% interval"):
+        table.add_column(column, justify="right")
+    for steps, s in stages.items():
+        table.add_row(f"{steps:,}", f"{s.elo:+.0f}", f"{s.low:+.0f} to {s.high:+.0f}")
     return table
 
 

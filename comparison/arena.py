@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 
@@ -87,6 +88,40 @@ def contender(name: str, game: str, *, epsilon: float, simulations: int = 0) -> 
     return Contender(
         name, lambda _, seed: AgentSide(agent, deterministic=True, epsilon=epsilon, seed=seed)
     )
+
+
+def expand(names: Sequence[str]) -> list[str]:
+    """Replace each `RUN@all` by `RUN@ENV_STEPS` for all weights that the run has kept.
+
+    Raises:
+        RunError: there is no such run, or it has no weights yet.
+    """
+    found = list[str]()
+    for name in names:
+        folder, _, word = name.rpartition("@")
+        if not folder or word != "all" or name.startswith(GTP) or Path(name).exists():
+            found.append(name)
+            continue
+        stages = Run.open(folder).stages()
+        if not stages:
+            raise RunError(f"{folder} has no weights yet")
+        found += [f"{folder}@{steps}" for steps in stages]
+    return found
+
+
+def rating_curves(standings: Sequence[Standing]) -> dict[str, dict[int, Standing]]:
+    """Return the standings of the stages of each run by env steps, oldest first.
+
+    A run is a curve if two of its stages or more are among the contenders, as `RUN@ENV_STEPS`.
+    """
+    curves: dict[str, dict[int, Standing]] = {}
+    for each in standings:
+        folder, steps = (None, None) if each.name.startswith(GTP) else at_steps(each.name)
+        if steps is not None:
+            curves.setdefault(str(folder), {})[steps] = each
+    return {
+        folder: dict(sorted(stages.items())) for folder, stages in curves.items() if len(stages) > 1
+    }
 
 
 def round_robin(

@@ -124,6 +124,60 @@ def learning_curves(
     return figure
 
 
+def ratings(
+    curves: Mapping[str, np.ndarray], levels: Mapping[str, float], title: str, path: Path | None
+) -> Figure:
+    """Plot Elo ratings of the stages of trainings over env steps.
+
+    Args:
+        curves: for each run, [stages, 4]: env steps, rating, and its 95% interval.
+        levels: for each other contender, its rating, drawn as a grey line with its name.
+        title: title of the figure.
+        path: path of the PNG file; None to return the figure only.
+    """
+    styles = agent_styles(list(curves))
+    with figure_at(path, 1, 1, 4.3) as (figure, axes):
+        axis = axes[0]
+        for name, points in curves.items():
+            style, (steps, rating, low, high) = styles[name], points.T
+            axis.plot(
+                steps,
+                rating,
+                color=style.colour,
+                linestyle=style.line,
+                linewidth=1.7,
+                marker=style.marker,
+                markerfacecolor=style.face,
+                markersize=_MARKER_SIZE,
+                clip_on=False,  # the first stage may be at 0
+            )
+            axis.fill_between(steps, low, high, color=style.colour, alpha=0.16, linewidth=0)
+        for name, level in levels.items():
+            axis.axhline(level, color=_UNTRAINED.colour, linestyle=":", linewidth=1.4)
+            axis.annotate(
+                _printable(name),
+                (1.0, level),
+                xycoords=("axes fraction", "data"),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=9,
+                color="#444444",
+            )
+        axis.set_xlim(left=0)
+        axis.xaxis.set_major_formatter(ticker.FuncFormatter(_thousands))
+        axis.set_xlabel("env steps")
+        axis.set_ylabel("Elo")
+        axis.grid(True)
+        axis.set_title(
+            "band: 95% bootstrap interval over the games", fontsize=9, color="#444444", loc="left"
+        )
+        if len(curves) > 1:
+            _add_legend(figure, [_handle(styles[name]) for name in curves], list(curves))
+        figure.suptitle(_printable(title, _TITLE_LENGTH), fontsize=11, x=0.01, ha="left")
+    return figure
+
+
 def needs_log_time(runs: Sequence[Sequence[np.ndarray]]) -> bool:
     """Return whether the time of some agents would not be seen beside that of others.
 

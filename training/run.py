@@ -352,16 +352,20 @@ class Run:
         except CheckpointError as error:
             raise RunError(f"{self.path} has no weights yet: {error}") from error
 
+    def stages(self) -> dict[int, Path]:
+        """Return the folders of the weights that are kept by their env steps, oldest first."""
+        found = (path for path in self.weights.glob("[0-9]*") if path.name.isdecimal())
+        return {int(path.name): path for path in sorted(found, key=lambda path: int(path.name))}
+
     def weights_at(self, steps: int) -> dict[str, Tensor]:
         """Return the weights for acting of the checkpoint at `steps` env steps.
 
         Raises:
             RunError: there is no such checkpoint; the message lists those there are.
         """
-        found = self.weights.glob("[0-9]*")
-        saved = {int(path.name): path for path in found if path.name.isdecimal()}
+        saved = self.stages()
         if steps not in saved:
-            available = ", ".join(str(number) for number in sorted(saved)) or "none"
+            available = ", ".join(str(number) for number in saved) or "none"
             raise RunError(f"{self.path} has no weights of {steps} env steps; it has: {available}")
         try:
             return _as_weights(read_checkpoint(saved[steps]))

@@ -100,6 +100,11 @@ class TensorBoard:
         for tag, value in points.items():
             self._writer.add_scalar(tag, value, env_steps)
 
+    def band(self, tag: str, low: str, high: str) -> None:
+        """Show a curve within the band between two others, on the page of custom scalars."""
+        chart = tag.rpartition("/")[2]
+        self._writer.add_custom_scalars({"band": {chart: ["Margin", [tag, low, high]]}})
+
     def card(self, text: str, settings: Mapping[str, Any]) -> None:
         """Write the text and hparams pages."""
         from torch.utils.tensorboard.summary import hparams

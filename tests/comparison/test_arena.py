@@ -5,9 +5,20 @@ import json
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ludus.cli.main import main
-from ludus.comparison.arena import Contender, contender, elo, rate, round_robin, until_decided
+from ludus.comparison import plots
+from ludus.comparison.arena import (
+    Contender,
+    contender,
+    elo,
+    expand,
+    rate,
+    round_robin,
+    until_decided,
+)
+from ludus.comparison.arena_report import short_names
 from ludus.comparison.sprt import SequentialTest, expected_score
 from ludus.envs.errors import RunError
 from ludus.envs.make import EnvOptions
@@ -242,6 +253,7 @@ def test_a_run_of_another_game_is_refused(tmp_path):
         (["random", "greedy", "--sprt", "0", "30", "--games", "7"], "so it must be even"),
         (["random", "greedy", "--openings", "no.txt"], "no.txt cannot be read"),
         (["random", "random"], "a contender is named twice"),
+        (["nowhere@all"], "no such run"),
         (["random", "nobody"], "there is no opponent nobody"),
         (
             ["random", "greedy", "--game", "backgammon"],
@@ -258,6 +270,93 @@ def test_what_cannot_be_played_is_one_sentence(words, said, capsys):
     assert error.startswith("ludus: ")
     assert said in error
     assert error.count("\n") == 1
+
+
+def _with_stages(folder, seed=0):
+    """A run that has kept many stages."""
+    options = TrainOptions(
+        steps=100, seed=seed, eval_episodes=0, checkpoint_seconds=0.0, num_envs=8, video_every=0
+    )
+    session = start_session("ppo", "tic_tac_toe", options, EnvOptions(), None, folder, quiet=True)
+    session.run_to_end()
+    return session.run
+
+
+def test_the_stages_of_a_run_are_a_curve(tmp_path, capsys):
+    run, other = _with_stages(tmp_path), _with_stages(tmp_path, 1)
+    stages = list(run.stages())
+    assert stages[0] == 0
+    assert stages == sorted(stages)
+    assert len(stages) > 4
+    path, out, report = str(run.path), tmp_path / "arena.json", tmp_path / "report"
+    assert expand([f"{path}@all", "random", path]) == [
+        *(f"{path}@{steps}" for steps in stages),
+        "random",
+        path,
+    ]
+    words = ["arena", f"{path}@all", "greedy", f"{other.path}@0", "--game", "tic_tac_toe"]
+    words += ["--games", "2", "--out", str(out), "--report", str(report)]
+    for _ in range(2):  # the second curve replaces the first
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert not ended.value.code
+    shown = capsys.readouterr()
+    assert f"{path} over its training:" in shown.out
+    assert f"{run.path / 'arena'} has the curve arena/elo for TensorBoard" in shown.err
+    results = json.loads(out.read_text())
+    (curve,) = results["curves"].values()
+    rated = {s["name"]: s for s in results["standings"]}
+    assert len(rated) == len(stages) + 2
+    assert [point["env_steps"] for point in curve] == stages
+    for point in curve:
+        standing = rated[f"{path}@{point['env_steps']}"]
+        assert (point["elo"], point["low"]) == (standing["elo"], standing["low"])
+    log = EventAccumulator(str(run.path / "arena"))
+    log.Reload()
+    for tag, name in (("arena/elo", "elo"), ("arena/elo_low", "low"), ("arena/elo_high", "high")):
+        points = [(event.step, event.value) for event in log.Scalars(tag)]
+        assert points == [(p["env_steps"], pytest.approx(p[name], rel=1e-5)) for p in curve]
+    page = (report / "arena.html").read_text()
+    assert (report / "ratings.svg").is_file()
+    assert f"{run.path.name}@{stages[1]}</th>" in page
+    assert page.count("data:image/png") == 2
+    assert not (other.path / "arena").exists(), "one stage is no curve"
+
+
+def test_a_curve_is_not_written_through_a_link(tmp_path, capsys):
+    run = _with_stages(tmp_path)
+    (run.path / "arena").symlink_to(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(["arena", f"{run.path}@all", "--game", "tic_tac_toe", "--games", "1"])
+    assert ended.value.code == 2
+    shown = capsys.readouterr()
+    assert "is a link, which is not followed" in shown.err
+    assert "over its training" in shown.out, "the results are shown first"
+
+
+def test_the_figure_of_a_rating_shows_every_stage():
+    points = np.array([[0, -100, -150, -50], [1_000, 0, -40, 50], [2_000, 80.0, 30, 130]])
+    figure = plots.ratings({"a": points, "b": points[:2]}, {"mcts:100": 200.0}, "a game", None)
+    (axis,) = figure.axes
+    assert [line.get_xydata().tolist() for line in axis.lines[:2]] == [
+        points[:, :2].tolist(),
+        points[:2, :2].tolist(),
+    ]
+    assert [text.get_text() for text in axis.texts] == ["mcts:100"]
+    assert len(figure.legends) == 1
+
+
+def test_a_run_has_a_short_name_where_that_is_its_own():
+    names = ["runs/a/1", "runs/a/1@5", "runs/b/2@7", "runs/c/2", "gtp:x/y@3", "mcts:10", "3@4"]
+    assert short_names(names) == {
+        "runs/a/1": "1",
+        "runs/a/1@5": "1@5",
+        "runs/b/2@7": "runs/b/2@7",
+        "runs/c/2": "runs/c/2",
+        "gtp:x/y@3": "gtp:x/y@3",
+        "mcts:10": "mcts:10",
+        "3@4": "3@4",
+    }
 
 
 def test_earlier_checkpoints_play_by_their_steps(tmp_path):
