@@ -137,9 +137,6 @@ class RunConfig:
         return (*self.options.wrapper, getattr(self.config, "encoder", ""))
 
 
-PACKED = "packed"  # the entry of config.json that says so
-
-
 @dataclass(frozen=True)
 class _Head:
     """The entries of config.json that are no dataclasses."""
@@ -208,6 +205,7 @@ class Status:
     seconds: float | None = None  # of training so far, without evaluations
 
 
+PACKED = "packed"  # the entry of config.json that says so
 _MAX_STATUS_BYTES = 1 << 20
 _STATUS_FIELDS = tuple(field.name for field in fields(Status))
 
@@ -354,8 +352,8 @@ class Run:
 
     def stages(self) -> dict[int, Path]:
         """Return the folders of the weights that are kept by their env steps, oldest first."""
-        found = (path for path in self.weights.glob("[0-9]*") if path.name.isdecimal())
-        return {int(path.name): path for path in sorted(found, key=lambda path: int(path.name))}
+        found = self.weights.glob("[0-9]*")
+        return dict(sorted((int(path.name), path) for path in found if path.name.isdecimal()))
 
     def weights_at(self, steps: int) -> dict[str, Tensor]:
         """Return the weights for acting of the checkpoint at `steps` env steps.
