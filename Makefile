@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo readme-figures test test-all learn check install bench gpu clean
+.PHONY: demo readme-figures test test-all learn check docs install bench gpu clean
 
 install: .venv/.installed
 
@@ -51,6 +51,11 @@ check: .venv/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# The site of the documentation, in build/site. It needs no network.
+docs: .venv/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "build/site/index.html; with the search: $(PYTHON) -m http.server -d build/site"
 
 bench: .venv/.installed
 	$(BIN)/ludus bench
