@@ -1,7 +1,7 @@
 """The generated part of an agent's page: its scores, and its fields with their defaults."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -74,7 +74,7 @@ def generated(name: str) -> str:
     """Return the Markdown below the text of an agent's page."""
     if name == OTHERS:
         return _baselines()
-    parts = [_scores(name), f"## Fields\n\n{_where(name)}"]
+    parts = [_scores([name]), f"## Fields\n\n{_where(name)}"]
     base = BASES.get(name)
     if base is not None:
         parts.append(_differences(name, base))
@@ -132,9 +132,28 @@ def _tables(name: str) -> Iterator[str]:
             table.append("|---|---|---|---|")
             for field in rows:
                 values = {k: getattr(preset.config, field) for k, preset in found.items()}
-                shown = _by_kind(values), _accepted(hints[field]), docs[field].replace("|", "\\|")
-                table.append(f"| `{field}` | {' | '.join(shown)} |")
+                table.append(_row(field, _by_kind(values), hints[field], docs[field]))
             yield "\n".join(table)
+
+
+def table_of(kind: type[Any]) -> str:
+    """Return a table of the fields of a dataclass of options, with its own defaults."""
+    hints = get_type_hints(kind, include_extras=True)
+    rows = [
+        _row(
+            o.name,
+            "" if o.default in (None, "", ()) else f"`{_shown(o.default)}`",
+            hints[o.name],
+            o.text,
+        )
+        for o in options_of(kind)
+    ]
+    return "\n".join(["| field | default | accepted | meaning |", "|---|---|---|---|", *rows])
+
+
+def _row(field: str, default: str, hint: Any, meaning: str) -> str:
+    """Return the row of a field."""
+    return f"| `{field}` | {default} | {_accepted(hint)} | {meaning.replace('|', chr(92) + '|')} |"
 
 
 def _accepted(hint: Any) -> str:
@@ -189,13 +208,13 @@ def _slug(title: str) -> str:
     return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
-def _scores(name: str) -> str:
-    """Return the rows of an agent in the tables of the benchmarks, with their commands."""
+def _scores(names: Sequence[str]) -> str:
+    """Return the rows of agents in the tables of the benchmarks, with their commands."""
     found = []
     for section in _sections():
         for table in re.findall(r"^\| agent \|.*\n(?:\|.*\n)+", section.text, re.M):
             header, line, *rows = table.splitlines()
-            rows = [row for row in rows if row.startswith(f"| {name} |")]
+            rows = [row for row in rows if row.split("|")[1].strip() in names]
             if rows:
                 link = f"../../benchmarks/README.md#{section.anchor}"
                 block = re.search(r"^```\n(.*?)^```", section.text, re.M | re.S)
@@ -223,5 +242,5 @@ def _baselines() -> str:
         "`minibatches` stands for `batch_size`, `anneal` names arguments that fall to 0, and "
         "`noise` is the deviation of exploration."
     )
-    parts = [*map(_scores, names), text, "\n".join(lines), *_tables("sb3:ppo")]
+    parts = [_scores(names), text, "\n".join(lines), *_tables("sb3:ppo")]
     return "\n\n" + "\n\n".join(filter(None, parts))

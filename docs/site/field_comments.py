@@ -1,4 +1,8 @@
-"""An extension of the API's generator: a comment beside a field of a class is its docstring."""
+"""An extension of the API's generator: the comments beside the fields of a named tuple.
+
+They hold the shapes of tensors. The generator reads docstrings only, so they become the section
+"Attributes" of the tuple's docstring.
+"""
 
 from typing import Any
 
@@ -6,18 +10,20 @@ import griffe
 
 
 class FieldComments(griffe.Extension):
-    """Take the comments of named tuples, which have the shapes of their fields."""
+    """Add the comments of named tuples to their docstrings."""
 
-    def on_attribute_instance(self, *, attr: griffe.Attribute, agent: Any, **_: Any) -> None:
-        """Give a field without a docstring the comment in its line, or that in the lines above."""
-        parent, line = attr.parent, attr.lineno
-        if attr.docstring is not None or line is None or not (parent and parent.is_class):
+    def on_class_members(self, *, cls: griffe.Class, **_: Any) -> None:
+        """Add a section of the fields that have a comment, in their line or in the lines above."""
+        if not any(str(base) == "NamedTuple" for base in cls.bases) or cls.docstring is None:
             return
-        lines = attr.filepath.read_text().splitlines()  # type: ignore[union-attr]  # one module
-        _, found, text = lines[line - 1].partition("  # ")
-        above = line - 2
-        while not found and lines[above].strip().startswith("# "):
-            text = f"{lines[above].strip().removeprefix('# ')} {text}".strip()
-            above -= 1
-        if text:
-            attr.docstring = griffe.Docstring(text, lineno=line, parent=attr)
+        lines = cls.filepath.read_text().splitlines()  # type: ignore[union-attr]  # one module
+        rows = []
+        for name, field in cls.attributes.items():
+            line = (field.lineno or 1) - 1
+            _, found, text = lines[line].partition("  # ")
+            while not found and lines[line - 1].strip().startswith("# "):
+                line -= 1
+                text = f"{lines[line].strip().removeprefix('# ')} {text}".strip()
+            rows.append(f"    {name}: {text or name.replace('_', ' ')}")
+        if rows:
+            cls.docstring.value += "\n\nAttributes:\n" + "\n".join(rows)

@@ -8,6 +8,7 @@ browsers draw without a script.
 import html
 import re
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ PACKAGES = (
 ASSETS = (".png", ".gif", ".html")
 LANGUAGES = {".py": "python", ".cff": "yaml"}
 _LINK = re.compile(r"(?<=\]\()([^)#:\s]+)(?=[)#])")  # the path of a relative link
+_FIELDS = re.compile(r"^<!-- fields of ([\w.]+) -->$", re.M)
 _GOTCHAS = re.compile(r"^## (Library gotchas\n.*?)(?=^## )", re.M | re.S)
 _EQUATION = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.S)
 
@@ -79,6 +81,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     name = re.fullmatch(r"docs/agents/(\w+)\.md", path)
     if name and name[1] != "index":
         markdown += agent_pages.generated(name[1])
+    markdown = _FIELDS.sub(lambda found: _table(found[1]), markdown)
     up = "../" * path.count("/")
 
     def source(link: re.Match[str]) -> str:
@@ -104,6 +107,12 @@ def on_page_content(content: str, **_: Any) -> str:
 @cache
 def _text(path: str) -> str:
     return (ROOT / path).read_text()
+
+
+def _table(name: str) -> str:
+    """Return the table of the fields of a dataclass, named with its module."""
+    module, _, kind = name.rpartition(".")
+    return agent_pages.table_of(getattr(import_module(module), kind))
 
 
 def _file(config: Any, path: str, destination: str) -> File:
