@@ -21,6 +21,11 @@ from ludus.envs.make import make
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks" / "README.md"
 OTHERS = "sb3"  # the page of all baselines
+# agents for continuous actions; the others refuse them when they are built
+CONTINUOUS = (
+    *("ppo", "recurrent_ppo", "a2c", "impala", "random"),
+    *("sb3:ppo", "sb3:a2c", "sb3:sac", "sb3:td3"),
+)
 # presets whose page says in which fields they differ from another one
 BASES = {
     **dict.fromkeys(("ddqn", "dueling", "c51", "qrdqn", "iqn", "munchausen"), "dqn"),
@@ -56,12 +61,9 @@ def presets(name: str) -> dict[str, Preset]:
     """Return the presets of an agent by the kind of env, without the kinds that it refuses."""
     found = {}
     for kind, env in _envs().items():
-        only_discrete = registry.entry(name).module not in (
-            registry.entry("ppo").module,
-            registry.entry("random").module,
-            registry.entry("sb3:ppo").module,
-        )
-        if kind == "continuous actions" and only_discrete:
+        if kind == "continuous actions" and name not in CONTINUOUS:
+            continue
+        if kind == "board games" and registry.trains_itself(name):  # SB3 has no action masks
             continue
         try:
             found[kind] = registry.preset(name, env)
@@ -231,16 +233,19 @@ def _scores(names: Sequence[str]) -> str:
 def _baselines() -> str:
     """Return the scores of SB3's agents, their arguments, and the fields."""
     names = [name for name in registry.names() if name.startswith("sb3:")]
-    lines = ["| agent | env | value |", "|---|---|---|"]
+    lines = ["| agent | env | arguments |", "|---|---|---|"]
     for name in names:
+        kinds: dict[str, list[str]] = {}
         for kind, preset in presets(name).items():
             assert isinstance(preset.config, SB3Config)
             values = ", ".join(f"{k}={_shown(v)}" for k, v in preset.config.arguments.items())
-            lines.append(f"| `{name}` | {kind} | {values} |")
+            kinds.setdefault(values or "SB3's defaults", []).append(kind)
+        lines += [f"| `{name}` | {', '.join(kind)} | {values} |" for values, kind in kinds.items()]
     text = (
         "## Fields\n\nArguments of SB3's classes by preset. `exploration_steps` counts env steps, "
         "`minibatches` stands for `batch_size`, `anneal` names arguments that fall to 0, and "
         "`noise` is the deviation of exploration."
     )
-    parts = [_scores(names), text, "\n".join(lines), *_tables("sb3:ppo")]
+    rest = "The other fields, with the defaults of `sb3:ppo`:"
+    parts = [_scores(names), text, "\n".join(lines), rest, *_tables("sb3:ppo")]
     return "\n\n" + "\n\n".join(filter(None, parts))
