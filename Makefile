@@ -54,7 +54,7 @@ check: .venv/.installed-dev
 
 # The site of the documentation, in build/site. It needs no network.
 docs: .venv/.installed-dev
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 	@echo "build/site/index.html; with the search: $(PYTHON) -m http.server -d build/site"
 
 bench: .venv/.installed

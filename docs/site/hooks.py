@@ -14,6 +14,7 @@ from typing import Any
 
 import agent_pages
 from latex2mathml.converter import convert
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
@@ -71,7 +72,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Add what is generated of an agent, and turn links to source files into links to their pages.
 
     Raises:
-        FileNotFoundError: a link leads to no file of the repository.
+        PluginError: a link leads to no file of the repository.
     """
     path = page.file.src_uri
     if path == "CONTRIBUTING.md":
@@ -146,5 +147,5 @@ def _resolve(page: str, link: str) -> str:
     """Return the path in the repository of a link on a page."""
     target = (ROOT / page).parent.joinpath(link).resolve()
     if not target.is_file():
-        raise FileNotFoundError(f"{page} links to {link}, which is no file")
+        raise PluginError(f"{page} links to {link}, which is no file")
     return target.relative_to(ROOT).as_posix()
