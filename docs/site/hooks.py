@@ -32,18 +32,17 @@ _GOTCHAS = re.compile(r"^## (Library gotchas\n.*?)(?=^## )", re.M | re.S)
 _EQUATION = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.S)
 
 
-def on_config(config: Any) -> Any:
+def on_startup(**_: Any) -> None:
     """Make a folder in which the API's generator finds `ludus` and nothing else.
 
     The package is the root of the repository, which also holds the virtual env and the tests: to
-    read all that takes two minutes.
+    read all that takes two minutes. The generator looks for the folder before `on_config`.
     """
     package = ROOT / "build" / "api" / "ludus"
     package.mkdir(parents=True, exist_ok=True)
     for name in PACKAGES:
         if not (package / name).is_symlink():
             (package / name).symlink_to(Path("../../..") / name)
-    return config
 
 
 def on_files(files: Files, config: Any) -> Files:
