@@ -86,7 +86,7 @@ def test_every_pretrained_agent_is_small_and_has_a_card_and_a_row_in_the_docs():
         card = (folder / "README.md").read_text()
         assert f"pretrained:{name}" in card
         assert f"| mean | {status.score + 0.0:.2f} |" in card
-        row = f"| `pretrained:{name}` | `{config.agent}` | {config.env} | {status.env_steps:,} |"
+        row = f"| `{name}` | `{config.agent}` | {config.env} | {status.env_steps:,} |"
         assert row in page
         here = str(Path(ludus.__file__).parent)
         assert all(here not in path.read_text() for path in files if path.suffix == ".json")
