@@ -83,6 +83,15 @@ FIGURES = (
     _trained("r2d2_eps", "R2D2: Adam's eps"),
     _trained("pqn", "PQN: normalisation and initialisation"),
     Figure(
+        "minatar_long",
+        ("benchmarks/README.md", "PQN on MinAtar, at length"),
+        (
+            "python benchmarks/trainings.py run minatar_long",
+            "python benchmarks/curves.py minatar_long",
+        ),
+        "results/minatar_long.jsonl",
+    ),
+    Figure(
         "policy",
         ("benchmarks/README.md", "Policy agents"),
         (

@@ -37,8 +37,17 @@ def queue(tmp_path, monkeypatch):
     return program
 
 
+def test_a_point_of_a_curve_is_an_evaluation_at_its_time(monkeypatch):
+    monkeypatch.syspath_prepend(PROGRAM.parent)
+    _module("trainings", monkeypatch)
+    evaluations = [{"env_steps": 50, "returns": [1, 3]}, {"env_steps": 100, "returns": [4, 6]}]
+    line = {"env_steps": 100, "training_seconds": [1, 2, 4, 8], "evaluations": evaluations}
+    curve = _module("curves", monkeypatch).curve_of(line)
+    assert np.array_equal(curve, [[50, 2, 2], [100, 8, 5]])
+
+
 @pytest.mark.skipif(shutil.which("nice") is None, reason="trainings run with nice")
-def test_each_training_is_done_once_and_its_result_kept(queue, capsys):
+def test_each_training_is_done_once_and_its_result_kept(queue, capsys, monkeypatch, tmp_path):
     queue.run(["short"], jobs=2, commit=False)
     lines = (queue.RESULTS / "short.jsonl").read_text().splitlines()
     results = {line["key"]: line for line in map(json.loads, lines)}
@@ -57,6 +66,9 @@ def test_each_training_is_done_once_and_its_result_kept(queue, capsys):
     queue.table("short")
     printed = capsys.readouterr().out
     assert "short: 2 of 2" in printed
+    curves = _module("curves", monkeypatch)
+    monkeypatch.setattr(curves, "PICTURES", tmp_path)
+    assert curves.draw("short").read_bytes().startswith(b"\x89PNG")
     assert "| plain | " in printed
 
 
