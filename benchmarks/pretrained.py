@@ -44,7 +44,8 @@ def main() -> int:
     copy = pack(run, folder, half=given.half)
     results: list[Evaluation] = []
     for which, path in (("run", run.path), ("copy", copy.path)):
-        results.append(ludus.evaluate(path, episodes=given.games))
+        epsilon = config.train.eval_epsilon
+        results.append(ludus.evaluate(path, episodes=given.games, epsilon=epsilon))
         print(f"{which}: {_shown(summarise(np.array([results[-1].returns])))}")
     if not given.half and results[0].returns != results[1].returns:
         print("the copy plays otherwise than the run", file=sys.stderr)

@@ -29,7 +29,7 @@ from ludus.comparison.sprt import ERROR, SequentialTest
 from ludus.envs.board import spiel
 from ludus.envs.board.perfect import make_solver
 from ludus.envs.bounds import AT_LEAST_ONE, FRACTION, NON_NEGATIVE, check_bounds
-from ludus.envs.errors import UsageError
+from ludus.envs.errors import RunError, UsageError
 from ludus.envs.trust import trust_programs
 from ludus.evaluation.game_records import game_records
 from ludus.evaluation.judge import JudgedMove, Share, judge, share
@@ -109,6 +109,9 @@ def run(argv: list[str]) -> int:
     given = parse(
         Arguments, argv, command="arena", about="Run a round robin of agents and players."
     )
+    for path in (given.out, given.save):  # or hours of games would be lost
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            raise UsageError(f"{path} cannot be written: it is a folder, or in none")
     spiel.load(given.game)
     trust_programs(given.contenders)
     given = replace(given, contenders=tuple(expand(given.contenders)))  # checked again
@@ -151,7 +154,10 @@ def run(argv: list[str]) -> int:
     for name, stages in curves.items():
         try:
             terminal.print(f"{write_curve(name, stages)} has the curve {CURVE} for TensorBoard")
-        except OSError as error:  # a run of others, say; the results are there all the same
+        except (
+            OSError,
+            RunError,
+        ) as error:  # a run of others, say; the results are there all the same
             terminal.print(f"{name} gets no curve for TensorBoard: {error}")
     return 0
 

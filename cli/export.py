@@ -43,6 +43,8 @@ def run(argv: list[str]) -> int:
     agent = load(given.run)
     folder = Path() if agent.run is None or agent.run.packed else agent.run.path
     out = given.out or folder / f"agent{SUFFIXES[given.format]}"
+    if out.is_dir():
+        raise UsageError(f"{out} is a folder; name a file in it")
     if not out.parent.is_dir():
         raise UsageError(f"the folder {out.parent} does not exist; create it first")
     step = agent.export(out, given.format)

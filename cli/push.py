@@ -13,7 +13,7 @@ from ludus.comparison.analysis import About
 from ludus.comparison.compare import Plan, compare
 from ludus.comparison.model_card import write_card
 from ludus.comparison.report import write_report
-from ludus.envs.errors import UsageError, describe_error
+from ludus.envs.errors import RunError, UsageError, describe_error
 from ludus.envs.make import EnvOptions
 from ludus.training.api import record
 from ludus.training.hub import HUB, check_name, upload
@@ -90,6 +90,8 @@ def _report(run: Run, folder: Path, argv: list[str]) -> None:
         jobs=1,
         quiet=True,
     )
-    trainings, _ = compare(plan)
+    trainings, failed = compare(plan)
+    if not trainings:
+        raise RunError(failed[0] if failed else f"{run.path} has no held-out games")
     about = About.here(config.agent, shlex.join(["ludus", "push", *argv]), "cpu")
     write_report(folder, trainings, about)

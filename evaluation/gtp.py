@@ -222,8 +222,12 @@ class GtpEngine:
         passing = self._size**2
         if len(points) < 2 or len(set(points)) < len(points) or {None, passing} & set(points):
             raise _Refused("bad vertex list")
-        for point in points:
-            self._play(["b", vertex_of(point or 0, self._size)])
+        try:
+            for point in points:
+                self._play(["b", vertex_of(point or 0, self._size)])
+        except _Refused:
+            self._begin()  # the board was empty
+            raise
         return " ".join(vertex.upper() for vertex in vertices)
 
     def _final_score(self, words: Sequence[str]) -> str:

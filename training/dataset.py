@@ -5,6 +5,7 @@ own replay, each followed by its last observation as a row that is never sampled
 https://minari.farama.org; the package is an optional extra.
 """
 
+import logging
 import re
 import sys
 import warnings
@@ -54,6 +55,8 @@ def minari_package() -> ModuleType:
         raise ConfigError(
             'data sets need the package minari; run pip install -e ".[offline]" in the checkout'
         ) from error
+    # it reports each attempt to reach its server, and we say once that there is none
+    logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)
     return minari
 
 

@@ -96,8 +96,9 @@ class OneStep(nn.Module):
         self._network = copy.deepcopy(network).cpu().eval().requires_grad_(False)
         for layer in list(self._network.modules()):
             for name, child in layer.named_children():
-                if isinstance(child, nn.AdaptiveMaxPool2d):
-                    setattr(layer, name, _FixedMaxPool(int(child.output_size)))  # type: ignore[arg-type]  # made of one number
+                side = child.output_size if isinstance(child, nn.AdaptiveMaxPool2d) else None
+                if isinstance(side, int):  # not one of a user's network that makes a pair of it
+                    setattr(layer, name, _FixedMaxPool(side))
         self._kind = ActionKind(action_space)
         self._keys = {"observation": space}
         self._by_key = False

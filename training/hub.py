@@ -3,6 +3,7 @@
 Only files of the names in `FILES` are sent and fetched. None of them is code or a pickled object.
 """
 
+import contextlib
 import glob
 import os
 import re
@@ -62,6 +63,8 @@ def download(name: str) -> Path:
     """
     repo, revision = check_name(name)
     kept = _cache() / repo
+    if revision is not None and (kept / revision / "config.json").is_file():
+        return kept / revision
     hub = _library()
     try:
         info = _ask(lambda: hub.HfApi().model_info(repo, revision=revision, files_metadata=True))
@@ -80,6 +83,8 @@ def download(name: str) -> Path:
         raise RunError(
             f"{HUB}{name} has {sum(files.values()):,} bytes; at most {_MOST_BYTES:,} are read"
         )
+    if not re.fullmatch(r"[0-9a-f]{40}", str(info.sha)):
+        raise RunError(f"{HUB}{name} has the commit {str(info.sha)[:60]!r}, which is none")
     folder = kept / str(info.sha)
     if not (folder / "config.json").is_file():
         kept.mkdir(parents=True, exist_ok=True)
@@ -91,7 +96,8 @@ def download(name: str) -> Path:
                 )
             )
             shutil.rmtree(temporary / ".cache", ignore_errors=True)  # the library's own notes
-            temporary.rename(folder)
+            with contextlib.suppress(OSError):  # another process has fetched it meanwhile
+                temporary.rename(folder)
         except ConnectionError as error:
             raise RunError(f"{HUB}{name} cannot be fetched: {error}") from error
         finally:
@@ -180,6 +186,8 @@ def _ask(request: Callable[[], _T]) -> _T:
         raise RunError(f"the hub refuses: {text}") from error
     except (OSError, RuntimeError) as error:
         raise ConnectionError(" ".join(str(error).split()) or type(error).__name__) from error
+    except (ValueError, LookupError, TypeError) as error:
+        raise RunError("the address of the hub does not answer as a hub does") from error
     except Exception as error:  # of the library's HTTP client
         if "http" not in type(error).__module__:
             raise

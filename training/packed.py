@@ -23,7 +23,7 @@ from ludus.training.run import PACKED, Run
 from ludus.training.train import load_saved
 
 MOST_GAMES = 3_000  # of episodes.csv that are kept, evenly spaced
-_FOLDER_OPTIONS = ("--run-dir", "--resume")  # of a command, with the folder after them
+_FOLDER_OPTIONS = ("--run-dir", "--resume", "--config")  # of a command, with the folder after them
 
 
 def pack(run: Run, folder: Path, *, half: bool = False) -> Run:
@@ -67,25 +67,45 @@ def command_of(record: dict[str, Any]) -> list[str]:
         record: the content of config.json.
     """
     given = record.get("command")
-    words = iter(map(str, given[1:] if isinstance(given, list) else []))
-    command = []
-    for word in words:
-        if word in _FOLDER_OPTIONS:
-            next(words, None)
-        else:
-            command.append(word)
-    return ["ludus", *command] if command else []
+    words = list(map(str, given)) if isinstance(given, list) else []
+    if len(words) < 2 or Path(words[0]).name not in ("ludus", "__main__.py"):
+        return []  # of a program of the user's own
+    rest, command = iter(words[1:]), ["ludus"]
+    for word in rest:
+        option, equals, _ = word.partition("=")
+        if option.replace("_", "-") not in _FOLDER_OPTIONS:
+            command.append(str(_last(word)))
+        elif not equals:
+            next(rest, None)
+    return command
 
 
 def _clean(record: dict[str, Any]) -> dict[str, Any]:
     """Return the entries of config.json, marked as packed, without this machine's folders."""
-    return record | {"command": command_of(record), PACKED: True}
+    cleaned = record | {"command": command_of(record), PACKED: True}
+    cleaned.pop("launch", None)
+    train = record.get("train")
+    if isinstance(train, dict):
+        local = {"init_from": _last(train.get("init_from")), "dataset": _last(train.get("dataset"))}
+        cleaned["train"] = train | {k: v for k, v in local.items() if k in train}
+    history = record.get("history")
+    if isinstance(history, list):
+        kept = [entry for entry in history if isinstance(entry, dict)]
+        cleaned["history"] = [entry | {"command": command_of(entry)} for entry in kept]
+    return cleaned
+
+
+def _last(place: Any) -> Any:
+    """Return the last part of a path on this machine; any other name is as it was."""
+    on_disk = isinstance(place, str) and (Path(place).is_absolute() or Path(place).exists())
+    return Path(place).name if on_disk else place
 
 
 def _some_games(run: Run) -> str:
     """Return episodes.csv with at most `MOST_GAMES` games, evenly spaced."""
     try:
         games = Episodes.read(run.path / "episodes.csv")
+        games = games[np.isfinite(games).all(1)]
     except (OSError, ValueError):
         games = np.zeros((0, 4))
     chosen = games[np.linspace(0, len(games) - 1, min(len(games), MOST_GAMES)).astype(int)]

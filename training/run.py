@@ -213,7 +213,7 @@ _STATUS_FIELDS = tuple(field.name for field in fields(Status))
 def _are_evaluations(stored: Any) -> bool:
     """Return whether a value is what `write_evaluations` writes."""
     try:
-        return all(
+        return isinstance(stored, list) and all(
             type(each["env_steps"]) is int
             and np.isfinite(np.asarray(each["returns"], np.float64)).ndim == 1
             and len(each["returns"]) == len(each["lengths"]) > 0

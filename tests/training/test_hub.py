@@ -119,7 +119,27 @@ def test_a_command_loses_its_folders():
     assert command_of({"command": [*words, "--steps", "9"]}) == [
         *("ludus", "train", "dqn", "CartPole-v1", "--steps", "9")
     ]
+    kept = ["/x/ludus/__main__.py", "train", "--run_dir=/home/a/runs", "--init-from", "/home/a/b"]
+    assert command_of({"command": kept}) == ["ludus", "train", "--init-from", "b"]
+    assert command_of({"command": ["/home/a/script.py", "--fast"]}) == []
     assert command_of({}) == command_of({"command": None}) == command_of({"command": []}) == []
+
+
+def test_no_folder_of_this_machine_is_handed_on(run, tmp_path):
+    odd = Run(tmp_path / "odd")
+    for name, content in _files(run.path).items():
+        (odd.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (odd.path / name).write_bytes(content)
+    record = json.loads((odd.path / "config.json").read_text())
+    record["command"] = ["/home/a/bin/ludus", "train", "--resume", "/home/a/runs/x", "--steps", "9"]
+    record["history"] = [{"env_steps": 1, "changed": {}, "command": record["command"]}]
+    record["launch"] = "/home/a/torchrun"
+    record["train"]["init_from"] = "/home/a/runs/y"
+    (odd.path / "config.json").write_text(json.dumps(record))
+    (odd.path / "episodes.csv").write_text("env_steps,seconds,return,length\nnan,nan,nan,nan\n")
+    text = (pack(odd, tmp_path / "packed").path / "config.json").read_text()
+    assert "/home/a" not in text
+    assert json.loads(text)["history"][0]["command"] == ["ludus", "train", "--steps", "9"]
 
 
 def test_push_and_use(run, stand_in, tmp_path):
