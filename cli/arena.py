@@ -29,7 +29,7 @@ from ludus.comparison.sprt import ERROR, SequentialTest
 from ludus.envs.board import spiel
 from ludus.envs.board.perfect import make_solver
 from ludus.envs.bounds import AT_LEAST_ONE, FRACTION, NON_NEGATIVE, check_bounds
-from ludus.envs.errors import RunError, UsageError
+from ludus.envs.errors import UsageError
 from ludus.envs.trust import trust_programs
 from ludus.evaluation.game_records import game_records
 from ludus.evaluation.judge import JudgedMove, Share, judge, share
@@ -154,10 +154,7 @@ def run(argv: list[str]) -> int:
     for name, stages in curves.items():
         try:
             terminal.print(f"{write_curve(name, stages)} has the curve {CURVE} for TensorBoard")
-        except (
-            OSError,
-            RunError,
-        ) as error:  # a run of others, say; the results are there all the same
+        except OSError as error:  # a run of others, say; the results are there all the same
             terminal.print(f"{name} gets no curve for TensorBoard: {error}")
     return 0
 
