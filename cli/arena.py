@@ -10,7 +10,7 @@ import numpy as np
 from rich.table import Table
 from tyro.conf import Positional
 
-from ludus.cli.options import parse
+from ludus.cli.options import check_file, parse
 from ludus.cli.output import print_json, print_result, print_table
 from ludus.comparison.arena import (
     BATCH,
@@ -110,8 +110,8 @@ def run(argv: list[str]) -> int:
         Arguments, argv, command="arena", about="Run a round robin of agents and players."
     )
     for path in (given.out, given.save):  # or hours of games would be lost
-        if path is not None and (path.is_dir() or not path.parent.is_dir()):
-            raise UsageError(f"{path} cannot be written: it is a folder, or in none")
+        if path is not None:
+            check_file(path)
     spiel.load(given.game)
     trust_programs(given.contenders)
     given = replace(given, contenders=tuple(expand(given.contenders)))  # checked again

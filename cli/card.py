@@ -5,10 +5,9 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from ludus.cli.options import parse
+from ludus.cli.options import check_file, parse
 from ludus.cli.output import print_result
 from ludus.comparison.model_card import write_card
-from ludus.envs.errors import UsageError
 from ludus.training.find_run import PRETRAINED
 from ludus.training.hub import HUB
 from ludus.training.run import Run
@@ -37,10 +36,7 @@ def run(argv: list[str]) -> int:
     given = parse(Arguments, argv, command="card", about=ABOUT)
     opened = Run.open(given.run)
     out = given.out or (Path() if opened.packed else opened.path) / "card.md"
-    if out.is_dir():
-        raise UsageError(f"{out} is a folder; name a file in it")
-    if not out.parent.is_dir():
-        raise UsageError(f"the folder {out.parent} does not exist; create it first")
+    check_file(out)
     named = str(given.run).startswith((PRETRAINED, HUB))
     curve = write_card(opened, out, str(given.run if named else opened.path))
     print_result(f"{out}" if curve is None else f"{out} and {curve}")

@@ -5,9 +5,8 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from ludus.cli.options import parse
+from ludus.cli.options import check_file, parse
 from ludus.cli.output import print_json, print_result
-from ludus.envs.errors import UsageError
 from ludus.training.api import load
 from ludus.training.export import SUFFIXES, Format
 
@@ -43,10 +42,7 @@ def run(argv: list[str]) -> int:
     agent = load(given.run)
     folder = Path() if agent.run is None or agent.run.packed else agent.run.path
     out = given.out or folder / f"agent{SUFFIXES[given.format]}"
-    if out.is_dir():
-        raise UsageError(f"{out} is a folder; name a file in it")
-    if not out.parent.is_dir():
-        raise UsageError(f"the folder {out.parent} does not exist; create it first")
+    check_file(out)
     step = agent.export(out, given.format)
     if given.json:
         both = {"inputs": step.inputs(), "outputs": step.outputs()}

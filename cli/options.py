@@ -157,6 +157,18 @@ def _sentence(output: str, command: str) -> str:
     return f"{message}{suggestion or f'; ludus {command} --help shows every option'}"
 
 
+def check_file(path: Path) -> None:
+    """Check that a file can be written at a path, before the work that is to be written there.
+
+    Raises:
+        UsageError: it is a folder, or in a folder that does not exist.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise UsageError(f"the folder {path.parent} does not exist; create it first")
+
+
 def check_agents(names: Iterable[str]) -> None:
     """Check names of agents before anything slow is imported.
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
-from ludus.cli.options import HELD_OUT_SEED, parse
+from ludus.cli.options import HELD_OUT_SEED, check_file, parse
 from ludus.cli.output import print_json, print_result
 from ludus.envs.bounds import AT_LEAST_ONE, FRACTION, check_bounds
 from ludus.envs.errors import UsageError
@@ -54,8 +54,7 @@ def run(argv: list[str]) -> int:
     config, out = opened.config(), given.out or folder / "game.mp4"
     if out.suffix not in SUFFIXES:
         raise UsageError(f"{out} does not end in {' or '.join(SUFFIXES)}")
-    if not out.parent.is_dir():
-        raise UsageError(f"the folder {out.parent} does not exist; create it first")
+    check_file(out)
     loaded = load_saved(given.run, device=given.device)
     steps = most_steps(config.env, given.max_steps, given.seed)
     with task("video", steps, "steps at most", quiet=given.json) as show:

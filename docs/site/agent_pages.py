@@ -105,7 +105,7 @@ def _differences(name: str, base: str) -> str:
     """Return the fields in which a preset differs from another one."""
     ours, theirs = presets(name), presets(base)
     lines = []
-    for field in fields(next(iter(ours.values())).config):  # type: ignore[arg-type]
+    for field in fields(next(iter(ours.values())).config):  # type: ignore[arg-type]  # a dataclass
         values = {
             kind: getattr(ours[kind].config, field.name)
             for kind in ours
