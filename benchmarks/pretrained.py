@@ -3,11 +3,13 @@
 python benchmarks/pretrained.py NAME RUN [--half] [--games 100]
 
 The run and its packed copy play the same held-out games, under the run's own protocol, and both
-scores are printed; those of the copy are in its model card. Without `--half` they are equal.
+scores are printed; those of the copy are in its model card. Without `--half` they are equal. The
+copy gets its place when its card is written.
 """
 
 import argparse
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,8 +42,22 @@ def main() -> int:
     given = parser.parse_args()
     run = Run.open(given.run)
     config = run.config()
-    folder = PRETRAINED_ROOT / config.env.replace("/", "-") / config.agent / given.name
-    copy = pack(run, folder, half=given.half)
+    place = PRETRAINED_ROOT / config.env.replace("/", "-") / config.agent / given.name
+    if place.exists():
+        print(f"{place} exists; delete it to make the agent anew", file=sys.stderr)
+        return 1
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=".") as parent:
+        folder = Path(parent) / given.name
+        if not _complete(run, folder, given):
+            return 1
+        folder.rename(place)
+    return 0
+
+
+def _complete(run: Run, folder: Path, given: argparse.Namespace) -> bool:
+    """Write the copy of a run with its scores and its card; False if it cannot be shipped."""
+    config, copy = run.config(), pack(run, folder, half=given.half)
     results: list[Evaluation] = []
     for which, path in (("run", run.path), ("copy", copy.path)):
         epsilon = config.train.eval_epsilon
@@ -49,18 +65,17 @@ def main() -> int:
         print(f"{which}: {_shown(summarise(np.array([results[-1].returns])))}")
     if not given.half and results[0].returns != results[1].returns:
         print("the copy plays otherwise than the run", file=sys.stderr)
-        return 1
+        return False
     played, status = results[1], copy.status()
     entry = {"env_steps": status.env_steps, "returns": played.returns, "lengths": played.lengths}
     copy.write_evaluations([*copy.evaluations(), entry])
     copy.write_status(replace(status, score=float(np.mean(played.returns))))
     write_card(copy, folder / "README.md", PRETRAINED + given.name)
     size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
-    print(f"{folder}: {size:,} bytes")
+    print(f"{given.name}: {size:,} bytes")
     if size > MOST_BYTES:
         print(f"at most {MOST_BYTES:,} bytes should be shipped", file=sys.stderr)
-        return 1
-    return 0
+    return size <= MOST_BYTES
 
 
 if __name__ == "__main__":
