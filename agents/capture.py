@@ -85,7 +85,7 @@ def capture(agent: object, *, bfloat16: bool = False, compiled: bool = False) ->
         )
     if not learner.agent.capturable:
         return
-    example = learner.agent.example()
+    example = learner.example()
     if example[0].is_cuda:
         changes = learner.changes()
         if not all(tensor.is_cuda for tensor in changes):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ludus.agents import losses
 from ludus.agents.agent import EnvLike
+from ludus.agents.auxiliary import Auxiliary, auxiliary_network, make_auxiliary
 from ludus.agents.dqn_config import DQNConfig
 from ludus.agents.learner import Learner, UpdateSchedule, exponential, linear
 from ludus.agents.memory.priority import importance_weights
@@ -51,6 +52,7 @@ class DQN:
         network: the online network.
         head: the kind of its head.
         memory: stores transitions and samples batches.
+        auxiliary: further loss of the features; None without one.
         space: of one observation.
         action_space: defines the number of the first action.
         device: where networks and memory live.
@@ -64,6 +66,7 @@ class DQN:
         network: Network[ValueOut],
         head: HeadKind,
         memory: Replay,
+        auxiliary: Auxiliary | None,
         space: spaces.Box,
         action_space: spaces.Discrete,
         device: torch.device,
@@ -71,6 +74,7 @@ class DQN:
         steps: int,
     ) -> None:
         self.config, self.network, self.memory, self.device = config, network, memory, device
+        self._auxiliary = auxiliary
         flat = flatten_parameters(network)
         self.target = TargetNetwork(network, flat)
         self._policy = ValuePolicy(
@@ -91,6 +95,7 @@ class DQN:
             schedules=self._schedules,
             target=self.target,
             priorities=memory.priorities,
+            auxiliary=auxiliary,
             frozen_encoder=config.freeze == "encoder",
         )
         self.predict, self.advise = self.learner.predict, self.learner.advise
@@ -205,48 +210,65 @@ class DQN:
         return UpdateRandomness(uniforms, unused if noise is None else noise, taus, next_taus)
 
     def gradients(
-        self, uniforms: Tensor, noise: Tensor, taus: Tensor, next_taus: Tensor
+        self, uniforms: Tensor, noise: Tensor, taus: Tensor, next_taus: Tensor, *codes: Tensor
     ) -> tuple[Tensor, ...]:
         """Compute the gradients of one batch. Pure, and never synchronises with the device.
 
         Args:
-            uniforms: see `UpdateRandomness`, as all arguments.
+            uniforms: see `UpdateRandomness`, as all arguments but the last.
+            codes: random input of the auxiliary loss, if it has any.
 
         Returns:
-            Metrics [2]; the gradient [size]; the indices of the batch [N], their new priorities
-            [N], and with priorities the largest importance weight before they were normalised.
+            Metrics [2 or 3]; the gradient [size]; the indices of the batch [N], their new
+            priorities [N], and with priorities the largest importance weight before they were
+            normalised.
         """
         sample = self.memory.sample(uniforms)
         action = sample.batch.action.unsqueeze(0)  # [1, N]
-        td, out = self._td(sample.batch, *self._head_noises(noise, taus, next_taus))
+        noises = self._head_noises(noise, taus, next_taus)
+        td, out, latents = self._td(sample.batch, *noises)
         loss = td.loss
+        metrics = [losses.chosen(out.q.detach(), action).mean()]
         if self.config.conservative:
             loss = loss + self.config.conservative * losses.conservative(out.q, action)
+        if self._auxiliary is not None:
+            steps = self._auxiliary.steps
+            following = self.memory.following(sample.indices, steps) if steps else None
+            further = self._auxiliary.loss(latents, sample.batch.obs, following, *codes)  # [N]
+            loss = loss + further
+            metrics.append(further.detach().mean())
         largest: list[Tensor] = []
         if sample.probability is not None:
             weight, *largest = importance_weights(sample.probability, self._beta)
             loss = loss * weight
         loss = loss.mean()
         gradient = self.learner.gradient(loss)
-        mean_q = losses.chosen(out.q.detach(), action).mean()
-        metrics = torch.stack([loss.detach(), mean_q])
-        return metrics, gradient, sample.indices, td.priority[0], *largest
+        return (
+            torch.stack([loss.detach(), *metrics]),
+            gradient,
+            sample.indices,
+            td.priority[0],
+            *largest,
+        )
 
     def _td(
         self, batch: Batch, online: HeadNoise, target: HeadNoise, selection: HeadNoise
-    ) -> tuple[losses.TD, ValueOut]:
-        """Return loss and priority [1, N] of a batch, and the online network's output."""
+    ) -> tuple[losses.TD, ValueOut, Tensor]:
+        """Return loss and priority [1, N] of a batch, and the online network's output.
+
+        The last is the online network's latents of the observations, [N, dim].
+        """
         # The network has a time dimension; transitions are sequences of one row, [1, N].
         action = batch.action.unsqueeze(0)
         reward, discount = batch.reward.unsqueeze(0), batch.discount.unsqueeze(0)
-        out = self._forward(self.network, batch.obs, online)
+        out, latents = self._forward(self.network, batch.obs, online)
         with torch.no_grad():
-            next_out = self._forward(self.target.network, batch.next_obs, target)
+            next_out, _ = self._forward(self.target.network, batch.next_obs, target)
             next_action = next_out.q.argmax(-1)  # [1, N], or a policy [1, N, A]
             if self.config.munchausen:
                 here = out.q.detach()
                 if not self.config.munchausen_online:
-                    here = self._forward(self.target.network, batch.obs, target).q
+                    here = self._forward(self.target.network, batch.obs, target)[0].q
                 reward, next_action = losses.munchausen(
                     here,
                     next_out.q,
@@ -258,13 +280,15 @@ class DQN:
                     floor=self.config.munchausen_floor,
                 )
             elif self.config.double:
-                next_action = self._forward(self.network, batch.next_obs, selection).q.argmax(-1)
-        return self._head.loss(out, action, reward, discount, next_out, next_action), out
+                chosen, _ = self._forward(self.network, batch.next_obs, selection)
+                next_action = chosen.q.argmax(-1)
+        td = self._head.loss(out, action, reward, discount, next_out, next_action)
+        return td, out, latents
 
     @torch.no_grad()
     def td_error(self, batch: Batch) -> Tensor:
         """Return the mean priority of a batch without noise: |delta|, or a distribution's loss."""
-        td, _ = self._td(batch, NO_NOISE, NO_NOISE, NO_NOISE)
+        td, _, _ = self._td(batch, NO_NOISE, NO_NOISE, NO_NOISE)
         return td.priority.mean()
 
     def _head_noises(
@@ -279,10 +303,14 @@ class DQN:
             HeadNoise(layers[2], None),
         )
 
-    def _forward(self, network: Network[ValueOut], obs: Tensor, noise: HeadNoise) -> ValueOut:
-        """Return the head's output for obs [N, *obs], each value [1, N, A]."""
+    def _forward(
+        self, network: Network[ValueOut], obs: Tensor, noise: HeadNoise
+    ) -> tuple[ValueOut, Tensor]:
+        """Return the head's output for obs [N, *obs], values [1, N, A], and latents [N, dim]."""
         state = network.initial_state(len(obs))
-        return network(obs.unsqueeze(0), state, self._no_resets, noise)[0]
+        rows = obs.unsqueeze(0), state, self._no_resets
+        out, _, latents = network.forward_with_latents(*rows, noise)
+        return out, latents
 
     def _schedules(self) -> dict[str, float]:
         """Return the current value of each schedule."""
@@ -307,14 +335,14 @@ class DQN:
 
 
 def make_network(
-    config: DQNConfig, head: HeadKind, space: spaces.Box, actions: int
+    config: DQNConfig, head: HeadKind, env: EnvLike, actions: int
 ) -> Network[ValueOut]:
     """Build the Q-network that the config describes.
 
     Raises:
         ConfigError: the encoder does not fit the observations.
     """
-    c = config
+    c, space = config, env.observation_space
     encoder = make_encoder(
         c.encoder,
         space,
@@ -336,7 +364,8 @@ def make_network(
         sigma=c.noisy_sigma if c.noisy else 0.0,
         layer_norm=c.layer_norm != "none",
     )
-    return Network(encoder, core, head.make(streams), space)
+    auxiliary = auxiliary_network(c, encoder, env)
+    return Network(encoder, core, head.make(streams), space, auxiliary)
 
 
 def build(
@@ -352,14 +381,15 @@ def build(
     c, space, num_envs, stack = config, env.observation_space, env.num_envs, env.stack
     action_space = discrete(env.action_space, "DQN")
     # At worst, in episodes of one step, every second row only ends an episode.
-    usable = (c.replay_size // num_envs - c.n_step - stack + 1) * num_envs // 2
+    after = max(c.n_step, c.rows_ahead)  # rows after each that can be sampled
+    usable = (c.replay_size // num_envs - after - stack + 1) * num_envs // 2
     if usable < c.batch_size:
         raise ConfigError(
-            f"replay_size is {c.replay_size}; with {num_envs} envs, stack {stack}, n_step "
-            f"{c.n_step} and batch_size {c.batch_size} it must be at least "
-            f"{2 * c.batch_size + num_envs * (c.n_step + stack)}"
+            f"replay_size is {c.replay_size}; with {num_envs} envs, stack {stack}, {after} rows "
+            f"after each and batch_size {c.batch_size} it must be at least "
+            f"{2 * c.batch_size + num_envs * (after + stack)}"
         )
-    smallest = num_envs * (c.n_step + stack + 1)
+    smallest = num_envs * (after + stack + 1)
     largest = 2 * steps + smallest  # all rows of the training
     memory = Replay(
         min(c.replay_size, largest) if training else smallest,
@@ -372,8 +402,10 @@ def build(
         device=device,
         seed=seed_of(seed, 3),
         alpha=c.priority_alpha if c.prioritised else None,
+        rows_ahead=c.rows_ahead,
     )
     head = head_kind(c)
     with seeded_weights(seed, device):
-        network = make_network(c, head, space, int(action_space.n)).to(device)
-    return DQN(c, network, head, memory, space, action_space, device, seed, steps)
+        network = make_network(c, head, env, int(action_space.n)).to(device)
+    auxiliary = make_auxiliary(c, network, env, c.batch_size, device, seed)
+    return DQN(c, network, head, memory, auxiliary, space, action_space, device, seed, steps)

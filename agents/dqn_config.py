@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
+from ludus.agents.auxiliary_config import AuxiliaryFields
 from ludus.agents.preset import Family, OptimizerName, Preset, family
 from ludus.envs.bounds import (
     AT_LEAST_ONE,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class DQNConfig:
+class DQNConfig(AuxiliaryFields):
     """Every choice of a DQN and of its variants."""
 
     module: ClassVar[str] = "ludus.agents.dqn"

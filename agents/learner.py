@@ -15,6 +15,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from ludus.agents.agent import Advice, Algorithm, Observation
+from ludus.agents.auxiliary import Auxiliary
 from ludus.agents.memory.priority import Priorities
 from ludus.agents.observation_batch import as_batch
 from ludus.agents.overlap import Overlap
@@ -34,7 +35,8 @@ class Learner:
         network: the online network.
         flat: its parameters [size], see `flatten_parameters`.
         space: of one observation.
-        metrics: names of the first output of `agent.gradients`; `grad_norm` comes after them.
+        metrics: names of the first output of `agent.gradients`; `auxiliary_loss`, if there is one,
+            and `grad_norm` come after them.
         learning_rate: a number, or a scalar tensor that the agent changes over the training.
         optimizer: name of the optimizer.
         eps: of the optimizer.
@@ -44,6 +46,7 @@ class Learner:
         target: follows the online network; None without one.
         overlap: runs the updates in another thread; None where the caller waits for them.
         priorities: updated after each optimizer step; None for uniform replay.
+        auxiliary: whose loss is part of the agent's; None without one.
         frozen_encoder: keep the encoder's weights as they are.
         schedules: returns the current value of each schedule but the learning rate, for the log.
     """
@@ -65,11 +68,15 @@ class Learner:
         target: TargetNetwork[Any] | None = None,
         overlap: Overlap[Any] | None = None,
         priorities: Priorities | None = None,
+        auxiliary: Auxiliary | None = None,
         frozen_encoder: bool = False,
         schedules: Callable[[], dict[str, float]] = dict,
     ) -> None:
         self.agent, self.network, self.actor, self._space = agent, network, actor, space
         self._target, self._overlap, self._priorities = target, overlap, priorities
+        self._auxiliary = auxiliary
+        if auxiliary is not None:
+            auxiliary.attach(flat)
         self.flat = flat
         frozen = list(network.encoder.parameters()) if frozen_encoder else []
         self._parameters = list(network.parameters())[len(frozen) :]  # the encoder's come first
@@ -80,7 +87,8 @@ class Learner:
         if isinstance(learning_rate, Tensor):  # a captured update reads the tensor
             self.optimizer.param_groups[0]["lr"] = learning_rate
         self._max_grad_norm, self._schedules = max_grad_norm, schedules
-        self.metric_names = (*metrics, "grad_norm")
+        further = () if auxiliary is None else ("auxiliary_loss",)
+        self.metric_names = (*metrics, *further, "grad_norm")
         self.sums = torch.zeros(len(self.metric_names), device=self.flat.device)
         self.summed = 0  # updates in `sums`
         # Taken from there since the last call of `metrics`: sums, number of updates, learning rate.
@@ -137,10 +145,19 @@ class Learner:
 
     def update(self, *randomness: Tensor) -> None:
         """Do one optimizer step and count it."""
-        self.step(*randomness)
+        if self._auxiliary is None:
+            self.step(*randomness)
+        else:
+            self.step(*randomness, *self._auxiliary.randomness())
+            self._auxiliary.follow()
         self.summed += 1
         if self._overlap is None:
             self.agent.updates += 1
+
+    def example(self) -> Sequence[Tensor]:
+        """Return fixed arguments for `gradients`, of the shapes that it always gets."""
+        further = () if self._auxiliary is None else self._auxiliary.example()
+        return *self.agent.example(), *further
 
     def finish(self) -> None:
         """Wait for the updates that run in another thread, and count them."""
@@ -168,6 +185,8 @@ class Learner:
             ranks.copy_from_first(tensor)
         if self._target is not None:
             self._target.update(1.0)
+        if self._auxiliary is not None:
+            self._auxiliary.follow(1.0)
         if self._overlap is not None:
             self._overlap.take_over()
 
@@ -245,10 +264,13 @@ class Learner:
         self.load_weights(weights)
         if self._target is not None:
             self._target.update(1.0)
+        if self._auxiliary is not None:
+            self._auxiliary.follow(1.0)
 
     def _parts(self) -> dict[str, Any]:
         target = {} if self._target is None else {"target": self._target.network}
-        return {"network": self.network, **target, **self.agent.parts()}
+        auxiliary = {} if self._auxiliary is None else {"auxiliary": self._auxiliary}
+        return {"network": self.network, **target, **auxiliary, **self.agent.parts()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next update depends on."""

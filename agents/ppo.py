@@ -24,27 +24,24 @@ from gymnasium import spaces
 from torch import Tensor
 
 from ludus.agents.agent import EnvLike
+from ludus.agents.auxiliary import Auxiliary, make_auxiliary
 from ludus.agents.learner import Learner, linear
 from ludus.agents.losses import clipped_surrogate, clipped_value
 from ludus.agents.memory.rollout import Rollout
 from ludus.agents.memory.step import Step
 from ludus.agents.overlap import Overlap
 from ludus.agents.ppo_config import PPOConfig
+from ludus.agents.ppo_network import make_network
 from ludus.agents.returns import gae, vtrace
 from ludus.agents.sampling_policy import SamplingPolicy
 from ludus.agents.seeding import seed_of, seeded_weights
-from ludus.envs.dict_observation import MASK, PackedDict, legal_actions
-from ludus.envs.errors import ConfigError, TrainingError
-from ludus.networks.cores import Core, TwoCores, make_core, same_operations
+from ludus.envs.dict_observation import legal_actions
+from ludus.envs.errors import TrainingError
+from ludus.networks.cores import same_operations
 from ludus.networks.encoders import (
-    Encoder,
-    ProjectedEncoder,
-    TwoEncoders,
     has_statistics,
-    make_encoder,
     update_statistics,
 )
-from ludus.networks.layers import start_orthogonal
 from ludus.networks.network import Network, flatten_parameters
 from ludus.networks.policies import ActionKind, PolicyHead, PolicyOut
 from ludus.networks.running_stats import RewardScale, RunningMeanStd
@@ -71,6 +68,7 @@ class PPO:
         rollout: stores rows and returns minibatches; has the extras log_prob and value.
         playing: another for the rows that are played while the agent learns; None with
             `config.overlap` off.
+        auxiliary: further loss of the features; None without one.
         space: of one observation.
         kind: of the actions.
         device: where network and rollout live.
@@ -84,6 +82,7 @@ class PPO:
         network: Network[PolicyOut],
         rollout: Rollout,
         playing: Rollout | None,
+        auxiliary: Auxiliary | None,
         space: spaces.Box,
         kind: ActionKind,
         device: torch.device,
@@ -91,6 +90,7 @@ class PPO:
         steps: int,
     ) -> None:
         self.config, self.network, self.rollout, self.kind = config, network, rollout, kind
+        self._auxiliary = auxiliary
         self.playing = rollout if playing is None else playing
         self.device, self._space = device, space
         # Tensors, because a captured update reads them.
@@ -115,6 +115,7 @@ class PPO:
             max_grad_norm=config.max_grad_norm,
             metrics=_METRICS,
             overlap=self._overlap,
+            auxiliary=auxiliary,
             schedules=self._schedules,
         )
         self.predict, self.advise = self.learner.predict, self.learner.advise
@@ -283,18 +284,20 @@ class PPO:
         ratio = torch.where(r.chosen_by_agent, (log_prob - before).exp(), 1.0)
         return ratio[:-1]
 
-    def gradients(self, index: Tensor) -> tuple[Tensor, Tensor]:
+    def gradients(self, index: Tensor, *noise: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the gradients of one minibatch. Pure, and never synchronises with the device.
 
         Args:
             index: [N], of a minibatch of an epoch, see `_weigh`.
+            noise: of the auxiliary loss, if it has any.
 
         Returns:
-            Metrics [7]; the gradient [size].
+            Metrics [7 or 8]; the gradient [size].
         """
         c, batch = self.config, self.rollout.minibatch(index)
         advantage, target = batch.extras["advantage"], batch.extras["target"]  # [L, N] each
-        out, _ = self.network(batch.obs, batch.state, batch.first)
+        rows = batch.obs, batch.state, batch.first
+        out, _, latents = self.network.forward_with_latents(*rows)
         policy = self.kind.distribution(out, legal_actions(self._space, batch.obs))
         log_ratio = policy.log_prob(batch.action) - batch.extras["log_prob"]
         ratio = log_ratio.exp()
@@ -302,6 +305,11 @@ class PPO:
         value_loss = batch.mean(self._value_loss(out.value, batch.extras["value"], target))
         entropy_loss = -batch.mean(policy.entropy())
         loss = policy_loss + c.value_coef * value_loss + c.entropy_coef * entropy_loss
+        auxiliary: list[Tensor] = []
+        if self._auxiliary is not None:
+            each = self._auxiliary.loss_of_minibatch(latents, batch, self.rollout, index, *noise)
+            auxiliary = [batch.mean(each)]
+            loss = loss + auxiliary[0]
         gradient = self.learner.gradient(loss)
         newer = batch.extras["newer_weight"]
         distance = ratio.detach() - 1
@@ -316,6 +324,7 @@ class PPO:
             kl,
             clipped,
             self._explained,
+            *(each.detach() for each in auxiliary),
         ]
         return torch.stack(metrics), gradient
 
@@ -378,8 +387,7 @@ def build(
     c, space = config, env.observation_space
     with seeded_weights(seed, device):
         kind = ActionKind(env.action_space)
-        _check_mask(space, kind)
-        network = make_network(c, space, kind).to(device)
+        network = make_network(c, env, kind).to(device)
 
     def make_rollout() -> Rollout:
         return Rollout(
@@ -394,48 +402,6 @@ def build(
             targets=("advantage", "target", "newer_weight"),
         )
 
-    playing = make_rollout() if c.overlap and training else None
-    return PPO(c, network, make_rollout(), playing, space, kind, device, seed, steps)
-
-
-def make_network(config: PPOConfig, space: spaces.Box, kind: ActionKind) -> Network[PolicyOut]:
-    """Build policy and value as one network, with a shared trunk or two.
-
-    Raises:
-        ConfigError: the encoder does not fit the observations.
-    """
-    c = config
-    encoders = [_make_encoder(c, space) for _ in range(1 if c.shared else 2)]
-    cores = [
-        make_core(c.core, e.dim, c.core_units, layers=c.layers, heads=c.heads, window=c.window)
-        for e in encoders
-    ]
-    encoder = encoders[0] if c.shared else TwoEncoders(encoders[0], encoders[1])
-    core: Core = cores[0] if c.shared else TwoCores(cores[0], cores[1])
-    head = PolicyHead(core.dim, kind, not c.shared, c.log_std)
-    if c.orthogonal:
-        start_orthogonal(encoder, 2**0.5)
-        start_orthogonal(head.policy, 0.01)
-        start_orthogonal(head.value, 1.0)
-    return Network(encoder, core, head)
-
-
-def _check_mask(space: spaces.Box, kind: ActionKind) -> None:
-    if isinstance(space, PackedDict) and MASK in space.parts:
-        size = space.parts[MASK].space.shape[0]
-        if kind.continuous or size != kind.outputs:
-            needed = "none, for they are continuous" if kind.continuous else str(kind.outputs)
-            raise ConfigError(f"{MASK} has {size} numbers; these actions need {needed}")
-
-
-def _make_encoder(config: PPOConfig, space: spaces.Box) -> Encoder | ProjectedEncoder:
-    c = config
-    encoder = make_encoder(
-        c.encoder,
-        space,
-        c.hidden,
-        c.width,
-        activation=c.activation,
-        normalise=c.normalize_observation,
-    )
-    return ProjectedEncoder(encoder, c.features) if c.features else encoder
+    rollout, playing = make_rollout(), make_rollout() if c.overlap and training else None
+    auxiliary = make_auxiliary(c, network, env, rollout.rows_of_minibatch, device, seed)
+    return PPO(c, network, rollout, playing, auxiliary, space, kind, device, seed, steps)

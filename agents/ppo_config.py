@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
+from ludus.agents.auxiliary_config import AuxiliaryFields
 from ludus.agents.preset import Family, OptimizerName, Preset, board_space, family
 from ludus.envs.bounds import (
     AT_LEAST_ONE,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PPOConfig:
+class PPOConfig(AuxiliaryFields):
     """Every choice of a PPO."""
 
     module: ClassVar[str] = "ludus.agents.ppo"

@@ -15,6 +15,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from ludus.agents.agent import EnvLike
+from ludus.agents.auxiliary import Auxiliary, auxiliary_network, make_auxiliary
 from ludus.agents.learner import Learner, linear
 from ludus.agents.losses import chosen
 from ludus.agents.memory.rollout import Rollout
@@ -39,6 +40,7 @@ class PQN:
         rollout: stores rows and returns minibatches.
         playing: another for the rows that are played while the agent learns; None with
             `config.overlap` off.
+        auxiliary: further loss of the features; None without one.
         space: of one observation.
         action_space: defines the number of the first action.
         device: where network and rollout live.
@@ -52,6 +54,7 @@ class PQN:
         network: Network[QOut],
         rollout: Rollout,
         playing: Rollout | None,
+        auxiliary: Auxiliary | None,
         space: spaces.Box,
         action_space: spaces.Discrete,
         device: torch.device,
@@ -59,6 +62,7 @@ class PQN:
         steps: int,
     ) -> None:
         self.config, self.network, self.rollout, self.device = config, network, rollout, device
+        self._auxiliary = auxiliary
         self.playing = rollout if playing is None else playing
         self._rate = torch.tensor(config.learning_rate, device=device)  # captured updates read it
         flat = flatten_parameters(network)
@@ -81,6 +85,7 @@ class PQN:
             max_grad_norm=config.max_grad_norm,
             metrics=("loss", "q_values"),
             overlap=self._overlap,
+            auxiliary=auxiliary,
             schedules=self._schedules,
         )
         self.predict, self.advise = self.learner.predict, self.learner.advise
@@ -167,24 +172,33 @@ class PQN:
         out, _ = self.network(r.obs[:, envs], state, r.first[:, envs])
         return out.q.amax(-1).t()
 
-    def gradients(self, index: Tensor) -> tuple[Tensor, Tensor]:
+    def gradients(self, index: Tensor, *noise: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the gradients of one minibatch. Pure, and never synchronises with the device.
 
         The loss is half the squared error, averaged over the rows where the agent acted.
 
         Args:
             index: [N], of a minibatch of an epoch that was weighed.
+            noise: of the auxiliary loss, if it has any.
 
         Returns:
-            Metrics [2]; the gradient [size].
+            Metrics [2 or 3]; the gradient [size].
         """
         batch = self.rollout.minibatch(index)
-        out, _ = self.network(batch.obs, batch.state, batch.first)  # q [L, N, A]
+        # q [L, N, A], latents [L * N, dim]
+        out, _, latents = self.network.forward_with_latents(batch.obs, batch.state, batch.first)
         value = chosen(out.q, batch.action)  # [L, N]
         error = value - batch.extras["target"]
         loss = 0.5 * batch.mean(error.square())
+        metrics = [batch.mean(value.detach())]
+        if self._auxiliary is not None:
+            further = batch.mean(
+                self._auxiliary.loss_of_minibatch(latents, batch, self.rollout, index, *noise)
+            )
+            loss = loss + further
+            metrics.append(further.detach())
         gradient = self.learner.gradient(loss)
-        return torch.stack([loss.detach(), batch.mean(value.detach())]), gradient
+        return torch.stack([loss.detach(), *metrics]), gradient
 
     def _schedules(self) -> dict[str, float]:
         """Return the current value of each schedule."""
@@ -212,7 +226,7 @@ def build(
     """Build a fresh PQN, see `registry.build`."""
     c, space, action_space = config, env.observation_space, discrete(env.action_space, "PQN")
     with seeded_weights(seed, device):
-        network = _make_network(c, space, int(action_space.n)).to(device)
+        network = _make_network(c, env, int(action_space.n)).to(device)
 
     def make_rollout() -> Rollout:
         return Rollout(
@@ -226,12 +240,13 @@ def build(
             targets=("target",),
         )
 
-    playing = make_rollout() if c.overlap and training else None
-    return PQN(c, network, make_rollout(), playing, space, action_space, device, seed, steps)
+    rollout, playing = make_rollout(), make_rollout() if c.overlap and training else None
+    auxiliary = make_auxiliary(c, network, env, rollout.rows_of_minibatch, device, seed)
+    return PQN(c, network, rollout, playing, auxiliary, space, action_space, device, seed, steps)
 
 
-def _make_network(config: PQNConfig, space: spaces.Box, actions: int) -> Network[QOut]:
-    c = config
+def _make_network(config: PQNConfig, env: EnvLike, actions: int) -> Network[QOut]:
+    c, space = config, env.observation_space
     encoder = make_encoder(c.encoder, space, c.hidden, c.width, layer_norm=c.layer_norm)
     core = make_core(c.core, encoder.dim, c.core_units)
     streams = Streams(
@@ -241,4 +256,4 @@ def _make_network(config: PQNConfig, space: spaces.Box, actions: int) -> Network
         dueling=c.dueling,
         layer_norm=c.layer_norm != "none",
     )
-    return Network(encoder, core, QHead(streams), space)
+    return Network(encoder, core, QHead(streams), space, auxiliary_network(c, encoder, env))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
+from ludus.agents.auxiliary_config import AuxiliaryFields
 from ludus.agents.preset import Family, OptimizerName, Preset, family
 from ludus.envs.bounds import (
     AT_LEAST_ONE,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PQNConfig:
+class PQNConfig(AuxiliaryFields):
     """Every choice of a PQN."""
 
     module: ClassVar[str] = "ludus.agents.pqn"

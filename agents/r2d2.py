@@ -17,7 +17,9 @@ from torch import Tensor
 
 from ludus.agents import losses
 from ludus.agents.agent import EnvLike
+from ludus.agents.auxiliary import Auxiliary, auxiliary_network, make_auxiliary
 from ludus.agents.learner import Learner, UpdateSchedule, linear
+from ludus.agents.memory.following import following_rows
 from ludus.agents.memory.priority import importance_weights
 from ludus.agents.memory.replay import Replay
 from ludus.agents.memory.sequences import SequenceBatch, Sequences
@@ -40,6 +42,7 @@ class R2D2:
         config: loss, update schedule and exploration.
         network: the online network.
         memory: stores rows and samples sequences.
+        auxiliary: further loss of the features; None without one.
         space: of one observation.
         action_space: defines the number of the first action.
         device: where networks and memory live.
@@ -51,12 +54,14 @@ class R2D2:
         config: R2D2Config,
         network: Network[QOut],
         memory: Sequences,
+        auxiliary: Auxiliary | None,
         space: spaces.Box,
         action_space: spaces.Discrete,
         device: torch.device,
         seed: int,
     ) -> None:
         self.config, self.network, self.memory, self.device = config, network, memory, device
+        self._auxiliary = auxiliary
         flat = flatten_parameters(network)
         self.target = TargetNetwork(network, flat)
         self._policy = ValuePolicy(
@@ -76,6 +81,7 @@ class R2D2:
             schedules=self._schedules,
             target=self.target,
             priorities=memory.priorities if config.prioritised else None,
+            auxiliary=auxiliary,
         )
         self.predict, self.advise = self.learner.predict, self.learner.advise
         self.weights, self.load_weights = self.learner.weights, self.learner.load_weights
@@ -127,15 +133,24 @@ class R2D2:
                 self.target.update(c.polyak)
         return due
 
-    def gradients(self, uniforms: Tensor) -> tuple[Tensor, ...]:
+    def gradients(self, uniforms: Tensor, *noise: Tensor) -> tuple[Tensor, ...]:
         """Compute the gradients of the sequences that `uniforms` [N] sample.
 
+        Args:
+            uniforms: [N].
+            noise: of the auxiliary loss, if it has any.
+
         Returns:
-            Metrics [2]; the gradient [size]; the sequences' indices [N], their priorities [N],
+            Metrics [2 or 3]; the gradient [size]; the sequences' indices [N], their priorities [N],
             and with priorities the largest importance weight before they were normalised.
         """
         batch = self.memory.sample(uniforms)
-        loss, priority, mean_q = self.loss(batch)  # [N], [N], scalar
+        loss, priority, mean_q, latents = self.loss(batch)  # [N], [N], scalar
+        metrics = [mean_q]
+        if self._auxiliary is not None:
+            further = self._auxiliary_loss(batch, latents, *noise)  # [N]
+            loss = loss + further
+            metrics.append(further.detach().mean())
         largest: list[Tensor] = []
         if self.config.prioritised:
             beta = self.config.priority_beta
@@ -143,8 +158,7 @@ class R2D2:
             loss = loss * weight
         loss = loss.mean()
         gradient = self.learner.gradient(loss)
-        metrics = torch.stack([loss.detach(), mean_q])
-        return metrics, gradient, batch.indices, priority, *largest
+        return torch.stack([loss.detach(), *metrics]), gradient, batch.indices, priority, *largest
 
     def example(self) -> tuple[Tensor]:
         """Return fixed uniforms."""
@@ -154,10 +168,13 @@ class R2D2:
             ),
         )
 
-    def loss(self, batch: SequenceBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """Return each sequence's mean loss [N] and priority [N], and the mean q, a scalar."""
+    def loss(self, batch: SequenceBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return each sequence's mean loss [N] and priority [N], and the mean q, a scalar.
+
+        The last is the latents of the rows after the burn-in, [(L + n) * N, dim].
+        """
         c = self.config
-        online, target = self._unroll(batch)  # q [L + n, N, A] each
+        online, target, latents = self._unroll(batch)  # q [L + n, N, A] each
         trained = slice(c.burn_in, c.burn_in + c.sequence_length)
         valid, action = batch.valid[trained], batch.action[trained]  # [L, N] each
         returns = self._returns(batch)  # [L, N] each
@@ -175,23 +192,42 @@ class R2D2:
         loss = (td.loss * valid).sum(0) / count
         error = td.priority * valid
         priority = c.priority_eta * error.amax(0) + (1 - c.priority_eta) * error.sum(0) / count
-        return loss, priority, losses.chosen(q.detach(), action).mean()
+        return loss, priority, losses.chosen(q.detach(), action).mean(), latents
 
-    def _unroll(self, batch: SequenceBatch) -> tuple[Tensor, Tensor]:
-        """Return q of the rows after the burn-in by the online and the target network."""
+    def _auxiliary_loss(self, batch: SequenceBatch, latents: Tensor, *noise: Tensor) -> Tensor:
+        """Return each sequence's mean auxiliary loss over its trained rows, [N]."""
+        assert self._auxiliary is not None
+        c, steps = self.config, self._auxiliary.steps
+        after = slice(c.burn_in, None)
+        obs, valid = batch.obs[after], batch.valid[after]
+        rows = c.sequence_length * obs.shape[1]
+        following = None
+        if steps:
+            following = following_rows(obs, batch.action[after], valid, c.sequence_length, steps)
+        loss = self._auxiliary.loss(latents[:rows], obs.flatten(0, 1)[:rows], following, *noise)
+        trained = valid[: c.sequence_length]
+        return (loss.view(trained.shape) * trained).sum(0) / trained.sum(0).clamp(min=1)
+
+    def _unroll(self, batch: SequenceBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return q of the rows after the burn-in by the online and the target network.
+
+        The last is the online network's latents of these rows.
+        """
         burn_in = self.config.burn_in
         state = batch.state
         if not self.config.stored_state:
             state = tuple(torch.zeros_like(s) for s in state)
-        values = []
+        results = []
         for network in (self.network, self.target.network):  # each warms up its own state
             warm = state
             if burn_in:
                 with torch.no_grad():
                     _, warm = network(batch.obs[:burn_in], state, batch.first[:burn_in])
-            out, _ = network(batch.obs[burn_in:], warm, batch.first[burn_in:])
-            values.append(out.q)
-        return values[0], values[1]
+            after = batch.obs[burn_in:], warm, batch.first[burn_in:]
+            out, _, latents = network.forward_with_latents(*after)
+            results.append((out.q, latents))
+        (online, latents), (target, _) = results
+        return online, target, latents
 
     def _returns(self, batch: SequenceBatch) -> NStep:
         """Return the n-step returns of the trained rows, [L, N] each."""
@@ -253,16 +289,18 @@ def build(
         seed=0,
     )
     with seeded_weights(seed, device):
-        network = _make_network(c, space, int(action_space.n)).to(device)
+        network = _make_network(c, env, int(action_space.n)).to(device)
     alpha = c.priority_alpha if c.prioritised else 0.0
     state = network.initial_state(1)
     memory = Sequences(ring, c.rows, period, state, alpha, seed_of(seed, 3))
-    return R2D2(c, network, memory, space, action_space, device, seed)
+    trained = c.batch_size * c.sequence_length
+    auxiliary = make_auxiliary(c, network, env, trained, device, seed)
+    return R2D2(c, network, memory, auxiliary, space, action_space, device, seed)
 
 
-def _make_network(config: R2D2Config, space: spaces.Box, actions: int) -> Network[QOut]:
-    c = config
+def _make_network(config: R2D2Config, env: EnvLike, actions: int) -> Network[QOut]:
+    c, space = config, env.observation_space
     encoder = make_encoder(c.encoder, space, c.hidden, c.width)
     core = make_core(c.core, encoder.dim, c.core_units)
     streams = Streams(core.dim, actions, hidden=c.head_hidden, dueling=c.dueling)
-    return Network(encoder, core, QHead(streams), space)
+    return Network(encoder, core, QHead(streams), space, auxiliary_network(c, encoder, env))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
+from ludus.agents.auxiliary_config import AuxiliaryFields
 from ludus.agents.preset import Family, OptimizerName, Preset, family
 from ludus.envs.bounds import (
     AT_LEAST_ONE,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class R2D2Config:
+class R2D2Config(AuxiliaryFields):
     """Every choice of an R2D2."""
 
     module: ClassVar[str] = "ludus.agents.r2d2"

@@ -41,6 +41,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("activation", "features", "shared", "core", "core_units", "layers", "heads", "window"),
         *("orthogonal", "tower_channels", "blocks"),
     ),
+    "auxiliary loss": (
+        *("auxiliary", "reconstruction_weight", "kl_weight", "code_units", "spr_weight"),
+        *("spr_steps", "spr_momentum", "spr_units", "inverse_weight"),
+    ),
     "head": (
         *("head", "head_hidden", "dueling", "rescale_dueling", "atoms", "v_min", "v_max"),
         *("quantiles", "samples", "target_samples", "policy_samples", "log_std"),
@@ -91,7 +95,9 @@ def field_docs(kind: type[Any]) -> dict[str, str]:
         body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
     except (OSError, TypeError):  # made by `make_dataclass`, whose parts have the docstrings
         return {}
-    found = {}
+    found = dict[str, str]()
+    for base in filter(dataclasses.is_dataclass, kind.__bases__):
+        found |= field_docs(base)
     assert isinstance(body, ast.ClassDef)
     for field, after in zip(body.body, body.body[1:], strict=False):
         match field, after:

@@ -3,6 +3,8 @@
 Images stay uint8 until the first layer; each encoder scales them itself.
 """
 
+import math
+
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
@@ -38,9 +40,9 @@ def _channels_last(module: nn.Module) -> None:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
-def _flat_size(layers: nn.Module, shape: tuple[int, ...]) -> int:
+def _output_shape(layers: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
     with torch.no_grad():
-        return int(layers(torch.zeros(1, *shape)).numel())
+        return tuple(layers(torch.zeros(1, *shape)).shape[1:])
 
 
 def _times(width: float, channels: int) -> int:
@@ -76,7 +78,8 @@ class DQN2013(nn.Module):
     ) -> None:
         super().__init__()
         self.layers = _convolutions(space, ((16, 8, 4), (32, 4, 2)), width, layer_norm)
-        self.dim, self._scale = _flat_size(self.layers, space.shape), scale_of(space)
+        self.shape = _output_shape(self.layers, space.shape)  # of one image's features
+        self.dim, self._scale = math.prod(self.shape), scale_of(space)
         _channels_last(self)
 
     def forward(self, obs: Tensor) -> Tensor:
@@ -93,7 +96,8 @@ class NatureCNN(nn.Module):
         super().__init__()
         layers = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
         self.layers = _convolutions(space, layers, width, layer_norm)
-        self.dim, self._scale = _flat_size(self.layers, space.shape), scale_of(space)
+        self.shape = _output_shape(self.layers, space.shape)  # of one image's features
+        self.dim, self._scale = math.prod(self.shape), scale_of(space)
         _channels_last(self)
 
     def forward(self, obs: Tensor) -> Tensor:
@@ -109,7 +113,8 @@ class MinAtarCNN(nn.Module):
     ) -> None:
         super().__init__()
         self.layers = _convolutions(space, ((16, 3, 1),), width, layer_norm)
-        self.dim, self._scale = _flat_size(self.layers, space.shape), scale_of(space)
+        self.shape = _output_shape(self.layers, space.shape)  # of one image's features
+        self.dim, self._scale = math.prod(self.shape), scale_of(space)
 
     def forward(self, obs: Tensor) -> Tensor:
         """Map [N, C, H, W] to [N, dim]."""
@@ -161,7 +166,8 @@ class ImpalaResNet(nn.Module):
             channels = out
         pooling = (nn.AdaptiveMaxPool2d(pool),) if pool else ()
         self.layers = nn.Sequential(*blocks, nn.ReLU(), *pooling)
-        self.dim = _flat_size(self.layers, space.shape)
+        self.shape = _output_shape(self.layers, space.shape)
+        self.dim = math.prod(self.shape)
         _channels_last(self)
 
     def forward(self, obs: Tensor) -> Tensor:
@@ -194,7 +200,8 @@ class Tower(nn.Module):
             nn.Conv2d(channels, 32, 1),
             nn.ReLU(),
         )
-        self.dim = _flat_size(self.layers, space.shape)
+        self.shape = _output_shape(self.layers, space.shape)
+        self.dim = math.prod(self.shape)
         _channels_last(self)
 
     def forward(self, obs: Tensor) -> Tensor:

@@ -115,7 +115,11 @@ class ProjectedEncoder(nn.Module):
 
     def forward(self, obs: Tensor) -> Tensor:
         """Map [N, *obs] to [N, units]."""
-        return F.relu(self.layer(self.encoder(obs)))
+        return self.project(self.encoder(obs))
+
+    def project(self, features: Tensor) -> Tensor:
+        """Map features [N, dim] to [N, units]."""
+        return F.relu(self.layer(features))
 
 
 class DictEncoder(nn.Module):
@@ -173,6 +177,19 @@ def update_statistics(encoder: nn.Module, obs: Tensor, join: Join = whole) -> No
         case TwoEncoders():
             update_statistics(encoder.first, obs, join)
             update_statistics(encoder.second, obs, join)
+
+
+def latent_shape(encoder: nn.Module) -> tuple[int, ...]:
+    """Return the shape of what `Network.latents` returns: (C, H, W) of maps, else (dim,)."""
+    match encoder:
+        case ProjectedEncoder() | NormalisedEncoder():
+            return latent_shape(encoder.encoder)
+        case DQN2013() | NatureCNN() | MinAtarCNN() | ImpalaResNet():
+            return encoder.shape
+        case _:
+            dim = encoder.dim
+            assert isinstance(dim, int)
+            return (dim,)
 
 
 def has_statistics(encoder: nn.Module) -> bool:

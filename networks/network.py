@@ -9,7 +9,9 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from ludus.envs.dict_observation import MASK, PackedDict, legal_actions
+from ludus.networks.auxiliary import AuxiliaryNetwork
 from ludus.networks.cores import Core, NoCore, State
+from ludus.networks.encoders import ProjectedEncoder
 from ludus.networks.heads import NO_NOISE, HeadNoise, mask_illegal
 from ludus.networks.layers import SpectralConv2d
 
@@ -25,15 +27,21 @@ class Network(nn.Module, Generic[Out]):
         head: maps [T, B, units] to the network's output.
         mask_space: observation space of a network with a value head. If its observations hold an
             `action_mask`, the values of illegal actions become `ILLEGAL`.
+        auxiliary: what only an auxiliary loss of the latents uses.
     """
 
     def __init__(
-        self, encoder: nn.Module, core: Core, head: nn.Module, mask_space: spaces.Box | None = None
+        self,
+        encoder: nn.Module,
+        core: Core,
+        head: nn.Module,
+        mask_space: spaces.Box | None = None,
+        auxiliary: AuxiliaryNetwork | None = None,
     ) -> None:
         super().__init__()
         has_mask = isinstance(mask_space, PackedDict) and MASK in mask_space.parts
         self.mask_space = mask_space if has_mask else None
-        self.encoder, self.core, self.head = encoder, core, head
+        self.encoder, self.core, self.head, self.auxiliary = encoder, core, head, auxiliary
         self._recurrent = not isinstance(core, NoCore)
         self._spectral = [m for m in encoder.modules() if isinstance(m, SpectralConv2d)]
 
@@ -59,6 +67,38 @@ class Network(nn.Module, Generic[Out]):
         """
         steps, batch = obs.shape[:2]
         x = self.encoder(obs.flatten(0, 1)).unflatten(0, (steps, batch))  # [T, B, dim]
+        return self._decide(x, obs, state, first, noise)
+
+    def forward_with_latents(
+        self, obs: Tensor, state: State, first: Tensor, noise: HeadNoise = NO_NOISE
+    ) -> tuple[Out, State, Tensor]:
+        """Return what `forward` returns, and the latents [T * B, dim] of the observations."""
+        steps, batch = obs.shape[:2]
+        latents = self.latents(obs.flatten(0, 1))
+        x = self.project(latents).unflatten(0, (steps, batch))
+        out, state = self._decide(x, obs, state, first, noise)
+        return out, state, latents
+
+    def latents(self, obs: Tensor) -> Tensor:
+        """Map observations [N, *obs] to what the encoder makes of them, [N, dim].
+
+        They are its features, unless a layer projects these: then they are what it projects.
+        """
+        encoder = self.encoder
+        latents: Tensor = (
+            encoder.encoder(obs) if isinstance(encoder, ProjectedEncoder) else encoder(obs)
+        )
+        return latents
+
+    def project(self, latents: Tensor) -> Tensor:
+        """Map latents [N, dim] to the features that core and head get."""
+        encoder = self.encoder
+        return encoder.project(latents) if isinstance(encoder, ProjectedEncoder) else latents
+
+    def _decide(
+        self, x: Tensor, obs: Tensor, state: State, first: Tensor, noise: HeadNoise
+    ) -> tuple[Out, State]:
+        """Return core and head's answer to features x [T, B, dim]."""
         if self._recurrent:
             x, state = self.core(x, state, first)  # [T, B, units]
         out: Any = self.head(x, noise)

@@ -14,6 +14,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from ludus.agents.memory.following import Following
 from ludus.agents.memory.priority import Priorities
 from ludus.agents.memory.ring_rows import RingRows, rows_of
 from ludus.agents.memory.step import RowStaging, Step
@@ -57,6 +58,7 @@ class Replay:
         device: where the memory lives and batches are returned.
         seed: of the sampling generator.
         alpha: exponent of the priorities; None for uniform sampling.
+        rows_ahead: rows that `following` is asked for, at most.
 
     Raises:
         ConfigError: the capacity is too small for one n-step window, or exceeds the free memory.
@@ -75,12 +77,15 @@ class Replay:
         device: torch.device,
         seed: int,
         alpha: float | None = None,
+        rows_ahead: int = 0,
     ) -> None:
+        self._successors = max(n_step, rows_ahead)  # before a row can be sampled
         self.rows, self.num_envs = capacity // num_envs, num_envs
-        if self.rows < n_step + stack + 1:
+        if self.rows < self._successors + stack + 1:
             raise ConfigError(
-                f"replay_size is {capacity}; with {num_envs} envs, stack {stack} and n_step "
-                f"{n_step} it must be at least {num_envs * (n_step + stack + 1)}"
+                f"replay_size is {capacity}; with {num_envs} envs, stack {stack} and "
+                f"{self._successors} rows after each it must be at least "
+                f"{num_envs * (self._successors + stack + 1)}"
             )
         self.stack, self.n_step, self.device = stack, n_step, device
         self._gamma = np.float32(gamma)
@@ -141,9 +146,9 @@ class Replay:
             self._forget(self.written - self.rows + self.stack)
         discount = np.where(step.terminated, np.float32(0), self._gamma * step.discount_sign)
         self._valid_on_host[row] = step.valid
-        # A row can be sampled once its n successors are there, which give its return and its
+        # A row can be sampled once its successors are there, which give its return and its
         # bootstrap observation.
-        ready = self.written - self.n_step
+        ready = self.written - self._successors
         admitted = self._valid_on_host[ready % self.rows] & (ready >= 0)  # [B]
         place = (self._head + admitted.cumsum() - 1) % self.capacity
         self._head += int(admitted.sum())
@@ -247,6 +252,18 @@ class Replay:
             self.observations(next_index),
         )
 
+    def following(self, index: Tensor, steps: int) -> Following:
+        """Return the K = `steps` rows after the transitions at indices [N]."""
+        ahead = torch.arange(steps, device=self.device).unsqueeze(1) * self.num_envs
+        before = (index + ahead) % self.capacity  # [K, N]
+        after = (before + self.num_envs) % self.capacity
+        return Following(
+            self.observations(after.flatten()),
+            torch.arange(after.numel(), device=self.device).view_as(after),
+            self._action[before],
+            self._valid[before].cumprod(0).to(torch.bool),
+        )
+
     def observations(self, index: Tensor) -> Tensor:
         """Return [N, *obs]: the stack ending at each index, zeros before the episode."""
         if self.stack == 1:
@@ -308,7 +325,7 @@ class Replay:
         self._valid_on_host[:] = self._valid[: self.capacity].cpu().numpy().reshape(self.rows, -1)
         oldest = self.written - self.rows
         self._forgotten = oldest + self.stack - 1 if oldest > 0 else 0
-        row = np.arange(self._forgotten, max(self._forgotten, self.written - self.n_step))
+        row = np.arange(self._forgotten, max(self._forgotten, self.written - self._successors))
         row %= self.rows
         indices = row[:, None] * self.num_envs + np.arange(self.num_envs)
         indices = indices[self._valid_on_host[row]]

@@ -13,6 +13,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from ludus.agents.agent import EnvLike
+from ludus.agents.memory.following import Following, following_rows
 from ludus.agents.memory.replay import free_bytes
 from ludus.agents.memory.step import RowStaging, Step
 from ludus.agents.ranks import ALONE, Ranks
@@ -221,6 +222,32 @@ class Rollout:
         if self._sequences:
             return x[: self.length].index_select(1, index)
         return x.flatten(0, 1).index_select(0, index).unsqueeze(0)
+
+    def following(self, index: Tensor, steps: int) -> Following:
+        """Return the K = `steps` rows after each row of a minibatch at indices [N]."""
+        if self._sequences:
+            return following_rows(
+                self.obs.index_select(1, index),
+                self.action.index_select(1, index),
+                self.valid.index_select(1, index),
+                self.length,
+                steps,
+            )
+        ahead = torch.arange(steps, device=self._device).unsqueeze(1)
+        row = index // self.num_envs + ahead  # [K, N], of the action
+        inside, env = row < self.length, index % self.num_envs
+        row = row.clamp(max=self.length - 1)
+        return Following(
+            self.obs[row + 1, env].flatten(0, 1),
+            torch.arange(row.numel(), device=self._device).view_as(row),
+            self.action[row, env],
+            (self.valid[row, env] & inside).cumprod(0).to(torch.bool),
+        )
+
+    @property
+    def rows_of_minibatch(self) -> int:
+        """Number of rows L * N of a minibatch."""
+        return self.num_envs * self.length // self._minibatches
 
     def minibatch(self, index: Tensor) -> Minibatch:
         """Return a minibatch of an epoch that was weighed, of its indices [N]."""

@@ -10,6 +10,7 @@ from gymnasium import spaces
 from torch import nn
 
 from ludus.agents.agent import EnvSpec
+from ludus.agents.auxiliary_config import AuxiliaryFields
 from ludus.agents.capture import capture
 from ludus.agents.dqn import build
 from ludus.agents.dqn_config import DQNConfig
@@ -114,6 +115,7 @@ ELSEWHERE = {"encoder", "hidden", "width", "head_hidden", "dueling", "momentum"}
 ELSEWHERE |= {"head", "noisy", "layer_norm"}  # another network: below
 ELSEWHERE |= {"evaluation_epsilon"}  # test_dqn.py
 ELSEWHERE |= {"pool", "spectral_norm"}  # of the impala encoder, below
+ELSEWHERE |= {f.name for f in fields(AuxiliaryFields)}  # test_auxiliary.py
 ELSEWHERE |= {"policy_samples"}  # changes what is seen, not what is learned: below
 
 
@@ -308,6 +310,9 @@ BAD = [
     *((name, 0) for name in ("policy_samples", "munchausen_temperature", "munchausen_floor")),
     *((name, -1) for name in ("pool", "conservative", "priority_alpha", "priority_beta_start")),
     ("priority_beta_end", 1.1),
+    *((name, 0) for name in ("code_units", "spr_steps", "spr_units")),
+    *((name, -1) for name in ("reconstruction_weight", "kl_weight", "spr_weight")),
+    *((name, -1) for name in ("inverse_weight", "spr_momentum")),
     ("munchausen_scale", 1.1),
     ("atoms", 1),
     ("v_min", 10.0),

@@ -8,6 +8,7 @@ import torch
 from gymnasium import spaces
 
 from ludus.agents.agent import EnvSpec
+from ludus.agents.auxiliary_config import AuxiliaryFields
 from ludus.agents.capture import capture
 from ludus.agents.ppo import PPO, build
 from ludus.agents.ppo_config import PPOConfig
@@ -568,7 +569,8 @@ def test_a_field_changes_what_is_learned(random_stream, name):
 def test_no_field_is_without_a_test():
     of_shapes = {name for changes, *_ in SHAPES for name in changes}
     apart = {"layers", "heads", "window", "log_std"}
-    assert {f.name for f in fields(PPOConfig)} == {*CHANGES, *of_shapes, *apart}
+    shared = {f.name for f in fields(AuxiliaryFields)}  # test_auxiliary.py
+    assert {f.name for f in fields(PPOConfig)} == {*CHANGES, *of_shapes, *apart} | shared
 
 
 POSITIVE = (

@@ -7,6 +7,7 @@ import torch
 from gymnasium import spaces
 
 from ludus.agents.agent import EnvSpec
+from ludus.agents.auxiliary_config import AuxiliaryFields
 from ludus.agents.capture import capture
 from ludus.agents.memory import rollout
 from ludus.agents.pqn import PQN, build
@@ -389,7 +390,9 @@ def test_a_field_changes_what_is_learned_or_done(random_stream, name):
 
 def test_no_field_is_without_a_test():
     of_shapes = {name for changes, *_ in SHAPES for name in changes}
-    assert {f.name for f in fields(PQNConfig)} == {*CHANGES, *of_shapes, "evaluation_epsilon"}
+    shared = {f.name for f in fields(AuxiliaryFields)}  # test_auxiliary.py
+    own = {*CHANGES, *of_shapes, "evaluation_epsilon"}
+    assert {f.name for f in fields(PQNConfig)} == own | shared
 
 
 POSITIVE = "width core_units learning_rate optimizer_eps rollout_length epochs minibatches"

@@ -9,6 +9,7 @@ from gymnasium import spaces
 from scipy import stats
 
 from ludus.agents.agent import EnvSpec
+from ludus.agents.auxiliary_config import AuxiliaryFields
 from ludus.agents.losses import squash, unsquash
 from ludus.agents.r2d2 import R2D2, build
 from ludus.agents.r2d2_config import R2D2Config
@@ -117,7 +118,7 @@ def test_the_loss_and_priority_by_a_loop_over_rows(random_stream, n_step):
         for parameter in agent.target.network.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     c, batch = agent.config, agent.memory.sample(agent.memory.uniforms(5))
-    loss, priority, _ = agent.loss(batch)
+    loss, priority, _, _ = agent.loss(batch)
     ends = 0
     for n in range(5):
         online = _q_by_rows(agent.network, batch, n, c.burn_in)
@@ -280,7 +281,11 @@ def test_a_training_repeats(random_stream):
 
 
 def test_no_field_is_without_a_test():
-    assert {f.name for f in fields(R2D2Config)} == {*LEARNING, "evaluation_epsilon"} | SHAPE
+    shared = {f.name for f in fields(AuxiliaryFields)}  # test_auxiliary.py
+    assert {f.name for f in fields(R2D2Config)} == {
+        *LEARNING,
+        "evaluation_epsilon",
+    } | SHAPE | shared
     network = _agent(hidden=(5,), core_units=7, head_hidden=9).network
     assert network.encoder.dim == 5
     assert network.core.dim == 7
