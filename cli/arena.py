@@ -153,9 +153,14 @@ def run(argv: list[str]) -> int:
         terminal.print(f"{page} is the report")
     for name, stages in curves.items():
         try:
-            terminal.print(f"{write_curve(name, stages)} has the curve {CURVE} for TensorBoard")
+            folder = write_curve(name, stages)
         except OSError as error:  # a run of others, say; the results are there all the same
             terminal.print(f"{name} gets no curve for TensorBoard: {error}")
+            continue
+        if folder is None:
+            terminal.print(f"{name} is packed and gets no curve; --out and --report have it")
+        else:
+            terminal.print(f"{folder} has the curve {CURVE} for TensorBoard")
     return 0
 
 

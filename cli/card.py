@@ -10,6 +10,7 @@ from ludus.cli.output import print_result
 from ludus.comparison.model_card import write_card
 from ludus.training.find_run import PRETRAINED
 from ludus.training.hub import HUB
+from ludus.training.packed import output_folder
 from ludus.training.run import Run
 
 ABOUT = """Write the model card of RUN: what it is, how well it plays, how it was made, its limits.
@@ -35,7 +36,7 @@ def run(argv: list[str]) -> int:
     """Write the card."""
     given = parse(Arguments, argv, command="card", about=ABOUT)
     opened = Run.open(given.run)
-    out = given.out or (Path() if opened.packed else opened.path) / "card.md"
+    out = given.out or output_folder(opened) / "card.md"
     check_file(out)
     named = str(given.run).startswith((PRETRAINED, HUB))
     curve = write_card(opened, out, str(given.run if named else opened.path))

@@ -9,6 +9,7 @@ from ludus.cli.options import check_file, parse
 from ludus.cli.output import print_json, print_result
 from ludus.training.api import load
 from ludus.training.export import SUFFIXES, Format
+from ludus.training.packed import output_folder
 
 ABOUT = """Write the network of RUN to a file that runs without Ludus.
 
@@ -40,7 +41,7 @@ def run(argv: list[str]) -> int:
     """Export the network."""
     given = parse(Arguments, argv, command="export", about=ABOUT)
     agent = load(given.run)
-    folder = Path() if agent.run is None or agent.run.packed else agent.run.path
+    folder = Path() if agent.run is None else output_folder(agent.run)
     out = given.out or folder / f"agent{SUFFIXES[given.format]}"
     check_file(out)
     step = agent.export(out, given.format)

@@ -13,6 +13,7 @@ from ludus.envs.errors import UsageError
 from ludus.evaluation.video import SUFFIXES, Overlay, most_steps, record
 from ludus.training.film import film_title
 from ludus.training.find_run import at_steps
+from ludus.training.packed import output_folder
 from ludus.training.progress import task
 from ludus.training.run import Run
 from ludus.training.train import load_saved
@@ -50,8 +51,7 @@ def run(argv: list[str]) -> int:
     """Record one game."""
     given = parse(Arguments, argv, command="record", about="Record a video of one game of RUN.")
     opened = Run.open(at_steps(given.run)[0])
-    folder = Path() if opened.packed else opened.path
-    config, out = opened.config(), given.out or folder / "game.mp4"
+    config, out = opened.config(), given.out or output_folder(opened) / "game.mp4"
     if out.suffix not in SUFFIXES:
         raise UsageError(f"{out} does not end in {' or '.join(SUFFIXES)}")
     check_file(out)

@@ -84,7 +84,7 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
     return {name: short.get(name, name) for name in names}
 
 
-def write_curve(run: str, stages: Mapping[int, Standing]) -> Path:
+def write_curve(run: str, stages: Mapping[int, Standing]) -> Path | None:
     """Write the rating curve of a run to TensorBoard, in a folder of its own within the run's.
 
     The training's own file is left alone, since the training may go on; the curve replaces that of
@@ -95,13 +95,16 @@ def write_curve(run: str, stages: Mapping[int, Standing]) -> Path:
         stages: the standing of each stage by env steps.
 
     Returns:
-        The folder.
+        The folder; None if the run is packed, which gets no curve: nothing writes into it.
 
     Raises:
         RunError: the folder is a link.
         OSError: it cannot be written.
     """
-    folder = Run.open(run).path / "arena"
+    opened = Run.open(run)
+    if opened.packed:
+        return None
+    folder = opened.path / "arena"
     if folder.is_symlink():  # to anywhere, in a run of somebody else's
         raise RunError(f"{folder} is a link, which is not followed; remove it")
     log = TensorBoard(folder, 0, resumed=False)

@@ -60,6 +60,14 @@ def pack(run: Run, folder: Path, *, half: bool = False) -> Run:
     return copy
 
 
+def output_folder(run: Run) -> Path:
+    """Return the folder for what a command makes of a run: its own, or the current one if packed.
+
+    Packed runs are of the installed package or of the cache of the hub, which nothing changes.
+    """
+    return Path() if run.packed else run.path
+
+
 def command_of(record: dict[str, Any]) -> list[str]:
     """Return the command that made a run, without this machine's folders; [] if it is unknown.
 

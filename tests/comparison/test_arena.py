@@ -348,6 +348,20 @@ def test_a_curve_is_not_written_through_a_link(tmp_path, capsys):
     assert "over its training" in shown.out, "the results are shown first"
 
 
+def test_a_packed_run_gets_no_curve(tmp_path, capsys):
+    path = _with_stages(tmp_path).path
+    record = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(record | {"packed": True}))
+    before = sorted(path.rglob("*"))
+    with pytest.raises(SystemExit) as ended:
+        main(["arena", f"{path}@all", "--game", "tic_tac_toe", "--games", "1"])
+    assert not ended.value.code
+    shown = capsys.readouterr()
+    assert "over its training" in shown.out
+    assert f"{path} is packed and gets no curve; --out and --report have it" in shown.err
+    assert sorted(path.rglob("*")) == before
+
+
 def test_the_figure_of_a_rating_shows_every_stage():
     points = np.array([[0, -100, -150, -50], [1_000, 0, -40, 50], [2_000, 80.0, 30, 130]])
     figure = plots.ratings({"a": points, "b": points[:2]}, {"mcts:100": 200.0}, "a game", None)

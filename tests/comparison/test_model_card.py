@@ -116,7 +116,11 @@ def test_a_pretrained_agent_is_named_as_a_run_is(tmp_path):
     done = _ludus("train", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert _ludus("record", "pretrained:cartpole", "--max-steps", "5", cwd=tmp_path).returncode == 0
-    assert (tmp_path / "game.mp4").is_file()
+    assert _ludus("card", "pretrained:cartpole", cwd=tmp_path).returncode == 0
+    words = ("export", "pretrained:cartpole", "--format", "safetensors")
+    assert _ludus(*words, cwd=tmp_path).returncode == 0
+    made = {"game.mp4", "card.md", "curve.png", "agent.safetensors"}
+    assert made <= {path.name for path in tmp_path.iterdir()}
     done = _ludus("train", "--resume", "pretrained:cartpole", "--steps", "90000")
     assert (done.returncode, "is packed" in done.stderr) == (2, True)
     assert {p: p.stat().st_mtime_ns for p in PRETRAINED_ROOT.rglob("*")} == before
