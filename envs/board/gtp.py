@@ -187,10 +187,11 @@ def _last_line(file: IO[bytes]) -> str:
 
 
 def _end(process: subprocess.Popen[str], errors: IO[bytes], deadline: Deadline) -> None:
-    """End an engine and whatever it has started."""
-    with contextlib.suppress(ProcessLookupError):
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+    """End an engine and whatever it has started, which may live on after it."""
+    with contextlib.suppress(
+        ProcessLookupError, PermissionError
+    ):  # macOS: none is left but zombies
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     if process.stdin is not None:
         with contextlib.suppress(OSError):  # what was left to write

@@ -1,7 +1,9 @@
 """The Go Text Protocol: agents as engines for other programs, and other engines as players."""
 
+import contextlib
 import io
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -316,6 +318,28 @@ def test_the_process_of_an_engine_ends_with_its_player(tmp_path):
     assert process.poll() is None
     del player
     assert process.poll() is not None
+
+
+def test_what_an_engine_has_started_ends_with_it(tmp_path, wait_until):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    child = [sys.executable, "-c", "import signal; signal.pause()"]
+    body = (
+        f"import subprocess; pipe = open({str(pipe)!r}, 'w'); pipe.write('open'); pipe.flush(); "
+        f"subprocess.Popen({child!r}, stdout=pipe, stderr=pipe); sys.exit('ended')"
+    )
+    rules = spiel.load(GAME)
+    with pytest.raises(EnvError, match="exit status 1: ended"):
+        GtpOpponent(_script(tmp_path, body), rules).choose(rules.new_initial_state())
+    assert os.read(reader, 4) == b"open"
+
+    def is_closed():
+        with contextlib.suppress(BlockingIOError):
+            return os.read(reader, 1) == b""
+
+    wait_until(is_closed, "nobody holds the pipe")
+    os.close(reader)
 
 
 def test_an_engine_gets_only_the_moves_that_it_does_not_have(tmp_path):
