@@ -16,7 +16,7 @@ from ludus.comparison.report import write_report
 from ludus.envs.errors import RunError, UsageError, describe_error
 from ludus.envs.make import EnvOptions
 from ludus.training.api import record
-from ludus.training.hub import HUB, check_name, upload
+from ludus.training.hub import HUB, check_name, library, upload
 from ludus.training.packed import pack
 from ludus.training.run import Run
 
@@ -54,6 +54,7 @@ def run(argv: list[str]) -> int:
     name, revision = check_name(given.repository)
     if revision is not None:
         raise UsageError(f"{given.repository} names a revision; push writes to {name}")
+    library()  # or one sentence that it is missing, before the film and the report
     opened = Run.open(given.run)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "run"

@@ -65,7 +65,7 @@ def download(name: str) -> Path:
     kept = _cache() / repo
     if revision is not None and (kept / revision / "config.json").is_file():
         return kept / revision
-    hub = _library()
+    hub = library()
     try:
         info = _ask(lambda: hub.HfApi().model_info(repo, revision=revision, files_metadata=True))
     except ConnectionError as error:
@@ -116,7 +116,7 @@ def upload(folder: Path, repo: str, *, private: bool) -> str:
     Raises:
         RunError: the hub refuses or cannot be reached.
     """
-    hub = _library()
+    hub = library()
     api = hub.HfApi()
     try:
         made = _ask(lambda: api.create_repo(repo, private=private, exist_ok=True))
@@ -148,7 +148,12 @@ def _cache() -> Path:
     return Path(root) / "ludus" / "hub"
 
 
-def _library() -> Any:
+def library() -> Any:
+    """Return the module `huggingface_hub`, which prints no progress.
+
+    Raises:
+        RunError: it is not installed.
+    """
     try:
         import huggingface_hub
         from huggingface_hub.utils import disable_progress_bars
@@ -168,6 +173,7 @@ def _ask(request: Callable[[], _T]) -> _T:
         ConnectionError: it cannot be reached.
     """
     from huggingface_hub.errors import (
+        GatedRepoError,
         HfHubHTTPError,
         HFValidationError,
         RepositoryNotFoundError,
@@ -177,6 +183,10 @@ def _ask(request: Callable[[], _T]) -> _T:
         return request()
     except HFValidationError as error:
         raise RunError(str(error)) from error
+    except GatedRepoError as error:  # a kind of RepositoryNotFoundError
+        raise RunError(
+            "the repository is gated: ask for access on its page, then log in by `hf auth login`"
+        ) from error
     except RepositoryNotFoundError as error:
         raise RunError(
             "the hub has no such repository, or it is private to another user"

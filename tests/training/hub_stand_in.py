@@ -16,6 +16,7 @@ class HubStandIn:
     def __init__(self):
         self.repositories: dict[str, list[tuple[str, dict[str, bytes]]]] = {}
         self.private: dict[str, bool] = {}
+        self.gated: set[str] = set()
         self.requests: list[str] = []
         hub = self
 
@@ -75,6 +76,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.stand_in.requests.append(f"{self.command} {path}")
         info = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/(.+))?", path)
         resolve = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
+        if info and info[1] in self.stand_in.gated:
+            code = [("X-Error-Code", "GatedRepo"), ("X-Error-Message", "Access is restricted.")]
+            return self._answer(403, {"error": "Access is restricted."}, code)
         if info:
             found = self._files(info[1], info[3])
             if found is None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import ludus
+from ludus.cli.main import main
 from ludus.envs.errors import RunError
 from ludus.training import hub
 from ludus.training.find_run import find_run
@@ -192,6 +193,9 @@ def test_mistakes_are_one_sentence(run, stand_in, tmp_path, monkeypatch):
             find_run(f"hub:{name}")
     with pytest.raises(RunError, match="the hub has no such repository"):
         find_run("hub:anna/nothing")
+    stand_in.gated.add("anna/gated")
+    with pytest.raises(RunError, match="the repository is gated: ask for access on its page"):
+        find_run("hub:anna/gated")
     stand_in.commit("anna/other", {"pytorch_model.bin": b""})
     with pytest.raises(RunError, match=r"holds no run of Ludus: it has no config.json"):
         find_run("hub:anna/other")
@@ -214,6 +218,19 @@ def test_mistakes_are_one_sentence(run, stand_in, tmp_path, monkeypatch):
     hub.download.cache_clear()
     with pytest.raises(RunError, match="pip install huggingface_hub"):
         find_run("hub:anna/large")
+
+
+def test_a_push_without_the_package_says_so_first(run, monkeypatch, capsys):
+    def make(*_, **__):
+        pytest.fail("something was made that cannot be sent")
+
+    for name in ("pack", "write_card", "record"):
+        monkeypatch.setattr(f"ludus.cli.push.{name}", make)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(SystemExit) as ended:
+        main(["push", str(run.path), "anna/cart"])
+    assert ended.value.code == 2
+    assert "pip install huggingface_hub" in capsys.readouterr().err
 
 
 def test_without_a_connection_the_last_copy_is_used(run, stand_in, tmp_path, monkeypatch):
