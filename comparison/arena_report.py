@@ -74,12 +74,12 @@ def _points(stages: Mapping[int, Standing]) -> np.ndarray:
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
-    """Return names for tables and figures: of a run the last folder, where only one has it."""
+    """Return names for tables and figures: of a run the last folder, if no other has it."""
     runs = {name: at_steps(name) for name in names if not is_opponent(name)}
     short = dict[str, str]()
     for name, (folder, steps) in runs.items():
         alike = {other for other, _ in runs.values() if other.name == folder.name}
-        if len(alike) == 1:
+        if len(alike) == 1 and not is_opponent(folder.name):
             short[name] = folder.name if steps is None else f"{folder.name}@{steps}"
     return {name: short.get(name, name) for name in names}
 

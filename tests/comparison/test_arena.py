@@ -376,6 +376,7 @@ def test_the_figure_of_a_rating_shows_every_stage():
 
 def test_a_run_has_a_short_name_where_that_is_its_own():
     names = ["runs/a/1", "runs/a/1@5", "runs/b/2@7", "runs/c/2", "gtp:x/y@3", "mcts:10", "3@4"]
+    names += ["runs/random", "runs/greedy@9", "runs/random2"]
     assert short_names(names) == {
         "runs/a/1": "1",
         "runs/a/1@5": "1@5",
@@ -384,6 +385,9 @@ def test_a_run_has_a_short_name_where_that_is_its_own():
         "gtp:x/y@3": "gtp:x/y@3",
         "mcts:10": "mcts:10",
         "3@4": "3@4",
+        "runs/random": "runs/random",
+        "runs/greedy@9": "runs/greedy@9",
+        "runs/random2": "random2",
     }
 
 
