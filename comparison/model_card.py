@@ -53,7 +53,8 @@ def write_card(run: Run, path: Path, name: str) -> Path | None:
 
 
 def _sections(run: Run, config: RunConfig, name: str, curve: Path | None) -> Iterator[str]:
-    returns = [np.asarray(e["returns"], float) for e in run.evaluations()[-1:]]
+    evaluations = run.evaluations()
+    returns = [np.asarray(e["returns"], float) for e in evaluations[-1:]]
     returns = [each + 0.0 for each in returns]  # no -0.0
     score = summarise(returns[0][None]) if returns else None
     yield _metadata(config, returns[0] if returns else None)
@@ -61,12 +62,17 @@ def _sections(run: Run, config: RunConfig, name: str, curve: Path | None) -> Ite
     yield f"Algorithm: {_summary(config.agent)}. Trained by Ludus."
     yield _table(_facts(run, config))
     yield "## Scores"
-    yield "\n\n".join(_scores(config, score, returns[0])) if score else "It was not evaluated."
+    if score is None:
+        yield "It was not evaluated."
+    else:
+        yield from _scores(config, score, returns[0])
+        if evaluations[-1]["env_steps"] < run.status().env_steps:
+            yield f"They were played after {evaluations[-1]['env_steps']:,} {_unit(config)}."
     if curve is not None:
         yield f"![Learning curve]({curve.name})"
     means = {
         f"after {e['env_steps']:,}": f"{np.mean(e['returns']):.2f} in {len(e['returns'])} games"
-        for e in run.evaluations()
+        for e in evaluations
     }
     if curve is None and len(means) > 1:
         yield "Mean score over the training:"
@@ -114,12 +120,17 @@ def _summary(agent: str) -> str:
     return f"[{words}]({paper})" if re.match(r"https?://", paper) else summary
 
 
+def _unit(config: RunConfig) -> str:
+    """Return what the training's steps are."""
+    return "env steps" if config.train.unit == "steps" else config.train.unit
+
+
 def _facts(run: Run, config: RunConfig) -> dict[str, str]:
     status, t = run.status(), config.train
     facts = {
         "environment": f"`{config.env}`",
         "protocol": ", ".join(f"{name} {value}" for name, value in config.protocol.items()),
-        "trained for": f"{status.env_steps:,} {'env steps' if t.unit == 'steps' else t.unit}",
+        "trained for": f"{status.env_steps:,} {_unit(config)}",
     }
     if status.seconds:
         minutes = status.seconds / 60

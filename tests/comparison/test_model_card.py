@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,19 @@ def test_a_run_without_games_has_a_card(run, tmp_path):
         (bare.path / name).write_bytes((run.path / name).read_bytes())
     assert write_card(bare, tmp_path / "card.md", "x") is None
     assert "It was not evaluated." in (tmp_path / "card.md").read_text()
+
+
+def test_a_card_says_when_its_scores_are_older_than_the_agent(run, tmp_path):
+    later = Run(tmp_path / "later")
+    shutil.copytree(run.path, later.path)
+    write_card(later, tmp_path / "card.md", "x")
+    assert "They were played after" not in (tmp_path / "card.md").read_text()
+    status = later.status()
+    later.write_status(replace(status, state="stopped", env_steps=9_000))
+    write_card(later, tmp_path / "card.md", "x")
+    text = (tmp_path / "card.md").read_text()
+    assert "| trained for | 9,000 env steps |" in text
+    assert f"They were played after {status.env_steps:,} env steps." in text
 
 
 def test_the_command_writes_it_beside_the_run(run, tmp_path):
