@@ -197,8 +197,8 @@ def export(
         What the file does.
 
     Raises:
-        RunError: the agent has no network of Ludus, a package is missing, or the network has an
-            operation that the format lacks.
+        RunError: the agent has no network of Ludus, packages for ONNX are missing, or the network
+            has an operation that the format lacks.
     """
     if not isinstance(agent, HasNetwork) or not isinstance(agent.network, Network):
         raise RunError(f"{config.agent} has no network of Ludus to export; choose another run")
@@ -206,6 +206,8 @@ def export(
     if form == "safetensors":
         save_agent(path, config, agent.weights(), env_steps)
         return step
+    if form == "onnx":
+        _require_onnx()
     description = json.dumps(
         {
             "agent": config.agent,
@@ -223,10 +225,6 @@ def export(
                 buffer = io.BytesIO()
                 torch.export.save(program, buffer, extra_files={_METADATA: description})
                 content = buffer.getvalue()
-    except ImportError as error:
-        raise RunError(
-            f"{form} needs the package {error.name}; install it with pip install {error.name}"
-        ) from error
     except Exception as error:  # whatever the exporter raises on a user's network
         text = " ".join(str(error).split())[:300]
         raise RunError(f"the network cannot be exported to {form}: {text}") from error
@@ -235,6 +233,22 @@ def export(
     except OSError as error:
         raise RunError(f"{path} cannot be written: {error.strerror}") from error
     return step
+
+
+def _require_onnx() -> None:
+    """Import what torch's exporter to ONNX needs.
+
+    Raises:
+        RunError: one of the packages, or what it imports, is not installed.
+    """
+    try:
+        import onnx  # noqa: F401  # these are imported only to see whether they can be
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise RunError(
+            "onnx needs the packages onnx and onnxscript; install them with pip install onnx "
+            f"onnxscript: {error}"
+        ) from error
 
 
 def _trace(step: OneStep) -> torch.export.ExportedProgram:
@@ -251,9 +265,6 @@ def _trace(step: OneStep) -> torch.export.ExportedProgram:
 
 def _onnx(step: OneStep, program: torch.export.ExportedProgram, description: str) -> bytes:
     """Return the file's content."""
-    import onnx  # noqa: F401  # named by the error if it is missing
-    import onnxscript  # noqa: F401
-
     made = torch.onnx.export(
         program,
         input_names=[each.name for each in step.inputs()],

@@ -280,9 +280,22 @@ def test_mistakes_are_one_sentence(run, tmp_path, monkeypatch):
     random = ludus.train("random", "CartPole-v1", steps=16, root=tmp_path, quiet=True)
     with pytest.raises(RunError, match="random has no network"):
         random.export(tmp_path / "a.onnx")
-    monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(RunError, match="pip install onnxscript"):
-        ludus.load(run).export(tmp_path / "a.onnx")
+
+
+def test_a_missing_package_of_onnx_is_named_as_pip_names_it(run, tmp_path, monkeypatch):
+    agent = ludus.load(run)
+    for name in ("onnx", "onnxscript"):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, name, None)
+            with pytest.raises(RunError, match="pip install onnx onnxscript: "):
+                agent.export(tmp_path / "a.onnx")
+    broken = tmp_path / "onnxscript"  # it is installed, and what it needs is not
+    broken.mkdir()
+    (broken / "__init__.py").write_text("import email.no_such_part")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "onnxscript", raising=False)
+    with pytest.raises(RunError, match=r"pip install onnx onnxscript: .*no_such_part"):
+        agent.export(tmp_path / "a.onnx")
     assert not (tmp_path / "a.onnx").exists()
 
 
