@@ -140,17 +140,7 @@ def ratings(
         axis = axes[0]
         for name, points in curves.items():
             style, (steps, rating, low, high) = styles[name], points.T
-            axis.plot(
-                steps,
-                rating,
-                color=style.colour,
-                linestyle=style.line,
-                linewidth=1.7,
-                marker=style.marker,
-                markerfacecolor=style.face,
-                markersize=_MARKER_SIZE,
-                clip_on=False,  # the first stage may be at 0
-            )
+            _plot_line(axis, steps, rating, style).set_clip_on(False)  # the first may be at 0
             axis.fill_between(steps, low, high, color=style.colour, alpha=0.16, linewidth=0)
         for name, level in levels.items():
             axis.axhline(level, color=_UNTRAINED.colour, linestyle=":", linewidth=1.4)
@@ -216,17 +206,8 @@ def _plot_curve(
         return
     x = grid[known] / scale
     mean, low, high = mean_band(curves[:, known])
-    axis.plot(
-        x,
-        mean,
-        color=style.colour,
-        linestyle=style.line,
-        linewidth=1.7,
-        marker=style.marker,
-        markerfacecolor=style.face,
-        markersize=_MARKER_SIZE,
-        markevery=(8 + 5 * index % 40, 40),  # shifted, so that markers of equal curves stay visible
-    )
+    line = _plot_line(axis, x, mean, style)
+    line.set_markevery((8 + 5 * index % 40, 40))  # shifted, so that those of equal curves are seen
     if len(runs) > 1:
         axis.fill_between(x, low, high, color=style.colour, alpha=0.16, linewidth=0)
 
@@ -323,18 +304,9 @@ def profiles(
             style = styles[name]
             # Markers of several agents would overlap at 0 and 1.
             between = np.flatnonzero((value > 0) & (value < 1))
-            axis.plot(
-                taus,
-                value,
-                color=style.colour,
-                linestyle=style.line,
-                linewidth=1.7,
-                drawstyle="steps-post",
-                marker=style.marker,
-                markerfacecolor=style.face,
-                markersize=_MARKER_SIZE,
-                markevery=between[2 + 2 * i % 12 :: 14].tolist(),
-            )
+            line = _plot_line(axis, taus, value, style)
+            line.set_drawstyle("steps-post")
+            line.set_markevery(between[2 + 2 * i % 12 :: 14].tolist())
             if name in with_intervals:
                 axis.fill_between(
                     taus, low, high, color=style.colour, alpha=0.14, linewidth=0, step="post"
@@ -381,6 +353,15 @@ def _label_rows(axis: Axes, names: Sequence[str]) -> None:
     axis.set_yticks(range(len(names)), names)
     axis.set_ylim(len(names) - 0.4, -0.6)  # the first on top
     axis.tick_params(axis="y", length=0, labelcolor="black")
+
+
+def _plot_line(axis: Axes, x: np.ndarray, y: np.ndarray, style: Style) -> Line2D:
+    """Plot a line with a marker at each point, and return it."""
+    line = _handle(style)
+    line.set_data(x, y)
+    axis.add_line(line)
+    axis.autoscale_view()
+    return line
 
 
 def _handle(style: Style) -> Line2D:
