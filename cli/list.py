@@ -60,23 +60,40 @@ def run(argv: list[str]) -> int:
         print_result("\n".join(row["env"] for row in rows))
     elif given.what == "runs":
         _print_runs(rows)
+    elif given.what == "pretrained":
+        _print_pretrained(rows)
     else:
         _print_table(rows)
     return 0
 
 
 def _print_runs(rows: list[dict[str, Any]]) -> None:
-    """Print one line for each run; its path is the last word, whole, to be copied."""
+    """Print one line for each run."""
     lines: list[tuple[str, ...]] = [("state", "steps", "score", "mean of 100", "minutes", "run")]
     for row in rows:
         minutes = None if row["seconds"] is None else row["seconds"] / 60
         numbers = (row["score"], row["mean_return"], minutes)
         shown = ["-" if x is None else f"{x:.1f}" for x in numbers]
         lines.append((row["state"], f"{row['env_steps']:,}", *shown, row["run"]))
+    _print_lines(lines)
+
+
+def _print_pretrained(rows: list[dict[str, Any]]) -> None:
+    """Print one line for each agent that comes with Ludus."""
+    lines: list[tuple[str, ...]] = [("env", "agent", "env steps", "score", "opponent", "name")]
+    for row in rows:
+        score = "-" if row["score"] is None else f"{row['score']:.1f}"
+        steps = f"{row['env steps']:,}"
+        lines.append((row["env"], row["agent"], steps, score, row["opponent"] or "-", row["name"]))
+    _print_lines(lines)
+
+
+def _print_lines(lines: list[tuple[str, ...]]) -> None:
+    """Print columns; the last word of a line is whole, to be copied."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for state, *middle, path in lines:
+    for first, *middle, last in lines:
         right = [text.rjust(width) for text, width in zip(middle, widths[1:-1], strict=True)]
-        print_result("  ".join([state.ljust(widths[0]), *right, path]))
+        print_result("  ".join([first.ljust(widths[0]), *right, last]))
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:

@@ -124,6 +124,8 @@ def test_a_pretrained_agent_is_named_as_a_run_is(tmp_path):
     before = {p: p.stat().st_mtime_ns for p in PRETRAINED_ROOT.rglob("*")}
     listed = json.loads(_ludus("list", "pretrained", "--json").stdout)["pretrained"]
     assert {row["name"] for row in listed} == {f"pretrained:{name}" for name in pretrained_runs()}
+    shown = _ludus("list", "pretrained").stdout.split()
+    assert {f"pretrained:{name}" for name in pretrained_runs()} < set(shown)
     words = ("pretrained:tic_tac_toe", "random", "--games", "20", "--game", "tic_tac_toe", "--json")
     done = _ludus("arena", *words, cwd=tmp_path)
     assert json.loads(done.stdout)["standings"][0]["name"] == "pretrained:tic_tac_toe"
