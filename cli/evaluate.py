@@ -1,24 +1,40 @@
 """`ludus evaluate RUN`: play full held-out games with a trained agent."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+from rich.table import Table
 from tyro.conf import Positional
 
+from ludus.agents.agent import Player
 from ludus.cli.options import HELD_OUT_SEED, parse
-from ludus.cli.output import print_json, print_result
-from ludus.comparison.aggregates import Score, summarise
+from ludus.cli.output import print_json, print_result, print_table
+from ludus.comparison.aggregates import Estimate, estimate, mean, summarise
 from ludus.envs.bounds import AT_LEAST_ONE, FRACTION, NON_NEGATIVE, check_bounds
 from ludus.envs.errors import UsageError
 from ludus.envs.make import make
 from ludus.envs.trust import trust_programs
-from ludus.evaluation.evaluate import evaluate, step_limit, truncated_games, without_limit
+from ludus.evaluation.evaluate import (
+    Evaluation,
+    evaluate,
+    step_limit,
+    truncated_games,
+    without_limit,
+)
+from ludus.evaluation.perturbation import (
+    Frame,
+    Perturber,
+    describe_sizes,
+    parse_perturbations,
+    perturbed_frame,
+    perturber,
+)
 from ludus.training.console import Terminal
 from ludus.training.find_run import at_steps
 from ludus.training.progress import task
-from ludus.training.run import Run
+from ludus.training.run import Run, RunConfig
 from ludus.training.train import load
 
 
@@ -40,6 +56,9 @@ class Arguments:
     """env steps after which a game is truncated; 0: 108,000 if the env has no limit"""
     opponent: str | None = None
     """board games: opponent in place of the run's own, as random, greedy or mcts:100"""
+    perturb: str | None = None
+    """play the same games again with each of these changes of the observations: fgsm:SIZE,
+    noise:SIZE, shift:PIXELS, separated by commas"""
     simulations: int = 0
     """simulations of each move of a searching agent; 0 for the number of its configuration"""
     device: str = "auto"
@@ -50,6 +69,8 @@ class Arguments:
     def __post_init__(self) -> None:
         """Check the values."""
         check_bounds(self, UsageError)
+        if self.perturb is not None:
+            parse_perturbations(self.perturb)
 
 
 def run(argv: list[str]) -> int:
@@ -57,32 +78,19 @@ def run(argv: list[str]) -> int:
     given = parse(Arguments, argv, command="evaluate", about="Play full held-out games with RUN.")
     opened = Run.open(at_steps(given.run)[0])
     config = opened.config()
-    options, protocol = config.options, config.protocol
+    protocol = config.protocol
     if given.opponent is not None:
         trust_programs([given.opponent])
-        options = replace(options, opponent=given.opponent)
-        protocol = make(config.env, 1, 0, options).protocol
+        config = replace(config, options=replace(config.options, opponent=given.opponent))
+        protocol = make(config.env, 1, 0, config.options).protocol
     agent = load(given.run, device=given.device, simulations=given.simulations)
+    frame, perturbers = _perturbers(given, agent, config)
     limit = step_limit(protocol, given.max_episode_steps)
-    terminal = Terminal(stderr=True)
     if limit is not None and not given.max_episode_steps and not given.json:
-        terminal.print(without_limit(config.env, limit, "max-episode-steps"))
-    name = f"{config.agent} on {config.env}"
-    with task(name, given.episodes, "games", quiet=given.json) as show:
-        result = evaluate(
-            agent,
-            config.env,
-            options,
-            episodes=given.episodes,
-            seed=given.seed,
-            epsilon=given.epsilon,
-            num_envs=given.num_envs,
-            max_episode_steps=given.max_episode_steps,
-            on_step=lambda games, steps: show(games, f"{steps:,} steps"),
-        )
-    if result.truncated and not given.json:
-        terminal.print(truncated_games(result))
-    score = summarise(np.array([result.returns]))
+        message = without_limit(config.env, limit, "max-episode-steps")
+        Terminal(stderr=True).print(message)
+    result = _play(given, agent, config)
+    perturbed = {name: _play(given, agent, config, name, p) for name, p in perturbers.items()}
     if given.json:
         scores: dict[str, Any] = {
             "run": str(given.run),
@@ -90,26 +98,108 @@ def run(argv: list[str]) -> int:
             "protocol": protocol,
             "seed": given.seed,
             "epsilon": given.epsilon,
-            "mean": score.mean,
-            "iqm": score.iqm,
-            "interval": [score.low, score.high],
-            "returns": result.returns,
-            "lengths": result.lengths,
-            "truncated": result.truncated,
+            **_scores(result),
         }
+        if frame is not None:
+            scores["unit"] = None if frame.unit is None else frame.unit.tolist()
+            scores["perturbed"] = {
+                name: _scores(each) | {"difference": asdict(_difference(each, result))}
+                for name, each in perturbed.items()
+            }
         print_json(scores)
     else:
-        print_result(f"{config.agent} on {config.env}, {_summary(result.returns, protocol, score)}")
+        print_result(f"{config.agent} on {config.env}, {_summary(result, protocol)}")
+        if frame is not None:
+            print_table(_table(result, perturbed))
+            print_result(describe_sizes(frame))
     return 0
 
 
-def _summary(returns: list[float], protocol: dict[str, Any], score: Score) -> str:
+def _perturbers(
+    given: Arguments, agent: Player, config: RunConfig
+) -> tuple[Frame | None, dict[str, Perturber]]:
+    """Return what is known of the observations and what changes them, by name.
+
+    Raises:
+        ConfigError: a perturbation does not suit the agent or the env.
+    """
+    if given.perturb is None:
+        return None, {}
+    frame = perturbed_frame(config.env, config.options)
+    chosen = parse_perturbations(given.perturb)
+    return frame, {str(each): perturber(each, agent, frame) for each in chosen}
+
+
+def _play(
+    given: Arguments,
+    agent: Player,
+    config: RunConfig,
+    name: str = "",
+    perturb: Perturber | None = None,
+) -> Evaluation:
+    """Play all games, under the perturbation of that name if there is one."""
+    label = f"{config.agent} on {config.env}" + (name and f", {name}")
+    with task(label, given.episodes, "games", quiet=given.json) as show:
+        result = evaluate(
+            agent,
+            config.env,
+            config.options,
+            episodes=given.episodes,
+            seed=given.seed,
+            epsilon=given.epsilon,
+            num_envs=given.num_envs,
+            max_episode_steps=given.max_episode_steps,
+            perturb=perturb,
+            on_step=lambda games, steps: show(games, f"{steps:,} steps"),
+        )
+    if result.truncated and not given.json:
+        Terminal(stderr=True).print(truncated_games(result) + (name and f", under {name}"))
+    return result
+
+
+def _scores(result: Evaluation) -> dict[str, Any]:
+    """Return the scores of all games for JSON."""
+    score = summarise(np.array([result.returns]))
+    return {
+        "mean": score.mean,
+        "iqm": score.iqm,
+        "interval": [score.low, score.high],
+        "returns": result.returns,
+        "lengths": result.lengths,
+        "truncated": result.truncated,
+    }
+
+
+def _difference(perturbed: Evaluation, plain: Evaluation) -> Estimate:
+    """Return the mean of what a perturbation adds to the return of each game."""
+    return estimate(np.subtract(perturbed.returns, plain.returns)[:, None], mean)
+
+
+def _table(plain: Evaluation, perturbed: dict[str, Evaluation]) -> Table:
+    """Return a row for the plain agent and one for each perturbation."""
+    table = Table(box=None)
+    table.add_column("perturbation")
+    for column in ("mean", "IQM", "95% interval", "difference", "95% interval"):
+        table.add_column(column, justify="right")
+    for name, result in {"none": plain, **perturbed}.items():
+        score, difference = summarise(np.array([result.returns])), ["", ""]
+        if result is not plain:
+            d = _difference(result, plain)
+            difference = [f"{d.value:+.1f}", f"{d.low:+.1f} to {d.high:+.1f}"]
+        interval = f"{score.low:.1f} to {score.high:.1f}"
+        table.add_row(name, f"{score.mean:.1f}", f"{score.iqm:.1f}", interval, *difference)
+    return table
+
+
+def _summary(result: Evaluation, protocol: dict[str, Any]) -> str:
     """Return won, drawn and lost games against an opponent, else statistics of the returns."""
+    returns = result.returns
     if "opponent" in protocol:
         won, lost = (sum(r * side > 0 for r in returns) for side in (1, -1))
         drawn = len(returns) - won - lost
         against = f"{len(returns)} games against {protocol['opponent']}"
         return f"{against}: {won} won, {drawn} drawn, {lost} lost"
+    score = summarise(np.array([returns]))
     return (
         f"{len(returns)} games: mean {score.mean:.1f}, "
         f"IQM {score.iqm:.1f} (95% interval {score.low:.1f} to {score.high:.1f}), "

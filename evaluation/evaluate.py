@@ -14,6 +14,7 @@ from ludus.envs.board.spiel import is_game
 from ludus.envs.make import EnvOptions, make
 from ludus.envs.vector import Backend, BackendStep, VectorEnv
 from ludus.evaluation.match import AgentSide, FixedSide, MatchStopped, play_match
+from ludus.evaluation.perturbation import Perturber
 
 HELD_OUT_SEEDS = 1 << 40  # added to an evaluation's seed; training seeds lie below
 
@@ -75,6 +76,7 @@ def evaluate(
     epsilon: float = 0.0,
     num_envs: int = 8,
     max_episode_steps: int = 0,
+    perturb: Perturber | None = None,
     stop: Callable[[], bool] | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
@@ -94,6 +96,7 @@ def evaluate(
         num_envs: number of parallel envs; with `seed` it determines which games are played.
         max_episode_steps: env steps after which a game is truncated; see `step_limit`. Board games
             end by their rules.
+        perturb: changes what the player observes; not for board games, see `perturbed_frame`.
         stop: called at every step; return True to abort.
         on_step: called at every step with the games that have ended and the env steps so far. Board
             games count as ended once all have.
@@ -110,7 +113,7 @@ def evaluate(
         env.backend = _StepLimit(env.backend, limit)
     try:
         with torch_settings(env, player):
-            return _play(player, env, episodes, generator, epsilon, limit, stop, on_step)
+            return _play(player, env, episodes, generator, epsilon, limit, perturb, stop, on_step)
     finally:
         env.close()
 
@@ -208,6 +211,7 @@ def _play(
     generator: np.random.Generator,
     epsilon: float,
     limit: int | None,
+    perturb: Perturber | None,
     stop: Callable[[], bool] | None,
     on_step: Callable[[int, int], None] | None,
 ) -> Evaluation:
@@ -220,7 +224,10 @@ def _play(
     while done < episodes:
         if stop is not None and stop():
             raise EvaluationStopped
-        actions, state = player.predict(row.obs, state, row.first, deterministic=True)
+        seen = row.obs
+        if perturb is not None:
+            seen = perturb(row.obs, state, row.first, env.episode_seeds)
+        actions, state = player.predict(seen, state, row.first, deterministic=True)
         legal = legal_mask(env.observation_space, row.obs)
         actions = mix_random_actions(actions, epsilon, env.action_space, generator, legal)
         env.send(actions)

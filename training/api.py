@@ -16,6 +16,7 @@ from ludus.envs.make import EnvOptions
 from ludus.envs.trust import trust_modules, trust_programs
 from ludus.evaluation.evaluate import Evaluation
 from ludus.evaluation.evaluate import evaluate as play_games
+from ludus.evaluation.perturbation import parse_perturbation, perturbed_frame, perturber
 from ludus.evaluation.video import SUFFIXES, Overlay, Recording
 from ludus.evaluation.video import record as record_game
 from ludus.networks.names import PASSED
@@ -204,6 +205,7 @@ def evaluate(
     episodes: int = 20,
     seed: int = 0,
     epsilon: float = 0.0,
+    perturb: str | None = None,
     **settings: Any,
 ) -> Evaluation:
     """Play full held-out games with the deterministic policy.
@@ -214,15 +216,26 @@ def evaluate(
         episodes: number of games, which training never plays.
         seed: of the set of games.
         epsilon: probability of a random action.
+        perturb: change of what the agent observes, as "fgsm:2", "noise:4" or "shift:2"; the games
+            are the same as without it.
         settings: changes to the protocol, as for `train`, such as `opponent="mcts:100"`.
 
     Returns:
         The games' `returns` and `lengths`, and their `mean`.
+
+    Raises:
+        ConfigError: there is no such perturbation, or it does not suit the agent or the env.
     """
     _check_games(seed, epsilon, episodes, "episodes")
+    parsed = None if perturb is None else parse_perturbation(perturb)
     trust_programs([str(settings.get("opponent"))])
     player, env_id, options = _player(agent, env, settings)
-    return play_games(player, env_id, options, episodes=episodes, seed=seed, epsilon=epsilon)
+    change = None
+    if parsed is not None:
+        change = perturber(parsed, player, perturbed_frame(env_id, options))
+    return play_games(
+        player, env_id, options, episodes=episodes, seed=seed, epsilon=epsilon, perturb=change
+    )
 
 
 def record(
