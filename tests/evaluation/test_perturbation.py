@@ -460,6 +460,22 @@ def test_fgsm_needs_two_discrete_actions(space):
     assert perturber(Perturbation("noise", 1), agent, frame)
 
 
+def test_fgsm_attacks_all_choices_of_an_action():
+    """With two of two actions each, the gradient is that of both differences of values."""
+    weights = np.random.default_rng(0).normal(size=(4, 4))
+    obs = np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)
+    frame = VECTOR._replace(action_space=spaces.MultiDiscrete([2, 2]))
+    changed = perturber(Perturbation("fgsm", 1), _LinearAgent(weights), frame)(
+        obs, None, ALL, SEEDS
+    )
+    for x, seen in zip(obs, changed, strict=True):
+        q = weights @ x
+        first, second = int(q[1] > q[0]), 2 + int(q[3] > q[2])
+        gradient = weights[1 - first] - weights[first] + weights[5 - second] - weights[second]
+        expected = x + np.array([0.5, 1, 2, 0]) * np.sign(gradient)
+        np.testing.assert_allclose(seen, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("env", "why"),
     [
