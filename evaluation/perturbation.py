@@ -10,7 +10,6 @@ x' = clip(x + size * unit * sign(dL/dx)).
 generator that is seeded by the game, and stays until its end.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple, Protocol, get_args
@@ -31,6 +30,7 @@ from ludus.networks.policies import PolicyOut
 
 PerturbationKind = Literal["fgsm", "noise", "shift"]
 RANDOM_STEPS = 2_000  # of random play, whose standard deviations are the unit of vectors
+_LARGEST = 1_000_000  # size; far above any that makes sense, and below an overflow
 _PRINTED = 8  # at most so many numbers of a unit are printed
 _RANDOM_ENVS, _RANDOM_SEED = 8, 1 << 41  # beyond the seeds of trainings and evaluations
 
@@ -89,7 +89,7 @@ def parse_perturbation(text: str) -> Perturbation:
     """Parse `fgsm:2`.
 
     Raises:
-        ConfigError: there is no such kind, or the size is no number.
+        ConfigError: there is no such kind, or the size is no number from 0 to a million.
     """
     kind, _, number = text.strip().partition(":")
     if kind not in get_args(PerturbationKind):
@@ -100,8 +100,10 @@ def parse_perturbation(text: str) -> Perturbation:
         size = float(number)
     except ValueError:
         size = -1.0
-    if not 0 <= size < math.inf:
-        raise ConfigError(f"the size of {text} is no number of 0 or more; write it as {kind}:2")
+    if not 0 <= size <= _LARGEST:
+        raise ConfigError(
+            f"the size of {text} is no number from 0 to {_LARGEST:,}; write it as {kind}:2"
+        )
     return Perturbation(kind, size)  # type: ignore[arg-type]  # checked above
 
 
@@ -152,7 +154,7 @@ def describe_sizes(frame: Frame) -> str:
         return "sizes are numbers of cells that are switched in each frame, and of shifts pixels"
     if frame.unit is None:
         low, high = frame.space.low.min(), frame.space.high.max()
-        return f"sizes are in units of the observation, from {low:g} to {high:g}"
+        return f"sizes are in units of the observation ({low:g} to {high:g}), and of shifts pixels"
     numbers = [f"{each:.3g}" for each in frame.unit.reshape(-1)]
     shown = ", ".join([*numbers[:_PRINTED], *["..."][: len(numbers) > _PRINTED]])
     return f"a size of 1 is the deviation of each number in {RANDOM_STEPS:,} random steps: {shown}"

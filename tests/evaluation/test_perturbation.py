@@ -407,7 +407,7 @@ def test_the_unit_of_a_vector_is_its_deviation_under_random_actions():
 
 def test_the_sizes_are_described():
     assert "cells" in describe_sizes(BINARY)
-    assert "from 0 to 255" in describe_sizes(BYTES)
+    assert "(0 to 255)" in describe_sizes(BYTES)
     assert describe_sizes(VECTOR).endswith("0.5, 1, 2, 0")
     long = VECTOR._replace(unit=np.ones(9, np.float32))
     assert describe_sizes(long).endswith(", ".join(["1"] * 8) + ", ...")
@@ -423,10 +423,11 @@ def test_a_list_is_parsed_and_its_repetitions_left_out():
     [
         ("blur:2", "no perturbation 'blur:2'; use fgsm:SIZE"),
         ("", "no perturbation ''"),
-        ("fgsm", "the size of fgsm is no number of 0 or more; write it as fgsm:2"),
+        ("fgsm", "the size of fgsm is no number from 0 to 1,000,000; write it as fgsm:2"),
         ("noise:much", "the size of noise:much is no number"),
         ("noise:-1", "the size of noise:-1 is no number"),
         ("shift:nan", "the size of shift:nan is no number"),
+        ("noise:1e7", "the size of noise:1e7 is no number from 0 to 1,000,000"),
         ("shift:inf", "the size of shift:inf is no number"),
     ],
 )
