@@ -27,7 +27,7 @@ class Entry(NamedTuple):
     module: str  # offers `preset(name, env)` and the configuration's class
 
 
-_DQN, _R2D2 = "ludus.agents.dqn_config", "ludus.agents.r2d2_config"
+_DQN, _R2D2 = "ludus.agents.dqn_presets", "ludus.agents.r2d2_config"
 _PPO, _SB3 = "ludus.agents.ppo_config", "ludus.agents.sb3_config"
 AGENTS = {
     "dqn": Entry("the deep Q-network, https://doi.org/10.1038/nature14236", _DQN),

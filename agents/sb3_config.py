@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from ludus.agents import dqn_config, ppo_config
+from ludus.agents import dqn_presets, ppo_config
 from ludus.agents.preset import Family, Preset, family
 from ludus.envs.dict_observation import PackedDict
 from ludus.envs.errors import ConfigError
@@ -79,10 +79,10 @@ def preset(name: str, env: EnvLike) -> Preset:
         config = _policy_gradient("a2c" if algorithm == "a2c" else "ppo", ours.config)
         return ours._replace(config=config)
     if algorithm == "dqn2013":
-        dqn_config.preset(algorithm, env)  # refuses an env without images
-        base = dqn_config.SMALL
+        dqn_presets.preset(algorithm, env)  # refuses an env without images
+        base = dqn_presets.SMALL
     else:
-        base = dqn_config.ZOO if kind == "atari" else dqn_config.PRESETS[kind]["dqn"]
+        base = dqn_presets.ZOO if kind == "atari" else dqn_presets.PRESETS[kind]["dqn"]
     config = SB3Config(
         encoder=base.encoder,
         hidden=base.hidden,
@@ -94,7 +94,7 @@ def preset(name: str, env: EnvLike) -> Preset:
         config = _recurrent_ppo(config, kind)
         return Preset(config, num_envs=32 if kind == "minatar" else 8)
     if algorithm == "qrdqn":
-        quantiles = dqn_config.PRESETS[kind]["qrdqn"].quantiles
+        quantiles = dqn_presets.PRESETS[kind]["qrdqn"].quantiles
         arguments = config.arguments | {"n_quantiles": quantiles}
         config = replace(config, algorithm="qrdqn", arguments=arguments)
     return Preset(config, num_envs=1)  # SB3's value-based algorithms are written for one env

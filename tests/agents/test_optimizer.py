@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 import torch
 
-from ludus.agents.learner import clip_norm, make_optimizer, take_step
+from ludus.agents.optimizer import clip_norm, make_optimizer, take_step
 from ludus.agents.preset import OptimizerName
 
 
