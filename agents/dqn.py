@@ -90,6 +90,7 @@ class DQN:
             learning_rate=config.learning_rate,
             eps=config.optimizer_eps,
             momentum=config.momentum,
+            weight_decay=config.weight_decay,
             max_grad_norm=config.max_grad_norm,
             metrics=("loss", "q_values"),
             schedules=self._schedules,

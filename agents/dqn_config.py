@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 from ludus.agents.auxiliary_config import AuxiliaryFields
-from ludus.agents.preset import OptimizerName
+from ludus.agents.preset import AnyOptimizerName
 from ludus.envs.bounds import (
     AT_LEAST_ONE,
     FINITE,
@@ -90,14 +90,17 @@ class DQNConfig(AuxiliaryFields):
     """weight of CQL's penalty on actions outside the data; 0 for none"""
     loss: Literal["huber", "mse"] = "huber"
     """loss of the temporal-difference error; distributions have their own"""
-    optimizer: OptimizerName = "adam"
-    """rmsprop is centred as the 2015 DQN's, with eps outside the root"""
+    optimizer: AnyOptimizerName = "adam"
+    """rmsprop is centred as the 2015 DQN's, with eps outside the root; adamw is adam with
+    weight_decay"""
     learning_rate: Annotated[float, POSITIVE] = 1e-4
     """step size of the optimizer"""
     optimizer_eps: Annotated[float, POSITIVE] = 1e-8
-    """added to the denominator (adam, radam, rmsprop, adagrad)"""
+    """added to the denominator (adam, adamw, radam, rmsprop, adagrad)"""
     momentum: Annotated[float, NON_NEGATIVE] = 0.0
     """momentum of sgd and rmsprop"""
+    weight_decay: Annotated[float, FRACTION] = 0.0
+    """adamw: each update removes this share of a weight, times learning_rate; biases stay"""
     max_grad_norm: Annotated[float, NON_NEGATIVE_OR_INFINITE] = 10.0
     """gradients are scaled down to this L2 norm; 0 for no limit"""
     batch_size: Annotated[int, AT_LEAST_ONE] = 32
@@ -165,6 +168,11 @@ class DQNConfig(AuxiliaryFields):
                 f"head {self.head}, which has its own loss",
             ),
             (self.spectral_norm and not impala, "spectral_norm", f"encoder {self.encoder}"),
+            (
+                self.weight_decay and self.optimizer != "adamw",
+                "weight_decay",
+                f"optimizer {self.optimizer}",
+            ),
             (self.pool and not impala, "pool", f"encoder {self.encoder}"),
             (self.layer_norm != "none" and impala, "layer_norm", "encoder impala"),
         ):

@@ -18,9 +18,9 @@ from ludus.agents.agent import Advice, Algorithm, Observation
 from ludus.agents.auxiliary import Auxiliary
 from ludus.agents.memory.priority import Priorities
 from ludus.agents.observation_batch import as_batch
-from ludus.agents.optimizer import clip_norm, make_optimizer, take_step
+from ludus.agents.optimizer import decay_factors, make_optimizer
 from ludus.agents.overlap import Overlap
-from ludus.agents.preset import OptimizerName
+from ludus.agents.preset import AnyOptimizerName
 from ludus.agents.ranks import ALONE, Ranks
 from ludus.agents.sampling_policy import SamplingPolicy
 from ludus.agents.seeding import restore_generator
@@ -42,6 +42,7 @@ class Learner:
         optimizer: name of the optimizer.
         eps: of the optimizer.
         momentum: of the optimizer.
+        weight_decay: of adamw; its learning rate must be a number.
         max_grad_norm: gradients are scaled down to this L2 norm; 0 for no limit.
         actor: acts in the training; None for an agent that acts in another way.
         target: follows the online network; None without one.
@@ -61,9 +62,10 @@ class Learner:
         *,
         metrics: Sequence[str],
         learning_rate: float | Tensor,
-        optimizer: OptimizerName = "adam",
+        optimizer: AnyOptimizerName = "adam",
         eps: float = 1e-8,
         momentum: float = 0.0,
+        weight_decay: float = 0.0,
         max_grad_norm: float = 0.0,
         actor: ValuePolicy | SamplingPolicy | None = None,
         target: TargetNetwork[Any] | None = None,
@@ -82,9 +84,10 @@ class Learner:
         frozen = list(network.encoder.parameters()) if frozen_encoder else []
         self._parameters = list(network.parameters())[len(frozen) :]  # the encoder's come first
         self.trained = self.flat[sum(p.numel() for p in frozen) :]  # [size]
-        self.optimizer = make_optimizer(
-            optimizer, self.trained, float(learning_rate), eps, momentum
-        )
+        rate, decay = float(learning_rate), None
+        if weight_decay:
+            decay = decay_factors(self._parameters, rate * weight_decay)
+        self.optimizer = make_optimizer(optimizer, self.trained, rate, eps, momentum, decay)
         if isinstance(learning_rate, Tensor):  # a captured update reads the tensor
             self.optimizer.param_groups[0]["lr"] = learning_rate
         self._max_grad_norm, self._schedules = max_grad_norm, schedules
@@ -317,6 +320,56 @@ def _load(part: Any, saved: Any) -> None:
             part.bit_generator.state = saved
         case _:
             part.load_state_dict(saved)
+
+
+@torch.no_grad()
+def take_step(optimizer: torch.optim.Optimizer, flat: Tensor, gradient: Tensor) -> None:
+    """Do one step of an optimizer from `make_optimizer`; never synchronises with a GPU.
+
+    On a CPU, Adam's fused operation is called directly: the Python around it took 140 of the 450
+    microseconds of a small network's update.
+
+    Args:
+        optimizer: of `flat`.
+        flat: parameters, [size].
+        gradient: [size].
+    """
+    decay = optimizer.param_groups[0]["decay"]
+    if decay is not None:
+        flat.mul_(decay)
+    if flat.is_cuda or not isinstance(optimizer, torch.optim.Adam):
+        flat.grad = gradient
+        optimizer.step()
+        return
+    group, state = optimizer.param_groups[0], optimizer.state[flat]
+    state["step"].add_(1)
+    torch._fused_adam_(
+        [flat],
+        [gradient],
+        [state["exp_avg"]],
+        [state["exp_avg_sq"]],
+        [],
+        [state["step"]],
+        lr=group["lr"],
+        beta1=group["betas"][0],
+        beta2=group["betas"][1],
+        weight_decay=0.0,
+        eps=group["eps"],
+        amsgrad=False,
+        maximize=False,
+    )
+
+
+def clip_norm(gradient: Tensor, limit: float) -> Tensor:
+    """Scale the gradient [size] down in place to an L2 norm of `limit` (0: none).
+
+    Returns:
+        The norm before.
+    """
+    norm = torch.linalg.vector_norm(gradient)
+    if limit:  # else a pass over all weights that changes nothing
+        gradient.mul_((limit / (norm + 1e-6)).clamp(max=1.0))
+    return norm
 
 
 def linear(start: float, end: float, duration: float, step: float) -> float:

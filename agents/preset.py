@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 Family = Literal["classic", "minatar", "atari"]
 OptimizerName = Literal["adam", "radam", "rmsprop", "plain_rmsprop", "sgd", "adagrad"]
+AnyOptimizerName = Literal[OptimizerName, "adamw"]
 
 
 class Preset(NamedTuple):

@@ -72,8 +72,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("normalize_value", "target_kl", "value_target", "outcome_share"),
     ),
     "optimizer and schedules": (
-        *("optimizer", "learning_rate", "optimizer_eps", "momentum", "max_grad_norm"),
-        *("anneal_learning_rate", "anneal_clip_range", "desired_kl"),
+        *("optimizer", "learning_rate", "optimizer_eps", "momentum", "weight_decay"),
+        *("max_grad_norm", "anneal_learning_rate", "anneal_clip_range", "desired_kl"),
     ),
 }
 

@@ -116,6 +116,7 @@ ELSEWHERE |= {"head", "noisy", "layer_norm"}  # another network: below
 ELSEWHERE |= {"evaluation_epsilon"}  # test_dqn.py
 ELSEWHERE |= {"pool", "spectral_norm"}  # of the impala encoder, below
 ELSEWHERE |= {f.name for f in fields(AuxiliaryFields)}  # test_auxiliary.py
+ELSEWHERE |= {"weight_decay"}  # of adamw, below
 ELSEWHERE |= {"policy_samples"}  # changes what is seen, not what is learned: below
 
 
@@ -161,6 +162,13 @@ def test_a_field_of_a_part_changes_what_is_learned_with_that_part_alone(trained,
         (weights, _), (other, _) = trained(config), trained(replace(config, **{name: value}))
         same = weights.shape == other.shape and bool((weights - other).abs().max() < 1e-5)
         assert same != changes
+
+
+def test_weight_decay_makes_the_weights_of_adamw_smaller(trained):
+    adamw = replace(CONFIG, optimizer="adamw")
+    none, little, much = (trained(replace(adamw, weight_decay=w))[0] for w in (0.0, 0.1, 1.0))
+    assert torch.equal(none, trained(CONFIG)[0])  # it is adam then
+    assert none.norm() > little.norm() > much.norm()
 
 
 def test_policy_samples_are_the_quantiles_without_chance():
@@ -313,6 +321,7 @@ BAD = [
     *((name, 0) for name in ("code_units", "spr_steps", "spr_units")),
     *((name, -1) for name in ("reconstruction_weight", "kl_weight", "spr_weight")),
     *((name, -1) for name in ("inverse_weight", "spr_momentum")),
+    ("weight_decay", -0.1),
     ("munchausen_scale", 1.1),
     ("atoms", 1),
     ("v_min", 10.0),
@@ -373,6 +382,7 @@ def test_an_infinity_that_makes_every_weight_nan_is_refused_by_name(name, value)
             )
         ),
         ({"encoder": "impala", "layer_norm": "all"}, "layer_norm", "encoder impala"),
+        ({"weight_decay": 0.1}, "weight_decay", "optimizer adam"),
     ],
     ids=str,
 )

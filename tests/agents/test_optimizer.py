@@ -5,11 +5,12 @@ from typing import get_args
 import pytest
 import torch
 
-from ludus.agents.optimizer import clip_norm, make_optimizer, take_step
-from ludus.agents.preset import OptimizerName
+from ludus.agents.learner import clip_norm, take_step
+from ludus.agents.optimizer import decay_factors, make_optimizer
+from ludus.agents.preset import AnyOptimizerName
 
 
-@pytest.mark.parametrize("name", get_args(OptimizerName))
+@pytest.mark.parametrize("name", get_args(AnyOptimizerName))
 @pytest.mark.parametrize("as_tensor", [False, True])
 def test_a_step_equals_torchs_own_bit_for_bit(name, as_tensor):
     flat = torch.randn(999)
@@ -42,6 +43,20 @@ def test_plain_rmsprop_by_hand():
         v = 0.99 * v + 0.01 * g * g
         x -= 0.1 * g / (math.sqrt(v) + 1e-5)
         assert float(flat) == pytest.approx(x, abs=1e-5)
+
+
+def test_adamw_decays_weights_but_no_biases_as_torchs_own():
+    matrix, bias = torch.randn(7, 5), torch.randn(7)
+    flat = torch.cat([matrix.flatten(), bias])
+    factors = decay_factors([matrix, bias], 1e-2 * 0.3)
+    optimizer = make_optimizer("adamw", flat, 1e-2, 1e-5, decay=factors)
+    groups = [{"params": [matrix], "weight_decay": 0.3}, {"params": [bias], "weight_decay": 0.0}]
+    theirs = torch.optim.AdamW(groups, 1e-2, eps=1e-5)
+    for _ in range(5):
+        matrix.grad, bias.grad = torch.randn(7, 5), torch.randn(7)
+        take_step(optimizer, flat, torch.cat([matrix.grad.flatten(), bias.grad]))
+        theirs.step()
+    torch.testing.assert_close(flat, torch.cat([matrix.flatten(), bias]))
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(0.0, 5.0), (10.0, 5.0), (1.0, 1.0)])
