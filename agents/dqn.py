@@ -7,6 +7,7 @@ network's. Every other variant changes one part: the source of batches (`priorit
 of the head (`dueling`, `noisy`, `head`), or the target (`n_step`, `munchausen`, `value_rescaling`).
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from ludus.agents.learner import Learner, UpdateSchedule, exponential, linear
 from ludus.agents.memory.priority import importance_weights
 from ludus.agents.memory.replay import Batch, Replay
 from ludus.agents.memory.step import EVERY_ENV, Extras, Step
+from ludus.agents.resets import reset_weights
 from ludus.agents.seeding import generator, sampling_dtype, seed_of, seeded_weights
 from ludus.agents.value_heads import HeadKind, head_kind
 from ludus.agents.value_policy import ValuePolicy, discrete
@@ -50,13 +52,14 @@ class DQN:
     Args:
         config: loss, update schedule and exploration.
         network: the online network.
+        fresh: returns another with the weights of a seed.
         head: the kind of its head.
         memory: stores transitions and samples batches.
         auxiliary: further loss of the features; None without one.
         space: of one observation.
         action_space: defines the number of the first action.
         device: where networks and memory live.
-        seed: of exploration and noise.
+        seed: of weights, exploration and noise.
         steps: env steps of the whole training, for what is annealed over it.
     """
 
@@ -64,6 +67,7 @@ class DQN:
         self,
         config: DQNConfig,
         network: Network[ValueOut],
+        fresh: Callable[[int], Network[ValueOut]],
         head: HeadKind,
         memory: Replay,
         auxiliary: Auxiliary | None,
@@ -115,7 +119,9 @@ class DQN:
         self._beta = torch.full((1,), config.priority_beta_start, device=device)
         self._no_resets = torch.zeros(1, config.batch_size, dtype=torch.bool, device=device)
         self._schedule = UpdateSchedule(config.replay_ratio, config.learning_starts)
-        self._steps = steps
+        self._steps, self._fresh = steps, fresh
+        self._fresh_seeds = np.random.default_rng([seed, 6])
+        self._reset_at = np.zeros(1, np.int64)  # updates before the latest reset
         self._normalises = False  # whether the encoder is known to have statistics
         self.capturable = True
         self.env_steps, self.updates = 0, 0
@@ -171,6 +177,19 @@ class DQN:
             self.learner.update(*self.randomness())
             if self.updates % c.target_interval == 0:
                 self.target.update(c.polyak)
+            due = c.reset_interval and self.updates % c.reset_interval == 0
+            if due and progress <= c.reset_until:
+                self._reset()
+
+    def _reset(self) -> None:
+        """Mix both networks with fresh weights of their own, as BBF's authors do."""
+        c = self.config
+        for network in (self.network, self.target.network):
+            fresh = self._fresh(int(self._fresh_seeds.integers(1 << 32)))
+            frozen = c.freeze == "encoder"
+            reset_weights(network, fresh, c.reset_keep, frozen_encoder=frozen)
+        self.learner.restart()
+        self._reset_at[0] = self.updates
 
     def _measure_observations(self) -> None:
         """Set the mean and deviation of observations, unless they are set, from the memory.
@@ -325,7 +344,9 @@ class DQN:
 
     def parts(self) -> dict[str, Any]:
         """Return the parts of the state besides networks and optimizer."""
+        resets = {"reset_at": self._reset_at, "fresh_seeds": self._fresh_seeds}
         return {
+            **(resets if self.config.reset_interval else {}),
             "memory": self.memory,
             "exploration": self._policy.exploration,
             "evaluation": self._policy.evaluation,
@@ -406,7 +427,13 @@ def build(
         rows_ahead=c.rows_ahead,
     )
     head = head_kind(c)
-    with seeded_weights(seed, device):
-        network = make_network(c, head, env, int(action_space.n)).to(device)
+
+    def fresh(seed: int) -> Network[ValueOut]:
+        with seeded_weights(seed, device):
+            return make_network(c, head, env, int(action_space.n)).to(device)
+
+    network = fresh(seed)
     auxiliary = make_auxiliary(c, network, env, c.batch_size, device, seed)
-    return DQN(c, network, head, memory, auxiliary, space, action_space, device, seed, steps)
+    return DQN(
+        c, network, fresh, head, memory, auxiliary, space, action_space, device, seed, steps
+    )

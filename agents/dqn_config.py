@@ -131,6 +131,13 @@ class DQNConfig(AuxiliaryFields):
     """updates between two updates of the target network"""
     polyak: Annotated[float, Bounds(0, 1, above_low=True)] = 1.0
     """fraction by which the target moves to the online network; 1 copies it"""
+    reset_interval: Annotated[int, NON_NEGATIVE] = 0
+    """updates between two resets of the head to fresh weights, with the encoder mixed with some; 0
+    for none"""
+    reset_keep: Annotated[float, FRACTION] = 0.5
+    """resets: share of the encoder's weights that stays"""
+    reset_until: Annotated[float, FRACTION] = 1.0
+    """share of the training after which there is no further reset"""
     epsilon_start: Annotated[float, FRACTION] = 1.0
     """initial probability of a random action, drawn for each env"""
     epsilon_end: Annotated[float, FRACTION] = 0.05

@@ -194,6 +194,14 @@ class Learner:
         if self._overlap is not None:
             self._overlap.take_over()
 
+    def restart(self) -> None:
+        """Begin anew with weights that were replaced: those of rank 0, and no moments."""
+        self.ranks.copy_from_first(self.flat)
+        if self._target is not None:
+            self.ranks.copy_from_first(self._target.flat)
+        for moment in self.optimizer.state[self.trained].values():
+            moment.zero_()
+
     def agree(self, condition: bool) -> bool:
         """Return whether a condition holds on all ranks."""
         return condition if self.ranks.size == 1 else self.ranks.all(condition)

@@ -89,6 +89,7 @@ TRAINING = {
     "replay_ratio": 0.25,
     "target_interval": 4,
     "polyak": 0.5,
+    "reset_interval": 20,
 }
 # what a field needs around it to have a meaning, and its value
 WITHIN = {
@@ -108,6 +109,8 @@ WITHIN = {
     "priority_alpha": ({"prioritised": True}, 1.0),
     "priority_beta_start": ({"prioritised": True, "priority_alpha": 1.0}, 0.0),
     "priority_beta_end": ({"prioritised": True, "priority_alpha": 1.0}, 0.4),
+    "reset_keep": ({"reset_interval": 20}, 0.9),
+    "reset_until": ({"reset_interval": 20}, 0.01),
 }
 EXPLORATION = {"epsilon_start": 0.5, "epsilon_end": 0.9, "epsilon_steps": 500}
 EXPLORATION |= {"epsilon_decay": "exponential", "epsilon_off": 40}
@@ -322,6 +325,8 @@ BAD = [
     *((name, -1) for name in ("reconstruction_weight", "kl_weight", "spr_weight")),
     *((name, -1) for name in ("inverse_weight", "spr_momentum")),
     ("weight_decay", -0.1),
+    ("reset_interval", -1),
+    *((name, 1.1) for name in ("reset_keep", "reset_until")),
     ("munchausen_scale", 1.1),
     ("atoms", 1),
     ("v_min", 10.0),
