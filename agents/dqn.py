@@ -19,11 +19,12 @@ from ludus.agents import losses
 from ludus.agents.agent import EnvLike
 from ludus.agents.auxiliary import Auxiliary, auxiliary_network, make_auxiliary
 from ludus.agents.dqn_config import DQNConfig
+from ludus.agents.horizon import annealed
 from ludus.agents.learner import Learner, UpdateSchedule, exponential, linear
 from ludus.agents.memory.priority import importance_weights
 from ludus.agents.memory.replay import Batch, Replay
 from ludus.agents.memory.step import EVERY_ENV, Extras, Step
-from ludus.agents.resets import reset_weights
+from ludus.agents.resets import Resets
 from ludus.agents.seeding import generator, sampling_dtype, seed_of, seeded_weights
 from ludus.agents.value_heads import HeadKind, head_kind
 from ludus.agents.value_policy import ValuePolicy, discrete
@@ -118,10 +119,11 @@ class DQN:
         self._update_noise = generator(device, seed, 5)
         self._beta = torch.full((1,), config.priority_beta_start, device=device)
         self._no_resets = torch.zeros(1, config.batch_size, dtype=torch.bool, device=device)
+        self._resets = Resets(config, fresh, seed) if config.reset_interval else None
+        self._horizon = annealed(config, device)
+        memory.horizon = None if self._horizon is None else self._horizon.present
         self._schedule = UpdateSchedule(config.replay_ratio, config.learning_starts)
-        self._steps, self._fresh = steps, fresh
-        self._fresh_seeds = np.random.default_rng([seed, 6])
-        self._reset_at = np.zeros(1, np.int64)  # updates before the latest reset
+        self._steps = steps
         self._normalises = False  # whether the encoder is known to have statistics
         self.capturable = True
         self.env_steps, self.updates = 0, 0
@@ -174,22 +176,17 @@ class DQN:
             beta = linear(c.priority_beta_start, c.priority_beta_end, 1, progress)
             self._beta.fill_(beta)
         for _ in range(updates):
+            if self._horizon is not None:
+                self._horizon.move(self._updates_since_reset)
             self.learner.update(*self.randomness())
             if self.updates % c.target_interval == 0:
                 self.target.update(c.polyak)
-            due = c.reset_interval and self.updates % c.reset_interval == 0
-            if due and progress <= c.reset_until:
-                self._reset()
+            if self._resets is not None and self._resets.due(self.updates, progress):
+                self._resets.reset(self.learner, self.target.network)
 
-    def _reset(self) -> None:
-        """Mix both networks with fresh weights of their own, as BBF's authors do."""
-        c = self.config
-        for network in (self.network, self.target.network):
-            fresh = self._fresh(int(self._fresh_seeds.integers(1 << 32)))
-            frozen = c.freeze == "encoder"
-            reset_weights(network, fresh, c.reset_keep, frozen_encoder=frozen)
-        self.learner.restart()
-        self._reset_at[0] = self.updates
+    @property
+    def _updates_since_reset(self) -> int:
+        return self.updates - (0 if self._resets is None else self._resets.latest)
 
     def _measure_observations(self) -> None:
         """Set the mean and deviation of observations, unless they are set, from the memory.
@@ -340,13 +337,14 @@ class DQN:
         }
         if self.config.prioritised:
             values["priority_beta"] = float(self._beta)
+        if self._horizon is not None:
+            values["n_step"], values["gamma"] = self._horizon.at(self._updates_since_reset)
         return values
 
     def parts(self) -> dict[str, Any]:
         """Return the parts of the state besides networks and optimizer."""
-        resets = {"reset_at": self._reset_at, "fresh_seeds": self._fresh_seeds}
         return {
-            **(resets if self.config.reset_interval else {}),
+            **({} if self._resets is None else self._resets.parts()),
             "memory": self.memory,
             "exploration": self._policy.exploration,
             "evaluation": self._policy.evaluation,
@@ -403,7 +401,7 @@ def build(
     c, space, num_envs, stack = config, env.observation_space, env.num_envs, env.stack
     action_space = discrete(env.action_space, "DQN")
     # At worst, in episodes of one step, every second row only ends an episode.
-    after = max(c.n_step, c.rows_ahead)  # rows after each that can be sampled
+    after = max(c.longest_n_step, c.rows_ahead)  # rows after each that can be sampled
     usable = (c.replay_size // num_envs - after - stack + 1) * num_envs // 2
     if usable < c.batch_size:
         raise ConfigError(
@@ -419,7 +417,7 @@ def build(
         space.shape,
         space.dtype,
         stack=stack,
-        n_step=c.n_step,
+        n_step=c.longest_n_step,
         gamma=c.gamma,
         device=device,
         seed=seed_of(seed, 3),

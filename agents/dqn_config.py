@@ -109,6 +109,12 @@ class DQNConfig(AuxiliaryFields):
     """discount per step"""
     n_step: Annotated[int, AT_LEAST_ONE] = 1
     """steps of the return before bootstrapping"""
+    n_step_end: Annotated[int, NON_NEGATIVE] = 0
+    """n_step at the end of horizon_updates; 0 for no change"""
+    gamma_end: Annotated[float, FRACTION] = 0.0
+    """gamma at the end of horizon_updates; 0 for no change"""
+    horizon_updates: Annotated[int, AT_LEAST_ONE] = 10_000
+    """updates from the start and from each reset, over which n_step and gamma change"""
     clip_reward: bool = False
     """learn from rewards clipped to [-1, 1]; scores are never clipped"""
     replay_size: Annotated[int, AT_LEAST_ONE] = 100_000
@@ -151,6 +157,11 @@ class DQNConfig(AuxiliaryFields):
     evaluation_epsilon: Annotated[float, FRACTION] = 0.05
     """probability of a random action in `predict(deterministic=False)`"""
 
+    @property
+    def longest_n_step(self) -> int:
+        """Steps of the longest return in the training."""
+        return max(self.n_step, self.n_step_end)
+
     def __post_init__(self) -> None:
         """Check the bounds, and refuse combinations that cannot work."""
         check_bounds(self, ConfigError)
@@ -179,6 +190,11 @@ class DQNConfig(AuxiliaryFields):
                 self.weight_decay and self.optimizer != "adamw",
                 "weight_decay",
                 f"optimizer {self.optimizer}",
+            ),
+            (
+                self.gamma_end and not (0 < self.gamma < 1 and self.gamma_end < 1),
+                "gamma_end",
+                f"gamma {self.gamma} or with 1: a distance to 1 changes by a factor",
             ),
             (self.pool and not impala, "pool", f"encoder {self.encoder}"),
             (self.layer_norm != "none" and impala, "layer_norm", "encoder impala"),

@@ -5,12 +5,55 @@ and perturbed, w = keep * w + (1 - keep) * fresh (Ash and Adams 2020,
 https://arxiv.org/abs/1910.08475), as in https://arxiv.org/abs/2305.19452, section 3.
 """
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
+from ludus.agents.dqn_config import DQNConfig
+from ludus.agents.learner import Learner
 from ludus.networks.encoders import ProjectedEncoder
 from ludus.networks.network import Network
+
+
+class Resets:
+    """The schedule of resets.
+
+    Args:
+        config: its `reset_` fields.
+        fresh: returns a network with the weights of a seed.
+        seed: of the fresh weights.
+    """
+
+    def __init__(self, config: DQNConfig, fresh: Callable[[int], Network[Any]], seed: int) -> None:
+        self._config, self._fresh = config, fresh
+        self._latest = np.zeros(1, np.int64)  # updates before the latest reset
+        self._seeds = np.random.default_rng([seed, 6])
+
+    @property
+    def latest(self) -> int:
+        """Number of updates before the latest reset; 0 before the first."""
+        return int(self._latest[0])
+
+    def due(self, updates: int, progress: float) -> bool:
+        """Return whether a reset follows so many updates, at a share `progress` of the training."""
+        c = self._config
+        return updates % c.reset_interval == 0 and progress <= c.reset_until
+
+    def reset(self, learner: Learner, target: Network[Any]) -> None:
+        """Mix both networks with fresh weights of their own, as BBF's authors do."""
+        c = self._config
+        for network in (learner.network, target):
+            fresh = self._fresh(int(self._seeds.integers(1 << 32)))
+            frozen = c.freeze == "encoder"
+            reset_weights(network, fresh, c.reset_keep, frozen_encoder=frozen)
+        learner.restart()
+        self._latest[0] = learner.agent.updates
+
+    def parts(self) -> dict[str, Any]:
+        """Return the state, as parts of an agent's."""
+        return {"latest_reset": self._latest, "reset_seeds": self._seeds}
 
 
 @torch.no_grad()

@@ -67,7 +67,14 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "targets and loss": (
         *("gamma", "n_step", "lam", "vtrace", "double", "target_interval", "polyak", "munchausen"),
         *("munchausen_online", "munchausen_scale", "munchausen_temperature", "munchausen_floor"),
-        *("reset_interval", "reset_keep", "reset_until"),
+        *(
+            "n_step_end",
+            "gamma_end",
+            "horizon_updates",
+            "reset_interval",
+            "reset_keep",
+            "reset_until",
+        ),
         *("value_rescaling", "conservative", "loss", "clip_reward", "clip_range", "value_clip"),
         *("value_coef", "normalize_advantage", "normalize_observation", "normalize_reward"),
         *("normalize_value", "target_kl", "value_target", "outcome_share"),

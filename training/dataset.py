@@ -225,17 +225,19 @@ class Dataset:
         if not len(agent.memory):
             raise ConfigError(f"{self.name} has no step to learn from; collect more episodes")
         if len(self.held_out):
+            n_step = config.longest_n_step
             self._validation = Replay(
-                max(self._rows(self.held_out, config.n_step), config.n_step + self.stack + 1),
+                max(self._rows(self.held_out, n_step), n_step + self.stack + 1),
                 1,
                 self.observation_space.shape,
                 self.observation_space.dtype,
                 stack=self.stack,
-                n_step=config.n_step,
+                n_step=n_step,
                 gamma=config.gamma,
                 device=agent.device,
                 seed=0,
             )
+            self._validation.horizon = agent.memory.horizon
             self._load(self._validation, self.held_out, agent)
 
     def _load(self, memory: Replay, episodes: np.ndarray, agent: OfflineLearner) -> int:
@@ -262,7 +264,7 @@ class Dataset:
         is not `valid`, so it is never sampled and never joins two episodes.
         """
         config, shape = agent.config, self.observation_space.shape
-        total = self._rows(episodes, config.n_step)
+        total = self._rows(episodes, config.longest_n_step)
         size = int(np.prod(shape, dtype=np.int64)) // self.stack
         frames = np.zeros((total, size), self.observation_space.dtype)
         action = np.zeros(total, np.int64)

@@ -44,6 +44,13 @@ class Sample(NamedTuple):
     probability: Tensor | None  # [N] float64; None for uniform sampling
 
 
+class Horizon(NamedTuple):
+    """A return that changes over the training. Scalars on the device, which `gather` reads."""
+
+    steps: Tensor  # int64, 1 to the memory's n_step
+    gamma_ratio: Tensor  # float32, the present discount per step over that of the memory
+
+
 class Replay:
     """The last `capacity` transitions of B envs.
 
@@ -53,8 +60,8 @@ class Replay:
         obs_shape: of one observation; with stack > 1, axis 0 is the stack, oldest frame first.
         obs_dtype: of one observation.
         stack: frames in one observation.
-        n_step: steps of the return.
-        gamma: discount per step.
+        n_step: steps of the return, at most.
+        gamma: discount per step, of the rows as they are stored.
         device: where the memory lives and batches are returned.
         seed: of the sampling generator.
         alpha: exponent of the priorities; None for uniform sampling.
@@ -89,6 +96,7 @@ class Replay:
             )
         self.stack, self.n_step, self.device = stack, n_step, device
         self._gamma = np.float32(gamma)
+        self.horizon: Horizon | None = None  # of an agent whose n or gamma changes
         self.obs_shape = obs_shape
         self._obs_shape = obs_shape
         size = int(np.prod(obs_shape, dtype=np.int64)) // stack
@@ -234,14 +242,18 @@ class Replay:
         """Return the transitions at indices [N]."""
         if self.n_step == 1:
             reward, discount = self._reward[index], self._discount[index]
+            if self.horizon is not None:
+                discount = discount * self.horizon.gamma_ratio
             next_index = (index + self.num_envs) % self.capacity
         else:
             window = (index + self._ahead) % self.capacity  # [n, N]
             after = (window + self.num_envs) % self.capacity
             # A row whose successor is not valid was cut off by a time limit or ended the game.
-            n_step = n_step_return(
-                self._reward[window], self._discount[window], ~self._valid[after]
-            )
+            discount, stops = self._discount[window], ~self._valid[after]  # [n, N]
+            if self.horizon is not None:
+                discount = discount * self.horizon.gamma_ratio
+                stops = stops | (self._ahead >= (self.horizon.steps - 1) * self.num_envs)
+            n_step = n_step_return(self._reward[window], discount, stops)
             reward, discount = n_step.reward, n_step.discount
             next_index = (index + n_step.steps * self.num_envs) % self.capacity  # [N]
         return Batch(

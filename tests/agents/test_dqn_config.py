@@ -90,6 +90,8 @@ TRAINING = {
     "target_interval": 4,
     "polyak": 0.5,
     "reset_interval": 20,
+    "n_step_end": 3,
+    "gamma_end": 0.99,
 }
 # what a field needs around it to have a meaning, and its value
 WITHIN = {
@@ -110,6 +112,7 @@ WITHIN = {
     "priority_beta_start": ({"prioritised": True, "priority_alpha": 1.0}, 0.0),
     "priority_beta_end": ({"prioritised": True, "priority_alpha": 1.0}, 0.4),
     "reset_keep": ({"reset_interval": 20}, 0.9),
+    "horizon_updates": ({"gamma_end": 0.99}, 20),
     "reset_until": ({"reset_interval": 20}, 0.01),
 }
 EXPLORATION = {"epsilon_start": 0.5, "epsilon_end": 0.9, "epsilon_steps": 500}
@@ -325,7 +328,8 @@ BAD = [
     *((name, -1) for name in ("reconstruction_weight", "kl_weight", "spr_weight")),
     *((name, -1) for name in ("inverse_weight", "spr_momentum")),
     ("weight_decay", -0.1),
-    ("reset_interval", -1),
+    *((name, -1) for name in ("reset_interval", "n_step_end", "horizon_updates")),
+    ("gamma_end", 1.1),
     *((name, 1.1) for name in ("reset_keep", "reset_until")),
     ("munchausen_scale", 1.1),
     ("atoms", 1),
@@ -387,6 +391,8 @@ def test_an_infinity_that_makes_every_weight_nan_is_refused_by_name(name, value)
             )
         ),
         ({"encoder": "impala", "layer_norm": "all"}, "layer_norm", "encoder impala"),
+        ({"gamma_end": 0.9, "gamma": 1.0}, "gamma_end", "gamma 1.0"),
+        ({"gamma_end": 1.0}, "gamma_end", "with 1"),
         ({"weight_decay": 0.1}, "weight_decay", "optimizer adam"),
     ],
     ids=str,

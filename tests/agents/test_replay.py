@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from ludus.agents.memory.replay import Replay
+from ludus.agents.memory.replay import Horizon, Replay
 from ludus.envs.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -66,12 +66,12 @@ def _expected_places(stream, rows, n_step):
     }
 
 
-def _expected(stream, t, b, n_step):
+def _expected(stream, t, b, n_step, gamma=GAMMA):
     """(n-step reward, discount, rows to the bootstrap observation), one step after another."""
     total, power = 0.0, 1.0
     for k in range(1, n_step + 1):
         total += power * float(stream.reward[t + k][b])
-        power *= GAMMA
+        power *= gamma
         if stream.terminated[t + k][b]:
             return total, 0.0, k
         if stream.over[t + k][b]:
@@ -136,6 +136,36 @@ def test_what_is_sampled_equals_a_list_that_keeps_everything(
     for _ in range(length):
         memory.add(stream.step())
         _check(memory, stream, n_step)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    envs=st.integers(1, 3),
+    longest=st.integers(1, 5),
+    shorter=st.integers(0, 4),
+    gamma=st.floats(0.1, 1.0),
+    ends=ends,
+    seed=st.integers(0, 2**31),
+)
+def test_a_horizon_makes_returns_shorter_and_discounts_them_otherwise(
+    random_stream, envs, longest, shorter, gamma, ends, seed
+):
+    memory, n_step = _replay(20, envs, 1, longest), max(1, longest - shorter)
+    stream = random_stream(envs, 1, seed, _frame, ends)
+    for _ in range(30):
+        memory.add(stream.step())
+    places = _places(_all(memory), 1) if len(memory) else []
+    assert set(places) == _expected_places(stream, memory.rows, longest)
+    if not places:
+        return
+    memory.horizon = Horizon(torch.tensor(n_step), torch.tensor(gamma / GAMMA))
+    batch = _all(memory)
+    want = [_expected(stream, t, b, n_step, gamma) for t, b in places]
+    rewards, discounts, steps = zip(*want, strict=True)
+    ahead = [stream.obs[t + k][b] for (t, b), k in zip(places, steps, strict=True)]
+    assert np.array_equal(batch.next_obs, np.stack(ahead))
+    np.testing.assert_allclose(batch.reward, rewards, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(batch.discount, discounts, rtol=1e-5, atol=1e-6)
 
 
 @settings(max_examples=50, deadline=None)

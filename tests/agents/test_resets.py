@@ -68,7 +68,7 @@ def test_encoder_is_mixed_and_the_head_is_fresh_in_both_networks(random_stream, 
     seeds = np.random.default_rng([0, 6])
     for network, before in ((agent.network, twin.network), (agent.target, twin.target)):
         network, before = getattr(network, "network", network), getattr(before, "network", before)
-        fresh = _weights(agent._fresh(int(seeds.integers(1 << 32))))
+        fresh = _weights(agent._resets._fresh(int(seeds.integers(1 << 32))))
         old = _weights(before)
         for name, now in _weights(network).items():
             expected = 0.7 if name.startswith("encoder.") else 0.0
