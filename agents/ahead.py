@@ -44,7 +44,7 @@ class ActingAhead:
         self._side: SideStream | None = None
         if isinstance(agent, LearnsFromMemory):
             assert isinstance(actor, ValuePolicy)
-            self._copy = TargetNetwork(learner.network, learner.flat)
+            self._copy = TargetNetwork(*learner.acting)
             actor.acting_network = self._copy.network
             if learner.flat.is_cuda:
                 self._side = SideStream()

@@ -30,7 +30,14 @@ from ludus.agents.value_heads import HeadKind, head_kind
 from ludus.agents.value_policy import ValuePolicy, discrete
 from ludus.envs.errors import ConfigError
 from ludus.networks.cores import State, make_core
-from ludus.networks.encoders import has_statistics, make_encoder, update_statistics
+from ludus.networks.encoders import (
+    Encoder,
+    ProjectedEncoder,
+    RenormalisedEncoder,
+    has_statistics,
+    make_encoder,
+    update_statistics,
+)
 from ludus.networks.heads import NO_NOISE, HeadNoise, Streams, ValueOut
 from ludus.networks.network import Network, TargetNetwork, flatten_parameters
 from ludus.networks.running_stats import leave_constants
@@ -82,8 +89,9 @@ class DQN:
         self._auxiliary = auxiliary
         flat = flatten_parameters(network)
         self.target = TargetNetwork(network, flat)
+        acting = self.target.network if config.act_by_target else network
         self._policy = ValuePolicy(
-            network, action_space, memory.staging, seed, config.evaluation_epsilon
+            acting, action_space, memory.staging, seed, config.evaluation_epsilon
         )
         self.learner = Learner(
             self,
@@ -100,6 +108,7 @@ class DQN:
             metrics=("loss", "q_values"),
             schedules=self._schedules,
             target=self.target,
+            acts_by_target=config.act_by_target,
             priorities=memory.priorities,
             auxiliary=auxiliary,
             frozen_encoder=config.freeze == "encoder",
@@ -363,7 +372,7 @@ def make_network(
         ConfigError: the encoder does not fit the observations.
     """
     c, space = config, env.observation_space
-    encoder = make_encoder(
+    encoder: Encoder = make_encoder(
         c.encoder,
         space,
         c.hidden,
@@ -373,7 +382,10 @@ def make_network(
         layer_norm=c.layer_norm,
         normalise=c.normalize_observation,
     )
-    core = make_core("none", encoder.dim)
+    if c.renormalize:
+        encoder = RenormalisedEncoder(encoder)
+    projected = ProjectedEncoder(encoder, c.features) if c.features else None
+    core = make_core("none", c.features or encoder.dim)
     streams = Streams(
         core.dim,
         actions,
@@ -384,8 +396,9 @@ def make_network(
         sigma=c.noisy_sigma if c.noisy else 0.0,
         layer_norm=c.layer_norm != "none",
     )
-    auxiliary = auxiliary_network(c, encoder, env)
-    return Network(encoder, core, head.make(streams), space, auxiliary)
+    whole = projected or encoder
+    auxiliary = auxiliary_network(c, whole, env)
+    return Network(whole, core, head.make(streams), space, auxiliary)
 
 
 def build(

@@ -44,6 +44,10 @@ class DQNConfig(AuxiliaryFields):
     normalize_observation: bool = False
     """normalise pictures and floats by the mean and deviation of the transitions before the first
     update, or of the source of `init_from`"""
+    renormalize: bool = False
+    """scale the encoder's features to [0, 1] by the least and the largest of each observation"""
+    features: Annotated[int, NON_NEGATIVE] = 0
+    """units of a ReLU layer after the encoder; 0 for none"""
     freeze: Literal["none", "encoder"] = "none"
     """part of the network that is not trained"""
     head: Literal["q", "c51", "qr", "iqn"] = "q"
@@ -144,6 +148,8 @@ class DQNConfig(AuxiliaryFields):
     """resets: share of the encoder's weights that stays"""
     reset_until: Annotated[float, FRACTION] = 1.0
     """share of the training after which there is no further reset"""
+    act_by_target: bool = False
+    """act by the target network, in evaluations too; its weights are those that a run saves"""
     epsilon_start: Annotated[float, FRACTION] = 1.0
     """initial probability of a random action, drawn for each env"""
     epsilon_end: Annotated[float, FRACTION] = 0.05

@@ -46,6 +46,7 @@ class Learner:
         max_grad_norm: gradients are scaled down to this L2 norm; 0 for no limit.
         actor: acts in the training; None for an agent that acts in another way.
         target: follows the online network; None without one.
+        acts_by_target: the actor acts by the target.
         overlap: runs the updates in another thread; None where the caller waits for them.
         priorities: updated after each optimizer step; None for uniform replay.
         auxiliary: whose loss is part of the agent's; None without one.
@@ -69,6 +70,7 @@ class Learner:
         max_grad_norm: float = 0.0,
         actor: ValuePolicy | SamplingPolicy | None = None,
         target: TargetNetwork[Any] | None = None,
+        acts_by_target: bool = False,
         overlap: Overlap[Any] | None = None,
         priorities: Priorities | None = None,
         auxiliary: Auxiliary | None = None,
@@ -81,6 +83,10 @@ class Learner:
         if auxiliary is not None:
             auxiliary.attach(flat)
         self.flat = flat
+        # The network that acts, and its parameters [size].
+        self.acting: tuple[Network[Any], Tensor] = network, flat
+        if acts_by_target and target is not None:
+            self.acting = target.network, target.flat
         frozen = list(network.encoder.parameters()) if frozen_encoder else []
         self._parameters = list(network.parameters())[len(frozen) :]  # the encoder's come first
         self.trained = self.flat[sum(p.numel() for p in frozen) :]  # [size]
@@ -260,14 +266,16 @@ class Learner:
         return values
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the online network's parameters and buffers by name."""
+        """Return the parameters and buffers of the network that acts by name."""
         self.finish()
-        return dict(self.network.state_dict())
+        return dict(self.acting[0].state_dict())
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
         """Load tensors returned by `weights`."""
         self.finish()
         self.network.load_state_dict(weights)
+        if self._target is not None and self.acting[0] is not self.network:
+            self._target.update(1.0)
         if self._overlap is not None:
             self._overlap.take_over()
 

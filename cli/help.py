@@ -38,7 +38,17 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "network": (
         *("encoder", "hidden", "width", "pool", "spectral_norm", "layer_norm", "freeze"),
-        *("activation", "features", "shared", "core", "core_units", "layers", "heads", "window"),
+        *(
+            "activation",
+            "renormalize",
+            "features",
+            "shared",
+            "core",
+            "core_units",
+            "layers",
+            "heads",
+            "window",
+        ),
         *("orthogonal", "tower_channels", "blocks"),
     ),
     "auxiliary loss": (
@@ -62,7 +72,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "exploration": (
         *("epsilon_start", "epsilon_end", "epsilon_steps", "epsilon_fraction", "epsilon_decay"),
-        *("epsilon_off", "epsilon_alpha", "noisy", "noisy_sigma", "entropy_coef"),
+        *("act_by_target", "epsilon_off", "epsilon_alpha", "noisy", "noisy_sigma", "entropy_coef"),
     ),
     "targets and loss": (
         *("gamma", "n_step", "lam", "vtrace", "double", "target_interval", "polyak", "munchausen"),

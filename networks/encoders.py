@@ -101,6 +101,31 @@ class NormalisedEncoder(nn.Module):
         self.normalise.update_statistics(rows, join)
 
 
+class RenormalisedEncoder(nn.Module):
+    """Encoder whose features are scaled to [0, 1] by the least and the largest of each observation.
+
+    Schwarzer et al. 2021, https://arxiv.org/abs/2007.05929, after MuZero's hidden states.
+
+    Args:
+        encoder: encoder of the observations.
+    """
+
+    def __init__(self, encoder: "Encoder") -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.dim: int = encoder.dim
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Map [N, *obs] to [N, dim]."""
+        return renormalised(self.encoder(obs))
+
+
+def renormalised(x: Tensor) -> Tensor:
+    """Scale each row of x [N, dim] to [0, 1] by its least and its largest number."""
+    low, high = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)
+    return (x - low) / (high - low + 1e-5)  # as the authors: no division by 0
+
+
 class ProjectedEncoder(nn.Module):
     """Encoder followed by a linear layer with ReLU.
 
@@ -169,7 +194,7 @@ def update_statistics(encoder: nn.Module, obs: Tensor, join: Join = whole) -> No
     match encoder:
         case NormalisedEncoder():
             encoder.update_statistics(obs, join)
-        case ProjectedEncoder():
+        case ProjectedEncoder() | RenormalisedEncoder():
             update_statistics(encoder.encoder, obs, join)
         case DictEncoder():
             for key, inner in zip(encoder.keys, encoder.encoders, strict=True):
@@ -198,7 +223,9 @@ def has_statistics(encoder: nn.Module) -> bool:
     return all(float(layer.count) > 0 for layer in layers)
 
 
-Encoder = MLP | ConvolutionalEncoder | NormalisedEncoder | DictEncoder | OwnEncoder
+Encoder = (
+    MLP | ConvolutionalEncoder | NormalisedEncoder | DictEncoder | OwnEncoder | RenormalisedEncoder
+)
 _PICTURES = 256  # images of one rollout that update the statistics, at most
 _SMALLEST = {"dqn2013": 20, "nature": 36, "minatar": 3, "impala": 1}  # pixels per side
 

@@ -122,6 +122,8 @@ ELSEWHERE |= {"head", "noisy", "layer_norm"}  # another network: below
 ELSEWHERE |= {"evaluation_epsilon"}  # test_dqn.py
 ELSEWHERE |= {"pool", "spectral_norm"}  # of the impala encoder, below
 ELSEWHERE |= {f.name for f in fields(AuxiliaryFields)}  # test_auxiliary.py
+ELSEWHERE |= {"features", "renormalize"}  # another network: test_resets.py and below
+ELSEWHERE |= {"act_by_target"}  # test_acting_by_target.py
 ELSEWHERE |= {"weight_decay"}  # of adamw, below
 ELSEWHERE |= {"policy_samples"}  # changes what is seen, not what is learned: below
 
@@ -283,6 +285,17 @@ def test_the_network_is_what_the_config_says():
     assert wide.layers[0].out_channels == 48
 
 
+def test_features_and_renormalize_stand_between_encoder_and_head():
+    network = _agent(replace(CONFIG, features=5, renormalize=True, head_hidden=6)).network
+    assert _linears(network.encoder) == [(3, 8), (8, 5)]
+    assert _linears(network.head) == [(5, 6), (6, 4)]
+    hidden = network.encoder.encoder(torch.randn(9, 3))
+    assert hidden.amin(1).tolist() == [0.0] * 9
+    torch.testing.assert_close(hidden.amax(1), torch.ones(9), atol=1e-3, rtol=0)
+    plain = _agent(replace(CONFIG, features=5)).network.encoder.encoder(torch.randn(9, 3))
+    assert (plain.amax(1) - 1).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize(
     ("changes", "kind", "count"),
     [
@@ -330,6 +343,7 @@ BAD = [
     ("weight_decay", -0.1),
     *((name, -1) for name in ("reset_interval", "n_step_end", "horizon_updates")),
     ("gamma_end", 1.1),
+    ("features", -1),
     *((name, 1.1) for name in ("reset_keep", "reset_until")),
     ("munchausen_scale", 1.1),
     ("atoms", 1),

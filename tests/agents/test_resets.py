@@ -79,6 +79,17 @@ def test_encoder_is_mixed_and_the_head_is_fresh_in_both_networks(random_stream, 
     assert all(float(moment.abs().sum()) == 0 for moment in moments.values())
 
 
+def test_a_features_layer_is_fresh_after_a_reset(random_stream):
+    agent = _filled(random_stream, features=5, renormalize=True, learning_rate=1e-9)
+    before = _weights(agent.network)
+    agent.study(5, 0.1)
+    fresh = _weights(agent._resets._fresh(int(np.random.default_rng([0, 6]).integers(1 << 32))))
+    now = _weights(agent.network)
+    assert torch.equal(now["encoder.layer.weight"], fresh["encoder.layer.weight"])
+    inner = "encoder.encoder.encoder.layers.0.weight"
+    torch.testing.assert_close(now[inner], (before[inner] + fresh[inner]) / 2)
+
+
 def test_a_reset_agent_goes_on_learning_from_its_new_weights(random_stream):
     """A captured update reads the weights of after the reset, as one that is not."""
     runs = []

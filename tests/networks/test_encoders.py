@@ -12,8 +12,10 @@ from ludus.networks.encoders import (
     DictEncoder,
     NormalisedEncoder,
     ProjectedEncoder,
+    RenormalisedEncoder,
     TwoEncoders,
     make_encoder,
+    renormalised,
     update_statistics,
 )
 from ludus.networks.layers import SpectralConv2d, start_orthogonal
@@ -343,6 +345,21 @@ def test_two_encoders_and_a_projection_are_what_they_say():
     projected = ProjectedEncoder(first, 4)
     weight, bias = projected.layer.weight, projected.layer.bias
     torch.testing.assert_close(projected(x), F.relu(F.linear(first(x), weight, bias)))
+
+
+def test_renormalised_features_by_hand_and_their_statistics():
+    x = torch.tensor([[1.0, 3.0, 2.0], [0.0, 0.0, 0.0], [-2.0, 0.0, 8.0]])
+    want = torch.tensor([[0.0, 1.0, 0.5], [0.0, 0.0, 0.0], [0.0, 0.2, 1.0]])
+    torch.testing.assert_close(renormalised(x), want, atol=1e-5, rtol=1e-5)
+    space = spaces.Box(-9, 9, (2,), np.float32)
+    inner = make_encoder("mlp", space, (7,), normalise=True)
+    encoder = ProjectedEncoder(RenormalisedEncoder(inner), 4)
+    obs = torch.randn(30, 2)
+    update_statistics(encoder, obs)
+    np.testing.assert_allclose(inner.normalise.mean, obs.mean(0), rtol=1e-4, atol=1e-5)
+    hidden = encoder.encoder(obs)
+    assert torch.equal(hidden, renormalised(inner(obs)))
+    torch.testing.assert_close(encoder(obs), F.relu(encoder.layer(hidden)))
 
 
 def test_tanh_takes_the_place_of_relu():
