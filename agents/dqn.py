@@ -17,10 +17,12 @@ from torch import Tensor
 
 from ludus.agents import losses
 from ludus.agents.agent import EnvLike
+from ludus.agents.augmentation import Augmentation
 from ludus.agents.auxiliary import Auxiliary, auxiliary_network, make_auxiliary
 from ludus.agents.dqn_config import DQNConfig
 from ludus.agents.horizon import annealed
 from ludus.agents.learner import Learner, UpdateSchedule, exponential, linear
+from ludus.agents.memory.following import Following
 from ludus.agents.memory.priority import importance_weights
 from ludus.agents.memory.replay import Batch, Replay
 from ludus.agents.memory.step import EVERY_ENV, Extras, Step
@@ -52,6 +54,8 @@ class UpdateRandomness(NamedTuple):
     noise: Tensor  # [3, noise_size] standard normal: online, target, choice of the next action
     taus: Tensor  # [K, 1, N] in [0, 1), of the online network
     next_taus: Tensor  # [K', 1, N] in [0, 1), of the target network
+    # of obs, next_obs and the rows after that an auxiliary loss looks at, see `Augmentation`
+    augmentation: Tensor  # [2 + K, N, 3]
 
 
 class DQN:
@@ -133,6 +137,8 @@ class DQN:
         memory.horizon = None if self._horizon is None else self._horizon.present
         self._schedule = UpdateSchedule(config.replay_ratio, config.learning_starts)
         self._steps = steps
+        augmentation = Augmentation(config.random_shift, config.intensity_noise)
+        self._augmentation = augmentation if any(augmentation) else None
         self._normalises = False  # whether the encoder is known to have statistics
         self.capturable = True
         self.env_steps, self.updates = 0, 0
@@ -233,10 +239,20 @@ class DQN:
         taus = next_taus = unused = torch.zeros(0, device=self.device)
         if self._head.taus:
             taus, next_taus = self._head.sample_taus(len(uniforms), source, self.device)
-        return UpdateRandomness(uniforms, unused if noise is None else noise, taus, next_taus)
+        noise, augmentation = unused if noise is None else noise, unused
+        if self._augmentation is not None:
+            images = 2 + self.config.rows_ahead  # for each transition
+            augmentation = self._augmentation.sample(images, len(uniforms), source, self.device)
+        return UpdateRandomness(uniforms, noise, taus, next_taus, augmentation)
 
     def gradients(
-        self, uniforms: Tensor, noise: Tensor, taus: Tensor, next_taus: Tensor, *codes: Tensor
+        self,
+        uniforms: Tensor,
+        noise: Tensor,
+        taus: Tensor,
+        next_taus: Tensor,
+        augmentation: Tensor,
+        *codes: Tensor,
     ) -> tuple[Tensor, ...]:
         """Compute the gradients of one batch. Pure, and never synchronises with the device.
 
@@ -250,17 +266,22 @@ class DQN:
             normalised.
         """
         sample = self.memory.sample(uniforms)
-        action = sample.batch.action.unsqueeze(0)  # [1, N]
+        batch = sample.batch
+        if self._augmentation is not None:
+            batch = batch._replace(
+                obs=self._augmentation(batch.obs, augmentation[0]),
+                next_obs=self._augmentation(batch.next_obs, augmentation[1]),
+            )
+        action = batch.action.unsqueeze(0)  # [1, N]
         noises = self._head_noises(noise, taus, next_taus)
-        td, out, latents = self._td(sample.batch, *noises)
+        td, out, latents = self._td(batch, *noises)
         loss = td.loss
         metrics = [losses.chosen(out.q.detach(), action).mean()]
         if self.config.conservative:
             loss = loss + self.config.conservative * losses.conservative(out.q, action)
         if self._auxiliary is not None:
-            steps = self._auxiliary.steps
-            following = self.memory.following(sample.indices, steps) if steps else None
-            further = self._auxiliary.loss(latents, sample.batch.obs, following, *codes)  # [N]
+            following = self._following(sample.indices, augmentation)
+            further = self._auxiliary.loss(latents, batch.obs, following, *codes)  # [N]
             loss = loss + further
             metrics.append(further.detach().mean())
         largest: list[Tensor] = []
@@ -276,6 +297,16 @@ class DQN:
             td.priority[0],
             *largest,
         )
+
+    def _following(self, indices: Tensor, augmentation: Tensor) -> Following | None:
+        """Return the augmented rows after transitions that the auxiliary loss looks at."""
+        if self._auxiliary is None or not self._auxiliary.steps:
+            return None
+        following = self.memory.following(indices, self._auxiliary.steps)
+        if self._augmentation is None:
+            return following
+        obs = self._augmentation(following.obs, augmentation[2:].flatten(0, 1))
+        return following._replace(obs=obs)
 
     def _td(
         self, batch: Batch, online: HeadNoise, target: HeadNoise, selection: HeadNoise
@@ -413,6 +444,7 @@ def build(
     """Build a fresh DQN, see `registry.build`."""
     c, space, num_envs, stack = config, env.observation_space, env.num_envs, env.stack
     action_space = discrete(env.action_space, "DQN")
+    Augmentation(c.random_shift, c.intensity_noise).check_fits(space.shape)
     # At worst, in episodes of one step, every second row only ends an episode.
     after = max(c.longest_n_step, c.rows_ahead)  # rows after each that can be sampled
     usable = (c.replay_size // num_envs - after - stack + 1) * num_envs // 2

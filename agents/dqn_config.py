@@ -133,6 +133,10 @@ class DQNConfig(AuxiliaryFields):
     """initial exponent of the importance weights"""
     priority_beta_end: Annotated[float, FRACTION] = 1.0
     """exponent of the importance weights at the end of the training"""
+    random_shift: Annotated[int, NON_NEGATIVE] = 0
+    """images of an update are shifted by up to this many pixels, with repeated edges; 0 for none"""
+    intensity_noise: Annotated[float, NON_NEGATIVE] = 0.0
+    """images of an update are multiplied by 1 plus this times a normal number between -2 and 2"""
     learning_starts: Annotated[int, NON_NEGATIVE] = 1_000
     """env steps before the first update"""
     replay_ratio: Annotated[float, POSITIVE] = 0.25

@@ -65,7 +65,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("noise_share", "sampled_moves", "reuse_tree", "random_moves", "symmetries"),
     ),
     "replay and rollout": (
-        *("replay_size", "batch_size", "learning_starts", "replay_ratio", "prioritised"),
+        *("replay_size", "batch_size", "learning_starts", "replay_ratio"),
+        *("random_shift", "intensity_noise", "prioritised"),
         *("quantile_priority", "priority_alpha", "priority_beta", "priority_beta_start"),
         *("priority_beta_end", "priority_eta", "sequence_length", "burn_in", "stored_state"),
         *("rollout_length", "epochs", "minibatches", "overlap"),

@@ -123,6 +123,7 @@ ELSEWHERE |= {"evaluation_epsilon"}  # test_dqn.py
 ELSEWHERE |= {"pool", "spectral_norm"}  # of the impala encoder, below
 ELSEWHERE |= {f.name for f in fields(AuxiliaryFields)}  # test_auxiliary.py
 ELSEWHERE |= {"features", "renormalize"}  # another network: test_resets.py and below
+ELSEWHERE |= {"random_shift", "intensity_noise"}  # of images: test_augmentation.py
 ELSEWHERE |= {"act_by_target"}  # test_acting_by_target.py
 ELSEWHERE |= {"weight_decay"}  # of adamw, below
 ELSEWHERE |= {"policy_samples"}  # changes what is seen, not what is learned: below
@@ -343,7 +344,7 @@ BAD = [
     ("weight_decay", -0.1),
     *((name, -1) for name in ("reset_interval", "n_step_end", "horizon_updates")),
     ("gamma_end", 1.1),
-    ("features", -1),
+    *((name, -1) for name in ("features", "random_shift", "intensity_noise")),
     *((name, 1.1) for name in ("reset_keep", "reset_until")),
     ("munchausen_scale", 1.1),
     ("atoms", 1),
