@@ -29,12 +29,12 @@ class DQNConfig(AuxiliaryFields):
     module: ClassVar[str] = "ludus.agents.dqn"
 
     encoder: EncoderName = "mlp"
-    """network from observation to features: mlp, dqn2013, nature, impala, minatar, or your own as
-    module:Class"""
+    """network from observation to features: mlp, dqn2013, nature, impala, minatar, der, or your own
+    as module:Class"""
     hidden: Annotated[tuple[int, ...], AT_LEAST_ONE] = (64, 64)
     """units of the MLP encoder's layers"""
     width: Annotated[float, POSITIVE] = 1.0
-    """multiple of the paper's channels (dqn2013, nature, minatar, impala)"""
+    """multiple of the paper's channels (all but mlp)"""
     pool: Annotated[int, NON_NEGATIVE] = 0
     """IMPALA encoder: side of the adaptive max-pooling at its end; 0 for none"""
     spectral_norm: bool = False

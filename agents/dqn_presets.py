@@ -115,6 +115,71 @@ _ATARI = {
         epsilon_off=25_000_000,
     ),
 }
+# Table 1 of the appendix. Its memory is unbounded: the 100,000 steps of the benchmark fit.
+_ATARI["der"] = replace(
+    _ATARI["rainbow"],
+    encoder="der",
+    head_hidden=256,
+    noisy_sigma=0.1,
+    n_step=20,
+    learning_rate=1e-4,
+    replay_size=200_000,
+    replay_ratio=1.0,
+    learning_starts=1_600,
+)
+# The authors' code: the target is copied after each update, which is no target at all.
+_ATARI["spr"] = replace(
+    _ATARI["der"],
+    encoder="nature",
+    renormalize=True,
+    n_step=10,
+    replay_ratio=2.0,
+    target_interval=1,
+    learning_starts=2_000,
+    evaluation_epsilon=0.001,
+    random_shift=4,
+    intensity_noise=0.05,
+)
+# The authors' code. Its importance weights are 1 / sqrt(probability). Epsilon falls from 1 to 0
+# over the 2,001 steps after learning_starts; ours has fallen to a half where theirs begins to fall.
+# The head's streams have no hidden layer: they share the features layer.
+_ATARI["bbf"] = replace(
+    _ADAM,
+    encoder="impala",
+    width=4,
+    renormalize=True,
+    features=2_048,
+    head="c51",
+    head_hidden=0,
+    double=True,
+    dueling=True,
+    prioritised=True,
+    priority_beta_start=0.5,
+    priority_beta_end=0.5,
+    optimizer="adamw",
+    learning_rate=1e-4,
+    optimizer_eps=1.5e-4,
+    weight_decay=0.1,
+    n_step=10,
+    n_step_end=3,
+    gamma=0.97,
+    gamma_end=0.997,
+    horizon_updates=10_000,
+    replay_size=200_000,
+    replay_ratio=2.0,
+    learning_starts=2_000,
+    target_interval=1,
+    polyak=0.005,
+    reset_interval=40_000,
+    reset_keep=0.5,
+    reset_until=0.85,
+    act_by_target=True,
+    random_shift=4,
+    intensity_noise=0.05,
+    epsilon_end=0.0,
+    epsilon_steps=4_001,
+    evaluation_epsilon=0.001,
+)
 # rl-baselines3-zoo's values for Atari, which SB3's users run.
 ZOO = replace(
     _NATURE,
@@ -183,6 +248,40 @@ def _variants(base: DQNConfig) -> dict[str, DQNConfig]:
     }
 
 
+def _data_efficient(rainbow: DQNConfig) -> dict[str, DQNConfig]:
+    """Return the variants for few env steps, with the values of a small env's Rainbow."""
+    few = replace(rainbow, replay_ratio=2.0, noisy_sigma=0.1)
+    return {
+        "der": replace(few, n_step=20, replay_ratio=1.0),
+        "spr": replace(few, n_step=10, renormalize=True),
+        # Shifts are not for planes of 10 x 10 cells, and no image is brighter than another.
+        "bbf": replace(
+            few,
+            noisy=False,
+            noisy_sigma=0.5,
+            renormalize=True,
+            features=256,
+            head_hidden=0,
+            priority_beta_start=0.5,
+            priority_beta_end=0.5,
+            optimizer="adamw",
+            weight_decay=0.1,
+            n_step=10,
+            n_step_end=3,
+            gamma=0.97,
+            gamma_end=0.99,
+            horizon_updates=10_000,
+            target_interval=1,
+            polyak=0.005,
+            reset_interval=40_000,
+            reset_until=0.85,
+            act_by_target=True,
+            epsilon_start=1.0,
+            epsilon_steps=4_000,
+        ),
+    }
+
+
 # Young and Tian 2019, but Adam and 1 update in 4 steps where they have RMSProp and 1 in each.
 _MINATAR_BASE = DQNConfig(
     encoder="minatar",
@@ -198,6 +297,8 @@ _MINATAR_BASE = DQNConfig(
     v_min=-20.0,
     v_max=20.0,
 )
+_MINATAR = _variants(_MINATAR_BASE)
+_MINATAR |= _data_efficient(_MINATAR["rainbow"])
 # CartPole-v1: of 3 seeds, 1 or 2 fell back by 50,000 steps with a copied target; with a polyak of
 # 0.01, all 3 stayed at 500.
 _CLASSIC_BASE = DQNConfig(
@@ -216,12 +317,17 @@ _CLASSIC_BASE = DQNConfig(
     v_max=100.0,
 )
 _CLASSIC = _variants(_CLASSIC_BASE)
-for _name in ("rainbow", "btr"):  # two streams: the second layer belongs to the head
+_CLASSIC |= _data_efficient(_CLASSIC["rainbow"])
+# A vector's features are few, and a tenth of the updates learns CartPole-v1.
+_CLASSIC["bbf"] = replace(
+    _CLASSIC["bbf"], hidden=(128,), features=128, horizon_updates=2_500, reset_interval=10_000
+)
+for _name in ("rainbow", "btr", "der", "spr"):  # two streams: the second layer belongs to the head
     _CLASSIC[_name] = replace(_CLASSIC[_name], hidden=(128,), head_hidden=128)
 
 PRESETS: dict[Family, dict[str, DQNConfig]] = {
     "atari": _ATARI,
-    "minatar": _variants(_MINATAR_BASE),
+    "minatar": _MINATAR,
     "classic": _CLASSIC,
 }
 
@@ -239,6 +345,8 @@ def preset(name: str, env: EnvLike) -> Preset:
         # Road Runner, 30,000 steps, not normalised: 2,430 and 2,730 with 2 envs, 1,150 to 3,600
         # with 8.
         return Preset(SMALL, num_envs=2)
+    if name in ("der", "spr", "bbf"):  # the papers': one env, so that no update waits for others
+        return Preset(PRESETS[kind][name], num_envs=1 if kind == "atari" else 4)
     if name == "btr" and kind == "atari":
         return Preset(PRESETS[kind][name], num_envs=64)
     return Preset(PRESETS[kind][name], num_envs=16 if kind == "classic" else 8)

@@ -30,8 +30,8 @@ class PPOConfig(AuxiliaryFields):
     module: ClassVar[str] = "ludus.agents.ppo"
 
     encoder: EncoderName = "mlp"
-    """network from observation to features: mlp, dqn2013, nature, impala, minatar, or your own as
-    module:Class"""
+    """network from observation to features: mlp, dqn2013, nature, impala, minatar, der, or your own
+    as module:Class"""
     hidden: Annotated[tuple[int, ...], AT_LEAST_ONE] = (64, 64)
     """units of the MLP encoder's layers"""
     activation: Activation = "tanh"

@@ -30,8 +30,8 @@ class R2D2Config(AuxiliaryFields):
     module: ClassVar[str] = "ludus.agents.r2d2"
 
     encoder: EncoderName = "mlp"
-    """network from observation to features: mlp, dqn2013, nature, impala, minatar, or your own as
-    module:Class"""
+    """network from observation to features: mlp, dqn2013, nature, impala, minatar, der, or your own
+    as module:Class"""
     hidden: Annotated[tuple[int, ...], AT_LEAST_ONE] = (64,)
     """units of the MLP encoder's layers"""
     width: Annotated[float, POSITIVE] = 1.0

@@ -36,8 +36,8 @@ class SB3Config:
     algorithm: Algorithm = "dqn"
     """SB3 algorithm; qrdqn and recurrent_ppo need sb3-contrib"""
     encoder: EncoderName = "mlp"
-    """network from observation to features: mlp, dqn2013, nature, impala, minatar, or your own as
-    module:Class"""
+    """network from observation to features: mlp, dqn2013, nature, impala, minatar, der, or your own
+    as module:Class"""
     hidden: tuple[int, ...] = (64, 64)
     """units of the MLP encoder's layers"""
     activation: Activation = "relu"

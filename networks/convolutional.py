@@ -124,6 +124,22 @@ class MinAtarCNN(nn.Module):
         return self.layers(x).flatten(1)
 
 
+class DataEfficientCNN(nn.Module):
+    """Two wide strides of 5, by the data-efficient Rainbow (https://arxiv.org/abs/1906.05243)."""
+
+    def __init__(
+        self, space: spaces.Box, width: float = 1.0, layer_norm: LayerNormName = "none"
+    ) -> None:
+        super().__init__()
+        self.layers = _convolutions(space, ((32, 5, 5), (64, 5, 5)), width, layer_norm)
+        self.dim, self._scale = _flat_size(self.layers, space.shape), scale_of(space)
+        _channels_last(self)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Map [N, C, H, W] to [N, dim]."""
+        return self.layers(pixels(obs, self._scale)).flatten(1)
+
+
 class _Residual(nn.Module):
     def __init__(self, channels: int, spectral_norm: bool) -> None:
         super().__init__()
@@ -209,4 +225,4 @@ class Tower(nn.Module):
         return self.layers(unscaled(obs)).flatten(1)
 
 
-ConvolutionalEncoder = DQN2013 | NatureCNN | MinAtarCNN | ImpalaResNet | Tower
+ConvolutionalEncoder = DQN2013 | NatureCNN | MinAtarCNN | DataEfficientCNN | ImpalaResNet | Tower

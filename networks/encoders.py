@@ -12,6 +12,7 @@ from ludus.envs.errors import ConfigError
 from ludus.networks.convolutional import (
     DQN2013,
     ConvolutionalEncoder,
+    DataEfficientCNN,
     ImpalaResNet,
     MinAtarCNN,
     NatureCNN,
@@ -227,7 +228,7 @@ Encoder = (
     MLP | ConvolutionalEncoder | NormalisedEncoder | DictEncoder | OwnEncoder | RenormalisedEncoder
 )
 _PICTURES = 256  # images of one rollout that update the statistics, at most
-_SMALLEST = {"dqn2013": 20, "nature": 36, "minatar": 3, "impala": 1}  # pixels per side
+_SMALLEST = {"dqn2013": 20, "nature": 36, "minatar": 3, "impala": 1, "der": 25}  # pixels per side
 
 
 def make_encoder(
@@ -304,6 +305,8 @@ def make_encoder(
     match name:
         case "dqn2013":
             encoder = DQN2013(seen, width, layer_norm)
+        case "der":
+            encoder = DataEfficientCNN(seen, width, layer_norm)
         case "nature":
             encoder = NatureCNN(seen, width, layer_norm)
         case "minatar":

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 from ludus.envs.errors import ConfigError
 from ludus.envs.suggest import closest
 
-BuiltInEncoder = Literal["mlp", "dqn2013", "nature", "impala", "minatar"]
+BuiltInEncoder = Literal["mlp", "dqn2013", "nature", "impala", "minatar", "der"]
 EncoderName = str  # one of these, module:Class, or PASSED with a name
 Activation = Literal["relu", "tanh"]
 LayerNormName = Literal["none", "channels", "all"]

@@ -29,7 +29,8 @@ CONTINUOUS = (
 # presets whose page says in which fields they differ from another one
 BASES = {
     **dict.fromkeys(("ddqn", "dueling", "c51", "qrdqn", "iqn", "munchausen"), "dqn"),
-    **dict.fromkeys(("rainbow", "btr", "dqn2013"), "dqn"),
+    **dict.fromkeys(("rainbow", "btr", "bbf", "dqn2013"), "dqn"),
+    **dict.fromkeys(("der", "spr"), "rainbow"),
     **dict.fromkeys(("ppo_small", "recurrent_ppo", "a2c", "impala"), "ppo"),
     "drqn": "r2d2",
 }

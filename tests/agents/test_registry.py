@@ -61,6 +61,7 @@ def test_every_name_is_a_preset_that_can_be_built(name, kind):
     assert type(agent).__module__ == config.module
 
 
+OWN_VALUES = ("rainbow", "btr", "der", "spr", "bbf")  # on small envs, too
 MARKS = {
     "ddqn": {"double": True},
     "dueling": {"double": True, "dueling": True, "rescale_dueling": True},
@@ -71,6 +72,19 @@ MARKS = {
     "rainbow": {
         **{"head": "c51", "double": True, "dueling": True, "noisy": True, "prioritised": True},
         **{"n_step": 3, "priority_alpha": 0.5, "priority_beta_start": 0.4, "epsilon_end": 0.0},
+    },
+    "der": {
+        **{"head": "c51", "double": True, "dueling": True, "noisy": True, "prioritised": True},
+        **{"n_step": 20, "replay_ratio": 1.0, "noisy_sigma": 0.1},
+    },
+    "spr": {
+        **{"head": "c51", "double": True, "dueling": True, "noisy": True, "prioritised": True},
+        **{"n_step": 10, "replay_ratio": 2.0, "renormalize": True},
+    },
+    "bbf": {
+        **{"head": "c51", "double": True, "dueling": True, "prioritised": True},
+        **{"n_step": 10, "n_step_end": 3, "gamma": 0.97, "replay_ratio": 2.0, "renormalize": True},
+        **{"optimizer": "adamw", "weight_decay": 0.1, "polyak": 0.005, "act_by_target": True},
     },
     "btr": {
         **{"head": "iqn", "samples": 8, "target_samples": 8, "munchausen": True, "noisy": True},
@@ -92,7 +106,7 @@ def test_variants_are_what_their_names_say(name, kind):
     marked = {"head", "double", "dueling", "noisy", "prioritised", "munchausen"}
     for field in marked - set(MARKS[name]):
         assert getattr(config, field) == getattr(base, field) == getattr(DQNConfig(), field)
-    if kind != "atari" and name not in ("rainbow", "btr"):  # the same values otherwise
+    if kind != "atari" and name not in OWN_VALUES:  # the same values otherwise
         changed = {
             f.name for f in fields(config) if getattr(config, f.name) != getattr(base, f.name)
         }
@@ -123,6 +137,20 @@ PRINTED = {  # as the papers print them, in updates and env steps
         "policy_samples": 32,
     },
     "rainbow": {"learning_rate": 6.25e-5, "optimizer_eps": 1.5e-4, "learning_starts": 20_000},
+    "der": {
+        **{"replay_ratio": 1.0, "learning_starts": 1_600, "learning_rate": 1e-4, "n_step": 20},
+        **{"head_hidden": 256, "target_interval": 2_000, "optimizer_eps": 1.5e-4, "encoder": "der"},
+    },
+    "spr": {
+        **{"replay_ratio": 2.0, "learning_starts": 2_000, "learning_rate": 1e-4, "n_step": 10},
+        **{"head_hidden": 256, "target_interval": 1, "polyak": 1.0, "random_shift": 4},
+    },
+    "bbf": {
+        **{"width": 4, "features": 2_048, "head_hidden": 0, "reset_interval": 40_000},
+        **{"n_step": 10, "n_step_end": 3, "gamma": 0.97, "gamma_end": 0.997, "reset_keep": 0.5},
+        **{"weight_decay": 0.1, "optimizer_eps": 1.5e-4, "polyak": 0.005, "batch_size": 32},
+        **{"random_shift": 4, "intensity_noise": 0.05, "max_grad_norm": 0.0},
+    },
     "btr": {
         **{"encoder": "impala", "width": 2, "pool": 6, "spectral_norm": True, "batch_size": 256},
         **{"replay_ratio": 1 / 64, "learning_rate": 1e-4, "optimizer_eps": 0.005 / 256},

@@ -27,6 +27,7 @@ SHAPES = {
     "nature": PICTURE,
     "impala": (3, 40, 36),
     "minatar": (6, 10, 10),
+    "der": (3, 28, 26),
 }
 
 
@@ -69,7 +70,7 @@ def _plain(name, x, weights):
     if name == "mlp":
         w1, b1, w2, b2 = weights
         return F.relu(F.linear(F.relu(F.linear(x.flatten(1), w1, b1)), w2, b2))
-    strides = {"dqn2013": (4, 2), "nature": (4, 2, 1), "minatar": (1,)}[name]
+    strides = {"dqn2013": (4, 2), "nature": (4, 2, 1), "minatar": (1,), "der": (5, 5)}[name]
     for stride, weight, bias in zip(strides, weights[::2], weights[1::2], strict=True):
         x = F.relu(F.conv2d(x, weight, bias, stride=stride))
     return x.flatten(1)
@@ -82,6 +83,7 @@ def _plain(name, x, weights):
         ("nature", (4, 84, 84), 3136),  # 64 x 7 x 7
         ("nature", (1, 84, 84), 3136),
         ("impala", (4, 84, 84), 3872),  # 32 x 11 x 11
+        ("der", (4, 84, 84), 576),  # 64 x 3 x 3
         ("minatar", (6, 10, 10), 1024),  # 16 x 8 x 8
         ("mlp", (4, 3), 7),
     ],
@@ -169,7 +171,9 @@ def test_the_width_multiplies_the_channels_of_every_paper(name, width, expected)
     assert encoder(_sample(_space(name), 3)).shape == (3, encoder.dim)
 
 
-@pytest.mark.parametrize(("name", "side"), [("dqn2013", 20), ("nature", 36), ("minatar", 3)])
+@pytest.mark.parametrize(
+    ("name", "side"), [("dqn2013", 20), ("nature", 36), ("minatar", 3), ("der", 25)]
+)
 def test_the_smallest_picture_works_and_a_smaller_one_is_refused(name, side):
     assert make_encoder(name, _pixels((1, side, side))).dim > 0
     for shape in [(1, side - 1, side), (1, side, side - 1), (side, side)]:
