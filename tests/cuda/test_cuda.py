@@ -67,6 +67,8 @@ CAPTURED = [
     Case("dqn", MINATAR, REPLAY | {"layer_norm": "all", "prioritised": True, "n_step": 3}),
     Case("dqn", "connect_four", REPLAY),  # a dictionary with an action mask
     Case("btr", PONG, SMALL_IMPALA),
+    Case("bbf", changes=REPLAY | {"reset_interval": 9, "horizon_updates": 5}),
+    Case("bbf", PONG, SMALL_IMPALA | {"features": 16, "reset_interval": 3}),
     Case("ppo", changes=ROLLOUT),
     _slow(Case("ppo", changes=ROLLOUT | {"optimizer": "radam"})),
     Case("ppo", "Pendulum-v1", ROLLOUT | {"normalize_value": True}),
@@ -166,6 +168,7 @@ BUDGETS = {
     "dqn": (Case("dqn", changes=REPLAY), Budget(1, 1, 4, 58)),
     "rainbow": (Case("rainbow", changes=REPLAY), Budget(1, 1, 5, 308)),
     "btr": (Case("btr", PONG, SMALL_IMPALA), Budget(1, 1, 5, 756)),
+    "bbf": (Case("bbf", PONG, SMALL_IMPALA | {"features": 16}), Budget(1, 1, 2, 418)),
     # One wait more in each rollout of 8 rows, and one for each KL divergence.
     "ppo": (Case("ppo", changes=ROLLOUT), Budget(1.125, 1, 4, 142)),
     "ppo_small": (Case("ppo_small", PONG, ROLLOUT), Budget(1.375, 1, 4, 139)),
@@ -209,6 +212,7 @@ def test_a_row_and_an_update_cost_no_more_than_their_budget(name: str) -> None:
 
 MOVED = [
     Case("rainbow", changes=REPLAY | {"normalize_observation": True}),
+    Case("bbf", changes=REPLAY | {"reset_interval": 9, "horizon_updates": 5}),
     Case("r2d2", changes=SEQUENCES),
     Case("ppo", "Pendulum-v1", ROLLOUT | {"normalize_observation": True}),
     Case("pqn", changes=ROLLOUT | {"core": "gru"}),
