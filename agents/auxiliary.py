@@ -25,7 +25,7 @@ from ludus.networks.auxiliary import (
     SelfPrediction,
     Variational,
 )
-from ludus.networks.encoders import ProjectedEncoder, latent_shape
+from ludus.networks.encoders import ProjectedEncoder, RenormalisedEncoder, latent_shape
 from ludus.networks.network import Network, TargetNetwork
 from ludus.networks.policies import ActionKind
 
@@ -58,7 +58,7 @@ class Auxiliary:
         self._frame: NewestFrame | None = None
         if isinstance(self._part, Reconstruction | Variational):
             self._frame = NewestFrame(network.encoder, env.observation_space, env.stack)
-        self._momentum: TargetNetwork[Any] | None = None  # see `attach`
+        self.momentum: TargetNetwork[Any] | None = None  # encoder of SPR's targets, see `attach`
         self._noise: torch.Generator | None = None
         self._shape = (rows, 0)
         if isinstance(self._part, Variational):
@@ -68,7 +68,7 @@ class Auxiliary:
     def attach(self, flat: Tensor) -> None:
         """Take the network's parameters [size], see `flatten_parameters`."""
         if isinstance(self._part, SelfPrediction):
-            self._momentum = TargetNetwork(self._network, flat)
+            self.momentum = TargetNetwork(self._network, flat)
 
     @property
     def steps(self) -> int:
@@ -85,11 +85,10 @@ class Auxiliary:
         """Return fixed randomness."""
         return () if self._noise is None else (torch.zeros(self._shape, device=self._device),)
 
-    def follow(self, fraction: float | None = None) -> None:
-        """Move the encoder of SPR's targets; without a fraction by that of one update."""
-        if self._momentum is not None:
-            momentum = self._config.spr_momentum
-            self._momentum.update(1 - momentum if fraction is None else fraction)
+    def follow(self) -> None:
+        """Move the encoder of SPR's targets after an update."""
+        if self.momentum is not None:
+            self.momentum.update(1 - self._config.spr_momentum)
 
     def loss(
         self, latents: Tensor, obs: Tensor, following: Following | None, *noise: Tensor
@@ -146,9 +145,9 @@ class Auxiliary:
 
         Equations 1 to 4 of the paper, whose loss has no 1: it is 0 for a perfect prediction here.
         """
-        assert self._momentum is not None
+        assert self.momentum is not None
         with torch.no_grad():
-            momentum = self._momentum.network
+            momentum = self.momentum.network
             true = _projected(momentum, momentum.latents(following.obs))  # [R, units]
             true = F.normalize(true, dim=1)
         predicted = []
@@ -174,14 +173,14 @@ class Auxiliary:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the momentum encoder's weights and the state of the noise."""
-        momentum = {} if self._momentum is None else self._momentum.network.state_dict()
+        momentum = {} if self.momentum is None else self.momentum.network.state_dict()
         noise = {} if self._noise is None else {"noise": self._noise.get_state()}
         return {"momentum": dict(momentum), **noise}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load a state returned by `state_dict`."""
-        if self._momentum is not None:
-            self._momentum.network.load_state_dict(state["momentum"])
+        if self.momentum is not None:
+            self.momentum.network.load_state_dict(state["momentum"])
         if self._noise is not None:
             restore_generator(self._noise, state["noise"])
 
@@ -229,6 +228,13 @@ def auxiliary_network(
             return Variational(latents, frame, c.code_units)
         case "spr":
             shared = encoder.layer.out_features if isinstance(encoder, ProjectedEncoder) else 0
-            return SelfPrediction(latents, ActionKind(env.action_space), c.spr_units, shared)
+            inner = encoder.encoder if isinstance(encoder, ProjectedEncoder) else encoder
+            return SelfPrediction(
+                latents,
+                ActionKind(env.action_space),
+                c.spr_units,
+                shared=shared,
+                renormalise=isinstance(inner, RenormalisedEncoder),
+            )
         case "inverse":
             return InverseModel(latents, ActionKind(env.action_space))

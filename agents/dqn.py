@@ -18,8 +18,9 @@ from torch import Tensor
 from ludus.agents import losses
 from ludus.agents.agent import EnvLike
 from ludus.agents.augmentation import Augmentation
-from ludus.agents.auxiliary import Auxiliary, auxiliary_network, make_auxiliary
+from ludus.agents.auxiliary import Auxiliary, make_auxiliary
 from ludus.agents.dqn_config import DQNConfig
+from ludus.agents.dqn_network import make_network
 from ludus.agents.horizon import annealed
 from ludus.agents.learner import Learner, UpdateSchedule, exponential, linear
 from ludus.agents.memory.following import Following
@@ -31,13 +32,9 @@ from ludus.agents.seeding import generator, sampling_dtype, seed_of, seeded_weig
 from ludus.agents.value_heads import HeadKind, head_kind
 from ludus.agents.value_policy import ValuePolicy, discrete
 from ludus.envs.errors import ConfigError
-from ludus.networks.cores import State, make_core
+from ludus.networks.cores import State
 from ludus.networks.encoders import (
-    Encoder,
-    ProjectedEncoder,
-    RenormalisedEncoder,
     has_statistics,
-    make_encoder,
     update_statistics,
 )
 from ludus.networks.heads import NO_NOISE, HeadNoise, Streams, ValueOut
@@ -197,7 +194,7 @@ class DQN:
             if self.updates % c.target_interval == 0:
                 self.target.update(c.polyak)
             if self._resets is not None and self._resets.due(self.updates, progress):
-                self._resets.reset(self.learner, self.target.network)
+                self._resets.reset(self.learner)
 
     @property
     def _updates_since_reset(self) -> int:
@@ -394,44 +391,6 @@ class DQN:
         }
 
 
-def make_network(
-    config: DQNConfig, head: HeadKind, env: EnvLike, actions: int
-) -> Network[ValueOut]:
-    """Build the Q-network that the config describes.
-
-    Raises:
-        ConfigError: the encoder does not fit the observations.
-    """
-    c, space = config, env.observation_space
-    encoder: Encoder = make_encoder(
-        c.encoder,
-        space,
-        c.hidden,
-        c.width,
-        pool=c.pool,
-        spectral_norm=c.spectral_norm,
-        layer_norm=c.layer_norm,
-        normalise=c.normalize_observation,
-    )
-    if c.renormalize:
-        encoder = RenormalisedEncoder(encoder)
-    projected = ProjectedEncoder(encoder, c.features) if c.features else None
-    core = make_core("none", c.features or encoder.dim)
-    streams = Streams(
-        core.dim,
-        actions,
-        head.outputs,
-        hidden=c.head_hidden,
-        dueling=c.dueling,
-        rescale_dueling=c.rescale_dueling,
-        sigma=c.noisy_sigma if c.noisy else 0.0,
-        layer_norm=c.layer_norm != "none",
-    )
-    whole = projected or encoder
-    auxiliary = auxiliary_network(c, whole, env)
-    return Network(whole, core, head.make(streams), space, auxiliary)
-
-
 def build(
     config: DQNConfig,
     env: EnvLike,
@@ -477,6 +436,4 @@ def build(
 
     network = fresh(seed)
     auxiliary = make_auxiliary(c, network, env, c.batch_size, device, seed)
-    return DQN(
-        c, network, fresh, head, memory, auxiliary, space, action_space, device, seed, steps
-    )
+    return DQN(c, network, fresh, head, memory, auxiliary, space, action_space, device, seed, steps)

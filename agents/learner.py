@@ -82,6 +82,9 @@ class Learner:
         self._auxiliary = auxiliary
         if auxiliary is not None:
             auxiliary.attach(flat)
+        predicted = None if auxiliary is None else auxiliary.momentum
+        # Copies of the network that follow it: the target, and the encoder of SPR's targets.
+        self.followers = [each for each in (target, predicted) if each is not None]
         self.flat = flat
         # The network that acts, and its parameters [size].
         self.acting: tuple[Network[Any], Tensor] = network, flat
@@ -193,18 +196,15 @@ class Learner:
         self.ranks, self.row_ranks = ranks, row_ranks
         for tensor in (self.flat, *self.network.buffers()):
             ranks.copy_from_first(tensor)
-        if self._target is not None:
-            self._target.update(1.0)
-        if self._auxiliary is not None:
-            self._auxiliary.follow(1.0)
+        for follower in self.followers:
+            follower.update(1.0)
         if self._overlap is not None:
             self._overlap.take_over()
 
     def restart(self) -> None:
         """Begin anew with weights that were replaced: those of rank 0, and no moments."""
-        self.ranks.copy_from_first(self.flat)
-        if self._target is not None:
-            self.ranks.copy_from_first(self._target.flat)
+        for flat in (self.flat, *(follower.flat for follower in self.followers)):
+            self.ranks.copy_from_first(flat)
         for moment in self.optimizer.state[self.trained].values():
             moment.zero_()
 
@@ -282,10 +282,8 @@ class Learner:
     def start_from(self, weights: dict[str, Tensor]) -> None:
         """Load the weights of another training, into the target network too."""
         self.load_weights(weights)
-        if self._target is not None:
-            self._target.update(1.0)
-        if self._auxiliary is not None:
-            self._auxiliary.follow(1.0)
+        for follower in self.followers:
+            follower.update(1.0)
 
     def _parts(self) -> dict[str, Any]:
         target = {} if self._target is None else {"target": self._target.network}

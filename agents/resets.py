@@ -41,13 +41,17 @@ class Resets:
         c = self._config
         return updates % c.reset_interval == 0 and progress <= c.reset_until
 
-    def reset(self, learner: Learner, target: Network[Any]) -> None:
-        """Mix both networks with fresh weights of their own, as BBF's authors do."""
-        c = self._config
-        for network in (learner.network, target):
+    def reset(self, learner: Learner) -> None:
+        """Mix the network, and those that follow it, with fresh weights, as BBF's authors do.
+
+        Those that follow it have fresh weights of their own.
+        """
+        c, followers = self._config, [follower.network for follower in learner.followers]
+        for networks in ([learner.network], followers):
             fresh = self._fresh(int(self._seeds.integers(1 << 32)))
             frozen = c.freeze == "encoder"
-            reset_weights(network, fresh, c.reset_keep, frozen_encoder=frozen)
+            for network in networks:
+                reset_weights(network, fresh, c.reset_keep, frozen_encoder=frozen)
         learner.restart()
         self._latest[0] = learner.agent.updates
 
@@ -63,7 +67,7 @@ def reset_weights(
     """Mix the weights of a network with fresh ones, in place; buffers stay as they are.
 
     Args:
-        network: its encoder is mixed; its features layer and its head become fresh.
+        network: its encoder and a model of transitions are mixed; all else becomes fresh.
         fresh: of the same shapes.
         keep: share of the encoder's present weights, 0 to 1.
         frozen_encoder: leave the encoder and its features layer as they are.
@@ -76,5 +80,5 @@ def reset_weights(
                 continue
             mixed = not (projected and name.startswith("encoder.layer."))
         else:
-            mixed = False
+            mixed = name.startswith("auxiliary.transition.")
         weight.lerp_(other, 1.0 - keep if mixed else 1.0)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ludus.envs.dict_observation import PackedDict
 from ludus.envs.errors import ConfigError
+from ludus.networks.encoders import renormalised
 from ludus.networks.policies import ActionKind
 from ludus.networks.running_stats import Normalise
 from ludus.networks.scale import scale_of
@@ -160,12 +161,20 @@ class SelfPrediction(nn.Module):
         actions: kind of the actions.
         units: of the projection.
         shared: output units of a layer of the network that projects; 0 for a layer of its own.
+        renormalise: scale predicted features as `RenormalisedEncoder` scales those of observations.
     """
 
     def __init__(
-        self, latents: tuple[int, ...], actions: ActionKind, units: int, shared: int = 0
+        self,
+        latents: tuple[int, ...],
+        actions: ActionKind,
+        units: int,
+        *,
+        shared: int = 0,
+        renormalise: bool = False,
     ) -> None:
         super().__init__()
+        self._renormalise = renormalise
         self._latents, self._actions = latents, actions
         dim, channels, inputs = math.prod(latents), latents[0], actions.outputs
         self._maps = len(latents) == 3
@@ -185,11 +194,13 @@ class SelfPrediction(nn.Module):
     def next(self, latents: Tensor, action: Tensor) -> Tensor:
         """Return the predicted features [N, dim] after actions [N, *action] in latents [N, dim]."""
         given = encoded(self._actions, action)  # [N, A]
-        if not self._maps:
-            return self.transition(torch.cat([latents, given], 1))
-        maps = latents.unflatten(1, self._latents)
-        planes = given[:, :, None, None].expand(-1, -1, *self._latents[1:])
-        return self.transition(torch.cat([maps, planes], 1)).flatten(1)
+        if self._maps:
+            maps = latents.unflatten(1, self._latents)
+            planes = given[:, :, None, None].expand(-1, -1, *self._latents[1:])
+            after = self.transition(torch.cat([maps, planes], 1)).flatten(1)
+        else:
+            after = self.transition(torch.cat([latents, given], 1))
+        return renormalised(after) if self._renormalise else after
 
 
 class InverseModel(nn.Module):

@@ -132,7 +132,8 @@ class DataEfficientCNN(nn.Module):
     ) -> None:
         super().__init__()
         self.layers = _convolutions(space, ((32, 5, 5), (64, 5, 5)), width, layer_norm)
-        self.dim, self._scale = _flat_size(self.layers, space.shape), scale_of(space)
+        self.shape = _output_shape(self.layers, space.shape)
+        self.dim, self._scale = math.prod(self.shape), scale_of(space)
         _channels_last(self)
 
     def forward(self, obs: Tensor) -> Tensor:

@@ -208,9 +208,9 @@ def update_statistics(encoder: nn.Module, obs: Tensor, join: Join = whole) -> No
 def latent_shape(encoder: nn.Module) -> tuple[int, ...]:
     """Return the shape of what `Network.latents` returns: (C, H, W) of maps, else (dim,)."""
     match encoder:
-        case ProjectedEncoder() | NormalisedEncoder():
+        case ProjectedEncoder() | NormalisedEncoder() | RenormalisedEncoder():
             return latent_shape(encoder.encoder)
-        case DQN2013() | NatureCNN() | MinAtarCNN() | ImpalaResNet():
+        case DQN2013() | NatureCNN() | MinAtarCNN() | DataEfficientCNN() | ImpalaResNet():
             return encoder.shape
         case _:
             dim = encoder.dim
