@@ -101,8 +101,8 @@ def test_the_loss_is_that_of_the_augmented_images(random_stream):
         Augmentation(3, 0.1)(images, each)
         for images, each in zip((batch.obs, batch.next_obs), numbers.augmentation, strict=True)
     )
-    q = agent._forward(agent.network, obs, NO_NOISE).q[0]
-    following = agent._forward(agent.target.network, next_obs, NO_NOISE).q[0].amax(-1)
+    q = agent._forward(agent.network, obs, NO_NOISE)[0].q[0]
+    following = agent._forward(agent.target.network, next_obs, NO_NOISE)[0].q[0].amax(-1)
     target = batch.reward + batch.discount * following
     error = target - q.gather(1, batch.action.unsqueeze(1)).squeeze(1)
     loss = F.huber_loss(error, torch.zeros_like(error), delta=1.0)

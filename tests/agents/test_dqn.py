@@ -448,7 +448,7 @@ def test_updates_equal_the_plain_optimizer(random_stream, name):
     # the first shows the starting moments, the later ones their decay, the sixth radam's change
     for _ in range(7 if name == "radam" else 3):
         chance = agent.memory.uniforms(8)
-        agent.learner.step(chance, chance, chance, chance)
+        agent.learner.step(*[chance] * 5)
         optimizer.zero_grad()
         _loss_by_hand(plain, chance).backward()
         norm = torch.nn.utils.clip_grad_norm_(plain.network.parameters(), 0.2)
@@ -463,7 +463,7 @@ def test_the_first_step_of_adam_by_hand(random_stream):
     chance, before = agent.memory.uniforms(8), _parameters(agent)
     slopes = torch.autograd.grad(_loss_by_hand(agent, chance), list(agent.network.parameters()))
     slope = torch.cat([g.flatten() for g in slopes])
-    agent.learner.step(chance, chance, chance, chance)
+    agent.learner.step(*[chance] * 5)
     # m = 0.1 g and v = 0.001 g^2, both corrected for their start at 0
     expected = before - 1e-2 * slope / (slope.abs() + 1e-3)
     torch.testing.assert_close(_parameters(agent), expected, rtol=1e-4, atol=1e-6)
