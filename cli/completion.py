@@ -32,7 +32,10 @@ examples:
 
 Shell = Literal["bash", "zsh", "fish"]
 _RUNS = ("RUNS",)  # the shell puts the runs there
-_ON_RUNS = ("collect", "evaluate", "card", "export", "gtp", "play", "push", "record", "watch")
+_ON_RUNS = (
+    *("collect", "evaluate", "card", "explain", "export", "gtp", "play", "push", "record"),
+    "watch",
+)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ COMMANDS = {
     "collect": "write a data set of games that a trained agent plays",
     "watch": "show runs and playing agents in the browser",
     "export": "write a trained network to a file that runs without Ludus, such as ONNX",
+    "explain": "show what a trained network has learned, as one offline page",
     "record": "record a video of a trained agent, its saliency and its values",
     "compare": "train several agents under the same conditions and report their scores",
     "tune": "search for better values of an agent's configuration with Optuna",

@@ -24,6 +24,8 @@ _NOTED = (
     "shogi",
     "ultimate_tic_tac_toe",
 )
+GROUND_BELOW = ("connect_four",)
+"""bit boards whose row 0 is the lowest"""
 # the lighter and the darker cells, the lines
 _BOARDS: dict[Style, tuple[str, str, str]] = {
     "wood": ("#dec58f", "#cbae72", "#6b5430"),
@@ -51,7 +53,7 @@ def render_board(game: Game, board: Board, second: bool) -> np.ndarray:
     if not isinstance(board, np.ndarray):
         planes = game.observation(board)[BOARD][0].numpy()
         planes = planes[::-1] if second else planes
-        falls = game.name == "connect_four"
+        falls = game.name in GROUND_BELOW
         return _draw(_position_of(planes, "columns" if falls else "plain", flipped=falls))
     position = read_position(board[0])
     if not position.cells:

@@ -1,0 +1,123 @@
+"""A network's features of many states: two axes to draw them on, neighbours, exciting states.
+
+The axes are the first two principal components (Pearson 1901,
+https://doi.org/10.1080/14786440109462720), or those of UMAP (https://arxiv.org/abs/1802.03426).
+"""
+
+from importlib.util import find_spec
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Components(NamedTuple):
+    """The first two principal components of N states."""
+
+    points: np.ndarray  # [N, 2]
+    share: tuple[float, float]  # of the variance that each axis has, 0 to 1
+
+
+class Neighbours(NamedTuple):
+    """The K states that are most similar to each of N, the most similar first."""
+
+    states: np.ndarray  # [N, K] int64 indices, -1 where there are fewer
+    similarity: np.ndarray  # [N, K] cosine of the angle between the features
+
+
+class ExcitingStates(NamedTuple):
+    """The states in which a unit of the encoder's output is largest."""
+
+    unit: int
+    states: list[int]  # indices, the largest first
+    activation: list[float]
+
+
+def principal_components(features: np.ndarray) -> Components:
+    """Return the first two principal components of features [N, dim].
+
+    The sign of an axis makes its largest weight positive, so that the same features give the same
+    map. Without variance the points are 0.
+    """
+    centred = features.astype(np.float64) - features.mean(0, dtype=np.float64)
+    _, sizes, axes = np.linalg.svd(centred, full_matrices=False)
+    axes = axes[:2]
+    signs = np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(1)])
+    points = centred @ (axes * signs[:, None]).T  # [N, 1 or 2]
+    points = np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
+    shares = np.pad(sizes**2 / max(float((sizes**2).sum()), 1e-300), (0, 2))
+    return Components(points, (float(shares[0]), float(shares[1])))
+
+
+def umap_points(features: np.ndarray, seed: int) -> np.ndarray | None:
+    """Return the map of UMAP by cosine distance, [N, 2]; None if it is not installed."""
+    if find_spec("umap") is None or len(features) < 4:
+        return None
+    import warnings
+
+    import umap
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a seed makes it use one thread, which it warns of
+        points: np.ndarray = umap.UMAP(
+            n_neighbors=min(15, len(features) - 1), metric="cosine", random_state=seed
+        ).fit_transform(features)
+    return points
+
+
+def nearest_states(
+    features: np.ndarray, game: np.ndarray, step: np.ndarray, *, count: int, apart: int
+) -> Neighbours:
+    """Return the states of the most similar features by their cosine.
+
+    Args:
+        features: [N, dim].
+        game: [N] number of the game of each state.
+        step: [N] its step in that game.
+        count: K.
+        apart: steps of one game within which states do not count: successive ones are alike.
+    """
+    size = np.linalg.norm(features, axis=1, keepdims=True)
+    unit = features / np.maximum(size, 1e-12)
+    number = min(count, len(features))
+    states = np.full((len(features), count), -1)
+    similarity = np.zeros((len(features), count))
+    for i in range(len(features)):
+        cosine = unit @ unit[i]
+        cosine[(game == game[i]) & (np.abs(step - step[i]) < apart)] = -np.inf
+        best = np.argsort(-cosine, kind="stable")[:number]
+        best = best[np.isfinite(cosine[best])]
+        states[i, : len(best)], similarity[i, : len(best)] = best, cosine[best]
+    return Neighbours(states, similarity)
+
+
+def exciting_states(
+    features: np.ndarray,
+    game: np.ndarray,
+    step: np.ndarray,
+    *,
+    units: int,
+    count: int,
+    apart: int,
+) -> list[ExcitingStates]:
+    """Return the states that excite the units whose outputs vary most.
+
+    Args:
+        features: [N, dim].
+        game: [N] number of the game of each state.
+        step: [N] its step in that game.
+        units: number of units, those of the highest variance.
+        count: states of each unit.
+        apart: steps between two of them that are of one game, at least.
+    """
+    variance = features.var(0, dtype=np.float64)
+    chosen = np.argsort(-variance, kind="stable")[:units]
+    found = []
+    for unit in (int(u) for u in chosen if variance[u] > 0):
+        states = list[int]()
+        for i in np.argsort(-features[:, unit], kind="stable"):
+            if len(states) == count:
+                break
+            if all(game[i] != game[j] or abs(step[i] - step[j]) >= apart for j in states):
+                states.append(int(i))
+        found.append(ExcitingStates(unit, states, [float(features[i, unit]) for i in states]))
+    return found
