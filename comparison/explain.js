@@ -19,7 +19,7 @@
 
   function colour(value) {
     const [low, high] = data.range;
-    const share = value === null ? 0 : Math.min(1, Math.max(0, (value - low) / (high - low)));
+    const share = Math.min(1, Math.max(0, (value - low) / (high - low || 1)));
     const at = share * (VIRIDIS.length - 1), left = Math.min(Math.floor(at), VIRIDIS.length - 2);
     const part = (text, i) => parseInt(text.slice(1 + 2 * i, 3 + 2 * i), 16);
     const mixed = [0, 1, 2].map((i) => Math.round(
@@ -149,7 +149,7 @@
   window.addEventListener("resize", draw);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 
-  Promise.all(sheets.map((sheet) => sheet.decode())).then(() => {
+  window.addEventListener("load", () => { // when the sheets of frames are there
     data.units.forEach(([states, outputs], i) => tiles(
       document.getElementById(`unit-${i}`), states,
       states.map((state, j) => `${outputs[j]}`)));

@@ -121,10 +121,12 @@ def explain(
         checks, checked = _check(agent, space, states, seed, task)
         occluded = _occlude(agent, space, states) if has_planes(space) else None
     features, game, step = states.features, states.game, states.step
+    with task("map of the features", 1, "maps"):
+        points = umap_points(features, seed)
     return Explanation(
         states=states,
         components=principal_components(features),
-        umap=umap_points(features, seed),
+        umap=points,
         neighbours=nearest_states(features, game, step, count=_NEIGHBOURS, apart=APART),
         units=exciting_states(
             features, game, step, units=_UNITS, count=_FRAMES_OF_UNIT, apart=APART

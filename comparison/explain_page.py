@@ -81,15 +81,16 @@ def _data(found: Explanation, frames: Sheets) -> dict[str, Any]:
         maps["UMAP"] = found.umap
     names = list(dict.fromkeys([*s.chosen, *(a.name for row in s.actions for a in row)]))
     numbers = {name: i for i, name in enumerate(names)}
-    low, high = np.quantile(s.value, (0.02, 0.98))
+    decimals = _decimals(s.value)
+    low, high = (round(float(x), decimals) for x in np.nanquantile(s.value, (0.02, 0.98)))
     return {
         "width": frames.width,
         "height": frames.height,
         "columns": frames.columns,
         "per_sheet": frames.per_sheet,
         "maps": {name: _unit_square(points) for name, points in maps.items()},
-        "value": _rounded(s.value),
-        "range": [_significant(low), _significant(max(high, low + 1e-6))],
+        "value": [round(float(v), decimals) if math.isfinite(v) else None for v in s.value],
+        "range": [low, high],
         "game": s.game.tolist(),
         "step": s.step.tolist(),
         "names": names,
@@ -109,6 +110,12 @@ def _unit_square(points: np.ndarray) -> list[list[float]]:
     low, high = points.min(0), points.max(0)
     scaled = (points - low) / np.maximum(high - low, 1e-12)
     return [[round(float(x), 4), round(float(y), 4)] for x, y in scaled]
+
+
+def _decimals(values: np.ndarray) -> int:
+    """Return the decimals by which values differ visibly, however large they are."""
+    spread = float(np.nanmax(values) - np.nanmin(values))
+    return 2 if spread <= 0 else max(0, 2 - math.floor(math.log10(spread)))
 
 
 def _significant(number: float) -> float | None:

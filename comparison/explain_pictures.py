@@ -14,6 +14,7 @@ _SAMPLE = 60  # frames by which the size of all is estimated
 _WIDEST = 900  # pixels of a picture of weights
 _MOST_FILTERS, _MOST_PLANES = 64, 16
 _MOST_UNITS, _MOST_INPUTS = 128, 256
+_RIM = 0.39  # from the middle of a square, in squares
 _OVERLAY = np.array((230, 60, 20), np.float32)
 
 
@@ -98,8 +99,8 @@ def _filters(weight: np.ndarray) -> np.ndarray:
     count, planes, height, width = weight.shape
     across = max(1, round(np.sqrt(2 * count * (height + 1) / (planes * (width + 1) + 1))))
     rows = -(-count // across)
-    strip = planes * (width + 1) + 1
-    whole = np.full((rows * (height + 1) - 1, across * strip - 2, 3), 128, np.uint8)
+    strip = planes * (width + 1) + 2  # pixels, with the gap to the next filter
+    whole = np.full((rows * (height + 1) - 1, across * strip - 3, 3), 128, np.uint8)
     for i, one in enumerate(weight):
         colours = _diverging(one / max(float(np.abs(one).max()), 1e-12))
         for plane, picture in enumerate(colours):
@@ -137,10 +138,12 @@ def shaded_board(frame: np.ndarray, change: np.ndarray) -> np.ndarray:
         change: [H, W] from 0 to 1, row 0 at the top; NaN for no shade.
     """
     height, width = frame.shape[:2]
-    rows = np.arange(height) * change.shape[0] // height
-    columns = np.arange(width) * change.shape[1] // width
-    share = 0.85 * np.nan_to_num(change)[rows][:, columns, None]
-    return (frame * (1 - share) + _OVERLAY * share).round().astype(np.uint8)
+    down = (np.arange(height) + 0.5) * change.shape[0] / height  # in squares
+    across = (np.arange(width) + 0.5) * change.shape[1] / width
+    # only the rim of a square, so that its piece keeps its colour
+    far = np.maximum(np.abs(down % 1 - 0.5)[:, None], np.abs(across % 1 - 0.5)) > _RIM
+    shade = np.nan_to_num(change)[down.astype(int)][:, across.astype(int)] * far
+    return (frame * (1 - shade[..., None]) + _OVERLAY * shade[..., None]).round().astype(np.uint8)
 
 
 def change_picture(change: np.ndarray) -> np.ndarray:
