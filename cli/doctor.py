@@ -39,6 +39,7 @@ _OPTIONAL = {
     "mujoco": ("'gymnasium[mujoco]'", "Ant, HalfCheetah and the other robots"),
     "ray": ("-e '.[cluster]'", "envs and trainings on several machines: --ray"),
     "optuna": ("-e '.[cluster]'", "ludus tune"),
+    "umap-learn": ("-e '.[umap]'", "a second map of features in ludus explain"),
     "bitbully": ("-e '.[perfect]'", "perfect play of connect four: ludus arena --perfect"),
     "onnx": ("-e '.[export]'", "ludus export to ONNX"),
     "onnxscript": ("-e '.[export]'", "ludus export to ONNX"),

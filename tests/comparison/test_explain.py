@@ -20,7 +20,7 @@ RUNS = {
     "pixels": ("dqn", "MinAtar/Breakout-v1", {"first", "saliency-maps"}),
     "numbers": ("ppo", "CartPole-v1", {"first"}),
     "continuous": ("ppo", "Pendulum-v1", {"first"}),
-    "recurrent": ("r2d2", "MinAtar/Asterix-v1", {"first", "saliency-maps"}),
+    "recurrent": ("recurrent_ppo", "MinAtar/Asterix-v1", {"first", "saliency-maps"}),
     "board": ("alphazero", "tic_tac_toe", {"first", "pieces"}),
     "values": ("dqn", "connect_four", {"first", "pieces"}),
     "go": ("alphazero", "go(board_size=3)", {"first", "pieces"}),
@@ -33,7 +33,7 @@ def train(tmp_path_factory):
 
     def trained(agent, env_id):
         if (agent, env_id) not in done:
-            options = TrainOptions(steps=40, eval_episodes=0, num_envs=4, video_every=0)
+            options = TrainOptions(steps=40, eval_episodes=0, num_envs=8, video_every=0)
             session = start_session(agent, env_id, options, EnvOptions(), None, root, quiet=True)
             session.run_to_end()
             done[agent, env_id] = session.run.path
@@ -150,7 +150,7 @@ def test_frames_are_found_in_their_sheets_and_shrink_to_fit():
     assert (found.width, found.height, len(found.images)) == (48, 64, 2)
     noise = np.random.default_rng(0).integers(0, 256, (40, 64, 48, 3), np.uint8)
     small = sheets(noise, 100_000)
-    assert small.height == 40
+    assert 40 <= small.height < 64
     assert small.bytes < 120_000
 
 
@@ -195,7 +195,7 @@ def test_a_dot_opens_its_state_in_a_browser(train, tmp_path):
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 390, "height": 800})
         errors = []
-        page.on("pageerror", errors.append)
+        page.on("pageerror", lambda error: errors.append(error))
         page.goto(out.as_uri())
         best = int(np.argmax(data["value"]))
         where = [f"game {g}, step {s}" for g, s in zip(data["game"], data["step"], strict=True)]
