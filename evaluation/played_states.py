@@ -53,7 +53,7 @@ class PlayedStates(NamedTuple):
     step: np.ndarray  # [N] int64, env steps of the game before the state
 
 
-class _State(NamedTuple):
+class _KeptState(NamedTuple):
     """One state before its features are computed."""
 
     frame: np.ndarray
@@ -186,10 +186,10 @@ def _play(
     seed: int,
     epsilon: float,
     on_step: Callable[[int], None],
-) -> list[_State]:
+) -> list[_KeptState]:
     """Return the last different states."""
     generator = np.random.default_rng([seed, 5])
-    kept, known = deque[_State](maxlen=count), set[bytes]()
+    kept, known = deque[_KeptState](maxlen=count), set[bytes]()
     moves = _Moves(env, env_id)
     row, state = env.reset(), None
     games, next_game = np.arange(_ENVS), _ENVS  # numbers of the running games
@@ -202,7 +202,7 @@ def _play(
             if name not in known:
                 known.add(name)
                 kept.append(
-                    _State(
+                    _KeptState(
                         frame=_reduced(env.render(i), kept[0].frame.shape if kept else None),
                         obs=row.obs[i].copy(),
                         value=float(advice.value[i]),
