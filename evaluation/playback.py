@@ -56,7 +56,8 @@ class Playback:
         names = self._env.action_names
         self.action_names = names if len(names) == count else tuple(map(str, range(count)))
         """names of discrete actions; empty for other action spaces"""
-        self.inspector = NetworkInspector(player, self._env.observation_space)
+        self.observation_space = self._env.observation_space
+        self.inspector = NetworkInspector(player, self.observation_space)
         self._position: Any = None
         if spiel.is_game(env_id):
             self._position = spiel.load(env_id).new_initial_state()

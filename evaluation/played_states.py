@@ -203,7 +203,7 @@ def _play(
                 known.add(name)
                 kept.append(
                     _KeptState(
-                        frame=_reduced(env.render(i), kept[0].frame.shape if kept else None),
+                        frame=reduced(env.render(i), kept[0].frame.shape if kept else None, _FRAME),
                         obs=row.obs[i].copy(),
                         value=float(advice.value[i]),
                         chosen=moves.name(i, advice.action[i]),
@@ -271,11 +271,11 @@ class _Moves:
                 self._positions[i] = self._start()
 
 
-def _reduced(picture: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
-    """Reduce a picture to `shape`; without one, to `_FRAME` pixels a side at most."""
+def reduced(picture: np.ndarray, shape: tuple[int, ...] | None, longest: int) -> np.ndarray:
+    """Reduce a picture to `shape`; without one, to `longest` pixels a side at most."""
     height, width = picture.shape[:2]
     if shape is None:
-        scale = min(1.0, _FRAME / max(height, width))
+        scale = min(1.0, longest / max(height, width))
         shape = (max(1, round(height * scale)), max(1, round(width * scale)))
     if picture.shape[:2] == shape[:2]:
         return picture.copy()

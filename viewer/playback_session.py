@@ -76,8 +76,9 @@ class PlaybackSession:
     """A thread that plays an agent's games and publishes them.
 
     Pages control it by commands {"do": ..., "value": ...} to `worker`: pause, play, step, speed,
-    seed, weights (the env steps of those to play with, None for the newest), saliency, layer, press
-    (a person's action), and hello (describe the session again).
+    seed, weights (the env steps of those to play with, None for the newest), saliency, layer,
+    similar (whether to show similar states), press (a person's action), and hello (describe the
+    session again).
 
     Args:
         run: whose agent plays.
@@ -98,7 +99,7 @@ class PlaybackSession:
     ) -> None:
         self._run, self._config, self._publish = run, config, publish
         self._person, self._hold = person, hold
-        self._saliency, self._layer = "", ""
+        self._saliency, self._layer, self._similar = "", "", False
         self._paused, self._speed, self._seed = False, 1.0, 0
         self._steps = 0  # that commands requested and that were not taken yet
         self._step_now = False  # the next step does not wait for the pace
@@ -227,6 +228,8 @@ class PlaybackSession:
                 self._saliency = value
             case "layer" if isinstance(value, str):
                 self._layer = value
+            case "similar" if isinstance(value, bool):
+                self._similar = value
             case "press" if type(value) is int and isinstance(self._view, EnvView):
                 self._view.pressed = value if 0 <= value < len(self._view.actions) else 0
                 return False
@@ -247,6 +250,7 @@ class PlaybackSession:
             "seed": self._seed,
             "saliency": self._saliency,
             "layer": self._layer,
+            "similar_shown": self._similar,
             "weights": self._weights,
             "saved": self._saved,
             "newest": self._chosen is None,
@@ -256,7 +260,7 @@ class PlaybackSession:
         if self._sent_at:  # a moving average of the last frames
             self._frame_rate += 0.1 * (1 / max(now - self._sent_at, 1e-3) - self._frame_rate)
         self._sent_at = now
-        head, images = self._view.frame(self._saliency, self._layer)
+        head, images = self._view.frame(self._saliency, self._layer, self._similar)
         self._history.append((head["step"], head.get("value"), head.get("return") or 0.0))
         self._frames += 1
         if not self._person:  # whose session has no address for films

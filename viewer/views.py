@@ -12,6 +12,7 @@ from ludus.envs.board.positions.read import read_position
 from ludus.envs.errors import RunError
 from ludus.evaluation.interactive_game import InteractiveGame
 from ludus.evaluation.playback import Playback
+from ludus.evaluation.played_states import Explainable
 from ludus.evaluation.saliency import Saliency
 from ludus.training.run import RunConfig
 from ludus.viewer.messages import (
@@ -21,6 +22,7 @@ from ludus.viewer.messages import (
     finite_or_none,
     tile_maps,
 )
+from ludus.viewer.similar import SimilarStates
 
 _PERTURBATION_SECONDS = 0.4  # between two maps of perturbation saliency, which is slow
 _RANDOM_OPENING = 2  # random moves at the start of a board game with a seed other than 0
@@ -49,12 +51,15 @@ class View(Protocol):
     def step(self) -> None:
         """Take one step."""
 
-    def frame(self, saliency: str, layer: str) -> tuple[dict[str, Any], dict[str, bytes]]:
+    def frame(
+        self, saliency: str, layer: str, similar: bool
+    ) -> tuple[dict[str, Any], dict[str, bytes]]:
         """Return the head and the images of the current state.
 
         Args:
             saliency: kind of saliency map to include; "" for none.
             layer: layer whose feature maps to include; "" for none.
+            similar: include the most similar states of the session.
         """
 
     def still(self) -> bytes:
@@ -76,12 +81,14 @@ class EnvView:
 
     def __init__(self, config: RunConfig, agent: AnyAgent, person: bool) -> None:
         self._config, self._agent, self._person = config, agent, person
+        self._similar: SimilarStates | None = None
         self.pressed = 0
         """the person's current action, counted from 0"""
         self._open(0)
 
     def _open(self, seed: int) -> None:
         c = self._config
+        self._seed = seed
         self._playback = Playback(self._agent, c.env, c.options, seed)
         self._person_playback: Playback | None = None
         if self._person:
@@ -102,6 +109,7 @@ class EnvView:
             "actions": self.actions,
             "saliencies": inspector.kinds,
             "layers": inspector.layers,
+            "similar": isinstance(self._agent, Explainable) and not self._person,
             "person": self._person,
         }
 
@@ -111,8 +119,10 @@ class EnvView:
         self._open(seed)
 
     def refresh(self) -> None:
-        """Discard the decision that was made with the previous weights."""
+        """Discard the decision that was made with the previous weights, and their features."""
         self._playback.discard_decision()
+        if self._similar is not None:
+            self._similar.forget()
 
     @property
     def over(self) -> bool:
@@ -127,7 +137,9 @@ class EnvView:
                 return
         self._playback.step()
 
-    def frame(self, saliency: str, layer: str) -> tuple[dict[str, Any], dict[str, bytes]]:
+    def frame(
+        self, saliency: str, layer: str, similar: bool
+    ) -> tuple[dict[str, Any], dict[str, bytes]]:
         """Return the image, the agent's decision, and the requested maps."""
         playback, row = self._playback, self._playback.row
         over = bool(row.game_over[0])
@@ -138,7 +150,8 @@ class EnvView:
             "reward": finite_or_none(row.reward[0]),
             "return": finite_or_none(row.episode_return[0]),
         }
-        self._still = encode_png(playback.picture())
+        picture = playback.picture()
+        self._still = encode_png(picture)
         images = {"picture": self._still}
         if self._person_playback is not None:
             person = self._person_playback.row
@@ -155,7 +168,20 @@ class EnvView:
                     images["heat"] = self._saliency_png(kind)
             if layer in playback.inspector.layers:
                 images["maps"] = encode_grey_png(tile_maps(playback.features(layer)))
+            if similar and isinstance(self._agent, Explainable) and not self._person:
+                head["similar_states"], strip = self._alike(self._agent, picture)
+                if strip is not None:
+                    images["similar"] = encode_png(strip)
         return head, images
+
+    def _alike(
+        self, agent: Explainable, picture: np.ndarray
+    ) -> tuple[list[dict[str, Any]], np.ndarray | None]:
+        """Return the most similar states of this session and their pictures side by side."""
+        if self._similar is None:
+            self._similar = SimilarStates(agent, self._playback.observation_space)
+        row = self._playback.row
+        return self._similar.look(row.obs, picture, self._seed, int(row.episode_length[0]))
 
     def _decision(self) -> dict[str, Any]:
         """Return the action that the agent is about to take, and its estimates."""
@@ -214,6 +240,7 @@ class BoardView:
             "actions": (),
             "saliencies": (),
             "layers": (),
+            "similar": False,
             "simulations": self._simulations,
         }
 
@@ -238,7 +265,9 @@ class BoardView:
         """Make the agent's move."""
         self._game.play(int(self._game.advice.action[0]))
 
-    def frame(self, saliency: str, layer: str) -> tuple[dict[str, Any], dict[str, bytes]]:
+    def frame(
+        self, saliency: str, layer: str, similar: bool
+    ) -> tuple[dict[str, Any], dict[str, bytes]]:
         """Return the position and the agent's estimates."""
         return {"kind": "board", **describe_game(self._game, with_advice=True)}, {}
 

@@ -267,6 +267,24 @@ def test_saliency_and_feature_maps_are_sent_where_they_are_asked_for(start, publ
     assert all(data.startswith(b"\x89PNG") for data in images.values())
 
 
+def test_similar_states_are_sent_where_they_are_asked_for(start, published):
+    session = start("pong")
+    assert published.until(lambda head: head["kind"] == "hello")["similar"]
+    _send(session, "similar", True)
+    _send(session, "speed", 0)
+    head, images = published.until_with_images(lambda head: head.get("similar_states"))
+    assert images["similar"].startswith(b"\x89PNG")
+    assert 1 <= len(head["similar_states"]) <= 4
+    for state in head["similar_states"]:
+        assert -1.001 <= state["similarity"] <= 1.001
+        assert state["seed"] != head["seed"] or abs(state["step"] - head["step"]) >= 20
+    _send(session, "similar", False)
+    published.until(lambda head: head["kind"] == "frame" and not head["similar_shown"])
+    _send(session, "similar", "yes")  # is ignored
+    _, images = published.until_with_images(lambda head: head["kind"] == "frame")
+    assert set(images) == {"picture"}
+
+
 def test_newer_weights_are_taken_while_it_plays(runs, published, tmp_path, monkeypatch):
     """A checkpoint of other numbers changes what the agent thinks of the same position."""
     monkeypatch.setattr(playback_session, "_CHECK_WEIGHTS_SECONDS", 0.05)

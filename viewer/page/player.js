@@ -26,6 +26,10 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
   const values = chart("Value over time", { height: 120 });
   const maps = el("canvas", { role: "img", "aria-label": "feature maps" });
   const mapsBox = el("div", { class: "maps", hidden: true }, el("h2", {}, "Feature maps"), maps);
+  const similar = el("canvas", { role: "img" });
+  const similarNames = el("ol", { class: "similar small" });
+  const similarBox = el("div", { class: "maps", hidden: true }, el("h2", {}, "Similar states"), similar, similarNames,
+    el("p", { class: "soft small" }, "The most similar of the last states seen here since this was chosen, by the cosine of the network's features; not from within 20 steps of this one."));
   const moves = el("div", {});
   const played = moveList((step) => {
     const [first, last] = gameAround(shown ?? recorded.length - 1);
@@ -55,6 +59,8 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
   const [speedLabel, speed] = select("Speed", SPEEDS, (value) => send("speed", Number(value)), 1);
   const [saliencyLabel, saliency] = select("Saliency", [["", "none"]], (value) => connection.send("saliency", value));
   const [layerLabel, layer] = select("Feature maps", [["", "none"]], (value) => connection.send("layer", value));
+  const similarChoice = el("input", { type: "checkbox", onchange: () => connection.send("similar", similarChoice.checked) });
+  const similarLabel = el("label", { hidden: true }, similarChoice, "Similar states");
   const saveClip = el("button", { onclick: saveGame, title: "Save the game that is shown as an MP4" }, "Save clip");
   const scrubber = el("input", { type: "range", min: 0, max: 0, value: 0, "aria-label": "frame of the last games", oninput: () => lookAt(Number(scrubber.value)) });
   const where = el("output", { class: "small soft" });
@@ -120,6 +126,7 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
       box.replaceChildren(el("option", { value: "" }, "none"), ...options.map((option) => el("option", { value: option }, option)));
       label.hidden = !options.length;
     }
+    similarLabel.hidden = !head.similar;
     saliency.value = head.saliency;
     layer.value = head.layer;
     view.box.hidden = head.board;
@@ -133,6 +140,7 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
     for (const [box, value] of [[speed, head.speed], [saliency, head.saliency], [layer, head.layer], [seed.input, head.seed]]) {
       if (document.activeElement !== box) box.value = String(value);
     }
+    similarChoice.checked = head.similar_shown;
     stage.update(head);
   }
 
@@ -184,11 +192,21 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
     if (pictures.heat) await paintHeat(view.heat, pictures.heat, view.picture);
     mapsBox.hidden = !pictures.maps;
     if (pictures.maps) { await paint(maps, pictures.maps); maps.setAttribute("aria-label", `feature maps of layer ${head.layer}`); }
+    await showSimilar(head, pictures);
     bars.update(head.bars, Array.isArray(head.action) ? -1 : head.action, head.bars ? head.bars_are : "");
     const action = names[head.action]?.toLowerCase() ?? [head.action ?? []].flat().map(formatValue).join(", ");
     const seen = pictures.heat ? ` Red marks what the agent attends to (${head.saliency} saliency).` : "";
     caption.textContent = head.over ? `Game over. Return: ${formatNumber(head.return)}.` : `Action: ${action}.${seen}`;
     view.picture.setAttribute("aria-label", `${name}, step ${head.step}, return ${formatNumber(head.return)}${head.over ? "" : `, action ${action}`}`);
+  }
+
+  async function showSimilar(head, pictures) {
+    similarBox.hidden = !pictures.similar;
+    if (!pictures.similar) return;
+    await paint(similar, pictures.similar);
+    const texts = head.similar_states.map((state) => `${state.similarity.toFixed(3)}, seed ${state.seed}, step ${formatNumber(state.step)}`);
+    similarNames.replaceChildren(...texts.map((text) => el("li", {}, text)));
+    similar.setAttribute("aria-label", `similar states, from the left: ${texts.join("; ")}`);
   }
 
   function showBoard(head) {
@@ -207,8 +225,8 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
     stage: el("figure", { class: "stage" }, el("div", { class: "view" }, evaluation.box, view.box, board), caption,
       el("div", { class: "row scrub" }, scrubber, where)),
     controls,
-    panel: el("div", { class: "card panel" }, el("div", { class: "row" }, saliencyLabel, layerLabel, stage.label, saveClip),
-      factList, bars.caption, bars.list, moves, played.box, el("h2", {}, "Value over time"), values.picture, mapsBox),
+    panel: el("div", { class: "card panel" }, el("div", { class: "row" }, saliencyLabel, layerLabel, similarLabel, stage.label, saveClip),
+      factList, bars.caption, bars.list, moves, played.box, el("h2", {}, "Value over time"), values.picture, mapsBox, similarBox),
     send: connection.send, step, stepBack, togglePause, restart, goLive,
   };
 }
