@@ -8,6 +8,7 @@ from gymnasium import spaces
 from ludus.evaluation.played_states import Explainable, features_of, reduced
 
 _SIDE = 80  # pixels of the longer side of a remembered picture
+_LINE = 2  # pixels between two pictures
 _COUNT = 4  # similar states that are shown
 _EVERY = 4  # looks between two states that are remembered
 _REMEMBERED = 1_000  # states, the newest
@@ -50,17 +51,21 @@ class SimilarStates:
         feature = features_of(self._agent, self._space, obs)[0]
         direction = feature / max(float(np.linalg.norm(feature)), 1e-12)
         found = self._nearest(direction, game, step)
-        if self._looks % _EVERY == 0:
-            self._remember(direction, picture, game, step)
-        self._looks += 1
-        if not found:
-            return [], None
-        strip = np.concatenate([self._pictures[i] for i, _ in found], 1)
         heads = [
             {"similarity": cosine, "seed": self._places[i][0], "step": self._places[i][1]}
             for i, cosine in found
         ]
+        strip = self._strip([i for i, _ in found]) if found else None
+        if self._looks % _EVERY == 0:  # after the search, which it may take a state from
+            self._remember(direction, picture, game, step)
+        self._looks += 1
         return heads, strip
+
+    def _strip(self, states: list[int]) -> np.ndarray:
+        """Return pictures side by side, each with a grey line at its right."""
+        pictures = [self._pictures[i] for i in states]
+        line = np.full((len(pictures[0]), _LINE, 3), 128, np.uint8)
+        return np.concatenate([part for picture in pictures for part in (picture, line)], 1)
 
     def _nearest(self, direction: np.ndarray, game: int, step: int) -> list[tuple[int, float]]:
         """Return index and cosine of the most similar states, the most similar first."""

@@ -39,8 +39,8 @@ def test_the_most_similar_are_those_of_a_loop_over_what_is_remembered(states):
             [-b[0] for b in best], abs=1e-6
         )
         if best:
-            assert strip.shape == (60, 80 * len(best), 3)
-            assert strip[0, ::80, 0].tolist() == [b[3] for b in best]
+            assert strip.shape == (60, 82 * len(best), 3)
+            assert strip[0, ::82, 0].tolist() == [b[3] for b in best]
         if look % 2 == 0:
             remembered.append((obs[0], game, step, look))
     assert far
