@@ -154,6 +154,10 @@ def test_an_atari_run_is_watched(at, runs, new_page, wait_until):
     page.get_by_role("button", name="Restart").click()
     expect(_fact(page, "seed")).to_have_text("12")
     expect(step).to_have_text("0")
+    page.get_by_label("Similar states").check()
+    page.get_by_role("button", name="Play", exact=True).click()
+    expect(page.locator("ol.similar li").first).to_contain_text("seed 12, step")
+    assert page.locator(".alike canvas").evaluate(PICTURE)[1] >= 3
 
 
 def test_keys_pause_and_step(at, runs, new_page):

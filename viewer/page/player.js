@@ -28,7 +28,7 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
   const mapsBox = el("div", { class: "maps", hidden: true }, el("h2", {}, "Feature maps"), maps);
   const similar = el("canvas", { role: "img" });
   const similarNames = el("ol", { class: "similar small" });
-  const similarBox = el("div", { class: "maps", hidden: true }, el("h2", {}, "Similar states"), similar, similarNames,
+  const similarBox = el("div", { class: "alike", hidden: true }, el("h2", {}, "Similar states"), similar, similarNames,
     el("p", { class: "soft small" }, "The most similar of the last states seen here since this was chosen, by the cosine of the network's features; not from within 20 steps of this one."));
   const moves = el("div", {});
   const played = moveList((step) => {
