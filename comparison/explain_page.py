@@ -88,7 +88,7 @@ def _data(found: Explanation, frames: Sheets) -> dict[str, Any]:
         "height": frames.height,
         "columns": frames.columns,
         "per_sheet": frames.per_sheet,
-        "maps": {name: _unit_square(points) for name, points in maps.items()},
+        "maps": {name: unit_square(points) for name, points in maps.items()},
         "value": [round(float(v), decimals) if math.isfinite(v) else None for v in s.value],
         "range": [low, high],
         "game": s.game.tolist(),
@@ -105,10 +105,17 @@ def _data(found: Explanation, frames: Sheets) -> dict[str, Any]:
     }
 
 
-def _unit_square(points: np.ndarray) -> list[list[float]]:
-    """Return points [N, 2] scaled to 0 to 1 in each direction."""
-    low, high = points.min(0), points.max(0)
-    scaled = (points - low) / np.maximum(high - low, 1e-12)
+def unit_square(points: np.ndarray) -> list[list[float]]:
+    """Return points [N, 2] scaled to 0 to 1 in each direction.
+
+    The few that lie far outside of all others are put at the edge, since a single one would leave
+    no space for the others.
+    """
+    middle = np.quantile(points, (0.01, 0.99), axis=0)
+    margin = 0.5 * (middle[1] - middle[0])
+    low = np.maximum(points.min(0), middle[0] - margin)
+    high = np.minimum(points.max(0), middle[1] + margin)
+    scaled = np.clip((points - low) / np.maximum(high - low, 1e-12), 0, 1)
     return [[round(float(x), 4), round(float(y), 4)] for x, y in scaled]
 
 

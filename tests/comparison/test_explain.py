@@ -9,6 +9,7 @@ import pytest
 
 from ludus.cli.main import main
 from ludus.comparison.explain import spread
+from ludus.comparison.explain_page import unit_square
 from ludus.comparison.explain_pictures import shaded_board, sheets, weights_picture
 from ludus.envs.make import EnvOptions
 from ludus.evaluation.played_states import play_states
@@ -174,6 +175,16 @@ def test_the_shade_is_on_the_rim_of_its_square():
     assert changed.min(0).tolist() == [20, 40]
     assert changed.max(0).tolist() == [39, 59]
     assert (shaded[30, 50] == 255).all()
+
+
+def test_one_state_far_away_leaves_space_for_the_others():
+    line = np.stack([np.linspace(0, 1, 200), np.linspace(3, 2, 200)], 1)
+    scaled = np.array(unit_square(line))
+    assert scaled == pytest.approx(np.stack([line[:, 0], 1 - line[:, 0]], 1), abs=1e-4)
+    far = np.array(unit_square(np.concatenate([line, [[-90, 2.5]]])))
+    assert far[-1] == pytest.approx([0, 0.5], abs=1e-4)
+    assert np.ptp(far[:200, 0]) > 0.6
+    assert np.diff(far[:200, 0]).min() > 0
 
 
 def test_indices_are_spread_over_all():
