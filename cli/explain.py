@@ -16,6 +16,7 @@ from ludus.envs.bounds import AT_LEAST_ONE, FRACTION, Bounds, check_bounds
 from ludus.envs.errors import UsageError
 from ludus.evaluation.played_states import require_explainable
 from ludus.training.find_run import at_steps
+from ludus.training.packed import output_folder
 from ludus.training.progress import Show, task
 from ludus.training.run import Run
 from ludus.training.train import load_saved
@@ -63,7 +64,7 @@ def run(argv: list[str]) -> int:
     """Write the page."""
     given = parse(Arguments, argv, command="explain", about=ABOUT)
     opened = Run.open(at_steps(given.run)[0])
-    out = given.out or (Path() if opened.packed else opened.path) / "explain.html"
+    out = given.out or output_folder(opened) / "explain.html"
     if out.suffix != ".html":
         raise UsageError(f"{out} does not end in .html")
     check_file(out)

@@ -78,9 +78,12 @@ def rank_correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def layers_from_head(network: Network[Any]) -> list[str]:
-    """Return the names of the modules that have parameters, the head's last one first."""
+    """Return the names of the modules that have parameters, the head's last one first.
+
+    Those of an auxiliary loss, on which no action depends, are left out.
+    """
     named = (name for name, module in network.named_modules() if _own_parameters(module))
-    return list(named)[::-1]
+    return [name for name in named if not name.startswith("auxiliary.")][::-1]
 
 
 def check_saliency(
