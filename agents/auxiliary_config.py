@@ -5,12 +5,14 @@ from typing import Annotated, Literal
 
 from ludus.envs.bounds import AT_LEAST_ONE, FRACTION, NON_NEGATIVE
 
+AuxiliaryName = Literal["none", "reconstruction", "variational", "spr", "inverse"]
+
 
 @dataclass(frozen=True)
 class AuxiliaryFields:
     """Choice of an auxiliary loss, see `auxiliary.py`."""
 
-    auxiliary: Literal["none", "reconstruction", "variational", "spr", "inverse"] = "none"
+    auxiliary: AuxiliaryName = "none"
     """also learn features that show the newest frame (by an autoencoder, or a variational one),
     predict the features that follow (spr), or tell which action was taken (inverse)"""
     reconstruction_weight: Annotated[float, NON_NEGATIVE] = 1.0

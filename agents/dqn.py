@@ -144,7 +144,7 @@ class DQN:
     def epsilon(self) -> float:
         """Probability of a random action at this env step; 1 before learning starts."""
         c = self.config
-        if self.env_steps < c.learning_starts:
+        if c.reward_free or self.env_steps < c.learning_starts:
             return 1.0
         if c.epsilon_off and self.env_steps >= c.epsilon_off:
             return 0.0
@@ -272,7 +272,7 @@ class DQN:
         action = batch.action.unsqueeze(0)  # [1, N]
         noises = self._head_noises(noise, taus, next_taus)
         td, out, latents = self._td(batch, *noises)
-        loss = td.loss
+        loss = 0.0 * td.loss if self.config.reward_free else td.loss
         metrics = [losses.chosen(out.q.detach(), action).mean()]
         if self.config.conservative:
             loss = loss + self.config.conservative * losses.conservative(out.q, action)

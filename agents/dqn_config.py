@@ -50,6 +50,8 @@ class DQNConfig(AuxiliaryFields):
     """units of a ReLU layer after the encoder; 0 for none"""
     freeze: Literal["none", "encoder"] = "none"
     """part of the network that is not trained"""
+    reward_free: bool = False
+    """play at random and learn from the auxiliary loss alone: pretraining of the encoder"""
     head: Literal["q", "c51", "qr", "iqn"] = "q"
     """action values, or a return distribution: categorical, quantiles, implicit quantiles"""
     head_hidden: Annotated[int, NON_NEGATIVE] = 0
@@ -182,6 +184,10 @@ class DQNConfig(AuxiliaryFields):
             raise ConfigError(
                 f"replay_size is {self.replay_size}, below batch_size {self.batch_size}; use more"
             )
+        if self.reward_free and self.auxiliary == "none":
+            raise ConfigError(
+                "reward_free learns from an auxiliary loss alone, and auxiliary is none; choose one"
+            )
         impala = self.encoder == "impala"
         for invalid, name, reason in (
             (self.munchausen and self.double, "munchausen", "double: a softmax has no argmax"),
@@ -195,6 +201,9 @@ class DQNConfig(AuxiliaryFields):
                 "loss mse",
                 f"head {self.head}, which has its own loss",
             ),
+            (self.reward_free and self.prioritised, "reward_free", "prioritised"),
+            (self.reward_free and self.conservative > 0, "reward_free", "conservative"),
+            (self.reward_free and self.freeze == "encoder", "reward_free", "freeze encoder"),
             (self.spectral_norm and not impala, "spectral_norm", f"encoder {self.encoder}"),
             (
                 self.weight_decay and self.optimizer != "adamw",

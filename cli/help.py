@@ -52,7 +52,14 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("orthogonal", "tower_channels", "blocks"),
     ),
     "auxiliary loss": (
-        *("auxiliary", "reconstruction_weight", "kl_weight", "code_units", "spr_weight"),
+        *(
+            "auxiliary",
+            "reward_free",
+            "reconstruction_weight",
+            "kl_weight",
+            "code_units",
+            "spr_weight",
+        ),
         *("spr_steps", "spr_momentum", "spr_units", "inverse_weight"),
     ),
     "head": (

@@ -19,6 +19,7 @@ from ludus.training.signals import Interrupted, Signals, signal_name
 
 COMMANDS = {
     "train": "train an agent on an env, or resume a training",
+    "pretrain": "train an encoder without rewards, from random play or a data set",
     "evaluate": "play full held-out games with a trained agent",
     "collect": "write a data set of games that a trained agent plays",
     "watch": "show runs and playing agents in the browser",

@@ -357,6 +357,11 @@ def _open(name: str, folder: Path | None, download: bool) -> Any:
         return minari.load_dataset(name, download=download)
 
 
+def is_dataset(name: str) -> bool:
+    """Return whether a name is a data set's: a folder, or a Minari id, which has three parts."""
+    return _folder(name) is not None or (name.count("/") > 1 and _ID.fullmatch(name) is not None)
+
+
 def _folder(name: str) -> Path | None:
     """Return the folder that has metadata.json, or None if the name is not a path."""
     for path in (Path(name), ROOT / name):

@@ -473,3 +473,22 @@ def test_dictionaries_are_not_reconstructed():
             auxiliary_network(config, make_encoder("mlp", space, (6,)), env)
     config = replace(AuxiliaryFields(), auxiliary="spr")
     assert auxiliary_network(config, make_encoder("mlp", space, (6,)), env) is not None
+
+
+def test_without_rewards_only_the_auxiliary_loss_is_learned_and_play_is_random(random_stream):
+    agent = _agent("dqn", auxiliary="reconstruction", reward_free=True, epsilon_end=0.0)
+    before = {part: _weights(agent, part) for part in ("encoder", "head", "auxiliary")}
+    assert agent.epsilon == 1.0
+    _train(agent, random_stream(2, 1, 0, _random), 60)
+    assert agent.epsilon == 1.0
+    assert agent.updates > 0
+    assert torch.equal(_weights(agent, "head"), before["head"])
+    for part in ("encoder", "auxiliary"):
+        assert not torch.equal(_weights(agent, part), before[part])
+    metrics = agent.metrics()
+    assert metrics["loss"] == pytest.approx(metrics["auxiliary_loss"])
+
+
+def test_without_rewards_there_must_be_another_loss():
+    with pytest.raises(ConfigError, match="auxiliary is none; choose one"):
+        _agent("dqn", reward_free=True)

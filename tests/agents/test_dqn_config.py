@@ -115,6 +115,7 @@ WITHIN = {
     "horizon_updates": ({"gamma_end": 0.99}, 20),
     "reset_until": ({"reset_interval": 20}, 0.01),
 }
+PRETRAINING = {"reward_free": True, "auxiliary": "spr"}
 EXPLORATION = {"epsilon_start": 0.5, "epsilon_end": 0.9, "epsilon_steps": 500}
 EXPLORATION |= {"epsilon_decay": "exponential", "epsilon_off": 40}
 ELSEWHERE = {"encoder", "hidden", "width", "head_hidden", "dueling", "momentum"}
@@ -125,6 +126,7 @@ ELSEWHERE |= {f.name for f in fields(AuxiliaryFields)}  # test_auxiliary.py
 ELSEWHERE |= {"features", "renormalize"}  # another network: test_resets.py and below
 ELSEWHERE |= {"random_shift", "intensity_noise"}  # of images: test_augmentation.py
 ELSEWHERE |= {"act_by_target"}  # test_acting_by_target.py
+ELSEWHERE |= {"reward_free"}  # test_auxiliary.py
 ELSEWHERE |= {"weight_decay"}  # of adamw, below
 ELSEWHERE |= {"policy_samples"}  # changes what is seen, not what is learned: below
 
@@ -395,6 +397,9 @@ def test_an_infinity_that_makes_every_weight_nan_is_refused_by_name(name, value)
     ("changes", "field", "other"),
     [
         ({"munchausen": True, "double": True}, "munchausen", "double"),
+        ({**PRETRAINING, "prioritised": True}, "reward_free", "prioritised"),
+        ({**PRETRAINING, "conservative": 1.0}, "reward_free", "conservative"),
+        ({**PRETRAINING, "freeze": "encoder"}, "reward_free", "freeze encoder"),
         ({"munchausen": True, "value_rescaling": True}, "munchausen", "value_rescaling"),
         *(({"head": h, "loss": "mse"}, "loss mse", f"head {h}") for h in ("c51", "qr", "iqn")),
         *(

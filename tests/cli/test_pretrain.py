@@ -1,0 +1,84 @@
+"""`ludus pretrain`: an encoder without rewards, from play or from a data set, and its use."""
+
+import json
+
+import pytest
+import torch
+
+from ludus.cli.main import main
+from ludus.training.dataset import is_dataset
+from ludus.training.run import Run
+
+FEW = ("--learning-starts", "100", "--batch-size", "16", "--quiet", "--video-every", "0")
+
+
+def _call(capsys, *words):
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    return ended.value.code, capsys.readouterr()
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_an_encoder_is_pretrained_and_taken_over(here, capsys):
+    given = ("pretrain", "CartPole-v1", "--objective", "spr", "--steps", "400")
+    with pytest.raises(SystemExit) as ended:
+        main([*given, *FEW, "--json"])
+    assert ended.value.code == 0
+    run = Run.open(json.loads(capsys.readouterr().out)["run"])
+    config = run.config()
+    assert config.agent == "dqn"
+    assert config.config.auxiliary == "spr"
+    assert config.config.reward_free
+    assert not run.evaluations()
+    with pytest.raises(SystemExit):
+        main(
+            [
+                *("train", "dqn", "CartPole-v1", "--init-from", str(run.path)),
+                *("--freeze", "encoder", "--steps", "300", "--eval-episodes", "1", *FEW, "--json"),
+            ]
+        )
+    later = Run.open(json.loads(capsys.readouterr().out)["run"])
+    ours, theirs = run.newest_weights(), later.newest_weights()
+    names = [name for name in theirs if name.startswith("encoder.")]
+    assert names
+    assert all(torch.equal(ours[name], theirs[name]) for name in names)
+
+
+def test_a_data_set_takes_the_place_of_an_env(here, capsys):
+    with pytest.raises(SystemExit):
+        main(["collect", "pretrained:cartpole", "--episodes", "3", "--out", "games"])
+    capsys.readouterr()
+    assert is_dataset("games")
+    assert is_dataset("D4RL/door/human-v2")
+    assert not is_dataset("MinAtar/Breakout-v1")
+    assert not is_dataset("CartPole-v1")
+    given = ("pretrain", "games", "--objective=reconstruction", "--steps", "50")
+    with pytest.raises(SystemExit) as ended:
+        main([*given, "--batch-size", "16", "--quiet", "--json"])
+    assert ended.value.code == 0
+    config = Run.open(json.loads(capsys.readouterr().out)["run"]).config()
+    assert config.train.dataset is not None
+    assert config.config.auxiliary == "reconstruction"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ((), "pretrain needs"),
+        (("CartPole-v1",), "objective"),
+        (("CartPole-v1", "--objective", "sqr"), "sqr"),
+        (("--objective", "spr"), "pretrain needs"),
+        (("CartPole-v1", "--objective", "spr", "--prioritised"), "reward_free"),
+    ],
+    ids=str,
+)
+def test_mistakes_are_one_sentence(here, capsys, words, expected):
+    code, output = _call(capsys, "pretrain", *words)
+    assert code == 2
+    assert expected in output.err
+    assert "Traceback" not in output.err
