@@ -139,6 +139,8 @@ _ATARI["spr"] = replace(
     evaluation_epsilon=0.001,
     random_shift=4,
     intensity_noise=0.05,
+    auxiliary="spr",
+    spr_momentum=0.0,  # of augmented images; 0.99 without augmentation
 )
 # The authors' code. Its importance weights are 1 / sqrt(probability). Epsilon falls from 1 to 0
 # over the 2,001 steps after learning_starts; ours has fallen to a half where theirs begins to fall.
@@ -173,6 +175,8 @@ _ATARI["bbf"] = replace(
     reset_interval=40_000,
     reset_keep=0.5,
     reset_until=0.85,
+    auxiliary="spr",
+    spr_momentum=0.995,  # 1 - polyak: the target network's encoder
     act_by_target=True,
     random_shift=4,
     intensity_noise=0.05,
@@ -253,7 +257,7 @@ def _data_efficient(rainbow: DQNConfig) -> dict[str, DQNConfig]:
     few = replace(rainbow, replay_ratio=2.0, noisy_sigma=0.1)
     return {
         "der": replace(few, n_step=20, replay_ratio=1.0),
-        "spr": replace(few, n_step=10, renormalize=True),
+        "spr": replace(few, n_step=10, renormalize=True, auxiliary="spr", spr_units=128),
         # Shifts are not for planes of 10 x 10 cells, and no image is brighter than another.
         "bbf": replace(
             few,
@@ -275,6 +279,8 @@ def _data_efficient(rainbow: DQNConfig) -> dict[str, DQNConfig]:
             polyak=0.005,
             reset_interval=40_000,
             reset_until=0.85,
+            auxiliary="spr",
+            spr_momentum=0.995,
             act_by_target=True,
             epsilon_start=1.0,
             epsilon_steps=4_000,

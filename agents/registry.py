@@ -43,7 +43,9 @@ AGENTS = {
     "rainbow": Entry("Rainbow, https://arxiv.org/abs/1710.02298", _DQN),
     "btr": Entry("Beyond the Rainbow, https://arxiv.org/abs/2411.03820", _DQN),
     "der": Entry("data-efficient Rainbow, https://arxiv.org/abs/1906.05243", _DQN),
-    "spr": Entry("the Rainbow of SPR, https://arxiv.org/abs/2007.05929", _DQN),
+    "spr": Entry(
+        "Rainbow with self-predictive representations, https://arxiv.org/abs/2007.05929", _DQN
+    ),
     "bbf": Entry("Bigger, Better, Faster, https://arxiv.org/abs/2305.19452", _DQN),
     "pqn": Entry(
         "Q-learning without replay or target network, https://arxiv.org/abs/2407.04811",

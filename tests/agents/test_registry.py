@@ -80,11 +80,13 @@ MARKS = {
     "spr": {
         **{"head": "c51", "double": True, "dueling": True, "noisy": True, "prioritised": True},
         **{"n_step": 10, "replay_ratio": 2.0, "renormalize": True},
+        **{"auxiliary": "spr", "spr_weight": 2.0, "spr_steps": 5},
     },
     "bbf": {
         **{"head": "c51", "double": True, "dueling": True, "prioritised": True},
         **{"n_step": 10, "n_step_end": 3, "gamma": 0.97, "replay_ratio": 2.0, "renormalize": True},
         **{"optimizer": "adamw", "weight_decay": 0.1, "polyak": 0.005, "act_by_target": True},
+        **{"auxiliary": "spr", "spr_weight": 2.0, "spr_steps": 5, "spr_momentum": 0.995},
     },
     "btr": {
         **{"head": "iqn", "samples": 8, "target_samples": 8, "munchausen": True, "noisy": True},
