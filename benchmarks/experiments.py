@@ -24,6 +24,11 @@ class Training:
         """Return what names the training in its file of results."""
         return f"{self.env} {self.variant} {self.seed}"
 
+    @property
+    def folder(self) -> str:
+        """Return the folder of its run within that of all experiments' runs."""
+        return f"{self.experiment}/{self.key.replace('/', '-').replace(' ', '_')}"
+
 
 def _dqn_sb3() -> Iterator[Training]:
     """DQN with one env, with the preset's envs, and SB3's DQN: same values, same network."""
@@ -190,6 +195,41 @@ def _scaling() -> Iterator[Training]:
         yield Training("scaling", f"MinAtar/{game}-v1", "pqn", variant, options, steps, seed)
 
 
+def _data_efficient() -> Iterator[Training]:
+    """The presets for 100,000 env steps, and two that are not for so few."""
+    agents = ("dqn", "rainbow", "der", "spr", "bbf")
+    options = ("--eval-every", "25000", "--eval-episodes", "20")
+    for seed, game, agent in product(range(5), _MINATAR[:2], agents):
+        yield Training("data_efficient", f"MinAtar/{game}-v1", agent, agent, options, 100_000, seed)
+
+
+def _encoder(game: str, objective: str, seed: int) -> Training:
+    """100,000 env steps of random play without rewards."""
+    options = ("--auxiliary", objective, "--reward-free", "--eval-episodes", "0")
+    variant = f"{objective}, no rewards"
+    return Training("pretraining", f"MinAtar/{game}-v1", "dqn", variant, options, 100_000, seed)
+
+
+def _pretraining() -> Iterator[Training]:
+    """DQN from encoders that were pretrained on its game and on another with as many planes."""
+    games, objectives = ("Breakout", "Asterix"), ("reconstruction", "spr")
+    for seed in range(5):
+        encoders = {
+            (game, objective): _encoder(game, objective, seed)
+            for game, objective in product(games, objectives)
+        }
+        yield from encoders.values()
+        starts: dict[str, tuple[str, ...]] = {"from scratch": ()}
+        for (game, objective), encoder in encoders.items():
+            start = ("--init-from", f"runs/experiments/{encoder.folder}/*/*/*")
+            starts[f"from {objective} on {game}"] = start
+            starts[f"from {objective} on {game}, frozen"] = (*start, "--freeze", "encoder")
+        for game, (variant, start) in product(games, starts.items()):
+            options = ("--eval-every", "25000", "--eval-episodes", "20", *start)
+            env = f"MinAtar/{game}-v1"
+            yield Training("pretraining", env, "dqn", variant, options, 100_000, seed)
+
+
 NIGHTLY_SEEDS = 12  # of the reference
 
 _NIGHTLY = (  # short enough for every mechanism to be trained often
@@ -231,4 +271,6 @@ EXPERIMENTS = {
     "minatar_million": _minatar_million,
     "scaling": _scaling,
     "atari_hour": _atari_hour,
+    "pretraining": _pretraining,
+    "data_efficient": _data_efficient,
 }

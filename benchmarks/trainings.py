@@ -7,7 +7,8 @@ python benchmarks/trainings.py table EXPERIMENT
 Two trainings run at once, with one thread each and the lowest priority. `results/EXPERIMENT.jsonl`
 gets one line for each training that ends, with its curve at 20 points; what has a line is not
 trained again. An interrupted training is resumed by the next call, if its run folder still exists;
-SB3's starts anew. `experiments.py` says what the experiments are.
+SB3's starts anew. `experiments.py` says what the experiments are. A training from the encoder of
+another that has not ended fails, and is done by the next call.
 """
 
 import argparse
@@ -45,7 +46,7 @@ def results(experiment: str, folder: Path | None = None) -> dict[str, dict[str, 
 
 def _folder(training: Training) -> Path:
     """Return the folder of a training's run."""
-    return RUNS / training.experiment / training.key.replace("/", "-").replace(" ", "_")
+    return RUNS / training.folder
 
 
 class Stopped(Exception):
@@ -199,8 +200,8 @@ def table(name: str) -> None:
     trainings, and in brackets the probability that a training of the row is better than one of the
     last row; the last column holds its mean over the envs.
     """
-    done = list(results(name).values())
-    trainings = list(EXPERIMENTS[name]())
+    done = [line for line in results(name).values() if line["evaluations"]]
+    trainings = [t for t in EXPERIMENTS[name]() if "--reward-free" not in t.options]
     envs = list(dict.fromkeys(training.env for training in trainings))
     variants = list(dict.fromkeys([t.variant for t in trainings] + [r["variant"] for r in done]))
     print("| | " + " | ".join(envs) + " | all |\n|---" + "|---" * len(envs) + "|---|")
