@@ -10,7 +10,7 @@ from tyro.conf import Positional
 
 from ludus.cli.options import HELD_OUT_SEED, check_file, parse
 from ludus.cli.output import print_json, print_result
-from ludus.comparison.explain import explain
+from ludus.comparison.explain import Explanation, explain
 from ludus.comparison.explain_page import verdict, write_explanation
 from ludus.envs.bounds import AT_LEAST_ONE, FRACTION, Bounds, check_bounds
 from ludus.envs.errors import UsageError
@@ -88,11 +88,18 @@ def run(argv: list[str]) -> int:
                 "states": len(found.states.obs),
                 "variance": found.components.share,
                 "randomised_saliency": correlations,
+                "reconstruction": _errors(found),
             }
         )
         return 0
     size = out.stat().st_size / 1e6
     print_result(f"{out}: {len(found.states.obs):,} states, {size:.1f} MB")
+    if found.reconstructed is not None:
+        error = found.reconstructed.error
+        mean, constant = error.mean, error.of_mean_frame
+        print_result(
+            f"reconstruction: mean squared error {mean:.3g}, that of the mean frame {constant:.3g}"
+        )
     for kind, sentence in verdicts.items():
         print_result(f"{kind} saliency: {sentence}")
     return 0
@@ -100,6 +107,18 @@ def run(argv: list[str]) -> int:
 
 def _quiet(quiet: bool) -> Callable[[str, int, str], AbstractContextManager[Show]]:
     return lambda name, total, unit: task(name, total, unit, quiet=quiet)
+
+
+def _errors(found: Explanation) -> dict[str, float | None] | None:
+    """Return the errors of a decoder; None without one."""
+    if found.reconstructed is None:
+        return None
+    error = found.reconstructed.error
+    return {
+        "error": _finite(error.mean),
+        "mean_frame_error": _finite(error.of_mean_frame),
+        "explained": _finite(error.explained),
+    }
 
 
 def _finite(number: float) -> float | None:

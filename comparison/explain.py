@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from gymnasium import spaces
 
+from ludus.comparison.explain_reconstruction import Reconstructed, reconstruct
 from ludus.envs.board.spiel import is_game
 from ludus.envs.make import make
 from ludus.evaluation.evaluate import torch_settings
@@ -34,7 +35,9 @@ from ludus.evaluation.randomisation import (
     check_saliency,
     maps_of_check,
 )
+from ludus.evaluation.reconstruction import FrameDecoder, has_decoder
 from ludus.evaluation.saliency import NetworkInspector, Saliency
+from ludus.networks.auxiliary import Variational
 from ludus.training.progress import Show
 from ludus.training.train import LoadedAgent
 
@@ -70,6 +73,7 @@ class Explanation:
     units: list[ExcitingStates]
     layers: list[FirstLayer]
     occluded: OccludedPositions | None  # of a board game whose squares are a grid
+    reconstructed: Reconstructed | None  # of a network with a decoder
     checks: list[SaliencyCheck]  # empty if observations are no images
     checked: list[np.ndarray]  # of each check, the indices of its states
     epsilon: float
@@ -115,11 +119,12 @@ def explain(
             on_step=lambda steps: show(steps, ""),
         )
     env = make(config.env, 1, 0, config.options)
-    space = env.observation_space
+    space, stack = env.observation_space, env.stack
     env.close()
     with torch_settings(env, agent):
         checks, checked = _check(agent, space, states, seed, task)
         occluded = _occlude(agent, space, states) if has_planes(space) else None
+        reconstructed = _reconstruct(agent, space, stack, states) if has_decoder(agent) else None
     features, game, step = states.features, states.game, states.step
     with task("map of the features", 1, "maps"):
         points = umap_points(features, seed)
@@ -133,6 +138,7 @@ def explain(
         ),
         layers=first_layers(agent.network.encoder),
         occluded=occluded,
+        reconstructed=reconstructed,
         checks=checks,
         checked=checked,
         epsilon=epsilon,
@@ -172,6 +178,17 @@ def _check(
             )
         checked.append(indices)
     return checks, checked
+
+
+def _reconstruct(
+    agent: Explainable, space: spaces.Box, stack: int, states: PlayedStates
+) -> Reconstructed:
+    return reconstruct(
+        FrameDecoder(agent.network, space, stack),
+        states,
+        apart=APART,
+        variational=isinstance(agent.network.auxiliary, Variational),
+    )
 
 
 def _occlude(agent: Explainable, space: spaces.Box, states: PlayedStates) -> OccludedPositions:

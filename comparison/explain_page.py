@@ -21,6 +21,7 @@ from ludus.comparison.explain_pictures import (
     sheets,
     weights_picture,
 )
+from ludus.comparison.explain_reconstruction import reconstruction_values
 from ludus.envs.board.picture import GROUND_BELOW
 from ludus.evaluation.played_states import PlayedStates
 from ludus.evaluation.randomisation import DOUBTED, TRUSTED, SaliencyCheck
@@ -46,7 +47,8 @@ def write_explanation(path: Path, loaded: LoadedAgent, found: Explanation, seed:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["correlation"] = _format_correlation
-    environment.filters["percent"] = lambda share: f"{100 * share:.0f}%"
+    environment.filters["percent"] = _format_percent
+    environment.filters["error"] = lambda error: f"{error:.3g}"
     frames = sheets(found.states.frames, _SHEET_BYTES)
     html = environment.from_string(package.joinpath("explain.html.j2").read_text()).render(
         title=film_title(loaded.config, loaded.env_steps),
@@ -65,6 +67,7 @@ def write_explanation(path: Path, loaded: LoadedAgent, found: Explanation, seed:
             for check, states in zip(found.checks, found.checked, strict=True)
         ],
         occluded=_occlusion_values(found.occluded, found.states, loaded.config.env),
+        reconstructed=reconstruction_values(found.reconstructed, found.states),
         style=package.joinpath("report.css").read_text()
         + package.joinpath("explain.css").read_text(),
         script=package.joinpath("explain.js").read_text(),
@@ -229,6 +232,10 @@ def _occlusion_values(
 def _fills_picture(env_id: str) -> bool:
     """Return whether the squares of a game's picture are those of its planes."""
     return env_id in ("tic_tac_toe", "connect_four", "othello")
+
+
+def _format_percent(share: float) -> str:
+    return f"{100 * share:z.0f}%" if math.isfinite(share) else "-"
 
 
 def _format_correlation(number: float) -> str:

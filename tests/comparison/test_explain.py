@@ -11,8 +11,10 @@ from ludus.cli.main import main
 from ludus.comparison.explain import spread
 from ludus.comparison.explain_page import unit_square
 from ludus.comparison.explain_pictures import shaded_board, sheets, weights_picture
+from ludus.comparison.explain_reconstruction import shown_states
 from ludus.envs.make import EnvOptions
 from ludus.evaluation.played_states import play_states
+from ludus.training import api
 from ludus.training.run import TrainOptions
 from ludus.training.train import load, start_session
 
@@ -81,12 +83,63 @@ def test_the_page_is_one_file_with_all_that_suits_the_agent(train, tmp_path, cap
     assert len(data["maps"]["PCA"]) == len(data["near"]) == len(data["chosen"]) == count
     assert {other for row in data["near"] for other, _ in row} <= set(range(count))
     assert bool(data["actions"][0]) == (name != "continuous")
+    assert 'id="reconstruction"' not in page
     assert page.count("data-sheet hidden") == 1
     first = out.read_bytes()
     assert _explain(*words) == 0
     assert out.read_bytes() == first  # the same seed gives the same page
     assert _explain(*words, "--seed", 1) == 0
     assert out.read_bytes() != first
+
+
+@pytest.mark.parametrize(
+    ("agent", "env_id", "auxiliary"),
+    [
+        ("dqn", "MinAtar/Breakout-v1", "reconstruction"),
+        ("ppo", "CartPole-v1", "variational"),
+        ("dqn", "MinAtar/Breakout-v1", "inverse"),
+    ],
+)
+def test_a_network_with_a_decoder_has_its_frames_on_the_page(
+    tmp_path, capsys, agent, env_id, auxiliary
+):
+    options = TrainOptions(eval_episodes=0, num_envs=8, video_every=0)
+    more = {"train_options": options, "root": tmp_path / "runs", "quiet": True}
+    api.train(agent, env_id, steps=40, auxiliary=auxiliary, **more)
+    (run,) = tmp_path.glob("runs/*/*/*")
+    out = tmp_path / "page.html"
+    assert _explain(run, "--states", 30, "--every", 1, "--out", out, "--json") == 0
+    errors = json.loads(capsys.readouterr().out)["reconstruction"]
+    page = out.read_text()
+    assert "http" not in page
+    for source in re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"'> )]+)""", page):
+        assert source.startswith(("data:image/png;base64,", "#")), source
+    assert ('id="reconstruction"' in page) == (auxiliary != "inverse")
+    if auxiliary == "inverse":
+        assert errors is None
+        return
+    assert errors["explained"] == pytest.approx(1 - errors["error"] / errors["mean_frame_error"])
+    assert f"<strong>{errors['error']:.3g}</strong>" in page
+    assert ("here its mean" in page) == (auxiliary == "variational")
+    section = page[page.index('id="reconstruction"') : page.index('<h2 id="saliency"')]
+    planes = env_id.startswith("MinAtar")
+    assert 9 <= section.count("<figure>" if planes else '<th scope="row">game') <= 12
+    assert section.count("<img") == 3 * section.count("<figure>")
+    assert section.count("</i> plane ") == (4 if planes else 0)
+
+
+def test_states_that_are_shown_are_of_all_games_and_of_the_largest_errors():
+    game = np.arange(64) % 8  # games run side by side
+    step = np.arange(64) // 8
+    error = np.zeros(64)
+    error[[3, 11, 12, 60]] = [9, 8, 7, 6]  # of games 3, 3, 4, 4
+    even, worst = shown_states(error, game, step, apart=5)
+    assert len(even) == 8
+    assert game[even].tolist() == list(range(8))
+    assert worst[:3].tolist() == [3, 12, 60]  # 11 is next to 3
+    assert not set(even) & set(worst)
+    even, worst = shown_states(np.array([1.0, 2.0]), np.zeros(2, int), np.array([0, 50]), apart=5)
+    assert (even.tolist(), worst.tolist()) == ([0, 1], [])
 
 
 def test_json_has_the_correlations(train, tmp_path, capsys):
