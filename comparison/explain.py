@@ -184,7 +184,7 @@ def _reconstruct(
     agent: Explainable, space: spaces.Box, stack: int, states: PlayedStates
 ) -> Reconstructed:
     return reconstruct(
-        FrameDecoder(agent.network, space, stack),
+        FrameDecoder(agent, space, stack),
         states,
         apart=APART,
         variational=isinstance(agent.network.auxiliary, Variational),

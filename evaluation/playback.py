@@ -56,7 +56,7 @@ class Playback:
         names = self._env.action_names
         self.action_names = names if len(names) == count else tuple(map(str, range(count)))
         """names of discrete actions; empty for other action spaces"""
-        self.observation_space = self._env.observation_space
+        self.observation_space, self.stack = self._env.observation_space, self._env.stack
         self.inspector = NetworkInspector(player, self.observation_space)
         self._position: Any = None
         if spiel.is_game(env_id):

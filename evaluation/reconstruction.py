@@ -7,7 +7,7 @@ determination (https://en.wikipedia.org/wiki/Coefficient_of_determination).
 
 import math
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeGuard
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from torch import Tensor
 
 from ludus.agents.agent import HasNetwork
 from ludus.networks.auxiliary import NewestFrame, Reconstruction, Variational
-from ludus.networks.network import Network
 from ludus.networks.scale import ObservationScale, scale_of
 
 _BATCH = 256  # states in one forward pass
@@ -80,7 +79,7 @@ def explained_share(error: np.ndarray, variance: np.ndarray) -> float:
     return 1 - float(error.sum()) / whole if whole > 0 else math.nan
 
 
-def has_decoder(agent: object) -> bool:
+def has_decoder(agent: object) -> TypeGuard[HasNetwork]:
     """Return whether an agent's network was trained to reconstruct frames."""
     return isinstance(agent, HasNetwork) and isinstance(
         agent.network.auxiliary, Reconstruction | Variational
@@ -88,15 +87,16 @@ def has_decoder(agent: object) -> bool:
 
 
 class FrameDecoder:
-    """Shows what a network's decoder makes of observations.
+    """Shows what the decoder of an agent's network makes of observations.
 
     Args:
-        network: one of which `has_decoder` is true.
+        agent: one of which `has_decoder` is true.
         space: of the observations.
         stack: frames in one observation.
     """
 
-    def __init__(self, network: Network[Any], space: spaces.Box, stack: int) -> None:
+    def __init__(self, agent: HasNetwork, space: spaces.Box, stack: int) -> None:
+        network = agent.network
         part = network.auxiliary
         assert isinstance(part, Reconstruction | Variational)
         self._network, self._part = network, part

@@ -13,7 +13,7 @@ from ludus.training.run import Run, RunConfig
 from ludus.training.train import load
 from ludus.viewer import priority
 from ludus.viewer.messages import decode_png, error_message, pack
-from ludus.viewer.views import BoardView, EnvView, View
+from ludus.viewer.views import BoardView, Chosen, EnvView, View
 from ludus.viewer.worker import Worker
 
 FRAMES_PER_SECOND = 60  # sent at most
@@ -77,8 +77,8 @@ class PlaybackSession:
 
     Pages control it by commands {"do": ..., "value": ...} to `worker`: pause, play, step, speed,
     seed, weights (the env steps of those to play with, None for the newest), saliency, layer,
-    similar (whether to show similar states), press (a person's action), and hello (describe the
-    session again).
+    similar and reconstruction (whether to show these), press (a person's action), and hello
+    (describe the session again).
 
     Args:
         run: whose agent plays.
@@ -99,7 +99,7 @@ class PlaybackSession:
     ) -> None:
         self._run, self._config, self._publish = run, config, publish
         self._person, self._hold = person, hold
-        self._saliency, self._layer, self._similar = "", "", False
+        self._shown = Chosen()
         self._paused, self._speed, self._seed = False, 1.0, 0
         self._steps = 0  # that commands requested and that were not taken yet
         self._step_now = False  # the next step does not wait for the pace
@@ -225,11 +225,13 @@ class PlaybackSession:
                 if self._take_weights():
                     self._start(self._seed)  # the same game, as these weights play it
             case "saliency" if isinstance(value, str):
-                self._saliency = value
+                self._shown = self._shown._replace(saliency=value)
             case "layer" if isinstance(value, str):
-                self._layer = value
+                self._shown = self._shown._replace(layer=value)
             case "similar" if isinstance(value, bool):
-                self._similar = value
+                self._shown = self._shown._replace(similar=value)
+            case "reconstruction" if isinstance(value, bool):
+                self._shown = self._shown._replace(reconstruction=value)
             case "press" if type(value) is int and isinstance(self._view, EnvView):
                 self._view.pressed = value if 0 <= value < len(self._view.actions) else 0
                 return False
@@ -248,9 +250,10 @@ class PlaybackSession:
             "paused": self._paused,
             "speed": self._speed,
             "seed": self._seed,
-            "saliency": self._saliency,
-            "layer": self._layer,
-            "similar_shown": self._similar,
+            "saliency": self._shown.saliency,
+            "layer": self._shown.layer,
+            "similar_shown": self._shown.similar,
+            "reconstruction_shown": self._shown.reconstruction,
             "weights": self._weights,
             "saved": self._saved,
             "newest": self._chosen is None,
@@ -260,7 +263,7 @@ class PlaybackSession:
         if self._sent_at:  # a moving average of the last frames
             self._frame_rate += 0.1 * (1 / max(now - self._sent_at, 1e-3) - self._frame_rate)
         self._sent_at = now
-        head, images = self._view.frame(self._saliency, self._layer, self._similar)
+        head, images = self._view.frame(self._shown)
         self._history.append((head["step"], head.get("value"), head.get("return") or 0.0))
         self._frames += 1
         if not self._person:  # whose session has no address for films

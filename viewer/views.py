@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from ludus.envs.errors import RunError
 from ludus.evaluation.interactive_game import InteractiveGame
 from ludus.evaluation.playback import Playback
 from ludus.evaluation.played_states import Explainable
+from ludus.evaluation.reconstruction import FrameDecoder, has_decoder
 from ludus.evaluation.saliency import Saliency
 from ludus.training.run import RunConfig
 from ludus.viewer.messages import (
@@ -22,10 +23,24 @@ from ludus.viewer.messages import (
     finite_or_none,
     tile_maps,
 )
+from ludus.viewer.reconstruction import show_reconstruction
 from ludus.viewer.similar import SimilarStates
 
 _PERTURBATION_SECONDS = 0.4  # between two maps of perturbation saliency, which is slow
 _RANDOM_OPENING = 2  # random moves at the start of a board game with a seed other than 0
+
+
+class Chosen(NamedTuple):
+    """What a frame includes besides the picture and the agent's decision."""
+
+    saliency: str = ""
+    """kind of saliency map; "" for none"""
+    layer: str = ""
+    """layer whose feature maps are shown; "" for none"""
+    similar: bool = False
+    """the most similar states of the session"""
+    reconstruction: bool = False
+    """what the decoder of an auxiliary loss shows"""
 
 
 class View(Protocol):
@@ -51,16 +66,8 @@ class View(Protocol):
     def step(self) -> None:
         """Take one step."""
 
-    def frame(
-        self, saliency: str, layer: str, similar: bool
-    ) -> tuple[dict[str, Any], dict[str, bytes]]:
-        """Return the head and the images of the current state.
-
-        Args:
-            saliency: kind of saliency map to include; "" for none.
-            layer: layer whose feature maps to include; "" for none.
-            similar: include the most similar states of the session.
-        """
+    def frame(self, chosen: Chosen) -> tuple[dict[str, Any], dict[str, bytes]]:
+        """Return the head and the images of the current state."""
 
     def still(self) -> bytes:
         """Return the picture of the last frame for a film, as PNG."""
@@ -110,6 +117,7 @@ class EnvView:
             "saliencies": inspector.kinds,
             "layers": inspector.layers,
             "similar": isinstance(self._agent, Explainable) and not self._person,
+            "reconstruction": has_decoder(self._agent) and not self._person,
             "person": self._person,
         }
 
@@ -137,9 +145,7 @@ class EnvView:
                 return
         self._playback.step()
 
-    def frame(
-        self, saliency: str, layer: str, similar: bool
-    ) -> tuple[dict[str, Any], dict[str, bytes]]:
+    def frame(self, chosen: Chosen) -> tuple[dict[str, Any], dict[str, bytes]]:
         """Return the image, the agent's decision, and the requested maps."""
         playback, row = self._playback, self._playback.row
         over = bool(row.game_over[0])
@@ -164,11 +170,16 @@ class EnvView:
         if not over:
             head |= self._decision()
             for kind in playback.inspector.kinds:
-                if kind == saliency:
+                if kind == chosen.saliency:
                     images["heat"] = self._saliency_png(kind)
-            if layer in playback.inspector.layers:
-                images["maps"] = encode_grey_png(tile_maps(playback.features(layer)))
-            if similar and isinstance(self._agent, Explainable) and not self._person:
+            if chosen.layer in playback.inspector.layers:
+                images["maps"] = encode_grey_png(tile_maps(playback.features(chosen.layer)))
+            if chosen.reconstruction and has_decoder(self._agent) and not self._person:
+                decoder = FrameDecoder(self._agent, playback.observation_space, playback.stack)
+                head["reconstruction"], strip = show_reconstruction(decoder, row.obs)
+                if strip is not None:
+                    images["reconstruction"] = encode_png(strip)
+            if chosen.similar and isinstance(self._agent, Explainable) and not self._person:
                 head["similar_states"], strip = self._alike(self._agent, picture)
                 if strip is not None:
                     images["similar"] = encode_png(strip)
@@ -241,6 +252,7 @@ class BoardView:
             "saliencies": (),
             "layers": (),
             "similar": False,
+            "reconstruction": False,
             "simulations": self._simulations,
         }
 
@@ -265,9 +277,7 @@ class BoardView:
         """Make the agent's move."""
         self._game.play(int(self._game.advice.action[0]))
 
-    def frame(
-        self, saliency: str, layer: str, similar: bool
-    ) -> tuple[dict[str, Any], dict[str, bytes]]:
+    def frame(self, chosen: Chosen) -> tuple[dict[str, Any], dict[str, bytes]]:
         """Return the position and the agent's estimates."""
         return {"kind": "board", **describe_game(self._game, with_advice=True)}, {}
 

@@ -39,10 +39,14 @@ class _Network(torch.nn.Module):
         return obs.flatten(1)[:, -self._size :].float() / self._span
 
 
+def _agent(frame, span=1.0):
+    return SimpleNamespace(network=_Network(frame, span))
+
+
 def test_errors_and_the_variance_that_is_explained_by_hand():
     """Decoded is 2 x, so the error is x^2; the mean frame is (2, 0)."""
     space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
-    decoder = FrameDecoder(_Network((2,)), space, 1)
+    decoder = FrameDecoder(_agent((2,)), space, 1)
     obs = np.array([[1, 0], [3, 0]], np.float32)
     found = decoder.measure(obs)
     assert found.error.tolist() == [0.5, 4.5]
@@ -56,7 +60,7 @@ def test_errors_and_the_variance_that_is_explained_by_hand():
 
 def test_only_the_newest_frame_of_a_stack_is_shown_in_the_numbers_of_observations():
     space = spaces.Box(0, 255, (2, 4, 4), np.uint8)
-    decoder = FrameDecoder(_Network((1, 4, 4), 255.0), space, 2)
+    decoder = FrameDecoder(_agent((1, 4, 4), 255.0), space, 2)
     assert decoder.kind == "image"
     obs = np.full((3, 2, 4, 4), 200, np.uint8)
     obs[:, 1] = 102
@@ -72,7 +76,7 @@ def test_only_the_newest_frame_of_a_stack_is_shown_in_the_numbers_of_observation
 
 def test_batches_do_not_change_the_errors(monkeypatch):
     space = spaces.Box(-np.inf, np.inf, (3,), np.float32)
-    decoder = FrameDecoder(_Network((3,)), space, 1)
+    decoder = FrameDecoder(_agent((3,)), space, 1)
     obs = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
     whole = decoder.measure(obs)
     monkeypatch.setattr("ludus.evaluation.reconstruction._BATCH", 7)
@@ -92,7 +96,7 @@ def test_planes_have_a_colour_each_and_are_mixed_where_they_overlap():
     for pixel, colour in zip(drawn, (first, second, (first + second) / 2, first / 2), strict=True):
         assert pixel.astype(float) == pytest.approx(colour, abs=0.5)
     space = spaces.Box(0, 1, (4, 3, 3), np.uint8)
-    decoder = FrameDecoder(_Network((4, 3, 3)), space, 1)
+    decoder = FrameDecoder(_agent((4, 3, 3)), space, 1)
     frame = np.zeros((1, 4, 3, 3), np.float32)
     off = frame.copy()
     off[0, 2, 1, 1] = 1
@@ -102,7 +106,7 @@ def test_planes_have_a_colour_each_and_are_mixed_where_they_overlap():
 
 def test_pictures_without_bounds_are_drawn_over_their_own_range():
     space = spaces.Box(-np.inf, np.inf, (1, 1, 2), np.float32)
-    decoder = FrameDecoder(_Network((1, 1, 2)), space, 1)
+    decoder = FrameDecoder(_agent((1, 1, 2)), space, 1)
     seen = np.array([[[[-4.0, 4.0]]]], np.float32)
     assert decoder.pictures(DecodedFrames(seen, seen, np.zeros(1)))[0][0, 0, :, 0].tolist() == [
         0,

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ludus.envs.errors import RunError
-from ludus.envs.make import make
+from ludus.envs.make import EnvOptions, make
 from ludus.evaluation.evaluate import HELD_OUT_SEEDS
 from ludus.training.api import train
 from ludus.training.checkpoint import newest_checkpoint, save_checkpoint
@@ -18,6 +18,7 @@ from ludus.training.run import Run, TrainOptions
 from ludus.training.train import load
 from ludus.viewer import playback_session
 from ludus.viewer.game_session import MAX_SIMULATIONS, GameSession
+from ludus.viewer.messages import decode_png
 from ludus.viewer.playback_session import Pace, PlaybackSession
 from ludus.viewer.server import Outbox
 from ludus.viewer.views import EnvView
@@ -283,6 +284,51 @@ def test_similar_states_are_sent_where_they_are_asked_for(start, published):
     _send(session, "similar", "yes")  # is ignored
     _, images = published.until_with_images(lambda head: head["kind"] == "frame")
     assert set(images) == {"picture"}
+
+
+@pytest.mark.parametrize(
+    ("env_id", "planes"), [("MinAtar/Breakout-v1", True), ("CartPole-v1", False)]
+)
+def test_reconstructions_are_sent_where_they_are_asked_for(tmp_path, published, env_id, planes):
+    more = TrainOptions(num_envs=2, eval_episodes=0, video_every=0, device="cpu")
+    options = {"train_options": more, "root": tmp_path, "quiet": True}
+    train("dqn", env_id, steps=40, auxiliary="reconstruction", **options)
+    (path,) = tmp_path.glob("*/*/*")
+    run = Run.open(path)
+    session = PlaybackSession(run, run.config(), published)
+    try:
+        assert published.until(lambda head: head["kind"] == "hello")["reconstruction"]
+        ((head, images),) = _frames(session, published, 3, 1)
+        assert "reconstruction" not in head
+        assert set(images) == {"picture"}
+        _send(session, "reconstruction", 1)  # is ignored
+        _send(session, "reconstruction", True)
+        head, images = published.until_with_images(lambda head: head["reconstruction_shown"])
+        assert (head["seed"], head["step"]) == (3, 0)
+        row = make(env_id, 1, 3 + HELD_OUT_SEEDS, EnvOptions()).reset()
+        network = load(path).network
+        with torch.no_grad():
+            decoded = network.auxiliary(network.latents(torch.from_numpy(row.obs)))[0].numpy()
+        error = float(((decoded - row.obs[0]) ** 2).mean())
+        assert head["reconstruction"]["error"] == pytest.approx(error, rel=1e-4)
+        if planes:
+            assert head["reconstruction"]["numbers"] == []
+            assert decode_png(images["reconstruction"]).shape == (80, 3 * 80 + 2 * 2, 3)
+        else:
+            numbers = list(zip(row.obs[0].tolist(), decoded.tolist(), strict=True))
+            for pair, expected in zip(head["reconstruction"]["numbers"], numbers, strict=True):
+                assert pair == pytest.approx(expected, rel=1e-4)
+            assert "reconstruction" not in images
+    finally:
+        session.worker.close(LIMIT)
+
+
+def test_an_agent_without_a_decoder_has_no_reconstruction(start, published):
+    session = start("cartpole")
+    assert not published.until(lambda head: head["kind"] == "hello")["reconstruction"]
+    _send(session, "reconstruction", True)
+    head = published.until(lambda head: head["kind"] == "frame" and head["reconstruction_shown"])
+    assert "reconstruction" not in head
 
 
 def test_newer_weights_are_taken_while_it_plays(runs, published, tmp_path, monkeypatch):

@@ -30,6 +30,13 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
   const similarNames = el("ol", { class: "similar small" });
   const similarBox = el("div", { class: "alike", hidden: true }, el("h2", {}, "Similar states"), similar, similarNames,
     el("p", { class: "soft small" }, "The most similar of the last states seen here since this was chosen, by the cosine of the network's features; not from within 20 steps of this one."));
+  const decoded = el("canvas", { role: "img" });
+  const decodedRows = el("tbody", {});
+  const decodedTable = el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {},
+    ...["number", "seen", "decoded"].map((text) => el("th", { scope: "col", class: "n" }, text)))), decodedRows));
+  const decodedNames = el("ol", { class: "similar small" }, ...["as seen", "decoded", "difference"].map((text) => el("li", {}, text)));
+  const decodedError = el("p", { class: "soft small" });
+  const decodedBox = el("div", { class: "alike", hidden: true }, el("h2", {}, "Reconstruction"), decoded, decodedNames, decodedTable, decodedError);
   const moves = el("div", {});
   const played = moveList((step) => {
     const [first, last] = gameAround(shown ?? recorded.length - 1);
@@ -61,6 +68,8 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
   const [layerLabel, layer] = select("Feature maps", [["", "none"]], (value) => connection.send("layer", value));
   const similarChoice = el("input", { type: "checkbox", onchange: () => connection.send("similar", similarChoice.checked) });
   const similarLabel = el("label", { hidden: true }, similarChoice, "Similar states");
+  const decodedChoice = el("input", { type: "checkbox", onchange: () => connection.send("reconstruction", decodedChoice.checked) });
+  const decodedLabel = el("label", { hidden: true }, decodedChoice, "Reconstruction");
   const saveClip = el("button", { onclick: saveGame, title: "Save the game that is shown as an MP4" }, "Save clip");
   const scrubber = el("input", { type: "range", min: 0, max: 0, value: 0, "aria-label": "frame of the last games", oninput: () => lookAt(Number(scrubber.value)) });
   const where = el("output", { class: "small soft" });
@@ -127,6 +136,7 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
       label.hidden = !options.length;
     }
     similarLabel.hidden = !head.similar;
+    decodedLabel.hidden = !head.reconstruction;
     saliency.value = head.saliency;
     layer.value = head.layer;
     view.box.hidden = head.board;
@@ -141,6 +151,7 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
       if (document.activeElement !== box) box.value = String(value);
     }
     similarChoice.checked = head.similar_shown;
+    decodedChoice.checked = head.reconstruction_shown;
     stage.update(head);
   }
 
@@ -192,12 +203,28 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
     if (pictures.heat) await paintHeat(view.heat, pictures.heat, view.picture);
     mapsBox.hidden = !pictures.maps;
     if (pictures.maps) { await paint(maps, pictures.maps); maps.setAttribute("aria-label", `feature maps of layer ${head.layer}`); }
+    await showReconstruction(head, pictures);
     await showSimilar(head, pictures);
     bars.update(head.bars, Array.isArray(head.action) ? -1 : head.action, head.bars ? head.bars_are : "");
     const action = names[head.action]?.toLowerCase() ?? [head.action ?? []].flat().map(formatValue).join(", ");
     const seen = pictures.heat ? ` Red marks what the agent attends to (${head.saliency} saliency).` : "";
     caption.textContent = head.over ? `Game over. Return: ${formatNumber(head.return)}.` : `Action: ${action}.${seen}`;
     view.picture.setAttribute("aria-label", `${name}, step ${head.step}, return ${formatNumber(head.return)}${head.over ? "" : `, action ${action}`}`);
+  }
+
+  // Shows the newest frame that the network sees beside the decoder's: pictures, or numbers.
+  async function showReconstruction(head, pictures) {
+    const found = head.reconstruction_shown ? head.reconstruction : null;
+    decodedBox.hidden = !found;
+    if (!found) return;
+    decoded.hidden = decodedNames.hidden = !pictures.reconstruction;
+    decodedTable.hidden = !found.numbers.length;
+    const error = found.error === null ? "–" : found.error.toPrecision(3);
+    if (pictures.reconstruction) await paint(decoded, pictures.reconstruction);
+    decoded.setAttribute("aria-label", `the frame as the network sees it, as its decoder shows it, and the difference; mean squared error ${error}`);
+    decodedRows.replaceChildren(...found.numbers.map((pair, i) => el("tr", {}, el("th", { scope: "row", class: "n" }, String(i)),
+      ...pair.map((number) => el("td", { class: "n" }, number === null ? "–" : number.toPrecision(3))))));
+    decodedError.textContent = `What a decoder shows of the network's features. Mean squared error, on the scale on which the network sees frames: ${error}.`;
   }
 
   async function showSimilar(head, pictures) {
@@ -225,8 +252,8 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
     stage: el("figure", { class: "stage" }, el("div", { class: "view" }, evaluation.box, view.box, board), caption,
       el("div", { class: "row scrub" }, scrubber, where)),
     controls,
-    panel: el("div", { class: "card panel" }, el("div", { class: "row" }, saliencyLabel, layerLabel, similarLabel, stage.label, saveClip),
-      factList, bars.caption, bars.list, moves, played.box, el("h2", {}, "Value over time"), values.picture, mapsBox, similarBox),
+    panel: el("div", { class: "card panel" }, el("div", { class: "row" }, saliencyLabel, layerLabel, decodedLabel, similarLabel, stage.label, saveClip),
+      factList, bars.caption, bars.list, moves, played.box, el("h2", {}, "Value over time"), values.picture, mapsBox, decodedBox, similarBox),
     send: connection.send, step, stepBack, togglePause, restart, goLive,
   };
 }
