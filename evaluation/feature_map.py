@@ -15,6 +15,13 @@ class Components(NamedTuple):
 
     points: np.ndarray  # [N, 2]
     share: tuple[float, float]  # of the variance that each axis has, 0 to 1
+    mean: np.ndarray  # [dim] of the features
+    axes: np.ndarray  # [2, dim], of length 1; 0 where there is no second
+
+    def place(self, feature: np.ndarray) -> np.ndarray:
+        """Return the point [2] of another state's features [dim]."""
+        point: np.ndarray = self.axes @ (feature - self.mean)
+        return point
 
 
 class Neighbours(NamedTuple):
@@ -38,14 +45,15 @@ def principal_components(features: np.ndarray) -> Components:
     The sign of an axis makes its largest weight positive, so that the same features give the same
     map. Without variance the points are 0.
     """
-    centred = features.astype(np.float64) - features.mean(0, dtype=np.float64)
+    mean = features.mean(0, dtype=np.float64)
+    centred = features.astype(np.float64) - mean
     _, sizes, axes = np.linalg.svd(centred, full_matrices=False)
     axes = axes[:2]
     signs = np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(1)])
-    points = centred @ (axes * signs[:, None]).T  # [N, 1 or 2]
-    points = np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
+    axes = np.pad(axes * signs[:, None], ((0, 2 - len(axes)), (0, 0)))
+    points = centred @ axes.T
     shares = np.pad(sizes**2 / max(float((sizes**2).sum()), 1e-300), (0, 2))
-    return Components(points, (float(shares[0]), float(shares[1])))
+    return Components(points, (float(shares[0]), float(shares[1])), mean, axes)
 
 
 def umap_points(features: np.ndarray, seed: int) -> np.ndarray | None:

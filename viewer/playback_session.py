@@ -77,8 +77,9 @@ class PlaybackSession:
 
     Pages control it by commands {"do": ..., "value": ...} to `worker`: pause, play, step, speed,
     seed, weights (the env steps of those to play with, None for the newest), saliency, layer,
-    similar and reconstruction (whether to show these), press (a person's action), and hello
-    (describe the session again).
+    similar, reconstruction and features (whether to show these; features again: a new map now),
+    state (the number of a state of the map, whose picture is published), press (a person's
+    action), and hello (describe the session again).
 
     Args:
         run: whose agent plays.
@@ -99,7 +100,7 @@ class PlaybackSession:
     ) -> None:
         self._run, self._config, self._publish = run, config, publish
         self._person, self._hold = person, hold
-        self._shown = Chosen()
+        self._shown, self._map_now = Chosen(), False
         self._paused, self._speed, self._seed = False, 1.0, 0
         self._steps = 0  # that commands requested and that were not taken yet
         self._step_now = False  # the next step does not wait for the pace
@@ -232,11 +233,20 @@ class PlaybackSession:
                 self._shown = self._shown._replace(similar=value)
             case "reconstruction" if isinstance(value, bool):
                 self._shown = self._shown._replace(reconstruction=value)
+            case "features" if isinstance(value, bool):
+                self._map_now = value  # a new map, also if it is shown already
+                self._shown = self._shown._replace(features=value)
+            case "state" if type(value) is int:
+                picture = self._view.state_picture(value)
+                images = {} if picture is None else {"picture": picture}
+                self._publish(pack({"kind": "state", "state": value}, images), True)
+                return False
             case "press" if type(value) is int and isinstance(self._view, EnvView):
                 self._view.pressed = value if 0 <= value < len(self._view.actions) else 0
                 return False
             case "hello":
                 self._publish_description()
+                self._map_now = self._shown.features
             case _:
                 return False
         return True
@@ -254,6 +264,7 @@ class PlaybackSession:
             "layer": self._shown.layer,
             "similar_shown": self._shown.similar,
             "reconstruction_shown": self._shown.reconstruction,
+            "features_shown": self._shown.features,
             "weights": self._weights,
             "saved": self._saved,
             "newest": self._chosen is None,
@@ -264,12 +275,21 @@ class PlaybackSession:
             self._frame_rate += 0.1 * (1 / max(now - self._sent_at, 1e-3) - self._frame_rate)
         self._sent_at = now
         head, images = self._view.frame(self._shown)
+        if self._shown.features:
+            self._publish_map()
         self._history.append((head["step"], head.get("value"), head.get("return") or 0.0))
         self._frames += 1
         if not self._person:  # whose session has no address for films
             self._stills.append((self._frames, self._view.still()))
         head |= {"frame": self._frames, "fps": round(self._frame_rate, 1)}
         self._publish(pack(head | self._controls(), images), False)
+
+    def _publish_map(self) -> None:
+        """Publish the map of features if there is a new one."""
+        found = self._view.features_map(now=self._map_now)
+        if found is not None:
+            self._map_now = False
+            self._publish(pack({"kind": "map", "weights": self._weights, **found}, {}), True)
 
     def clip(self, first: int, last: int) -> bytes:
         """Return an MP4 of the frames with these numbers and those between; from any thread.

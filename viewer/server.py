@@ -44,6 +44,7 @@ _SCRIPTS = (
     "charts",
     "connection",
     "elements",
+    "features",
     "list",
     "page",
     "play",

@@ -1,22 +1,28 @@
-"""The states of a session that are most similar to the present one, by the network's features."""
+"""States of a session by the network's features: those most similar to the present, and a map."""
 
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
+from ludus.evaluation.feature_map import Components, principal_components
 from ludus.evaluation.played_states import Explainable, features_of, reduced
+from ludus.viewer.messages import finite_or_none
 
 _SIDE = 80  # pixels of the longer side of a remembered picture
 _LINE = 2  # pixels between two pictures
 _COUNT = 4  # similar states that are shown
 _EVERY = 4  # looks between two states that are remembered
 _REMEMBERED = 1_000  # states, the newest
+_FIRST_MAP = 8  # states of the first map
+_GROWTH = 1.25  # of the states remembered, from one map to the next
 _APART = 20  # steps of one game within which states do not count: successive ones are alike
 
 
 class SimilarStates:
-    """Remembers states that a page has seen, and finds those that are like another.
+    """Remembers states that a page has seen, finds those that are like another, and maps them.
+
+    States are numbered as they are remembered.
 
     Args:
         agent: its encoder gives the features.
@@ -25,17 +31,24 @@ class SimilarStates:
 
     def __init__(self, agent: Explainable, space: spaces.Box) -> None:
         self._agent, self._space = agent, space
+        self._next = 0  # number of the next state that is remembered
+        self._maps = 0  # that were made
         self.forget()
 
     def forget(self) -> None:
         """Forget all states: features of other weights cannot be compared."""
         self._directions: np.ndarray | None = None  # [_REMEMBERED, dim], of length 1
+        self._sizes = np.zeros(_REMEMBERED)  # lengths of the features
+        self._values: list[float] = []
+        self._first = self._next  # the number of the first state since then
+        self._mapped = 0  # states remembered since then when the map was made
+        self._components: Components | None = None  # of the map
         self._pictures: list[np.ndarray] = []
         self._places: list[tuple[int, int]] = []  # game and step of each
         self._looks = 0
 
     def look(
-        self, obs: np.ndarray, picture: np.ndarray, game: int, step: int
+        self, obs: np.ndarray, picture: np.ndarray, game: int, step: int, value: float
     ) -> tuple[list[dict[str, Any]], np.ndarray | None]:
         """Return the most similar states remembered, and remember one state in `_EVERY`.
 
@@ -44,12 +57,15 @@ class SimilarStates:
             picture: of it, [height, width, 3] uint8.
             game: seed of the game.
             step: env steps of the game so far.
+            value: that the network expects.
 
         Returns:
             Cosine, game and step of each, and their pictures side by side, None without any.
         """
         feature = features_of(self._agent, self._space, obs)[0]
-        direction = feature / max(float(np.linalg.norm(feature)), 1e-12)
+        size = float(np.linalg.norm(feature))
+        direction = feature / max(size, 1e-12)
+        self._present = feature
         found = self._nearest(direction, game, step)
         heads = [
             {"similarity": cosine, "seed": self._places[i][0], "step": self._places[i][1]}
@@ -57,9 +73,53 @@ class SimilarStates:
         ]
         strip = self._strip([i for i, _ in found]) if found else None
         if self._looks % _EVERY == 0:  # after the search, which it may take a state from
-            self._remember(direction, picture, game, step)
+            self._remember(direction, size, picture, (game, step), value)
         self._looks += 1
         return heads, strip
+
+    def new_map(self, *, now: bool) -> dict[str, Any] | None:
+        """Return a map of the states remembered if there are enough new ones since the last.
+
+        Args:
+            now: make a map even if there is only one new state.
+
+        Returns:
+            Its number, and of each state its number, point, value, game and step.
+        """
+        remembered = self._next - self._first
+        due = max(_FIRST_MAP, min(self._mapped * _GROWTH, self._mapped + _REMEMBERED / 4))
+        if self._directions is None or remembered < (min(due, 3) if now else due):
+            return None
+        count = len(self._places)
+        found = principal_components(self._directions[:count] * self._sizes[:count, None])
+        self._components, self._mapped = found, remembered
+        self._maps += 1
+        return {
+            "map": self._maps,
+            "share": found.share,
+            "states": [self._number(at) for at in range(count)],
+            "points": [_rounded(point) for point in found.points],
+            "values": [finite_or_none(value) for value in self._values],
+            "games": [game for game, _ in self._places],
+            "steps": [step for _, step in self._places],
+        }
+
+    def present(self) -> dict[str, Any] | None:
+        """Return the point of the state that was looked at last, and the map that it is on."""
+        if self._components is None:
+            return None
+        return {"map": self._maps, "point": _rounded(self._components.place(self._present))}
+
+    def picture_of(self, number: int) -> np.ndarray | None:
+        """Return the picture of a state; None if it is not remembered any more."""
+        at = (number - self._first) % _REMEMBERED
+        known = self._first <= number < self._next and self._number(at) == number
+        return self._pictures[at] if known else None
+
+    def _number(self, at: int) -> int:
+        """Return the number of the state at an index."""
+        last = self._next - 1 - self._first
+        return self._first + last - (last - at) % _REMEMBERED
 
     def _strip(self, states: list[int]) -> np.ndarray:
         """Return pictures side by side, each with a grey line at its right."""
@@ -80,16 +140,29 @@ class SimilarStates:
         )
         return [each for each, _ in zip(far, range(_COUNT), strict=False)]
 
-    def _remember(self, direction: np.ndarray, picture: np.ndarray, game: int, step: int) -> None:
+    def _remember(
+        self,
+        direction: np.ndarray,
+        size: float,
+        picture: np.ndarray,
+        place: tuple[int, int],
+        value: float,
+    ) -> None:
         """Remember a state in place of the oldest."""
         if self._directions is None:
             self._directions = np.zeros((_REMEMBERED, len(direction)), np.float32)
         shape = self._pictures[0].shape if self._pictures else None
         small = reduced(picture, shape, _SIDE)
-        at = self._looks // _EVERY % _REMEMBERED
-        self._directions[at] = direction
+        at = (self._next - self._first) % _REMEMBERED
+        self._next += 1
+        self._directions[at], self._sizes[at] = direction, size
         if at == len(self._places):
             self._pictures.append(small)
-            self._places.append((game, step))
+            self._places.append(place)
+            self._values.append(value)
         else:
-            self._pictures[at], self._places[at] = small, (game, step)
+            self._pictures[at], self._places[at], self._values[at] = small, place, value
+
+
+def _rounded(point: np.ndarray) -> list[float | None]:
+    return [finite_or_none(f"{x:.4g}") for x in point]

@@ -41,6 +41,8 @@ class Chosen(NamedTuple):
     """the most similar states of the session"""
     reconstruction: bool = False
     """what the decoder of an auxiliary loss shows"""
+    features: bool = False
+    """the place of the state on the map of the session's features"""
 
 
 class View(Protocol):
@@ -68,6 +70,12 @@ class View(Protocol):
 
     def frame(self, chosen: Chosen) -> tuple[dict[str, Any], dict[str, bytes]]:
         """Return the head and the images of the current state."""
+
+    def features_map(self, *, now: bool) -> dict[str, Any] | None:
+        """Return a map of the states of the session if it is new, see `SimilarStates`."""
+
+    def state_picture(self, number: int) -> bytes | None:
+        """Return the picture of a state of that map as PNG; None if it is not remembered."""
 
     def still(self) -> bytes:
         """Return the picture of the last frame for a film, as PNG."""
@@ -179,20 +187,38 @@ class EnvView:
                 head["reconstruction"], strip = show_reconstruction(decoder, row.obs)
                 if strip is not None:
                     images["reconstruction"] = encode_png(strip)
-            if chosen.similar and isinstance(self._agent, Explainable) and not self._person:
-                head["similar_states"], strip = self._alike(self._agent, picture)
-                if strip is not None:
-                    images["similar"] = encode_png(strip)
+            if chosen.similar or chosen.features:
+                self._add_alike(chosen, head, images, picture)
         return head, images
 
-    def _alike(
-        self, agent: Explainable, picture: np.ndarray
-    ) -> tuple[list[dict[str, Any]], np.ndarray | None]:
-        """Return the most similar states of this session and their pictures side by side."""
+    def _add_alike(
+        self, chosen: Chosen, head: dict[str, Any], images: dict[str, bytes], picture: np.ndarray
+    ) -> None:
+        """Add the most similar states of this session, and the place on the map of features."""
+        if not isinstance(self._agent, Explainable) or self._person:
+            return
         if self._similar is None:
-            self._similar = SimilarStates(agent, self._playback.observation_space)
-        row = self._playback.row
-        return self._similar.look(row.obs, picture, self._seed, int(row.episode_length[0]))
+            self._similar = SimilarStates(self._agent, self._playback.observation_space)
+        row, advice = self._playback.row, self._playback.decision().advice
+        value = np.nan if advice is None else float(advice.value[0])
+        found, strip = self._similar.look(
+            row.obs, picture, self._seed, int(row.episode_length[0]), value
+        )
+        if chosen.similar:
+            head["similar_states"] = found
+            if strip is not None:
+                images["similar"] = encode_png(strip)
+        if chosen.features:
+            head["place"] = self._similar.present()
+
+    def features_map(self, *, now: bool) -> dict[str, Any] | None:
+        """Return a map of the states of the session if it is new."""
+        return None if self._similar is None else self._similar.new_map(now=now)
+
+    def state_picture(self, number: int) -> bytes | None:
+        """Return the picture of a state of that map; None if it is not remembered."""
+        picture = None if self._similar is None else self._similar.picture_of(number)
+        return None if picture is None else encode_png(picture)
 
     def _decision(self) -> dict[str, Any]:
         """Return the action that the agent is about to take, and its estimates."""
@@ -280,6 +306,12 @@ class BoardView:
     def frame(self, chosen: Chosen) -> tuple[dict[str, Any], dict[str, bytes]]:
         """Return the position and the agent's estimates."""
         return {"kind": "board", **describe_game(self._game, with_advice=True)}, {}
+
+    def features_map(self, *, now: bool) -> dict[str, Any] | None:
+        """Return None: there is no map of board games."""
+
+    def state_picture(self, number: int) -> bytes | None:
+        """Return None: there is no map of board games."""
 
     def still(self) -> bytes:
         """Return the picture of the board, as PNG."""

@@ -33,6 +33,8 @@ def test_the_components_are_the_eigenvectors_of_the_covariance():
         own = (features - features.mean(0)) @ vectors[:, -1 - axis]
         assert np.abs(found.points[:, axis]) == pytest.approx(np.abs(own), abs=1e-9)
         assert found.share[axis] == pytest.approx(values[-1 - axis] / values.sum())
+    for state in (0, 17):
+        assert found.place(features[state]) == pytest.approx(found.points[state], abs=1e-9)
     again = principal_components(features.copy())
     assert (again.points == found.points).all()
 

@@ -286,6 +286,37 @@ def test_similar_states_are_sent_where_they_are_asked_for(start, published):
     assert set(images) == {"picture"}
 
 
+def test_the_map_of_features_is_sent_where_it_is_asked_for(start, published):
+    session = start("pong")
+    published.until(lambda head: head["kind"] == "frame")
+    _send(session, "speed", 0)
+    _send(session, "features", "yes")  # is ignored
+    _send(session, "features", True)
+    found = published.until(lambda head: head["kind"] == "map")
+    assert found["weights"] == 256
+    lengths = {len(found[key]) for key in ("states", "points", "values", "games", "steps")}
+    assert lengths == {3}
+    head, images = published.until_with_images(lambda head: head.get("place"))
+    assert head["place"]["map"] >= found["map"]
+    assert set(images) == {"picture"}  # and not those of similar states
+    assert "similar_states" not in head
+    _send(session, "pause")
+    _send(session, "features", True)  # a new map, now
+    last = published.until(lambda head: head["kind"] == "map" and head["map"] > found["map"])
+    _send(session, "state", last["states"][0])
+    head, images = published.until_with_images(lambda head: head["kind"] == "state")
+    assert head["state"] == last["states"][0]
+    assert decode_png(images["picture"]).shape == (80, 61, 3)
+    _send(session, "state", 10**9)
+    head, images = published.until_with_images(lambda head: head["kind"] == "state")
+    assert (head["state"], images) == (10**9, {})
+    _send(session, "features", False)
+    published.until(lambda head: head["kind"] == "frame" and not head["features_shown"])
+    _send(session, "step")
+    head = published.until(lambda head: head["kind"] == "frame")
+    assert "place" not in head
+
+
 @pytest.mark.parametrize(
     ("env_id", "planes"), [("MinAtar/Breakout-v1", True), ("CartPole-v1", False)]
 )

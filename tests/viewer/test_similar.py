@@ -27,7 +27,7 @@ def test_the_most_similar_are_those_of_a_loop_over_what_is_remembered(states):
         obs = generator.normal(size=(1, 5)).astype(np.float32)
         game, step = look // 30, 7 * (look % 30)
         picture = np.full((120, 160, 3), look, np.uint8)
-        found, strip = states.look(obs, picture, game, step)
+        found, strip = states.look(obs, picture, game, step, 0.0)
         far = [
             (-_cosine(obs[0], other), seed, at, grey)
             for other, seed, at, grey in remembered[-8:]
@@ -48,7 +48,60 @@ def test_the_most_similar_are_those_of_a_loop_over_what_is_remembered(states):
 
 def test_other_weights_forget_what_was_seen(states):
     picture = np.zeros((10, 10, 3), np.uint8)
-    assert states.look(np.ones((1, 3)), picture, 0, 0) == ([], None)
-    assert len(states.look(np.ones((1, 3)), picture, 1, 0)[0]) == 1
+    assert states.look(np.ones((1, 3)), picture, 0, 0, 0.0) == ([], None)
+    assert len(states.look(np.ones((1, 3)), picture, 1, 0, 0.0)[0]) == 1
     states.forget()
-    assert states.look(np.ones((1, 3)), picture, 2, 0) == ([], None)
+    assert states.look(np.ones((1, 3)), picture, 2, 0, 0.0) == ([], None)
+
+
+def _look(states, obs, number):
+    """Looks at a state twice, so that it is remembered once."""
+    for _ in range(2):
+        picture = np.full((4, 4, 3), number, np.uint8)
+        states.look(np.array([obs], np.float32), picture, number, 10 * number, number / 2)
+
+
+def test_a_map_has_the_states_that_are_remembered_at_their_components(states):
+    """The points by hand: along (3, 4) / 5 the features are 0, 5, 10, ... apart."""
+    assert states.new_map(now=True) is None
+    for number in range(11):
+        _look(states, [3 * number, 4 * number], number)
+    found = states.new_map(now=False)
+    assert sorted(found["states"]) == list(range(3, 11))  # the last eight
+    for state, point, value, game, step in zip(
+        *(found[key] for key in ("states", "points", "values", "games", "steps")), strict=True
+    ):
+        assert point == pytest.approx([5 * (state - 6.5), 0], abs=1e-3)
+        assert (value, game, step) == (state / 2, state, 10 * state)
+        assert (states.picture_of(state) == state).all()
+    assert found["share"] == pytest.approx((1, 0))
+    assert states.present() == {"map": 1, "point": pytest.approx([5 * 3.5, 0], abs=1e-3)}
+    for number in (-1, 0, 2, 11):
+        assert states.picture_of(number) is None
+
+
+def test_a_new_map_is_made_when_there_are_enough_new_states_or_at_once(states):
+    for number in range(4):
+        _look(states, [number, 1], number)
+    assert states.new_map(now=False) is None
+    assert len(states.new_map(now=True)["states"]) == 4
+    made = []
+    for number in range(4, 20):
+        _look(states, [number, 1], number)
+        if states.new_map(now=False) is not None:
+            made.append(number + 1)
+    assert made == [8, 10, 12, 14, 16, 18, 20]  # a quarter of the eight more
+    assert states.new_map(now=True) is not None
+
+
+def test_other_weights_have_a_map_of_their_own(states):
+    for number in range(5):
+        _look(states, [number, 1], number)
+    assert states.new_map(now=True)["states"] == [0, 1, 2, 3, 4]
+    states.forget()
+    assert states.present() is None
+    assert states.picture_of(4) is None
+    for number in range(3):
+        _look(states, [number, 1], 100 + number)
+    assert states.new_map(now=True)["states"] == [5, 6, 7]
+    assert (states.picture_of(6) == 101).all()

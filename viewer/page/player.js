@@ -4,6 +4,7 @@ import { drawBoard, evaluationBar, moveList, movesTable, sideName } from "./boar
 import { chart } from "./charts.js";
 import { connect, download } from "./connection.js";
 import { SPEEDS, actionBars, addFact, el, formatNumber, formatValue, gameOf, newestOnly, paint, paintHeat, screen, seedInput, select } from "./elements.js";
+import { featuresMap } from "./features.js";
 import { announce, onLeave } from "./page.js";
 
 const HISTORY = 2000; // values over time that are kept
@@ -37,6 +38,7 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
   const decodedNames = el("ol", { class: "similar small" }, ...["as seen", "decoded", "difference"].map((text) => el("li", {}, text)));
   const decodedError = el("p", { class: "soft small" });
   const decodedBox = el("div", { class: "alike", hidden: true }, el("h2", {}, "Reconstruction"), decoded, decodedNames, decodedTable, decodedError);
+  const features = featuresMap((state) => connection.send("state", state), () => connection.send("features", true));
   const moves = el("div", {});
   const played = moveList((step) => {
     const [first, last] = gameAround(shown ?? recorded.length - 1);
@@ -70,6 +72,8 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
   const similarLabel = el("label", { hidden: true }, similarChoice, "Similar states");
   const decodedChoice = el("input", { type: "checkbox", onchange: () => connection.send("reconstruction", decodedChoice.checked) });
   const decodedLabel = el("label", { hidden: true }, decodedChoice, "Reconstruction");
+  const featuresChoice = el("input", { type: "checkbox", onchange: () => connection.send("features", featuresChoice.checked) });
+  const featuresLabel = el("label", { hidden: true }, featuresChoice, "Features map");
   const saveClip = el("button", { onclick: saveGame, title: "Save the game that is shown as an MP4" }, "Save clip");
   const scrubber = el("input", { type: "range", min: 0, max: 0, value: 0, "aria-label": "frame of the last games", oninput: () => lookAt(Number(scrubber.value)) });
   const where = el("output", { class: "small soft" });
@@ -135,7 +139,7 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
       box.replaceChildren(el("option", { value: "" }, "none"), ...options.map((option) => el("option", { value: option }, option)));
       label.hidden = !options.length;
     }
-    similarLabel.hidden = !head.similar;
+    similarLabel.hidden = featuresLabel.hidden = !head.similar;
     decodedLabel.hidden = !head.reconstruction;
     saliency.value = head.saliency;
     layer.value = head.layer;
@@ -151,6 +155,7 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
       if (document.activeElement !== box) box.value = String(value);
     }
     similarChoice.checked = head.similar_shown;
+    featuresChoice.checked = head.features_shown;
     decodedChoice.checked = head.reconstruction_shown;
     stage.update(head);
   }
@@ -173,6 +178,8 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
       connection.end();
       return;
     }
+    if (head.kind === "map") { features.update(head); return; }
+    if (head.kind === "state") { features.show(head, pictures.picture); return; }
     current = head;
     updateControls(head);
     if (!head.paused && !head.over) thinking = setTimeout(() => { if (shown === null) caption.textContent = "The agent is thinking…"; }, THINKING_MILLISECONDS);
@@ -205,6 +212,7 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
     if (pictures.maps) { await paint(maps, pictures.maps); maps.setAttribute("aria-label", `feature maps of layer ${head.layer}`); }
     await showReconstruction(head, pictures);
     await showSimilar(head, pictures);
+    features.mark(head);
     bars.update(head.bars, Array.isArray(head.action) ? -1 : head.action, head.bars ? head.bars_are : "");
     const action = names[head.action]?.toLowerCase() ?? [head.action ?? []].flat().map(formatValue).join(", ");
     const seen = pictures.heat ? ` Red marks what the agent attends to (${head.saliency} saliency).` : "";
@@ -252,8 +260,8 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
     stage: el("figure", { class: "stage" }, el("div", { class: "view" }, evaluation.box, view.box, board), caption,
       el("div", { class: "row scrub" }, scrubber, where)),
     controls,
-    panel: el("div", { class: "card panel" }, el("div", { class: "row" }, saliencyLabel, layerLabel, decodedLabel, similarLabel, stage.label, saveClip),
-      factList, bars.caption, bars.list, moves, played.box, el("h2", {}, "Value over time"), values.picture, mapsBox, decodedBox, similarBox),
+    panel: el("div", { class: "card panel" }, el("div", { class: "row" }, saliencyLabel, layerLabel, decodedLabel, similarLabel, featuresLabel, stage.label, saveClip),
+      factList, bars.caption, bars.list, moves, played.box, el("h2", {}, "Value over time"), values.picture, mapsBox, decodedBox, similarBox, features.box),
     send: connection.send, step, stepBack, togglePause, restart, goLive,
   };
 }
