@@ -304,7 +304,7 @@ _MINATAR_BASE = DQNConfig(
     v_max=20.0,
 )
 _MINATAR = _variants(_MINATAR_BASE)
-_MINATAR |= _data_efficient(_MINATAR["rainbow"])
+_MINATAR |= _data_efficient(replace(_MINATAR["rainbow"], learning_starts=2_000))  # as on Atari
 # CartPole-v1: of 3 seeds, 1 or 2 fell back by 50,000 steps with a copied target; with a polyak of
 # 0.01, all 3 stayed at 500.
 _CLASSIC_BASE = DQNConfig(

@@ -120,6 +120,16 @@ FIGURES = (
         ),
         "connect_four/evaluations.json",
     ),
+    Figure(
+        "perfect",
+        ("benchmarks/README.md", "Connect four against perfect play"),
+        (
+            "ludus arena pretrained:connect_four mcts:1000 --games 200 --epsilon 0 --openings 4 "
+            "--perfect",
+            "ludus evaluate pretrained:connect_four --opponent perfect --episodes 100",
+        ),
+        "connect_four/perfect.json",
+    ),
     _trained("small_machine", "Two presets for a small machine"),
     _trained("alphazero_value", "AlphaZero's value target"),
     _measured("search", "Search", "ludus bench --only search --rounds 5"),
