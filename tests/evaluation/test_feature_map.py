@@ -25,15 +25,17 @@ def test_the_axes_are_those_of_known_structure_with_their_shares():
     assert found.share == pytest.approx((25 / total, 4 / total), abs=0.02)
 
 
-def test_the_components_are_the_eigenvectors_of_the_covariance():
-    features = np.random.default_rng(1).normal(size=(50, 6)) @ np.diag([4, 3, 2, 1, 1, 1])
+@pytest.mark.parametrize("states", [50, 5])
+def test_the_components_are_the_eigenvectors_of_the_covariance(states):
+    """Of fewer states than features, too."""
+    features = np.random.default_rng(1).normal(size=(states, 6)) @ np.diag([4, 3, 2, 1, 1, 1])
     values, vectors = np.linalg.eigh(np.cov(features.T))
     found = principal_components(features)
     for axis in (0, 1):
         own = (features - features.mean(0)) @ vectors[:, -1 - axis]
         assert np.abs(found.points[:, axis]) == pytest.approx(np.abs(own), abs=1e-9)
         assert found.share[axis] == pytest.approx(values[-1 - axis] / values.sum())
-    for state in (0, 17):
+    for state in (0, states - 1):
         assert found.place(features[state]) == pytest.approx(found.points[state], abs=1e-9)
     again = principal_components(features.copy())
     assert (again.points == found.points).all()

@@ -159,6 +159,21 @@ def test_an_atari_run_is_watched(at, runs, new_page, wait_until):
     expect(page.locator("ol.similar li").first).to_contain_text("seed 12, step")
     assert page.locator(".alike canvas").evaluate(PICTURE)[1] >= 3
 
+    page.get_by_label("Features map").check()
+    features = page.locator(".places canvas").first
+    expect(features).to_have_attribute(
+        "aria-label", re.compile(r"map of the features of \d+ states")
+    )
+    assert features.evaluate(PICTURE)[1] >= 3
+    page.get_by_role("button", name="Pause").click()
+    page.get_by_label("state of the map").fill("1")
+    expect(page.locator(".places output")).to_contain_text("seed 12, step")
+    opened = page.locator(".places canvas").last
+    expect(opened).to_be_visible()
+    assert opened.evaluate(PICTURE)[1] >= 3
+    page.get_by_label("Features map").uncheck()
+    expect(features).to_be_hidden()
+
 
 def test_keys_pause_and_step(at, runs, new_page):
     page = new_page(_to(at, "watch", runs[1]["cartpole"]))

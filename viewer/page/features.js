@@ -52,7 +52,7 @@ export function featuresMap(open, again) {
     const pen = canvas.getContext("2d");
     pen.scale(ratio, ratio);
     pen.strokeStyle = getComputedStyle(canvas).color;
-    map.points.forEach((point, i) => dot(pen, point, RADIUS, colour(map.values[i]), 0));
+    map.points.forEach((point, i) => dot(pen, point, RADIUS, colour(map.values[i]), 0.5)); // with a rim, since the ground may be as dark
     if (chosen >= 0) dot(pen, map.points[chosen], RADIUS + 3, colour(map.values[chosen]), 2);
     if (place?.map === map.map) { // of an earlier map, the axes are others
       dot(pen, place.point, RADIUS + 6, null, 2.5);

@@ -35,9 +35,9 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
   const decodedRows = el("tbody", {});
   const decodedTable = el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {},
     ...["number", "seen", "decoded"].map((text) => el("th", { scope: "col", class: "n" }, text)))), decodedRows));
-  const decodedNames = el("ol", { class: "similar small" }, ...["as seen", "decoded", "difference"].map((text) => el("li", {}, text)));
+  const decodedNames = el("ol", { class: "columns small" }, ...["as seen", "decoded", "difference"].map((text) => el("li", {}, text)));
   const decodedError = el("p", { class: "soft small" });
-  const decodedBox = el("div", { class: "alike", hidden: true }, el("h2", {}, "Reconstruction"), decoded, decodedNames, decodedTable, decodedError);
+  const decodedBox = el("div", { class: "decoded", hidden: true }, el("h2", {}, "Reconstruction"), decoded, decodedNames, decodedTable, decodedError);
   const features = featuresMap((state) => connection.send("state", state), () => connection.send("features", true));
   const moves = el("div", {});
   const played = moveList((step) => {
