@@ -68,12 +68,9 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
   const [speedLabel, speed] = select("Speed", SPEEDS, (value) => send("speed", Number(value)), 1);
   const [saliencyLabel, saliency] = select("Saliency", [["", "none"]], (value) => connection.send("saliency", value));
   const [layerLabel, layer] = select("Feature maps", [["", "none"]], (value) => connection.send("layer", value));
-  const similarChoice = el("input", { type: "checkbox", onchange: () => connection.send("similar", similarChoice.checked) });
-  const similarLabel = el("label", { hidden: true }, similarChoice, "Similar states");
-  const decodedChoice = el("input", { type: "checkbox", onchange: () => connection.send("reconstruction", decodedChoice.checked) });
-  const decodedLabel = el("label", { hidden: true }, decodedChoice, "Reconstruction");
-  const featuresChoice = el("input", { type: "checkbox", onchange: () => connection.send("features", featuresChoice.checked) });
-  const featuresLabel = el("label", { hidden: true }, featuresChoice, "Features map");
+  const similarChoice = choice("Similar states", (value) => connection.send("similar", value));
+  const decodedChoice = choice("Reconstruction", (value) => connection.send("reconstruction", value));
+  const featuresChoice = choice("Features map", (value) => connection.send("features", value));
   const saveClip = el("button", { onclick: saveGame, title: "Save the game that is shown as an MP4" }, "Save clip");
   const scrubber = el("input", { type: "range", min: 0, max: 0, value: 0, "aria-label": "frame of the last games", oninput: () => lookAt(Number(scrubber.value)) });
   const where = el("output", { class: "small soft" });
@@ -139,8 +136,8 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
       box.replaceChildren(el("option", { value: "" }, "none"), ...options.map((option) => el("option", { value: option }, option)));
       label.hidden = !options.length;
     }
-    similarLabel.hidden = featuresLabel.hidden = !head.similar;
-    decodedLabel.hidden = !head.reconstruction;
+    similarChoice.label.hidden = featuresChoice.label.hidden = !head.similar;
+    decodedChoice.label.hidden = !head.reconstruction;
     saliency.value = head.saliency;
     layer.value = head.layer;
     view.box.hidden = head.board;
@@ -154,9 +151,7 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
     for (const [box, value] of [[speed, head.speed], [saliency, head.saliency], [layer, head.layer], [seed.input, head.seed]]) {
       if (document.activeElement !== box) box.value = String(value);
     }
-    similarChoice.checked = head.similar_shown;
-    featuresChoice.checked = head.features_shown;
-    decodedChoice.checked = head.reconstruction_shown;
+    for (const [box, value] of [[similarChoice, head.similar_shown], [decodedChoice, head.reconstruction_shown], [featuresChoice, head.features_shown]]) box.update(value, head.kind === "hello");
     stage.update(head);
   }
 
@@ -260,10 +255,23 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
     stage: el("figure", { class: "stage" }, el("div", { class: "view" }, evaluation.box, view.box, board), caption,
       el("div", { class: "row scrub" }, scrubber, where)),
     controls,
-    panel: el("div", { class: "card panel" }, el("div", { class: "row" }, saliencyLabel, layerLabel, decodedLabel, similarLabel, featuresLabel, stage.label, saveClip),
+    panel: el("div", { class: "card panel" }, el("div", { class: "row" }, saliencyLabel, layerLabel, decodedChoice.label, similarChoice.label, featuresChoice.label, stage.label, saveClip),
       factList, bars.caption, bars.list, moves, played.box, el("h2", {}, "Value over time"), values.picture, mapsBox, decodedBox, similarBox, features.box),
     send: connection.send, step, stepBack, togglePause, restart, goLive,
   };
+}
+
+// Creates a checkbox with a label. Frames that were sent before the server had a choice do not undo
+// it; a session that is described again does, since a lost connection may have lost the choice.
+function choice(name, onChange) {
+  let wanted = null; // a choice that no frame has shown yet
+  const box = el("input", { type: "checkbox", onchange: () => { wanted = box.checked; onChange(wanted); } });
+  const update = (shown, again) => {
+    if (!again && wanted !== null && shown !== wanted) return;
+    wanted = null;
+    box.checked = shown;
+  };
+  return { label: el("label", { hidden: true }, box, name), update };
 }
 
 // Creates a slider over the stages of the training whose weights are kept; its end is the newest.
