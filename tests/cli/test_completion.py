@@ -49,37 +49,44 @@ def _script(shell, capsys):
     return capsys.readouterr().out
 
 
+def _file(folder, script):
+    """A file with a script: one argument of a command holds 128 KiB at most."""
+    path = folder / "script"
+    path.write_text(script)
+    return str(path)
+
+
 def _words(*command, cwd):
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True)
     return {line.split("\t")[0] for line in done.stdout.splitlines() if line}
 
 
 def test_bash_completes_commands_names_options_values_and_runs(capsys, folder):
-    script = _script("bash", capsys) + _ASK
+    script = _file(folder, _script("bash", capsys) + _ASK)
     for line, expected in _LINES.items():
-        assert _words("bash", "-c", script, "bash", line, cwd=folder) == expected, line
+        assert _words("bash", script, line, cwd=folder) == expected, line
     # a name from somebody else is a name, whatever is in it
     (folder / "runs" / "go(board_size=9)" / "x$(touch made)" / "0 c").mkdir(parents=True)
     (folder / "runs" / "go(board_size=9)" / "x$(touch made)" / "0 c" / "config.json").touch()
-    found = _words("bash", "-c", script, "bash", "ludus watch runs/go", cwd=folder)
+    found = _words("bash", script, "ludus watch runs/go", cwd=folder)
     assert found == {r"runs/go\(board_size=9\)/x\$\(touch\ made\)/0\ c"}
     assert not (folder / "made").exists()
     # readline takes what follows the colon for the word
-    assert _words("bash", "-c", script, "bash", "ludus train sb3:t", cwd=folder) == {"td3"}
+    assert _words("bash", script, "ludus train sb3:t", cwd=folder) == {"td3"}
 
 
 @pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
 def test_fish_completes_the_same(capsys, folder):
-    script = _script("fish", capsys) + "\ncomplete -C $argv[1]"
+    script = _file(folder, _script("fish", capsys) + "\ncomplete -C $argv[1]")
     for line, expected in _LINES.items():
-        assert _words("fish", "-c", script, line, cwd=folder) == expected, line
+        assert _words("fish", script, line, cwd=folder) == expected, line
 
 
 @pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
 def test_zsh_reads_the_script_and_keeps_other_completions(capsys, folder):
     before = "autoload -Uz compinit && compinit -u; compdef _files another\n"
     script = before + _script("zsh", capsys) + "print ${_comps[another]}; print ${_comps[ludus]}"
-    assert _words("zsh", "-f", "-c", script, cwd=folder) == {
+    assert _words("zsh", "-f", _file(folder, script), cwd=folder) == {
         "_bash_complete -o default -F _ludus",
         "_files",
     }

@@ -129,6 +129,7 @@ def replayed(gang: Gang, agent: Any, whole: Any) -> tuple[Any, Any]:
     if len(mine) > 1:  # noise of the batch; taus of each row, along their last axis
         theirs.append(mine[1])
         theirs += [torch.cat([i[k] for i in inputs], -1) for k in (2, 3)]
+        theirs.append(torch.cat([i[4] for i in inputs], mine[4].ndim // 2))  # [K, N, 3], or empty
     return mine, tuple(theirs)
 
 

@@ -29,7 +29,11 @@ expect.set_options(timeout=MILLISECONDS)
 
 # what a canvas shows: a number that stands for all its pixels, and how many colours there are
 PICTURE = """canvas => {
-  const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+  const copy = document.createElement("canvas");
+  copy.width = canvas.width; copy.height = canvas.height;
+  const pen = copy.getContext("2d", {willReadFrequently: true});  // or Chromium warns
+  pen.drawImage(canvas, 0, 0);
+  const data = pen.getImageData(0, 0, canvas.width, canvas.height).data;
   let sum = 7; const colours = new Set();
   for (let i = 0; i < data.length; i += 4) {
     const colour = data[i] * 65536 + data[i + 1] * 256 + data[i + 2];
@@ -164,13 +168,13 @@ def test_an_atari_run_is_watched(at, runs, new_page, wait_until):
     expect(features).to_have_attribute(
         "aria-label", re.compile(r"map of the features of \d+ states")
     )
-    assert features.evaluate(PICTURE)[1] >= 3
+    wait_until(lambda: features.evaluate(PICTURE)[1] >= 3, "a map of several colours")
     page.get_by_role("button", name="Pause").click()
     page.get_by_label("state of the map").fill("1")
     expect(page.locator(".places output")).to_contain_text("seed 12, step")
     opened = page.locator(".places canvas").last
     expect(opened).to_be_visible()
-    assert opened.evaluate(PICTURE)[1] >= 3
+    wait_until(lambda: opened.evaluate(PICTURE)[1] >= 3, "a frame of the map")
     page.get_by_label("Features map").uncheck()
     expect(features).to_be_hidden()
 

@@ -15,7 +15,7 @@ export function featuresMap(open, again) {
   const name = el("output", { class: "small" });
   const about = el("p", { class: "soft small" });
   const box = el("div", { class: "places", hidden: true }, el("h2", {}, "Features map"), canvas,
-    el("div", { class: "row scrub" }, slider, el("button", { onclick: again }, "Update map")), name, picture, about);
+    el("div", { class: "row slide" }, slider, el("button", { onclick: again }, "Update map")), name, picture, about);
   let map = null;
   let place = null; // of the present state
   let chosen = -1; // the index of the state that was opened
