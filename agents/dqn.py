@@ -405,15 +405,14 @@ def build(
     action_space = discrete(env.action_space, "DQN")
     Augmentation(c.random_shift, c.intensity_noise).check_fits(space.shape)
     # At worst, in episodes of one step, every second row only ends an episode.
-    after = max(c.longest_n_step, c.rows_ahead)  # rows after each that can be sampled
-    usable = (c.replay_size // num_envs - after - stack + 1) * num_envs // 2
+    usable = (c.replay_size // num_envs - c.successors - stack + 1) * num_envs // 2
     if usable < c.batch_size:
         raise ConfigError(
-            f"replay_size is {c.replay_size}; with {num_envs} envs, stack {stack}, {after} rows "
-            f"after each and batch_size {c.batch_size} it must be at least "
-            f"{2 * c.batch_size + num_envs * (after + stack)}"
+            f"replay_size is {c.replay_size}; with {num_envs} envs, stack {stack}, "
+            f"{c.successors} rows after each and batch_size {c.batch_size} it must be at least "
+            f"{2 * c.batch_size + num_envs * (c.successors + stack)}"
         )
-    smallest = num_envs * (after + stack + 1)
+    smallest = num_envs * (c.successors + stack + 1)
     largest = 2 * steps + smallest  # all rows of the training
     memory = Replay(
         min(c.replay_size, largest) if training else smallest,

@@ -174,6 +174,11 @@ class DQNConfig(AuxiliaryFields):
         """Steps of the longest return in the training."""
         return max(self.n_step, self.n_step_end)
 
+    @property
+    def successors(self) -> int:
+        """Rows after a row that an update with it needs: of the return or the auxiliary loss."""
+        return max(self.longest_n_step, self.rows_ahead)
+
     def __post_init__(self) -> None:
         """Check the bounds, and refuse combinations that cannot work."""
         check_bounds(self, ConfigError)

@@ -30,6 +30,7 @@ def first_layers(encoder: nn.Module, name: str = "") -> list[FirstLayer]:
         case TwoEncoders():
             parts = {"policy": encoder.first, "value": encoder.second}
         case DictEncoder():
+            # a ModuleList of encoders
             parts = dict(zip(encoder.keys, encoder.encoders, strict=True))  # type: ignore[arg-type]
         case _:
             return _first(encoder, name)

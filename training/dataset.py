@@ -189,13 +189,13 @@ class Dataset:
             *self.notes,
         ]
 
-    def rows(self, n_step: int) -> int:
+    def rows(self, successors: int) -> int:
         """Return how many rows of a replay the episodes to learn from take."""
-        return self._rows(self.learned, n_step)
+        return self._rows(self.learned, successors)
 
-    def _rows(self, episodes: np.ndarray, n_step: int) -> int:
-        # A replay samples a row once n others follow it: n - 1 empty rows end the last episode.
-        return int((self._steps[episodes] + 1).sum()) + n_step - 1
+    def _rows(self, episodes: np.ndarray, successors: int) -> int:
+        # A replay samples a row once so many others follow it: empty rows end the last episode.
+        return int((self._steps[episodes] + 1).sum()) + successors - 1
 
     def refuse_if_too_large(self, device: torch.device) -> None:
         """Check that the data set fits in memory, before anything is read.
@@ -225,14 +225,17 @@ class Dataset:
         if not len(agent.memory):
             raise ConfigError(f"{self.name} has no step to learn from; collect more episodes")
         if len(self.held_out):
-            n_step = config.longest_n_step
             self._validation = Replay(
-                max(self._rows(self.held_out, n_step), n_step + self.stack + 1),
+                max(
+                    self._rows(self.held_out, config.successors),
+                    config.successors + self.stack + 1,
+                ),
                 1,
                 self.observation_space.shape,
                 self.observation_space.dtype,
                 stack=self.stack,
-                n_step=n_step,
+                n_step=config.longest_n_step,
+                rows_ahead=config.rows_ahead,
                 gamma=config.gamma,
                 device=agent.device,
                 seed=0,
@@ -264,7 +267,7 @@ class Dataset:
         is not `valid`, so it is never sampled and never joins two episodes.
         """
         config, shape = agent.config, self.observation_space.shape
-        total = self._rows(episodes, config.longest_n_step)
+        total = self._rows(episodes, config.successors)
         size = int(np.prod(shape, dtype=np.int64)) // self.stack
         frames = np.zeros((total, size), self.observation_space.dtype)
         action = np.zeros(total, np.int64)

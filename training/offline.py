@@ -94,8 +94,8 @@ def offline_agent(
             f"{name} cannot learn from a data set; dqn and its family can, see `ludus list agents`"
         )
     data.refuse_if_too_large(device)
-    least = 2 * config.batch_size + config.longest_n_step + data.stack + 1  # a DQN's minimum
-    rows = max(data.rows(config.longest_n_step), least)
+    least = 2 * config.batch_size + config.successors + data.stack + 1  # a DQN's minimum
+    rows = max(data.rows(config.successors), least)
     sized = replace(config, replay_size=rows)
     # With `steps=rows` the replay gets all its rows; schedules follow `study`'s progress instead.
     agent = registry.build(sized, data, device=device, seed=t.seed, steps=rows)

@@ -254,10 +254,10 @@ def test_collect_writes_over_nothing(cartpole, tmp_path):
         collect(Balancer(), "Pendulum-v1", EnvOptions(), tmp_path / "p", episodes=1, **FIRST)
 
 
-@pytest.mark.parametrize("n_step", [1, 3])
-def test_the_replay_holds_the_episodes_to_learn_from_and_nothing_else(cartpole, n_step):
+@pytest.mark.parametrize(("n_step", "auxiliary"), [(1, "none"), (3, "none"), (1, "spr")])
+def test_the_replay_holds_the_episodes_to_learn_from_and_nothing_else(cartpole, n_step, auxiliary):
     data = Dataset(str(cartpole), held_out=0.2, seed=3)
-    memory = _learner(data, n_step=n_step, gamma=0.9).memory
+    memory = _learner(data, n_step=n_step, gamma=0.9, auxiliary=auxiliary).memory
     wanted = {}
     for episode in data._data.iterate_episodes(data.learned):
         steps = len(episode.rewards)
