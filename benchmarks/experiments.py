@@ -196,16 +196,34 @@ def _scaling() -> Iterator[Training]:
 
 
 def _data_efficient() -> Iterator[Training]:
-    """The presets for 100,000 env steps, and two that are not for so few."""
-    agents = ("dqn", "rainbow", "der", "spr", "bbf")
-    options = ("--eval-every", "25000", "--eval-episodes", "20")
-    for seed, game, agent in product(range(5), _MINATAR[:2], agents):
-        yield Training("data_efficient", f"MinAtar/{game}-v1", agent, agent, options, 100_000, seed)
+    """The presets for 100,000 env steps, and two that are not for so few, also for as long.
+
+    Networks of half the width, and one update a step, are what two cores have the time for.
+    """
+    once, small = ("--replay-ratio", "1"), ("--width", "0.5")
+    variants = {  # by the row of the table: agent, further options
+        "dqn": ("dqn", ()),
+        "rainbow": ("rainbow", ()),
+        "der": ("der", ()),
+        "spr, 1 update a step": ("spr", once),
+        "bbf, 1 update a step": ("bbf", (*once, "--features", "128")),
+    }
+    longer = {"dqn": 2_000_000, "rainbow": 700_000}  # about as long as bbf
+    for seed, game in product(range(5), _MINATAR[:2]):
+        env = f"MinAtar/{game}-v1"
+        for variant, (agent, further) in variants.items():
+            options = ("--eval-every", "25000", "--eval-episodes", "20", *small, *further)
+            yield Training("data_efficient", env, agent, variant, options, 100_000, seed)
+        for agent, steps in longer.items() if seed < 3 else ():
+            options = ("--eval-every", str(steps), "--eval-episodes", "20", *small)
+            variant = f"{agent}, {steps:,} steps"
+            yield Training("data_efficient", env, agent, variant, options, steps, seed)
 
 
 def _encoder(game: str, objective: str, seed: int) -> Training:
     """100,000 env steps of random play without rewards."""
     options = ("--auxiliary", objective, "--reward-free", "--eval-episodes", "0")
+    options += ("--spr-units", "128")
     variant = f"{objective}, no rewards"
     return Training("pretraining", f"MinAtar/{game}-v1", "dqn", variant, options, 100_000, seed)
 
