@@ -17,8 +17,9 @@ class AuxiliaryFields:
     predict the features that follow (spr), or tell which action was taken (inverse)"""
     reconstruction_weight: Annotated[float, NON_NEGATIVE] = 1.0
     """reconstruction, variational: weight of the mean squared error of the newest frame"""
-    kl_weight: Annotated[float, NON_NEGATIVE] = 1.0
-    """variational: beta, weight of the KL divergence; 1 is the evidence lower bound"""
+    kl_weight: Annotated[float, NON_NEGATIVE] = 0.001
+    """variational: beta, weight of the KL divergence; 1 is the evidence lower bound of pixels with
+    a variance of 1"""
     code_units: Annotated[int, AT_LEAST_ONE] = 64
     """variational: units of the code"""
     spr_weight: Annotated[float, NON_NEGATIVE] = 2.0

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 from tyro.conf import Positional
 
 from ludus.agents import registry
+from ludus.agents.dqn_config import DQNConfig
 from ludus.cli.help import is_flag, options_of
 from ludus.cli.list import KINDS
 from ludus.cli.options import parse
@@ -105,7 +106,9 @@ def _commands() -> dict[str, list[_Flag]]:
                 _Flag(("--config",), "file of options as JSON, or a run's config", (), 1),
             ]
         else:
-            found[command] = _flags((importlib.import_module(f"ludus.cli.{command}").Arguments,))
+            own = importlib.import_module(f"ludus.cli.{command}").Arguments
+            training = (TrainOptions, EnvOptions, Common, DQNConfig)
+            found[command] = _flags((own, *(training if command == "pretrain" else ())))
         found[command].append(_Flag(("--help",), "show every option"))
     return found
 
@@ -134,6 +137,7 @@ def _positions() -> list[tuple[int, str, Iterable[str]]]:
         (2, "train", registry.names()),
         (3, "train", known_ids()),
         (2, "check", known_ids()),
+        (2, "pretrain", known_ids()),
         (2, "list", KINDS),
         (2, "help", COMMANDS),
         (2, "completion", get_args(Shell)),

@@ -25,6 +25,9 @@ _LINES = {
     "ludus train dqn CartPole-v1 --head ": {"q", "c51", "qr", "iqn"},
     "ludus train dqn PongNoFrameskip-v4 --encoder na": {"nature"},
     "ludus train alphazero connect_four --encoder t": {"tower"},
+    "ludus pretrain PongN": {"PongNoFrameskip-v4"},
+    "ludus pretrain MinAtar/Breakout-v1 --objective re": {"reconstruction"},
+    "ludus pretrain MinAtar/Breakout-v1 --layer": {"--layer-norm"},  # an option of dqn
     "ludus compare --agents dqn ppo_s": {"ppo_small"},
     "ludus compare --env CartPole-v1 Acr": {"Acrobot-v1"},
     "ludus list --state fi": {"finished"},
