@@ -149,6 +149,11 @@ FIGURES = (
     ),
     _measured("updates", "Updates in bfloat16, and compiled", "python benchmarks/updates.py"),
     _trained("precision", "Updates in bfloat16, and compiled"),
+    _measured(
+        "auxiliary_speed",
+        "Updates with an auxiliary loss",
+        "python benchmarks/updates.py --auxiliary",
+    ),
     _measured("overlap_speed", "Overlap", "python benchmarks/overlap.py"),
     _trained("overlap", "Overlap"),
     _measured("family_speed", "The family", "ludus bench --only family --rounds 3"),
