@@ -101,11 +101,10 @@ class FrameDecoder:
         assert isinstance(part, Reconstruction | Variational)
         self._network, self._part = network, part
         self._frame = NewestFrame(network.encoder, space, stack)
-        self._scale = scale_of(space)
-        self._bounded = bool(np.isfinite(space.low).all() and np.isfinite(space.high).all())
+        self._space = space
         self.shape = self._frame.shape
         """of a frame"""
-        self.kind: FrameKind = _kind_of(self.shape)
+        self.kind: FrameKind = frame_kind(self.shape)
         """how frames are drawn"""
 
     @torch.no_grad()
@@ -147,10 +146,7 @@ class FrameDecoder:
             The frames as the network sees them, the decoder's, and their absolute difference, as
             grey from black for 0 to white for the whole scale; of several channels the largest.
         """
-        scale = self._scale
-        if not self._bounded:
-            low, high = float(frames.seen.min()), float(frames.seen.max())
-            scale = ObservationScale(low, max(high - low, 1e-12))
+        scale = _drawn_scale(self._space, frames.seen)
         seen, decoded = ((x - scale.low) / scale.span for x in (frames.seen, frames.decoded))
         difference = np.abs(seen - decoded).max(1, keepdims=True)
         draw = draw_planes if self.kind == "planes" else _draw_image
@@ -167,10 +163,27 @@ class FrameDecoder:
             yield self._frame.seen(batch), self._part(self._network.latents(batch))
 
 
-def _kind_of(shape: tuple[int, ...]) -> FrameKind:
+def frame_kind(shape: tuple[int, ...]) -> FrameKind:
+    """Return how frames of a shape are drawn."""
     if len(shape) != 3:
         return "numbers"
     return "image" if shape[0] in (1, 3) else "planes"
+
+
+def draw_newest_frames(obs: np.ndarray, space: spaces.Box, stack: int) -> np.ndarray:
+    """Draw the newest frames of images [N, stack * C, H, W], [N, H, W, 3] uint8."""
+    frames = obs[:, -(obs.shape[1] // stack) :].astype(np.float32)  # [N, C, H, W]
+    scale = _drawn_scale(space, frames)
+    draw = draw_planes if frame_kind(frames.shape[1:]) == "planes" else _draw_image
+    return draw((frames - scale.low) / scale.span)
+
+
+def _drawn_scale(space: spaces.Box, frames: np.ndarray) -> ObservationScale:
+    """Return the scale of the observations, or that of frames if they have no bounds."""
+    if np.isfinite(space.low).all() and np.isfinite(space.high).all():
+        return scale_of(space)
+    low, high = float(frames.min()), float(frames.max())
+    return ObservationScale(low, max(high - low, 1e-12))
 
 
 def draw_planes(frames: np.ndarray) -> np.ndarray:

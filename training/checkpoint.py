@@ -200,8 +200,13 @@ def _all(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if re.fullmatch(r"\d{12}", p.name))
 
 
-def read_checkpoint(path: Path, rank: int = 0) -> Any:
+def read_checkpoint(path: Path, rank: int = 0, *, verified: bool = True) -> Any:
     """Return the tree that one rank wrote; large arrays are mapped, copied on write.
+
+    Args:
+        path: folder of the checkpoint.
+        rank: whose part is read.
+        verified: read every file to compare its checksum.
 
     Raises:
         FormatError: its format is newer than this version of Ludus.
@@ -211,7 +216,7 @@ def read_checkpoint(path: Path, rank: int = 0) -> Any:
     check_format(body, f"the checkpoint {path}", FormatError)
     try:
         part = body["parts"][rank] if format_of(body) > 1 else _part_of_version_1(body)
-        return read_part(path, part)
+        return read_part(path, part, verified=verified)
     except _DAMAGE as error:
         raise CheckpointError(f"{type(error).__name__}: {error}") from error
 
@@ -249,8 +254,13 @@ class Found(NamedTuple):
     path: Path
 
 
-def newest_checkpoint(folder: Path, ranks: Ranks = ALONE) -> Found:
+def newest_checkpoint(folder: Path, ranks: Ranks = ALONE, *, verified: bool = True) -> Found:
     """Return this rank's part of the newest checkpoint that is intact for all ranks.
+
+    Args:
+        folder: of the checkpoints.
+        ranks: all of them call this.
+        verified: see `read_checkpoint`.
 
     Raises:
         FormatError: its format is newer than this version of Ludus.
@@ -260,7 +270,7 @@ def newest_checkpoint(folder: Path, ranks: Ranks = ALONE) -> Found:
     for path in reversed(_all(folder)):
         tree, why = None, "in the part of another rank"
         try:
-            tree = read_checkpoint(path, ranks.rank)
+            tree = read_checkpoint(path, ranks.rank, verified=verified)
         except FormatError:
             raise  # it is not damaged: an older one must not be used in its place
         except CheckpointError as error:

@@ -133,7 +133,7 @@ class PlaybackSession:
     def _make_view(self) -> View:
         if spiel.is_game(self._config.env):
             return BoardView(self._config, self._agent)
-        return EnvView(self._config, self._agent, self._person)
+        return EnvView(self._config, self._agent, self._person, self._run.checkpoints)
 
     def _play(self, worker: Worker) -> None:
         checked_weights_at = time.monotonic()

@@ -31,11 +31,12 @@ def show_reconstruction(
             for (seen, decoded), _ in zip(pairs, range(_NUMBERS), strict=False)
         ]
         return head, None
-    seen, decoded, difference = (_enlarged(each[0]) for each in decoder.pictures(frames))
+    seen, decoded, difference = (enlarged(each[0]) for each in decoder.pictures(frames))
     line = np.full((len(seen), _LINE, 3), 128, np.uint8)
     return head, np.concatenate([seen, line, decoded, line, difference], 1)
 
 
-def _enlarged(picture: np.ndarray) -> np.ndarray:
+def enlarged(picture: np.ndarray) -> np.ndarray:
+    """Repeat the pixels of a small picture, to about `_SIDE` of them."""
     times = max(1, _SIDE // max(picture.shape[:2]))
     return picture.repeat(times, 0).repeat(times, 1)

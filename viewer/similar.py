@@ -1,4 +1,7 @@
-"""States of a session by the network's features: those most similar to the present, and a map."""
+"""States by the network's features: those most similar to the present, and a map.
+
+They are those that a page has seen, and those of the replay that the run has saved.
+"""
 
 from typing import Any
 
@@ -7,11 +10,15 @@ from gymnasium import spaces
 
 from ludus.evaluation.feature_map import Components, principal_components
 from ludus.evaluation.played_states import Explainable, features_of, reduced
+from ludus.evaluation.reconstruction import draw_newest_frames, frame_kind
+from ludus.training.saved_replay import ReplayedStates
 from ludus.viewer.messages import finite_or_none
+from ludus.viewer.reconstruction import enlarged
 
 _SIDE = 80  # pixels of the longer side of a remembered picture
 _LINE = 2  # pixels between two pictures
 _COUNT = 4  # similar states that are shown
+_NUMBERS = 8  # of a replayed vector, the first
 _EVERY = 4  # looks between two states that are remembered
 _REMEMBERED = 1_000  # states, the newest
 _FIRST_MAP = 8  # states of the first map
@@ -33,6 +40,8 @@ class SimilarStates:
         self._agent, self._space = agent, space
         self._next = 0  # number of the next state that is remembered
         self._maps = 0  # that were made
+        self.feature = np.zeros(0)
+        """[dim], of the state that was looked at last"""
         self.forget()
 
     def forget(self) -> None:
@@ -64,14 +73,14 @@ class SimilarStates:
         """
         feature = features_of(self._agent, self._space, obs)[0]
         size = float(np.linalg.norm(feature))
-        direction = feature / max(size, 1e-12)
-        self._present = feature
+        direction = _directions(feature)
+        self.feature = feature
         found = self._nearest(direction, game, step)
         heads = [
             {"similarity": cosine, "seed": self._places[i][0], "step": self._places[i][1]}
             for i, cosine in found
         ]
-        strip = self._strip([i for i, _ in found]) if found else None
+        strip = _strip([self._pictures[i] for i, _ in found]) if found else None
         if self._looks % _EVERY == 0:  # after the search, which it may take a state from
             self._remember(direction, size, picture, (game, step), value)
         self._looks += 1
@@ -108,7 +117,7 @@ class SimilarStates:
         """Return the point of the state that was looked at last, and the map that it is on."""
         if self._components is None:
             return None
-        return {"map": self._maps, "point": _rounded(self._components.place(self._present))}
+        return {"map": self._maps, "point": _rounded(self._components.place(self.feature))}
 
     def picture_of(self, number: int) -> np.ndarray | None:
         """Return the picture of a state; None if it is not remembered any more."""
@@ -120,12 +129,6 @@ class SimilarStates:
         """Return the number of the state at an index."""
         last = self._next - 1 - self._first
         return self._first + last - (last - at) % _REMEMBERED
-
-    def _strip(self, states: list[int]) -> np.ndarray:
-        """Return pictures side by side, each with a grey line at its right."""
-        pictures = [self._pictures[i] for i in states]
-        line = np.full((len(pictures[0]), _LINE, 3), 128, np.uint8)
-        return np.concatenate([part for picture in pictures for part in (picture, line)], 1)
 
     def _nearest(self, direction: np.ndarray, game: int, step: int) -> list[tuple[int, float]]:
         """Return index and cosine of the most similar states, the most similar first."""
@@ -162,6 +165,55 @@ class SimilarStates:
             self._values.append(value)
         else:
             self._pictures[at], self._places[at], self._values[at] = small, place, value
+
+
+class SimilarInReplay:
+    """Finds the states of a replay that are like another.
+
+    Args:
+        agent: its encoder gives the features.
+        space: of the observations.
+        stack: frames in one observation.
+        states: of the replay.
+    """
+
+    def __init__(
+        self, agent: Explainable, space: spaces.Box, stack: int, states: ReplayedStates
+    ) -> None:
+        self._space, self._stack, self._states = space, stack, states
+        self._all = _directions(features_of(agent, space, states.obs))  # [N, dim]
+
+    def look(self, feature: np.ndarray) -> tuple[list[dict[str, Any]], np.ndarray | None]:
+        """Return the states that are most similar to the one with features [dim].
+
+        Returns:
+            Cosine, age and, of a vector, the first numbers of each; and the newest frames of images
+            side by side.
+        """
+        cosine = self._all @ _directions(feature)
+        best = np.argsort(-cosine, kind="stable")[:_COUNT]
+        heads = [
+            {"similarity": float(cosine[i]), "age": int(self._states.age[i]), "numbers": []}
+            for i in best
+        ]
+        chosen = self._states.obs[best]
+        if frame_kind(chosen.shape[1:]) != "numbers":
+            frames = draw_newest_frames(chosen, self._space, self._stack)
+            return heads, _strip([enlarged(frame) for frame in frames])
+        for head, numbers in zip(heads, chosen.reshape(len(best), -1), strict=True):
+            head["numbers"] = [finite_or_none(x) for x in numbers[:_NUMBERS]]
+        return heads, None
+
+
+def _directions(features: np.ndarray) -> np.ndarray:
+    """Return features [..., dim] of length 1."""
+    return features / np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
+
+
+def _strip(pictures: list[np.ndarray]) -> np.ndarray:
+    """Return pictures side by side, each with a grey line at its right."""
+    line = np.full((len(pictures[0]), _LINE, 3), 128, np.uint8)
+    return np.concatenate([part for picture in pictures for part in (picture, line)], 1)
 
 
 def _rounded(point: np.ndarray) -> list[float | None]:

@@ -3,12 +3,14 @@
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from ludus.agents.agent import Advisor, AnyAgent, Searching
 from ludus.envs.board.positions.read import read_position
+from ludus.envs.dict_observation import PackedDict
 from ludus.envs.errors import RunError
 from ludus.evaluation.interactive_game import InteractiveGame
 from ludus.evaluation.playback import Playback
@@ -16,6 +18,7 @@ from ludus.evaluation.played_states import Explainable
 from ludus.evaluation.reconstruction import FrameDecoder, has_decoder
 from ludus.evaluation.saliency import Saliency
 from ludus.training.run import RunConfig
+from ludus.training.saved_replay import replayed_states
 from ludus.viewer.messages import (
     encode_grey_png,
     encode_png,
@@ -24,9 +27,10 @@ from ludus.viewer.messages import (
     tile_maps,
 )
 from ludus.viewer.reconstruction import show_reconstruction
-from ludus.viewer.similar import SimilarStates
+from ludus.viewer.similar import SimilarInReplay, SimilarStates
 
 _PERTURBATION_SECONDS = 0.4  # between two maps of perturbation saliency, which is slow
+_REPLAYED = 1_000  # states of the saved replay among which similar ones are searched
 _RANDOM_OPENING = 2  # random moves at the start of a board game with a seed other than 0
 
 
@@ -38,7 +42,7 @@ class Chosen(NamedTuple):
     layer: str = ""
     """layer whose feature maps are shown; "" for none"""
     similar: bool = False
-    """the most similar states of the session"""
+    """the most similar states of the session and of the saved replay"""
     reconstruction: bool = False
     """what the decoder of an auxiliary loss shows"""
     features: bool = False
@@ -92,11 +96,15 @@ class EnvView:
         agent: plays.
         person: whether a person plays a second env of the same seed, with the action of `pressed`
             in each step.
+        checkpoints: folder of the run's, with its replay.
     """
 
-    def __init__(self, config: RunConfig, agent: AnyAgent, person: bool) -> None:
+    def __init__(self, config: RunConfig, agent: AnyAgent, person: bool, checkpoints: Path) -> None:
         self._config, self._agent, self._person = config, agent, person
+        self._checkpoints = checkpoints
         self._similar: SimilarStates | None = None
+        self._replayed: SimilarInReplay | None = None
+        self._reads_replay = True  # when it is asked for
         self.pressed = 0
         """the person's current action, counted from 0"""
         self._open(0)
@@ -139,6 +147,7 @@ class EnvView:
         self._playback.discard_decision()
         if self._similar is not None:
             self._similar.forget()
+        self._replayed, self._reads_replay = None, True
 
     @property
     def over(self) -> bool:
@@ -194,7 +203,7 @@ class EnvView:
     def _add_alike(
         self, chosen: Chosen, head: dict[str, Any], images: dict[str, bytes], picture: np.ndarray
     ) -> None:
-        """Add the most similar states of this session, and the place on the map of features."""
+        """Add the most similar states, and the place on the map of features."""
         if not isinstance(self._agent, Explainable) or self._person:
             return
         if self._similar is None:
@@ -208,8 +217,29 @@ class EnvView:
             head["similar_states"] = found
             if strip is not None:
                 images["similar"] = encode_png(strip)
+            self._add_replayed(self._agent, self._similar.feature, head, images)
         if chosen.features:
             head["place"] = self._similar.present()
+
+    def _add_replayed(
+        self,
+        agent: Explainable,
+        feature: np.ndarray,
+        head: dict[str, Any],
+        images: dict[str, bytes],
+    ) -> None:
+        """Add the states of the saved replay that are most similar to one with features [dim]."""
+        space, stack = self._playback.observation_space, self._playback.stack
+        if self._reads_replay and not isinstance(space, PackedDict):
+            states = replayed_states(self._checkpoints, space, stack, _REPLAYED)
+            if states is not None:
+                self._replayed = SimilarInReplay(agent, space, stack, states)
+        self._reads_replay = False
+        if self._replayed is None:
+            return
+        head["replayed_states"], strip = self._replayed.look(feature)
+        if strip is not None:
+            images["replayed"] = encode_png(strip)
 
     def features_map(self, *, now: bool) -> dict[str, Any] | None:
         """Return a map of the states of the session if it is new."""

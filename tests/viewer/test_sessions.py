@@ -279,11 +279,23 @@ def test_similar_states_are_sent_where_they_are_asked_for(start, published):
     for state in head["similar_states"]:
         assert -1.001 <= state["similarity"] <= 1.001
         assert state["seed"] != head["seed"] or abs(state["step"] - head["step"]) >= 20
+    assert "replayed_states" not in head  # PPO has no replay
     _send(session, "similar", False)
     published.until(lambda head: head["kind"] == "frame" and not head["similar_shown"])
     _send(session, "similar", "yes")  # is ignored
     _, images = published.until_with_images(lambda head: head["kind"] == "frame")
     assert set(images) == {"picture"}
+
+
+def test_similar_states_of_the_saved_replay_are_sent(start, published):
+    session = start("cartpole")
+    _send(session, "similar", True)
+    head = published.until(lambda head: head.get("replayed_states"))
+    for state in head["replayed_states"]:
+        assert -1.001 <= state["similarity"] <= 1.001
+        assert 0 <= state["age"] < 300
+        assert len(state["numbers"]) == 4
+    assert len(head["replayed_states"]) == 4
 
 
 def test_the_map_of_features_is_sent_where_it_is_asked_for(start, published):

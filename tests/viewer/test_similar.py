@@ -1,10 +1,12 @@
-"""Similar states of a session, against a naive search."""
+"""Similar states of a session and of a replay, against a naive search."""
 
 import numpy as np
 import pytest
+from gymnasium import spaces
 
+from ludus.training.saved_replay import ReplayedStates
 from ludus.viewer import similar
-from ludus.viewer.similar import SimilarStates
+from ludus.viewer.similar import SimilarInReplay, SimilarStates
 
 
 @pytest.fixture
@@ -105,3 +107,41 @@ def test_other_weights_have_a_map_of_their_own(states):
         _look(states, [number, 1], 100 + number)
     assert states.new_map(now=True)["states"] == [5, 6, 7]
     assert (states.picture_of(6) == 101).all()
+
+
+def test_the_most_similar_of_a_replay_are_those_of_a_loop(monkeypatch):
+    monkeypatch.setattr(similar, "features_of", lambda agent, space, obs: obs)
+    generator = np.random.default_rng(0)
+    obs = generator.normal(size=(50, 11)).astype(np.float32)
+    states = ReplayedStates(obs, np.arange(50)[::-1] * 8)
+    space = spaces.Box(-np.inf, np.inf, (11,), np.float32)
+    replay = SimilarInReplay(None, space, 1, states)
+    feature = generator.normal(size=11).astype(np.float32)
+    found, strip = replay.look(feature)
+    assert strip is None  # numbers are no picture
+    best = sorted(range(50), key=lambda i: -_cosine(feature, obs[i]))[:4]
+    for each, i in zip(found, best, strict=True):
+        assert each["similarity"] == pytest.approx(_cosine(feature, obs[i]), abs=1e-6)
+        assert each["age"] == (49 - i) * 8
+        assert each["numbers"] == pytest.approx(obs[i, :8].tolist())
+
+
+def test_images_of_a_replay_are_drawn_by_their_newest_frames(monkeypatch):
+    monkeypatch.setattr(similar, "features_of", lambda agent, space, obs: obs[:, -1, 0, :2] / 255)
+    obs = np.zeros((3, 4, 84, 84), np.uint8)  # a stack of 4
+    obs[:, -1, 0, :2] = [(255, 0), (0, 255), (200, 10)]
+    replay = SimilarInReplay(
+        None, spaces.Box(0, 255, (4, 84, 84), np.uint8), 4, ReplayedStates(obs, np.arange(3))
+    )
+    found, strip = replay.look(np.array([1.0, 0.0]))
+    assert [each["age"] for each in found] == [0, 2, 1]
+    assert strip.shape == (84, 3 * 86, 3)
+    assert strip[0, ::86, 0].tolist() == [255, 200, 0]
+    planes = np.zeros((1, 4, 10, 10), bool)
+    planes[0, 0, 5, 5] = True
+    monkeypatch.setattr(similar, "features_of", lambda agent, space, obs: np.ones((len(obs), 2)))
+    space = spaces.Box(0, 1, (4, 10, 10), bool)
+    _, strip = SimilarInReplay(None, space, 1, ReplayedStates(planes, np.zeros(1))).look(np.ones(2))
+    assert strip.shape == (80, 82, 3)
+    assert strip[44, 44].tolist() == [230, 159, 0]  # the first plane's colour
+    assert strip[0, 0].tolist() == [0, 0, 0]

@@ -31,6 +31,10 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
   const similarNames = el("ol", { class: "similar small" });
   const similarBox = el("div", { class: "alike", hidden: true }, el("h2", {}, "Similar states"), similar, similarNames,
     el("p", { class: "soft small" }, "The most similar of the last states seen here since this was chosen, by the cosine of the network's features; not from within 20 steps of this one."));
+  const replayed = el("canvas", { role: "img" });
+  const replayedNames = el("ol", { class: "similar small" });
+  const replayedBox = el("div", { class: "alike", hidden: true }, el("h2", {}, "Similar states of the replay"), replayed, replayedNames,
+    el("p", { class: "soft small" }, "The most similar of up to 1,000 states of the replay that the training has saved last, evenly spaced over its time, as the network sees them."));
   const decoded = el("canvas", { role: "img" });
   const decodedRows = el("tbody", {});
   const decodedTable = el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {},
@@ -207,6 +211,7 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
     if (pictures.maps) { await paint(maps, pictures.maps); maps.setAttribute("aria-label", `feature maps of layer ${head.layer}`); }
     await showReconstruction(head, pictures);
     await showSimilar(head, pictures);
+    await showReplayed(head, pictures);
     features.mark(head);
     bars.update(head.bars, Array.isArray(head.action) ? -1 : head.action, head.bars ? head.bars_are : "");
     const action = names[head.action]?.toLowerCase() ?? [head.action ?? []].flat().map(formatValue).join(", ");
@@ -239,6 +244,17 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
     similar.setAttribute("aria-label", `similar states, from the left: ${texts.join("; ")}`);
   }
 
+  async function showReplayed(head, pictures) {
+    const found = head.similar_shown ? head.replayed_states : null;
+    replayedBox.hidden = !found;
+    if (!found) return;
+    replayed.hidden = !pictures.replayed;
+    if (pictures.replayed) await paint(replayed, pictures.replayed);
+    const texts = found.map(({ similarity, age, numbers }) => `${similarity.toFixed(3)}, ${formatNumber(age)} steps before the last${numbers.length ? `: ${numbers.map(formatValue).join(", ")}` : ""}`);
+    replayedNames.replaceChildren(...texts.map((text) => el("li", {}, text)));
+    replayed.setAttribute("aria-label", `similar states of the replay, from the left: ${texts.join("; ")}`);
+  }
+
   function showBoard(head) {
     const { position } = head;
     drawBoard(board, position, { game: gameOf(name), advice: head.advice });
@@ -256,7 +272,7 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
       el("div", { class: "row scrub" }, scrubber, where)),
     controls,
     panel: el("div", { class: "card panel" }, el("div", { class: "row" }, saliencyLabel, layerLabel, decodedChoice.label, similarChoice.label, featuresChoice.label, stage.label, saveClip),
-      factList, bars.caption, bars.list, moves, played.box, el("h2", {}, "Value over time"), values.picture, mapsBox, decodedBox, similarBox, features.box),
+      factList, bars.caption, bars.list, moves, played.box, el("h2", {}, "Value over time"), values.picture, mapsBox, decodedBox, similarBox, replayedBox, features.box),
     send: connection.send, step, stepBack, togglePause, restart, goLive,
   };
 }
