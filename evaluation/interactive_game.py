@@ -79,6 +79,11 @@ class InteractiveGame:
         return True
 
     @property
+    def obs(self) -> np.ndarray:
+        """Return the observation of the current position, [1, size]."""
+        return self._row.obs
+
+    @property
     def over(self) -> bool:
         """Return whether the game has ended."""
         return bool(self._row.game_over[0])

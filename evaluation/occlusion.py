@@ -53,6 +53,18 @@ def empty_square(planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return empty, local
 
 
+def occupied_squares(planes: np.ndarray, empty: np.ndarray, local: np.ndarray) -> np.ndarray:
+    """Return the squares [N, H, W] bool of positions [N, C, H, W] that are not empty.
+
+    Args:
+        planes: the positions.
+        empty: numbers of an empty square, [C].
+        local: which planes differ between squares, [C] bool.
+    """
+    differs = (planes != empty[:, None, None]) & local[:, None, None]
+    return differs.any(1)
+
+
 def occlude(
     agent: Explainable, space: spaces.Box, obs: np.ndarray, positions: np.ndarray
 ) -> Occlusion:
@@ -68,8 +80,7 @@ def occlude(
     planes = board_planes(space, obs)
     empty, local = empty_square(planes)
     planes = planes[positions]
-    differs = (planes != empty[:, None, None]) & local[:, None, None]
-    occupied = differs.any(1)  # [N, H, W]
+    occupied = occupied_squares(planes, empty, local)
     policy, value = (np.full(occupied.shape, np.nan) for _ in range(2))
     for i, position in enumerate(positions):
         cells = np.argwhere(occupied[i])

@@ -77,7 +77,8 @@ class PlaybackSession:
 
     Pages control it by commands {"do": ..., "value": ...} to `worker`: pause, play, step, speed,
     seed, weights (the env steps of those to play with, None for the newest), saliency, layer,
-    similar, reconstruction and features (whether to show these; features again: a new map now),
+    similar, reconstruction, features, filters, units and occlusion (whether to show these; features
+    again: a new map now),
     state (the number of a state of the map, whose picture is published), press (a person's
     action), and hello (describe the session again).
 
@@ -233,6 +234,12 @@ class PlaybackSession:
                 self._shown = self._shown._replace(similar=value)
             case "reconstruction" if isinstance(value, bool):
                 self._shown = self._shown._replace(reconstruction=value)
+            case "filters" if isinstance(value, bool):
+                self._shown = self._shown._replace(filters=value)
+            case "units" if isinstance(value, bool):
+                self._shown = self._shown._replace(units=value)
+            case "occlusion" if isinstance(value, bool):
+                self._shown = self._shown._replace(occlusion=value)
             case "features" if isinstance(value, bool):
                 self._map_now = value  # a new map, also if it is shown already
                 self._shown = self._shown._replace(features=value)
@@ -265,6 +272,9 @@ class PlaybackSession:
             "similar_shown": self._shown.similar,
             "reconstruction_shown": self._shown.reconstruction,
             "features_shown": self._shown.features,
+            "filters_shown": self._shown.filters,
+            "units_shown": self._shown.units,
+            "occlusion_shown": self._shown.occlusion,
             "weights": self._weights,
             "saved": self._saved,
             "newest": self._chosen is None,

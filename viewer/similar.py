@@ -1,6 +1,6 @@
-"""States by the network's features: those most similar to the present, and a map.
+"""States by the network's features: those like the present, a map, and those that excite a unit.
 
-They are those that a page has seen, and those of the replay that the run has saved.
+They are those that a page has seen; similar ones are also searched in the replay of the run.
 """
 
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from ludus.evaluation.feature_map import Components, principal_components
+from ludus.evaluation.feature_map import Components, exciting_states, principal_components
 from ludus.evaluation.played_states import Explainable, features_of, reduced
 from ludus.evaluation.reconstruction import draw_newest_frames, frame_kind
 from ludus.training.saved_replay import ReplayedStates
@@ -18,6 +18,7 @@ from ludus.viewer.reconstruction import enlarged
 _SIDE = 80  # pixels of the longer side of a remembered picture
 _LINE = 2  # pixels between two pictures
 _COUNT = 4  # similar states that are shown
+_UNITS = 4  # that are shown
 _NUMBERS = 8  # of a replayed vector, the first
 _EVERY = 4  # looks between two states that are remembered
 _REMEMBERED = 1_000  # states, the newest
@@ -124,6 +125,37 @@ class SimilarStates:
         at = (number - self._first) % _REMEMBERED
         known = self._first <= number < self._next and self._number(at) == number
         return self._pictures[at] if known else None
+
+    def exciting(self) -> tuple[list[dict[str, Any]], np.ndarray | None]:
+        """Return the states remembered that excite the units most whose outputs vary most.
+
+        Returns:
+            Of each unit its number, its present output, and output, game and step of its states;
+            and their pictures, one row a unit, None without any.
+        """
+        if self._directions is None:
+            return [], None
+        count = len(self._places)
+        features = self._directions[:count] * self._sizes[:count, None]
+        game, step = np.array(self._places).T
+        units = exciting_states(features, game, step, units=_UNITS, count=_COUNT, apart=_APART)
+        heads = [
+            {
+                "unit": unit.unit,
+                "present": finite_or_none(self.feature[unit.unit]),
+                "states": [
+                    {"output": output, "seed": self._places[i][0], "step": self._places[i][1]}
+                    for i, output in zip(unit.states, unit.activation, strict=True)
+                ],
+            }
+            for unit in units
+        ]
+        blank = np.zeros_like(self._pictures[0])
+        rows = [
+            _strip([self._pictures[i] for i in unit.states] + [blank] * (_COUNT - len(unit.states)))
+            for unit in units
+        ]
+        return heads, np.concatenate(rows) if rows else None
 
     def _number(self, at: int) -> int:
         """Return the number of the state at an index."""

@@ -12,6 +12,7 @@ from ludus.agents.agent import Advisor, AnyAgent, Searching
 from ludus.envs.board.positions.read import read_position
 from ludus.envs.dict_observation import PackedDict
 from ludus.envs.errors import RunError
+from ludus.evaluation.first_layer import FirstLayer, first_layers
 from ludus.evaluation.interactive_game import InteractiveGame
 from ludus.evaluation.playback import Playback
 from ludus.evaluation.played_states import Explainable
@@ -26,6 +27,7 @@ from ludus.viewer.messages import (
     finite_or_none,
     tile_maps,
 )
+from ludus.viewer.occluded_board import OccludedBoard
 from ludus.viewer.reconstruction import show_reconstruction
 from ludus.viewer.similar import SimilarInReplay, SimilarStates
 
@@ -47,6 +49,12 @@ class Chosen(NamedTuple):
     """what the decoder of an auxiliary loss shows"""
     features: bool = False
     """the place of the state on the map of the session's features"""
+    filters: bool = False
+    """the weights of the first layer"""
+    units: bool = False
+    """the states of the session that excite some units most"""
+    occlusion: bool = False
+    """the pieces of a board that the policy looks at"""
 
 
 class View(Protocol):
@@ -103,6 +111,7 @@ class EnvView:
         self._config, self._agent, self._person = config, agent, person
         self._checkpoints = checkpoints
         self._similar: SimilarStates | None = None
+        self._filters: bytes | None = None  # PNG
         self._replayed: SimilarInReplay | None = None
         self._reads_replay = True  # when it is asked for
         self.pressed = 0
@@ -133,6 +142,8 @@ class EnvView:
             "saliencies": inspector.kinds,
             "layers": inspector.layers,
             "similar": isinstance(self._agent, Explainable) and not self._person,
+            "filters": bool(self._first_layers()) and not self._person,
+            "occlusion": False,
             "reconstruction": has_decoder(self._agent) and not self._person,
             "person": self._person,
         }
@@ -147,7 +158,7 @@ class EnvView:
         self._playback.discard_decision()
         if self._similar is not None:
             self._similar.forget()
-        self._replayed, self._reads_replay = None, True
+        self._replayed, self._reads_replay, self._filters = None, True, None
 
     @property
     def over(self) -> bool:
@@ -196,8 +207,10 @@ class EnvView:
                 head["reconstruction"], strip = show_reconstruction(decoder, row.obs)
                 if strip is not None:
                     images["reconstruction"] = encode_png(strip)
-            if chosen.similar or chosen.features:
+            if chosen.similar or chosen.features or chosen.units:
                 self._add_alike(chosen, head, images, picture)
+            if chosen.filters and not self._person:
+                images |= self._filters_picture()
         return head, images
 
     def _add_alike(
@@ -220,6 +233,10 @@ class EnvView:
             self._add_replayed(self._agent, self._similar.feature, head, images)
         if chosen.features:
             head["place"] = self._similar.present()
+        if chosen.units:
+            head["units"], pictures = self._similar.exciting()
+            if pictures is not None:
+                images["units"] = encode_png(pictures)
 
     def _add_replayed(
         self,
@@ -240,6 +257,19 @@ class EnvView:
         head["replayed_states"], strip = self._replayed.look(feature)
         if strip is not None:
             images["replayed"] = encode_png(strip)
+
+    def _first_layers(self) -> list[FirstLayer]:
+        agent = self._agent
+        return first_layers(agent.network.encoder) if isinstance(agent, Explainable) else []
+
+    def _filters_picture(self) -> dict[str, bytes]:
+        """Return the weights of the first layer as PNG, of several the first."""
+        layers = self._first_layers()
+        if self._filters is None and layers:
+            from ludus.comparison.explain_pictures import weights_picture  # matplotlib takes 1 s
+
+            self._filters = encode_png(weights_picture(layers[0].weight))
+        return {} if self._filters is None else {"filters": self._filters}
 
     def features_map(self, *, now: bool) -> dict[str, Any] | None:
         """Return a map of the states of the session if it is new."""
@@ -298,6 +328,9 @@ class BoardView:
     def __init__(self, config: RunConfig, agent: AnyAgent) -> None:
         self._game = InteractiveGame(require_advisor(agent, config.agent), config.env)
         self._simulations = agent.simulations if isinstance(agent, Searching) else 0
+        self._occluded: OccludedBoard | None = None
+        if isinstance(agent, Explainable):
+            self._occluded = OccludedBoard(agent, config.env)
 
     def description(self) -> dict[str, Any]:
         """Return that this is a board game, and its name."""
@@ -308,6 +341,8 @@ class BoardView:
             "saliencies": (),
             "layers": (),
             "similar": False,
+            "filters": False,
+            "occlusion": self._occluded is not None and self._occluded.available,
             "reconstruction": False,
             "simulations": self._simulations,
         }
@@ -335,7 +370,12 @@ class BoardView:
 
     def frame(self, chosen: Chosen) -> tuple[dict[str, Any], dict[str, bytes]]:
         """Return the position and the agent's estimates."""
-        return {"kind": "board", **describe_game(self._game, with_advice=True)}, {}
+        head = {"kind": "board", **describe_game(self._game, with_advice=True)}
+        shown = chosen.occlusion and self._occluded is not None and self._occluded.available
+        if shown and not self._game.over:
+            assert self._occluded is not None
+            head["occlusion"] = self._occluded.look(self._game.obs)
+        return head, {}
 
     def features_map(self, *, now: bool) -> dict[str, Any] | None:
         """Return None: there is no map of board games."""

@@ -177,6 +177,12 @@ def test_an_atari_run_is_watched(at, runs, new_page, wait_until):
     wait_until(lambda: opened.evaluate(PICTURE)[1] >= 3, "a frame of the map")
     page.get_by_label("Features map").uncheck()
     expect(features).to_be_hidden()
+    for name, heading in (("First layer", "First layer"), ("Units", "Units")):
+        page.get_by_label(name, exact=True).check()
+        box = page.locator("div", has=page.get_by_role("heading", name=heading, exact=True)).last
+        expect(box).to_be_visible()
+        wait_until(lambda box=box: box.locator("canvas").evaluate(PICTURE)[1] >= 3, name)
+    expect(page.locator("ol.units li").first).to_contain_text("feature")
 
 
 def test_keys_pause_and_step(at, runs, new_page):

@@ -298,6 +298,42 @@ def test_similar_states_of_the_saved_replay_are_sent(start, published):
     assert len(head["replayed_states"]) == 4
 
 
+def test_filters_and_units_are_sent_where_they_are_asked_for(start, published):
+    session = start("pong")
+    hello = published.until(lambda head: head["kind"] == "hello")
+    assert hello["filters"]
+    assert not hello["occlusion"]
+    for choice in ("filters", "units"):
+        _send(session, choice, "yes")  # is ignored
+        _send(session, choice, True)
+    _send(session, "speed", 0)
+    head, images = published.until_with_images(lambda head: head.get("units"))
+    assert {"filters", "units"} <= set(images)
+    assert all(images[name].startswith(b"\x89PNG") for name in ("filters", "units"))
+    for unit in head["units"]:
+        outputs = [state["output"] for state in unit["states"]]
+        assert outputs == sorted(outputs, reverse=True)
+    for choice in ("filters", "units"):
+        _send(session, choice, False)
+    head, images = published.until_with_images(
+        lambda head: head["kind"] == "frame" and not (head["filters_shown"] or head["units_shown"])
+    )
+    assert set(images) == {"picture"}
+    assert "units" not in head
+
+
+def test_occlusion_is_sent_where_it_is_asked_for(start, published):
+    session = start("tic_tac_toe")
+    assert published.until(lambda head: head["kind"] == "hello")["occlusion"]
+    _send(session, "occlusion", True)
+    head = published.until(lambda head: head.get("occlusion"))
+    cells = {piece["cell"] for piece in head["position"]["pieces"]}
+    assert {each["cell"] for each in head["occlusion"]} == cells
+    assert all(0 <= each["policy"] <= 1 for each in head["occlusion"])
+    _send(session, "occlusion", False)
+    published.until(lambda head: head["kind"] == "board" and "occlusion" not in head)
+
+
 def test_the_map_of_features_is_sent_where_it_is_asked_for(start, published):
     session = start("pong")
     published.until(lambda head: head["kind"] == "frame")

@@ -145,3 +145,27 @@ def test_images_of_a_replay_are_drawn_by_their_newest_frames(monkeypatch):
     assert strip.shape == (80, 82, 3)
     assert strip[44, 44].tolist() == [230, 159, 0]  # the first plane's colour
     assert strip[0, 0].tolist() == [0, 0, 0]
+
+
+def test_units_are_those_that_vary_most_with_the_states_that_excite_them_most(states):
+    assert states.exciting() == ([], None)
+    for number in range(8):  # the second feature varies most, the third not at all
+        _look(states, [number, 10 * (number % 4), 0], number)
+    found, pictures = states.exciting()
+    assert [each["unit"] for each in found] == [1, 0]
+    best = [s["seed"] for s in found[0]["states"]]
+    assert (set(best[:2]), set(best[2:])) == ({3, 7}, {2, 6})
+    assert [s["output"] for s in found[1]["states"]] == pytest.approx([7, 6, 5, 4])
+    assert [s["step"] for s in found[1]["states"]] == [70, 60, 50, 40]
+    assert found[0]["present"] == pytest.approx(30)
+    assert found[1]["present"] == pytest.approx(7)
+    assert pictures.shape == (2 * 4, 4 * 6, 3)
+    assert pictures[::4, ::6, 0].tolist() == [best, [7, 6, 5, 4]]
+
+
+def test_a_unit_with_few_states_has_blank_pictures(states):
+    for number in range(2):
+        _look(states, [number + 1, 0], number)
+    found, pictures = states.exciting()
+    assert [len(each["states"]) for each in found] == [2]
+    assert pictures[0, ::6, 0].tolist() == [1, 0, 0, 0]

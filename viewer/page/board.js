@@ -23,10 +23,11 @@ export function sideName(position, game, player) {
 
 // Draws a position into `host`.
 //   advice: the agent's estimates to draw
+//   occlusion: what each piece is worth to the network, see viewer/occluded_board.py
 //   onMove: is called with the actions of the clicked cells, several if they share their cells;
 //     without it, the board cannot be clicked
 //   picked: the cell of the piece that is to be moved; onPick: is called with another
-export function drawBoard(host, position, { game = "", advice = null, onMove = null, picked = null, onPick = null } = {}) {
+export function drawBoard(host, position, { game = "", advice = null, occlusion = null, onMove = null, picked = null, onPick = null } = {}) {
   if (!position.cells.length) {
     const text = document.createElement("pre");
     text.textContent = position.text;
@@ -57,6 +58,7 @@ export function drawBoard(host, position, { game = "", advice = null, onMove = n
     board.append(svg("circle", { cx: x, cy: y, r: 0.1, fill: "#e69f00", stroke: "#000", "stroke-width": 0.02 }));
   }
   if (onMove) makeClickable(board, position, game, on, { onMove, picked, onPick });
+  if (occlusion) drawOcclusion(board, position, occlusion);
   if (advice) drawAdvice(board, position, advice);
   host.replaceChildren(board);
 }
@@ -168,6 +170,19 @@ export function moveList(onPick) {
 
 // Draws the visits of the search, or the probabilities of the policy: a disc on the target of each
 // move, with an arrow from its start.
+// A ring around each piece, the more opaque the more the policy changes without it.
+function drawOcclusion(board, position, occlusion) {
+  for (const { cell, policy, share } of occlusion) {
+    if (!share) continue;
+    const { x, y, label } = position.cells[cell];
+    const ring = svg("circle", { cx: x, cy: y, r: 0.44, class: "occluded", opacity: share });
+    const title = svg("title");
+    title.textContent = `${label}: ${formatValue(policy)}`;
+    ring.append(title);
+    board.append(ring);
+  }
+}
+
 function drawAdvice(board, position, advice) {
   const weights = advice.visits ?? advice.probability;
   if (!weights) return;

@@ -35,6 +35,14 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
   const replayedNames = el("ol", { class: "similar small" });
   const replayedBox = el("div", { class: "alike", hidden: true }, el("h2", {}, "Similar states of the replay"), replayed, replayedNames,
     el("p", { class: "soft small" }, "The most similar of up to 1,000 states of the replay that the training has saved last, evenly spaced over its time, as the network sees them."));
+  const filters = el("canvas", { role: "img", "aria-label": "weights of the first layer" });
+  const filtersBox = el("div", { class: "weights", hidden: true }, el("h2", {}, "First layer"), filters,
+    el("p", { class: "soft small" }, "Its weights, blue below 0 and red above. Of a convolution each filter is a row of its slices, one for each plane or frame, scaled by its largest weight; of a linear layer each column is a unit, each row an input."));
+  const units = el("canvas", { role: "img" });
+  const unitNames = el("ol", { class: "units small" });
+  const unitsBox = el("div", { class: "alike", hidden: true }, el("h2", {}, "Units"), units, unitNames,
+    el("p", { class: "soft small" }, "The states seen here that excite the four features most that vary most, one row a feature, from the left; 20 steps apart at least."));
+  const occlusionNote = el("p", { class: "soft small", hidden: true });
   const decoded = el("canvas", { role: "img" });
   const decodedRows = el("tbody", {});
   const decodedTable = el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {},
@@ -75,6 +83,9 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
   const similarChoice = choice("Similar states", (value) => connection.send("similar", value));
   const decodedChoice = choice("Reconstruction", (value) => connection.send("reconstruction", value));
   const featuresChoice = choice("Features map", (value) => connection.send("features", value));
+  const filtersChoice = choice("First layer", (value) => connection.send("filters", value));
+  const unitsChoice = choice("Units", (value) => connection.send("units", value));
+  const occlusionChoice = choice("Occlusion", (value) => connection.send("occlusion", value));
   const saveClip = el("button", { onclick: saveGame, title: "Save the game that is shown as an MP4" }, "Save clip");
   const scrubber = el("input", { type: "range", min: 0, max: 0, value: 0, "aria-label": "frame of the last games", oninput: () => lookAt(Number(scrubber.value)) });
   const where = el("output", { class: "small soft" });
@@ -140,7 +151,9 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
       box.replaceChildren(el("option", { value: "" }, "none"), ...options.map((option) => el("option", { value: option }, option)));
       label.hidden = !options.length;
     }
-    similarChoice.label.hidden = featuresChoice.label.hidden = !head.similar;
+    similarChoice.label.hidden = featuresChoice.label.hidden = unitsChoice.label.hidden = !head.similar;
+    filtersChoice.label.hidden = !head.filters;
+    occlusionChoice.label.hidden = !head.occlusion;
     decodedChoice.label.hidden = !head.reconstruction;
     saliency.value = head.saliency;
     layer.value = head.layer;
@@ -155,7 +168,9 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
     for (const [box, value] of [[speed, head.speed], [saliency, head.saliency], [layer, head.layer], [seed.input, head.seed]]) {
       if (document.activeElement !== box) box.value = String(value);
     }
-    for (const [box, value] of [[similarChoice, head.similar_shown], [decodedChoice, head.reconstruction_shown], [featuresChoice, head.features_shown]]) box.update(value, head.kind === "hello");
+    const choices = [[similarChoice, head.similar_shown], [decodedChoice, head.reconstruction_shown], [featuresChoice, head.features_shown],
+      [filtersChoice, head.filters_shown], [unitsChoice, head.units_shown], [occlusionChoice, head.occlusion_shown]];
+    for (const [box, value] of choices) box.update(value, head.kind === "hello");
     stage.update(head);
   }
 
@@ -212,6 +227,9 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
     await showReconstruction(head, pictures);
     await showSimilar(head, pictures);
     await showReplayed(head, pictures);
+    await showUnits(head, pictures);
+    filtersBox.hidden = !(head.filters_shown && pictures.filters);
+    if (!filtersBox.hidden) await paint(filters, pictures.filters);
     features.mark(head);
     bars.update(head.bars, Array.isArray(head.action) ? -1 : head.action, head.bars ? head.bars_are : "");
     const action = names[head.action]?.toLowerCase() ?? [head.action ?? []].flat().map(formatValue).join(", ");
@@ -255,9 +273,21 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
     replayed.setAttribute("aria-label", `similar states of the replay, from the left: ${texts.join("; ")}`);
   }
 
+  async function showUnits(head, pictures) {
+    unitsBox.hidden = !(head.units_shown && pictures.units);
+    if (unitsBox.hidden) return;
+    await paint(units, pictures.units);
+    const texts = head.units.map(({ unit, present, states }) => `feature ${unit}, now ${formatValue(present)}: ${states.map(({ output }) => formatValue(output)).join(", ")}`);
+    unitNames.replaceChildren(...texts.map((text) => el("li", {}, text)));
+    units.setAttribute("aria-label", `states that excite features, by row: ${texts.join("; ")}`);
+  }
+
   function showBoard(head) {
     const { position } = head;
-    drawBoard(board, position, { game: gameOf(name), advice: head.advice });
+    const occlusion = head.occlusion_shown ? head.occlusion : null;
+    drawBoard(board, position, { game: gameOf(name), advice: head.advice, occlusion });
+    occlusionNote.hidden = !occlusion;
+    if (occlusion) occlusionNote.textContent = occlusionText(occlusion, position);
     evaluation.update(head, gameOf(name));
     moves.replaceChildren(movesTable(head));
     const [, last] = gameAround(shown ?? recorded.length - 1);
@@ -271,8 +301,8 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
     stage: el("figure", { class: "stage" }, el("div", { class: "view" }, evaluation.box, view.box, board), caption,
       el("div", { class: "row scrub" }, scrubber, where)),
     controls,
-    panel: el("div", { class: "card panel" }, el("div", { class: "row" }, saliencyLabel, layerLabel, decodedChoice.label, similarChoice.label, featuresChoice.label, stage.label, saveClip),
-      factList, bars.caption, bars.list, moves, played.box, el("h2", {}, "Value over time"), values.picture, mapsBox, decodedBox, similarBox, replayedBox, features.box),
+    panel: el("div", { class: "card panel" }, el("div", { class: "row" }, saliencyLabel, layerLabel, decodedChoice.label, similarChoice.label, featuresChoice.label, filtersChoice.label, unitsChoice.label, occlusionChoice.label, stage.label, saveClip),
+      factList, bars.caption, bars.list, occlusionNote, moves, played.box, el("h2", {}, "Value over time"), values.picture, mapsBox, filtersBox, decodedBox, similarBox, replayedBox, unitsBox, features.box),
     send: connection.send, step, stepBack, togglePause, restart, goLive,
   };
 }
@@ -310,4 +340,12 @@ function weightsSlider(onChange) {
     slider.setAttribute("aria-valuetext", text.textContent);
   };
   return { label, update };
+}
+
+// What a person reads of the occlusion of a board.
+function occlusionText(occlusion, position) {
+  const most = occlusion.filter((piece) => piece.share).sort((a, b) => b.share - a.share).slice(0, 3);
+  const named = most.map(({ cell, policy }) => `${position.cells[cell].label} (${formatValue(policy)})`).join(", ");
+  const how = "Occlusion: each piece is removed from what the network sees, without a search; a ring is the more opaque, the more its policy changes (at most 1), or its action values.";
+  return most.length ? `${how} Most: ${named}.` : how;
 }
