@@ -43,9 +43,26 @@ def run(argv: list[str]) -> int:
             "`ludus pretrain MinAtar/Breakout-v1 --objective spr`"
         )
     given = parse(Arguments, own, command="pretrain", about=ABOUT)
+    _refuse_contradictions(further)
     source = ["--dataset", given.source] if is_dataset(given.source) else [given.source]
     options = ["--auxiliary", given.objective, "--reward-free", "--eval-episodes", "0"]
     return train.run(["dqn", *source, *options, *further])
+
+
+def _refuse_contradictions(further: list[str]) -> None:
+    """Refuse options that would take the place of what a pretraining sets.
+
+    Raises:
+        UsageError: there is one.
+    """
+    names = {word.partition("=")[0].replace("_", "-") for word in further}
+    if "--auxiliary" in names:
+        raise UsageError("pretrain takes --objective in place of --auxiliary; leave out the latter")
+    if "--no-reward-free" in names:
+        raise UsageError(
+            "pretrain never learns from rewards; leave out --no-reward-free, or use `ludus train "
+            "dqn ENV --auxiliary OBJECTIVE`"
+        )
 
 
 def _split(argv: list[str]) -> tuple[list[str], list[str]]:

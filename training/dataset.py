@@ -361,8 +361,12 @@ def _open(name: str, folder: Path | None, download: bool) -> Any:
 
 
 def is_dataset(name: str) -> bool:
-    """Return whether a name is a data set's: a folder, or a Minari id, which has three parts."""
-    return _folder(name) is not None or (name.count("/") > 1 and _ID.fullmatch(name) is not None)
+    """Return whether a name is a data set's and no env's: a folder, or a name of three parts.
+
+    A Minari id has three, and so has the path of a data set that does not exist; an env id has two
+    at most.
+    """
+    return _folder(name) is not None or name.count("/") > 1
 
 
 def _folder(name: str) -> Path | None:

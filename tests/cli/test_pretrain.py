@@ -10,6 +10,7 @@ from ludus.training.dataset import is_dataset
 from ludus.training.run import Run
 
 FEW = ("--learning-starts", "100", "--batch-size", "16", "--quiet", "--video-every", "0")
+SHORT = ("--steps", "20", "--quiet")
 
 
 def _call(capsys, *words):
@@ -74,6 +75,9 @@ def test_a_data_set_takes_the_place_of_an_env(here, capsys):
         (("CartPole-v1", "--objective", "sqr"), "sqr"),
         (("--objective", "spr"), "pretrain needs"),
         (("CartPole-v1", "--objective", "spr", "--prioritised"), "reward_free"),
+        (("CartPole-v1", "--objective", "spr", "--auxiliary=inverse", *SHORT), "in place of"),
+        (("CartPole-v1", "--objective", "spr", "--no-reward-free", *SHORT), "never learns"),
+        (("runs/datasets/none", "--objective", "spr"), "is neither the folder of a data set nor"),
     ],
     ids=str,
 )
