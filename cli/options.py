@@ -12,7 +12,7 @@ from ludus.cli.help import help_text
 from ludus.cli.output import print_result
 from ludus.envs.board.opponent_names import OPPONENTS, is_opponent
 from ludus.envs.bounds import Bounds
-from ludus.envs.errors import RunError, UsageError
+from ludus.envs.errors import LudusError, RunError, UsageError
 from ludus.envs.suggest import closest
 from ludus.training.find_run import find_run
 from ludus.training.settings import SB3_NAMES
@@ -54,8 +54,17 @@ def parse(
     try:
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             return cli(kind, args=words, prog=program, description=about, default=default)
-    except SystemExit:
-        raise UsageError(_sentence(output.getvalue(), command)) from None
+    except SystemExit as ended:
+        own = _own_error(ended)  # as it is: the box wraps lines, within numbers and paths too
+        raise UsageError(own or _sentence(output.getvalue(), command)) from None
+
+
+def _own_error(ended: BaseException) -> str:
+    """Return the message of the error of `__post_init__` for which tyro ended; "" without any."""
+    error: BaseException | None = ended
+    while error is not None and not isinstance(error, LudusError):
+        error = error.__context__
+    return "" if error is None else str(error)
 
 
 def _options_of(kind: Any) -> dict[str, Any]:

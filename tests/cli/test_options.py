@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from ludus.agents import registry
-from ludus.cli import check, compare
+from ludus.cli import check, compare, explain
 from ludus.cli.options import parse
 from ludus.cli.train import _arguments
-from ludus.envs.errors import LudusError
+from ludus.envs.errors import LudusError, UsageError
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,13 @@ def test_options_that_list_names_may_be_repeated(words):
     assert given.options.wrapper == ("a:A", "b:B")
     assert given.options.constructor_kwargs() == {"x": 1, "y": 2}
     assert (given.env, given.seed) == ("Env-v0", 3)
+
+
+def test_a_long_message_stays_as_it_is():
+    """tyro wraps it in a box, and breaks lines after the commas of a number."""
+    with pytest.raises(UsageError) as raised:
+        parse(explain.Arguments, ["latest", "--seed", "-1"], command="explain", about="")
+    assert str(raised.value) == "seed is -1; it must be from 0 to below 1,099,511,627,776"
 
 
 @pytest.mark.parametrize("agent", registry.names())
