@@ -345,10 +345,9 @@ class Run:
         """
         try:
             return _as_weights(newest_checkpoint(self.weights)[0])
-        except FormatError as error:
-            raise RunError(str(error)) from error
         except CheckpointError as error:
-            raise RunError(f"{self.path} has no weights yet: {error}") from error
+            none = f"{self.path} has no weights yet; its first checkpoint saves them"
+            raise RunError(str(error) if self.stages() else none) from error
 
     def stages(self) -> dict[int, Path]:
         """Return the folders of the weights that are kept by their env steps, oldest first."""
