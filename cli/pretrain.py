@@ -17,7 +17,6 @@ other options are those of `ludus train dqn ENV`.
 
 examples:
   ludus pretrain MinAtar/Breakout-v1 --objective spr --steps 100000
-  ludus train dqn MinAtar/Breakout-v1 --init-from latest
   ludus train dqn MinAtar/Breakout-v1 --init-from latest --freeze encoder
   ludus pretrain runs/datasets/CartPole-v1/dqn-v0 --objective reconstruction"""
 
