@@ -3,7 +3,7 @@
 import { el, formatNumber, formatValue, paint } from "./elements.js";
 
 const VIRIDIS = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
-const MARGIN = 12, RADIUS = 3, REACH = 24; // pixels of the page
+const MARGIN = 18, RADIUS = 3, REACH = 24; // pixels of the page; the margin has space for the circle of a state beyond the map
 const HEIGHT = 260;
 
 // Creates the map. open(state) is called with the number of a state whose picture is wanted, and
