@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import sys
+import tempfile
 import typing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -170,12 +171,19 @@ def check_file(path: Path) -> None:
     """Check that a file can be written at a path, before the work that is to be written there.
 
     Raises:
-        UsageError: it is a folder, or in a folder that does not exist.
+        UsageError: it is a folder, or in a folder that does not exist or takes no files.
     """
     if path.is_dir():
         raise UsageError(f"{path} is a folder; name a file in it")
     if not path.parent.is_dir():
         raise UsageError(f"the folder {path.parent} does not exist; create it first")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"no file can be written in the folder {path.parent} ({error.strerror}); name another"
+        ) from error
 
 
 def check_agents(names: Iterable[str]) -> None:

@@ -76,6 +76,7 @@ class Explanation:
     reconstructed: Reconstructed | None  # of a network with a decoder
     checks: list[SaliencyCheck]  # empty if observations are no images
     checked: list[np.ndarray]  # of each check, the indices of its states
+    asked: int  # states that were asked for
     epsilon: float
     every: int
     recurrent: bool
@@ -141,6 +142,7 @@ def explain(
         reconstructed=reconstructed,
         checks=checks,
         checked=checked,
+        asked=count,
         epsilon=epsilon,
         every=every,
         recurrent=bool(agent.network.initial_state(1)),

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -80,6 +81,7 @@ def test_the_page_is_one_file_with_all_that_suits_the_agent(train, tmp_path, cap
     data = _data(page)
     count = len(data["value"])
     assert 2 <= count <= 30
+    assert ("a larger --epsilon makes them differ" in page) == (count < 3)
     assert len(data["maps"]["PCA"]) == len(data["near"]) == len(data["chosen"]) == count
     assert {other for row in data["near"] for other, _ in row} <= set(range(count))
     assert bool(data["actions"][0]) == (name != "continuous")
@@ -168,6 +170,9 @@ def test_what_cannot_be_written_is_refused_before_the_games(train, tmp_path, cap
     assert "does not end in .html" in capsys.readouterr().err
     assert _explain(run, "--out", tmp_path / "no" / "page.html") == 2
     assert "does not exist" in capsys.readouterr().err
+    if Path("/proc").is_dir():
+        assert _explain(run, "--out", "/proc/page.html") == 2
+        assert "no file can be written in the folder /proc" in capsys.readouterr().err
     assert _explain("nowhere") == 2
     assert "nowhere" in capsys.readouterr().err
 
