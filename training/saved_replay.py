@@ -1,7 +1,7 @@
 """States of the replay in a training's newest checkpoint, for those who look at its agent."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
@@ -36,15 +36,24 @@ def replayed_states(
     """
     try:
         tree = newest_checkpoint(checkpoints, verified=False).tree
-        memory = tree["agent"]["memory"]
-        memory = memory.get("ring", memory)  # of sequences
-        frames, first, valid = (memory[name] for name in ("frames", "first", "valid"))
-        envs = int(memory["shape"][1])
-    except (CheckpointError, FormatError, LookupError, TypeError, AttributeError):
+        return _states(tree["agent"]["memory"], space, stack, count)
+    except (CheckpointError, FormatError):
         return None
+    except (LookupError, TypeError, AttributeError, ValueError):  # it is another kind of memory
+        return None
+
+
+def _states(
+    memory: dict[str, Any], space: spaces.Box, stack: int, count: int
+) -> ReplayedStates | None:
+    """Return states of a saved memory; may raise anything that a wrong content leads to."""
+    memory = memory.get("ring", memory)  # of sequences
+    frames, first, valid = (memory[name] for name in ("frames", "first", "valid"))
+    envs = int(memory["shape"][1])
     if not all(isinstance(rows, RingRows) for rows in (frames, first, valid)):
         return None
-    if frames.row_bytes * stack != space.dtype.itemsize * int(np.prod(space.shape)):
+    size = int(np.prod(frames.shape, dtype=np.int64)) * stack
+    if frames.dtype != space.dtype or size != int(np.prod(space.shape, dtype=np.int64)):
         return None
     oldest = frames.first + (stack - 1) * envs  # that has its whole stack
     if oldest >= frames.written:

@@ -6,7 +6,7 @@ import torch
 from gymnasium import spaces
 
 from ludus.agents.memory.replay import Replay
-from ludus.training.checkpoint import save_checkpoint
+from ludus.training.checkpoint import newest_checkpoint, save_checkpoint
 from ludus.training.saved_replay import replayed_states
 
 ENVS = 2
@@ -61,9 +61,13 @@ def test_few_states_are_spaced_over_the_time_of_the_replay(random_stream, tmp_pa
 
 def test_none_are_found_where_there_is_no_such_replay(random_stream, tmp_path):
     _, space = _saved(random_stream, tmp_path / "saved", 1, 20, 30)
-    other = spaces.Box(0, 1, (3,), np.float32)
     assert replayed_states(tmp_path / "absent", space, 1, 9) is None
-    assert replayed_states(tmp_path / "saved", other, 1, 9) is None
+    for other in (
+        spaces.Box(0, 1, (3,), np.float32),
+        spaces.Box(0, 1, space.shape, np.int32),
+        spaces.Box(0, 1, (2 * space.shape[0], *space.shape[1:]), np.float32),
+    ):
+        assert replayed_states(tmp_path / "saved", other, 1, 9) is None
     for number, memory in enumerate(({}, {"frames": [], "first": [], "valid": []}, None)):
         folder = tmp_path / str(number)
         save_checkpoint(folder, 1, {"agent": {"memory": memory}}, 1)
@@ -81,3 +85,12 @@ def test_a_checksum_is_not_needed_but_a_size_is(random_stream, tmp_path):
     assert replayed_states(tmp_path, space, 1, 9) is not None
     file.write_bytes(content[:-1])
     assert replayed_states(tmp_path, space, 1, 9) is None
+
+
+def test_rows_that_a_damaged_replay_lacks_are_no_error(random_stream, tmp_path):
+    _, space = _saved(random_stream, tmp_path, 1, 20, 30)
+    tree = newest_checkpoint(tmp_path).tree
+    memory = tree["agent"]["memory"]
+    memory["frames"] = memory["frames"]._replace(written=5, read=lambda a, b: np.zeros((0, 2)))
+    save_checkpoint(tmp_path / "damaged", 1, tree, 1)
+    assert replayed_states(tmp_path / "damaged", space, 1, 9) is None
