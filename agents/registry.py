@@ -135,6 +135,17 @@ def config_class(name: str) -> type[Any]:
     raise ConfigError(f"no agent of this ludus has the configuration {name}")
 
 
+def agents_with(field: str) -> list[str]:
+    """Return the agents of Ludus whose configuration has a field of that name."""
+    found = list[str]()
+    for name, each in AGENTS.items():
+        kinds = vars(import_module(each.module)).values()
+        configs = (k for k in kinds if isinstance(k, type) and getattr(k, "module", None))
+        if any(field in getattr(config, "__dataclass_fields__", ()) for config in configs):
+            found.append(name)
+    return found
+
+
 def build(
     config: AgentConfig,
     env: EnvLike,

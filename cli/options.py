@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ludus.agents import registry
 from ludus.cli.help import help_text
 from ludus.cli.output import print_result
 from ludus.envs.board.opponent_names import OPPONENTS, is_opponent
@@ -82,7 +83,7 @@ def _options_of(kind: Any) -> dict[str, Any]:
 
 
 def _refuse_unknown(argv: Sequence[str], known: typing.Collection[str], command: str) -> None:
-    """Refuse an option that does not exist, with the most similar one, or ours for SB3's.
+    """Refuse an option that does not exist, with the most similar one, ours, or its agents.
 
     Raises:
         UsageError: there is no such option.
@@ -95,6 +96,13 @@ def _refuse_unknown(argv: Sequence[str], known: typing.Collection[str], command:
             ours = SB3_NAMES.get(option[2:].replace("-", "_"))
             if ours is not None:
                 raise UsageError(f"there is no option {option}; Ludus has {ours}")
+            field = option.replace("--no-", "--", 1)[2:].replace("-", "_")
+            others = registry.agents_with(field) if command.startswith("train ") else []
+            if others:
+                agent = command.split()[1]
+                raise UsageError(
+                    f"{agent} has no option {option}; it is one of {', '.join(others)}"
+                )
             raise UsageError(closest(option, known, "option", f"ludus {command} --help shows all"))
 
 
@@ -192,8 +200,6 @@ def check_agents(names: Iterable[str]) -> None:
     Raises:
         ConfigError: there is no agent of one of these names.
     """
-    from ludus.agents import registry
-
     for name in names:
         registry.entry(name)
 

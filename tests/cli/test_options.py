@@ -28,6 +28,30 @@ def test_options_that_list_names_may_be_repeated(words):
     assert (given.env, given.seed) == ("Env-v0", 3)
 
 
+@pytest.mark.parametrize(
+    ("agent", "option", "says"),
+    [
+        (
+            "alphazero",
+            "--auxiliary",
+            r"^alphazero has no option --auxiliary; it is one of dqn, .*, impala$",
+        ),
+        ("ppo", "--no-dueling", "^ppo has no option --no-dueling; it is one of dqn, .*r2d2, drqn$"),
+        (
+            "dqn",
+            "--play-simulations",
+            "^dqn has no option --play-simulations; it is one of alphazero$",
+        ),
+        ("dqn", "--play-similations", "^there is no option --play-similations"),
+    ],
+)
+def test_an_option_of_other_agents_names_them(agent, option, says):
+    env = "connect_four" if agent == "alphazero" else "CartPole-v1"
+    kind = _arguments(agent, env, None, [], {})
+    with pytest.raises(UsageError, match=says):
+        parse(kind, [option], command=f"train {agent} {env}", about="")
+
+
 def test_a_long_message_stays_as_it_is():
     """tyro wraps it in a box, and breaks lines after the commas of a number."""
     with pytest.raises(UsageError) as raised:
