@@ -66,7 +66,7 @@ def run(argv: list[str]) -> int:
     opened = Run.open(at_steps(given.run)[0])
     out = given.out or output_folder(opened) / "explain.html"
     if out.suffix != ".html":
-        raise UsageError(f"{out} does not end in .html")
+        raise UsageError(f"{out} does not end in .html; name it {out.with_suffix('.html').name}")
     check_file(out)
     loaded = load_saved(given.run, device=given.device)
     require_explainable(loaded.agent, loaded.config.agent)

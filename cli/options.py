@@ -169,10 +169,21 @@ def _sentence(output: str, command: str) -> str:
     own = re.fullmatch(r"Error parsing (?!--)\S+: (.+)", message)
     if own:
         return own[1]
+    missing = re.match(r"Missing from .*?: (.+)", message)
+    if missing:
+        needed = [_named(part) for part in missing[1].split("(required)") if part.strip()]
+        name = command.split()[0]
+        return f"{name} needs: {', '.join(needed)}; ludus {name} --help shows every option"
     _, _, hint = " ".join(parts).partition("Perhaps you meant:")
     flags = [word.rstrip(",") for word in hint.split() if word.startswith("--")]
     suggestion = f"; did you mean {flags[0]}?" if flags else ""
     return f"{message}{suggestion or f'; ludus {command} --help shows every option'}"
+
+
+def _named(required: str) -> str:
+    """Return an option and its choices, or what a word without a name is, from a line of help."""
+    option = re.match(r"\s*(--\S+(?: \{.*?\})?)", required)
+    return option[1] if option else required.split(maxsplit=1)[1].split(";")[0].strip()
 
 
 def check_file(path: Path) -> None:

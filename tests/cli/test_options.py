@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ludus.agents import registry
-from ludus.cli import check, compare, explain
+from ludus.cli import check, compare, explain, pretrain, tune
 from ludus.cli.options import parse
 from ludus.cli.train import _arguments
 from ludus.envs.errors import LudusError, UsageError
@@ -50,6 +50,25 @@ def test_an_option_of_other_agents_names_them(agent, option, says):
     kind = _arguments(agent, env, None, [], {})
     with pytest.raises(UsageError, match=says):
         parse(kind, [option], command=f"train {agent} {env}", about="")
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "says"),
+    [
+        (explain, [], "explain needs: folder of the run; ludus explain --help shows every option"),
+        (tune, [], "tune needs: name of the preset, env id; ludus tune --help shows every option"),
+        (
+            pretrain,
+            ["CartPole-v1"],
+            "pretrain needs: --objective {reconstruction,variational,spr,inverse}; ludus pretrain "
+            "--help shows every option",
+        ),
+    ],
+)
+def test_what_is_missing_is_named(module, words, says):
+    with pytest.raises(UsageError) as raised:
+        parse(module.Arguments, words, command=module.__name__.rpartition(".")[2], about="")
+    assert str(raised.value) == says
 
 
 def test_a_long_message_stays_as_it_is():
