@@ -108,7 +108,7 @@ def test_what_is_asked_for_is_printed(arguments, said, capsys):
         ("train sb3:pppo CartPole-v1", "did you mean sb3:ppo?"),
         ("train --resume nowhere", "is not a run"),
         ("evaluate nowhere", "is not a run"),
-        ("evaluate", "Missing"),
+        ("evaluate", "evaluate needs: folder of the run"),
         ("record nowhere", "is not a run"),
         ("compare --env CartPole-v1 --agents dqn dqm", "did you mean dqn?"),
         ("compare --env CartPole-v1 --seeds 0", "must be 1 or more"),
