@@ -121,6 +121,12 @@ def trains_itself(name: str) -> bool:
     return entry(name).module == _SB3
 
 
+def config_classes(module: str) -> list[type[Any]]:
+    """Return the classes of agents' configurations in a module of `Entry`."""
+    kinds = (kind for kind in vars(import_module(module)).values() if isinstance(kind, type))
+    return [kind for kind in kinds if is_dataclass(kind) and getattr(kind, "module", None)]
+
+
 def config_class(name: str) -> type[Any]:
     """Return the class of configurations with that name.
 
@@ -129,21 +135,19 @@ def config_class(name: str) -> type[Any]:
     """
     modules = sorted({entry.module for entry in AGENTS.values()} | {_SB3})
     for module in modules:
-        found = getattr(import_module(module), name, None)
-        if isinstance(found, type) and getattr(found, "module", None) and is_dataclass(found):
-            return found
+        for found in config_classes(module):
+            if found.__name__ == name:
+                return found
     raise ConfigError(f"no agent of this ludus has the configuration {name}")
 
 
 def agents_with(field: str) -> list[str]:
     """Return the agents of Ludus whose configuration has a field of that name."""
-    found = list[str]()
-    for name, each in AGENTS.items():
-        kinds = vars(import_module(each.module)).values()
-        configs = (k for k in kinds if isinstance(k, type) and getattr(k, "module", None))
-        if any(field in getattr(config, "__dataclass_fields__", ()) for config in configs):
-            found.append(name)
-    return found
+    return [
+        name
+        for name, each in AGENTS.items()
+        if any(field in kind.__dataclass_fields__ for kind in config_classes(each.module))
+    ]
 
 
 def build(

@@ -7,7 +7,7 @@ looked up, in the folder `runs`.
 import importlib
 import shlex
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from tyro.conf import Positional
@@ -123,10 +123,7 @@ def _agents() -> Iterator[tuple[list[str], list[_Flag]]]:
     for name in registry.names():
         modules.setdefault(registry.entry(name).module, []).append(name)
     for module, names in modules.items():
-        kinds = vars(importlib.import_module(module)).values()
-        classes = (kind for kind in kinds if isinstance(kind, type) and is_dataclass(kind))
-        own = (kind for kind in classes if hasattr(kind, "module"))
-        yield names, _flags(own)
+        yield names, _flags(registry.config_classes(module))
 
 
 def _positions() -> list[tuple[int, str, Iterable[str]]]:

@@ -99,7 +99,7 @@ def _refuse_unknown(argv: Sequence[str], known: typing.Collection[str], command:
             field = option.replace("--no-", "--", 1)[2:].replace("-", "_")
             others = registry.agents_with(field) if command.startswith("train ") else []
             if others:
-                agent = command.split()[1]
+                agent = "this run's agent" if "--resume" in command else command.split()[1]
                 raise UsageError(
                     f"{agent} has no option {option}; it is one of {', '.join(others)}"
                 )

@@ -52,6 +52,12 @@ def test_an_option_of_other_agents_names_them(agent, option, says):
         parse(kind, [option], command=f"train {agent} {env}", about="")
 
 
+def test_a_resumed_run_has_no_option_of_other_agents():
+    kind = _arguments("dqn", "CartPole-v1", None, [], {})
+    with pytest.raises(UsageError, match=r"^this run's agent has no option --play-simulations"):
+        parse(kind, ["--play-simulations", "3"], command="train --resume RUN", about="")
+
+
 @pytest.mark.parametrize(
     ("module", "words", "says"),
     [
