@@ -18,6 +18,8 @@ class Training:
     """of `ludus train`, besides env, agent, steps and seed"""
     steps: int
     seed: int
+    start: "Training | None" = None
+    """whose network it begins with"""
 
     @property
     def key(self) -> str:
@@ -237,15 +239,16 @@ def _pretraining() -> Iterator[Training]:
             for game, objective in product(games, objectives)
         }
         yield from encoders.values()
-        starts: dict[str, tuple[str, ...]] = {"from scratch": ()}
+        options = ("--eval-every", "25000", "--eval-episodes", "20")
+        variants: dict[str, tuple[tuple[str, ...], Training | None]] = {}
+        variants["from scratch"] = (options, None)
         for (game, objective), encoder in encoders.items():
-            start = ("--init-from", f"runs/experiments/{encoder.folder}/*/*/*")
-            starts[f"from {objective} on {game}"] = start
-            starts[f"from {objective} on {game}, frozen"] = (*start, "--freeze", "encoder")
-        for game, (variant, start) in product(games, starts.items()):
-            options = ("--eval-every", "25000", "--eval-episodes", "20", *start)
+            variant = f"from {objective} on {game}"
+            variants[variant] = (options, encoder)
+            variants[f"{variant}, frozen"] = ((*options, "--freeze", "encoder"), encoder)
+        for game, (variant, (further, start)) in product(games, variants.items()):
             env = f"MinAtar/{game}-v1"
-            yield Training("pretraining", env, "dqn", variant, options, 100_000, seed)
+            yield Training("pretraining", env, "dqn", variant, further, 100_000, seed, start)
 
 
 NIGHTLY_SEEDS = 12  # of the reference

@@ -6,9 +6,9 @@ python benchmarks/trainings.py table EXPERIMENT
 
 Two trainings run at once, with one thread each and the lowest priority. `results/EXPERIMENT.jsonl`
 gets one line for each training that ends, with its curve at 20 points; what has a line is not
-trained again. An interrupted training is resumed by the next call, if its run folder still exists;
-SB3's starts anew. `experiments.py` says what the experiments are. A training from the encoder of
-another that has not ended fails, and is done by the next call.
+trained again, unless another begins with its network and its run is lost. An interrupted training
+is resumed by the next call, if its run folder still exists; SB3's starts anew. `experiments.py`
+says what the experiments are.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +50,26 @@ def _folder(training: Training) -> Path:
     return RUNS / training.folder
 
 
+def _finished(training: Training) -> Run | None:
+    """Return the last finished run of a training, if there is one."""
+    runs = [run for run in all_runs(_folder(training)) if run.status().state == "finished"]
+    return runs[-1] if runs else None
+
+
+def _with_starts(trainings: list[Training]) -> Iterator[Training]:
+    """Yield the trainings, and before each the one it begins with if that has no run."""
+    for training in trainings:
+        if training.start is not None and _finished(training.start) is None:
+            yield training.start
+        yield training
+
+
 class Stopped(Exception):
     """Raised in a worker when the whole queue is being stopped."""
 
 
 class Queue:
-    """Trainings that are done by workers, in order.
+    """Trainings that are done by workers in order, but for those whose start has not ended.
 
     Args:
         waiting: the trainings.
@@ -63,8 +78,10 @@ class Queue:
     """
 
     def __init__(self, waiting: list[Training], results: Path, *, commit: bool) -> None:
-        self._waiting, self._results, self._commit = list(waiting), results, commit
-        self._lock = threading.Lock()
+        self._waiting = list(dict.fromkeys(_with_starts(waiting)))
+        self._unfinished = set(self._waiting)
+        self._results, self._commit = results, commit
+        self._changed = threading.Condition()
         self._running: set[subprocess.Popen[bytes]] = set()
         self.stopping = False
 
@@ -86,17 +103,28 @@ class Queue:
 
     def work(self) -> None:
         """Do trainings until none is left."""
-        while not self.stopping:
-            with self._lock:
-                if not self._waiting:
-                    return
-                training = self._waiting.pop(0)
+        while (training := self._next()) is not None:
             try:
                 self._keep(training, self._train(training))
             except Stopped:
                 return
             except (LudusError, RuntimeError, OSError, ValueError) as error:
                 print(f"{training.experiment}: {training.key}: {error}", flush=True)
+            finally:
+                with self._changed:
+                    self._unfinished.remove(training)
+                    self._changed.notify_all()
+
+    def _next(self) -> Training | None:
+        """Take the next training, as soon as the one it begins with has ended; None at the end."""
+        with self._changed:
+            while self._waiting and not self.stopping:
+                for training in self._waiting:
+                    if training.start not in self._unfinished:
+                        self._waiting.remove(training)
+                        return training
+                self._changed.wait()
+            return None
 
     def _train(self, training: Training) -> Run:
         """Train or resume, and return the finished run."""
@@ -105,6 +133,11 @@ class Queue:
             command = [training.agent, training.env, "--steps", str(training.steps)]
             command += ["--seed", str(training.seed), "--video-every", "0", *training.options]
             command += ["--run-dir", str(_folder(training))]
+            if training.start is not None:
+                start = _finished(training.start)
+                if start is None:
+                    raise RuntimeError(f"{training.start.key} has no finished run to begin with")
+                command += ["--init-from", str(start.path)]
         elif run.status().state == "finished":
             return run
         else:
@@ -127,13 +160,15 @@ class Queue:
             self._running.discard(process)
         if self.stopping and code:
             raise Stopped
-        finished = [r for r in all_runs(_folder(training)) if r.status().state == "finished"]
-        if code or not finished:
+        finished = _finished(training)
+        if code or finished is None:
             raise RuntimeError(f"exit code {code}; see {_folder(training) / 'output.txt'}")
-        return finished[-1]
+        return finished
 
     def _keep(self, training: Training, run: Run) -> None:
-        """Append the result to its file."""
+        """Append the result to its file, unless it is there."""
+        if training.key in results(training.experiment, self._results):
+            return
         episodes = Episodes.read(run.path / "episodes.csv")
         points = np.linspace(0, run.status().env_steps, 21)[1:]
         curve = smooth(episodes, points, window=100)
@@ -145,6 +180,7 @@ class Queue:
             "seed": training.seed,
             "agent": training.agent,
             "options": training.options,
+            "start": training.start and training.start.key,
             "steps": training.steps,
             "evaluations": [
                 {"env_steps": e["env_steps"], "returns": e["returns"]} for e in run.evaluations()
@@ -157,7 +193,7 @@ class Queue:
             "cpu": hardware(torch.device("cpu"))["processor"],
         }
         path = self._results / f"{training.experiment}.jsonl"
-        with self._lock:
+        with self._changed:
             self._results.mkdir(exist_ok=True)
             with path.open("a") as file:
                 file.write(json.dumps(line) + "\n")

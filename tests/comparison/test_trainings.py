@@ -84,6 +84,33 @@ def test_a_finished_run_without_a_result_is_not_trained_again(queue):
     assert sorted(queue.RUNS.rglob("config.json")) == runs
 
 
+@pytest.mark.skipif(shutil.which("nice") is None, reason="trainings run with nice")
+def test_a_training_begins_with_the_network_of_another(queue, monkeypatch, capsys):
+    options = ("--num-envs", "2", "--eval-episodes", "1")
+
+    def started():
+        first = queue.Training("s", "CartPole-v1", "dqn", "first", options, 100, 0)
+        yield queue.Training("s", "CartPole-v1", "dqn", "second", options, 100, 0, first)
+        yield first
+
+    monkeypatch.setitem(queue.EXPERIMENTS, "s", started)
+    queue.run(["s"], jobs=2, commit=False)
+    assert "has no finished run" not in capsys.readouterr().out
+    lines = (queue.RESULTS / "s.jsonl").read_text().splitlines()
+    results = [json.loads(line) for line in lines]
+    assert [line["key"] for line in results] == ["CartPole-v1 first 0", "CartPole-v1 second 0"]
+    assert [line["start"] for line in results] == [None, "CartPole-v1 first 0"]
+    first, second = (queue._finished(training) for training in reversed(list(started())))
+    assert str(first.path) in (second.path / "config.json").read_text()
+
+    (queue.RESULTS / "s.jsonl").write_text(f"{lines[0]}\n")
+    shutil.rmtree(queue.RUNS)  # as in a fresh clone, which has results but no runs
+    queue.run(["s"], jobs=2, commit=False)
+    again = (queue.RESULTS / "s.jsonl").read_text().splitlines()
+    assert again[0] == lines[0]
+    assert [json.loads(line)["key"] for line in again] == [line["key"] for line in results]
+
+
 @pytest.fixture
 def nightly(queue, monkeypatch):
     return _module("nightly", monkeypatch)
