@@ -10,12 +10,12 @@ from ludus.cli.options import parse
 from ludus.cli.output import print_json, print_result, print_table
 from ludus.envs.errors import RunError, UsageError
 from ludus.envs.suggest import closest
+from ludus.training.find_run import RunState
 
 if TYPE_CHECKING:
     from ludus.training.run import Run
 
 KINDS = ("agents", "envs", "games", "runs", "pretrained")
-RunState = Literal["waiting", "running", "finished", "stopped", "pruned", "failed", "unknown"]
 Order = Literal["time", "score", "mean_return", "env_steps", "env", "agent"]
 
 

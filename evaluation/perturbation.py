@@ -173,7 +173,10 @@ def perturber(perturbation: Perturbation, player: Player, frame: Frame) -> Pertu
     size = perturbation.size
     if (frame.whole or perturbation.kind == "shift") and size % 1:
         of = "shifts are by" if perturbation.kind == "shift" else "these observations have"
-        raise ConfigError(f"the size of {perturbation} is {size:g}; {of} whole numbers")
+        write = f"{perturbation.kind}:{max(1, int(size))}"
+        raise ConfigError(
+            f"the size of {perturbation} is {size:g}, and {of} whole numbers; write {write}"
+        )
     match perturbation.kind:
         case "noise":
             return StickyNoise(size, frame)

@@ -3,10 +3,14 @@
 import glob
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Literal
 
 from ludus.envs.errors import RunError
 from ludus.envs.suggest import closest
 from ludus.training.hub import HUB, download
+
+# What status.json says; unknown without the file.
+RunState = Literal["waiting", "running", "finished", "stopped", "pruned", "failed", "unknown"]
 
 ROOT = Path("runs")
 LATEST = "latest"

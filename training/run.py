@@ -36,7 +36,7 @@ from ludus.envs.make import EnvOptions
 from ludus.training.checkpoint import newest_checkpoint, read_checkpoint, write_atomically
 from ludus.training.device import Precision, check_device
 from ludus.training.files import read_json
-from ludus.training.find_run import find_run, run_folders
+from ludus.training.find_run import RunState, find_run, run_folders
 from ludus.training.formats import check_format, format_stamp
 from ludus.training.lease import RunLock
 from ludus.training.provenance import made_by
@@ -198,7 +198,7 @@ def changes(before: RunConfig, after: RunConfig) -> dict[str, tuple[Any, Any]]:
 class Status:
     """State and progress of a run."""
 
-    state: str  # waiting, running, finished, stopped, pruned, failed; unknown without the file
+    state: RunState
     env_steps: int = 0
     score: float | None = None  # mean return of the last evaluation
     mean_return: float | None = None  # of the last 100 games of the training

@@ -40,6 +40,7 @@ from ludus.training.console import Terminal
 from ludus.training.decisions import Decisions
 from ludus.training.device import arithmetic
 from ludus.training.film import film, save_thumbnail
+from ludus.training.find_run import RunState
 from ludus.training.gang import ALONE_GANG, Gang
 from ludus.training.header import header, resumed
 from ludus.training.logger import Logger
@@ -354,12 +355,11 @@ class Session:
             message = f"{stopped}; {self._how_to_resume()}"
             raise TrainingStopped(message, code=128 + number)
 
-    def write_status(self, state: str) -> None:
+    def write_status(self, state: RunState) -> None:
         """Write status.json."""
         score = float(np.mean(self._evaluations[-1]["returns"])) if self._evaluations else None
-        seconds = mean = None
-        if self._log is not None:
-            seconds, mean = round(self._log.seconds, 3), self._log.mean_return
+        mean = None if self._log is None else self._log.mean_return
+        seconds = None if self._log is None else round(self._log.seconds, 3)
         self.run.write_status(Status(state, self.agent.env_steps, score, mean, seconds))
         self._status_at = time.monotonic()
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, get_args
 from urllib.parse import quote
 
 import numpy as np
@@ -22,6 +22,7 @@ import numpy as np
 from ludus.comparison.aggregates import smooth
 from ludus.envs.board import spiel
 from ludus.envs.errors import RunError
+from ludus.training.find_run import RunState
 from ludus.training.logger import Episodes
 from ludus.training.run import Run, RunConfig, Status
 from ludus.viewer.messages import clean_text, one_line, plain
@@ -32,7 +33,7 @@ _WINDOW = 100  # games in a mean of a learning curve, as in the log, so that its
 _LIST_SECONDS = 1.0  # for which a listing is reused, because many pages request it
 _MAX_RECORD, _MAX_DATA = 1 << 20, 1 << 28  # bytes of a file with one record, and of one with games
 _MAX_COUNT = 1 << 53  # integers from here on are not exact in JavaScript
-_STATES = ("waiting", "running", "finished", "stopped", "pruned", "failed", "unknown")
+_STATES: tuple[RunState, ...] = get_args(RunState)
 _DAMAGES = (OSError, ValueError, KeyError, TypeError, ArithmeticError, RecursionError)
 
 _T = TypeVar("_T")

@@ -442,9 +442,13 @@ def test_what_is_no_perturbation_is_refused(text, why):
         ("shift:1", VECTOR, "shift:1 is for pictures with sides of more than 1 pixels"),
         ("shift:0", VECTOR, "shift:0 is for pictures"),
         ("shift:5", BYTES, "these observations have shape [2, 5, 6]"),
-        ("shift:1.5", BYTES, "the size of shift:1.5 is 1.5; shifts are by whole numbers"),
-        ("noise:1.5", BYTES, "the size of noise:1.5 is 1.5; these observations have whole"),
-        ("fgsm:0.5", BINARY, "the size of fgsm:0.5 is 0.5; these observations have whole"),
+        (
+            "shift:1.5",
+            BYTES,
+            "the size of shift:1.5 is 1.5, and shifts are by whole numbers; write shift:1",
+        ),
+        ("noise:1.5", BYTES, "1.5, and these observations have whole numbers; write noise:1"),
+        ("fgsm:0.5", BINARY, "0.5, and these observations have whole numbers; write fgsm:1"),
         ("fgsm:1", VECTOR, "fgsm follows the gradient of a network of Ludus"),
     ],
 )
