@@ -200,7 +200,8 @@ def _scaling() -> Iterator[Training]:
 def _data_efficient() -> Iterator[Training]:
     """The presets for 100,000 env steps, and two that are not for so few, also for as long.
 
-    Networks of half the width, and one update a step, are what two cores have the time for.
+    Networks of half the width, and one update a step, are what two cores have the time for. The
+    trainings of a game are together, because a table can be of one game.
     """
     once, small = ("--replay-ratio", "1"), ("--width", "0.5")
     variants = {  # by the row of the table: agent, further options
@@ -211,7 +212,7 @@ def _data_efficient() -> Iterator[Training]:
         "bbf, 1 update a step": ("bbf", (*once, "--features", "128")),
     }
     longer = {"dqn": 2_000_000, "rainbow": 700_000}  # about as long as bbf
-    for seed, game in product(range(5), _MINATAR[:2]):
+    for game, seed in product(_MINATAR[:2], range(5)):
         env = f"MinAtar/{game}-v1"
         for variant, (agent, further) in variants.items():
             options = ("--eval-every", "25000", "--eval-episodes", "20", *small, *further)
@@ -220,6 +221,33 @@ def _data_efficient() -> Iterator[Training]:
             options = ("--eval-every", str(steps), "--eval-episodes", "20", *small)
             variant = f"{agent}, {steps:,} steps"
             yield Training("data_efficient", env, agent, variant, options, steps, seed)
+
+
+def _boxing() -> Iterator[Training]:
+    """The same on Atari, with the network of `dqn2013` at half its width and pictures of 42 x 42.
+
+    An update of `spr` or `bbf` is in every second step.
+    """
+    small = ("--screen-size", "42", "--encoder", "dqn2013", "--width", "0.5")
+    half, shift = ("--replay-ratio", "0.5"), ("--random-shift", "2")
+    units = ("--head-hidden", "128")
+    variants = {  # by the row of the table: agent, further options
+        "dqn2013": ("dqn2013", units),
+        "rainbow": ("rainbow", (*units, "--learning-starts", "1600")),
+        "der": ("der", units),
+        "spr, 1 update in 2 steps": ("spr", (*units, *half, *shift)),
+        "bbf, 1 update in 2 steps": ("bbf", ("--features", "128", *half, *shift)),
+    }
+    longer = {"dqn2013": 800_000, "rainbow": 500_000}  # about as long as bbf
+    env = "BoxingNoFrameskip-v4"
+    for seed in range(5):
+        for variant, (agent, further) in variants.items():
+            options = ("--eval-every", "50000", "--eval-episodes", "20", *small, *further)
+            yield Training("boxing", env, agent, variant, options, 100_000, seed)
+        for agent, steps in longer.items() if seed < 3 else ():
+            further = variants[agent][1]
+            options = ("--eval-every", str(steps), "--eval-episodes", "20", *small, *further)
+            yield Training("boxing", env, agent, f"{agent}, {steps:,} steps", options, steps, seed)
 
 
 def _encoder(game: str, objective: str, seed: int) -> Training:
@@ -294,4 +322,5 @@ EXPERIMENTS = {
     "atari_hour": _atari_hour,
     "pretraining": _pretraining,
     "data_efficient": _data_efficient,
+    "boxing": _boxing,
 }

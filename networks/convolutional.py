@@ -19,7 +19,8 @@ def pixels(obs: Tensor, scale: ObservationScale) -> Tensor:
     """Convert [N, C, H, W] to float32 from 0 to 1, channels last."""
     x = unscaled(obs)
     if obs.dtype != torch.uint8:  # x may be the observation itself
-        return x if scale == (0.0, 1.0) else (x - scale.low) / scale.span
+        x = x - scale.low if scale.low else x
+        return x if scale.span == 1.0 else x / scale.span
     if scale.low:
         x.sub_(scale.low)
     return x if scale.span == 1.0 else x.div_(scale.span)
