@@ -269,11 +269,11 @@ def _pretraining() -> Iterator[Training]:
         yield from encoders.values()
         options = ("--eval-every", "25000", "--eval-episodes", "20")
         variants: dict[str, tuple[tuple[str, ...], Training | None]] = {}
-        variants["from scratch"] = (options, None)
         for (game, objective), encoder in encoders.items():
             variant = f"from {objective} on {game}"
             variants[variant] = (options, encoder)
             variants[f"{variant}, frozen"] = ((*options, "--freeze", "encoder"), encoder)
+        variants["from scratch"] = (options, None)  # the last row, with which tables compare
         for game, (variant, (further, start)) in product(games, variants.items()):
             env = f"MinAtar/{game}-v1"
             yield Training("pretraining", env, "dqn", variant, further, 100_000, seed, start)
