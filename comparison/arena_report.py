@@ -1,16 +1,15 @@
 """Write the report of an arena, one HTML page, and the rating curve of a run to TensorBoard."""
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 
 from ludus.comparison import plots
 from ludus.comparison.arena import Standing, rating_curves
 from ludus.comparison.figure import embedded
+from ludus.comparison.page import render
 from ludus.envs.board.opponent_names import is_opponent
 from ludus.envs.errors import RunError
 from ludus.training.checkpoint import write_atomically
@@ -46,25 +45,17 @@ def write_arena_report(
             path,
         )
         figure = embedded(path)
-    package = files("ludus.comparison")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["steps"] = lambda number: f"{number:,}"
-    environment.filters["elo"] = lambda number: f"{number:+.0f}"
-    environment.filters["points"] = lambda number: f"{number:g}"
-    template = environment.from_string(package.joinpath("arena.html.j2").read_text())
-    html = template.render(
-        results=results,
-        standings=standings,
-        curves=curves,
-        short=short,
-        figure=figure,
-        sentence=sentence,
-        style=package.joinpath("report.css").read_text(),
-    )
+    values = {
+        "results": results,
+        "standings": standings,
+        "curves": curves,
+        "short": short,
+        "ratings": figure,
+        "sentence": sentence,
+    }
+    filters = {"steps": "{:,}".format, "elo": "{:+.0f}".format, "points": "{:g}".format}
     page = folder / "arena.html"
-    write_atomically(page, html.encode("ascii", "xmlcharrefreplace").decode())
+    write_atomically(page, render("arena.html.j2", values, filters=filters))
     return page
 
 

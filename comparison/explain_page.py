@@ -4,12 +4,10 @@ This module computes the values and pictures that the template shows. The script
 """
 
 import math
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 
 from ludus.comparison.explain import APART, Explanation, OccludedPositions, spread
 from ludus.comparison.explain_pictures import (
@@ -22,6 +20,7 @@ from ludus.comparison.explain_pictures import (
     weights_picture,
 )
 from ludus.comparison.explain_reconstruction import reconstruction_values
+from ludus.comparison.page import package_text, render
 from ludus.envs.board.picture import GROUND_BELOW
 from ludus.evaluation.played_states import PlayedStates
 from ludus.evaluation.randomisation import DOUBTED, TRUSTED, SaliencyCheck
@@ -42,37 +41,34 @@ def write_explanation(path: Path, loaded: LoadedAgent, found: Explanation, seed:
         found: what the page shows.
         seed: of the games.
     """
-    package = files("ludus.comparison")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["correlation"] = _format_correlation
-    environment.filters["percent"] = _format_percent
-    environment.filters["error"] = lambda error: f"{error:.3g}"
     frames = sheets(found.states.frames, _SHEET_BYTES)
-    html = environment.from_string(package.joinpath("explain.html.j2").read_text()).render(
-        title=film_title(loaded.config, loaded.env_steps),
-        found=found,
-        count=len(found.states.obs),
-        games=len(np.unique(found.states.game)),
-        seed=seed,
-        apart=APART,
-        board=found.occluded is not None or loaded.config.protocol.get("kind") == "board",
-        frames=frames,
-        reduced=frames.width < found.states.frames.shape[2],
-        data=_data(found, frames),
-        layers=[(layer, png(weights_picture(layer.weight))) for layer in found.layers],
-        checks=[
+    values = {
+        "title": film_title(loaded.config, loaded.env_steps),
+        "found": found,
+        "count": len(found.states.obs),
+        "games": len(np.unique(found.states.game)),
+        "seed": seed,
+        "apart": APART,
+        "board": found.occluded is not None or loaded.config.protocol.get("kind") == "board",
+        "frames": frames,
+        "reduced": frames.width < found.states.frames.shape[2],
+        "data": _data(found, frames),
+        "layers": [(layer, png(weights_picture(layer.weight))) for layer in found.layers],
+        "checks": [
             _check_values(check, found.states, states)
             for check, states in zip(found.checks, found.checked, strict=True)
         ],
-        occluded=_occlusion_values(found.occluded, found.states, loaded.config.env),
-        reconstructed=reconstruction_values(found.reconstructed, found.states),
-        style=package.joinpath("report.css").read_text()
-        + package.joinpath("explain.css").read_text(),
-        script=package.joinpath("explain.js").read_text(),
-    )
-    write_atomically(path, html.encode("ascii", "xmlcharrefreplace").decode())
+        "occluded": _occlusion_values(found.occluded, found.states, loaded.config.env),
+        "reconstructed": reconstruction_values(found.reconstructed, found.states),
+        "script": package_text("explain.js"),
+    }
+    filters = {
+        "correlation": _format_correlation,
+        "percent": _format_percent,
+        "error": "{:.3g}".format,
+    }
+    styles = ("report.css", "explain.css")
+    write_atomically(path, render("explain.html.j2", values, filters=filters, styles=styles))
     return path
 
 

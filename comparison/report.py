@@ -45,9 +45,7 @@ def write_report(
     write_atomically(folder / "scores.csv", _scores_csv(analysis))
     results = json.dumps(to_json(_results(analysis)), indent=1, allow_nan=False)
     write_atomically(folder / "results.json", results)
-    # Character references make the page independent of its encoding. They also replace lone
-    # surrogates in names, which UTF-8 cannot encode.
-    html = render_page(analysis, figures, film).encode("ascii", "xmlcharrefreplace").decode()
+    html = render_page(analysis, figures, film)
     write_atomically(folder / "report.html", html)
     return [
         folder / "report.html",

@@ -7,12 +7,9 @@ every value.
 import base64
 import json
 import math
-from collections.abc import Mapping, Sequence
-from importlib.resources import files
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, StrictUndefined
 
 from ludus.comparison.aggregates import (
     AGGREGATES,
@@ -33,6 +30,7 @@ from ludus.comparison.formatting import (
     to_json,
 )
 from ludus.comparison.groups import Group, describe_budget, is_baseline, is_trained, mean_return
+from ludus.comparison.page import render
 from ludus.comparison.plots import needs_log_time
 
 
@@ -45,28 +43,24 @@ def render_page(analysis: Analysis, figures: Mapping[str, Path], film: Path | No
             `improvement`.
         film: an MP4 of one of the agents; None for none.
     """
-    package = files("ludus.comparison")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.tests["baseline"] = is_baseline
-    environment.filters["estimate"] = _format_estimate
-    environment.filters["interval"] = _format_interval
-    environment.filters["mean_return"] = mean_return
-    environment.filters["number"] = format_number
-    environment.filters["percent"] = format_percent
-    environment.filters["count_of"] = format_count
-    environment.filters["listed"] = format_list
-    environment.filters["key"] = format_key
-    environment.filters["setting"] = format_setting
-    environment.filters["budget"] = lambda both: describe_budget(*both)
-    template = environment.from_string(package.joinpath("report.html.j2").read_text())
+    filters: dict[str, Callable[..., Any]] = {
+        "estimate": _format_estimate,
+        "interval": _format_interval,
+        "mean_return": mean_return,
+        "number": format_number,
+        "percent": format_percent,
+        "count_of": format_count,
+        "listed": format_list,
+        "key": format_key,
+        "setting": format_setting,
+        "budget": lambda both: describe_budget(*both),
+    }
     images = {name: embedded(path) for name, path in figures.items()}
-    style = package.joinpath("report.css").read_text()
     game = None
     if film is not None:
         game = {"name": film.name, "data": base64.b64encode(film.read_bytes()).decode()}
-    return template.render(_values(analysis), figures=images, style=style, film=game)
+    values = _values(analysis) | {"figures": images, "film": game}
+    return render("report.html.j2", values, filters=filters, tests={"baseline": is_baseline})
 
 
 def _values(analysis: Analysis) -> dict[str, Any]:

@@ -2,18 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from matplotlib import ticker
 
 from ludus.comparison.analysis import finding
 from ludus.comparison.figure import embedded, figure_at
 from ludus.comparison.formatting import format_number
 from ludus.comparison.groups import Training, group_trainings, score_agents
+from ludus.comparison.page import render
 from ludus.comparison.search_space import Dimension
 from ludus.training.checkpoint import write_atomically
 
@@ -94,25 +93,18 @@ def write_tune_page(
     if importance:
         figures["importance"] = folder / "importance.png"
         plot_importance(importance, figures["importance"])
-    package = files("ludus.comparison")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["number"] = format_number
-    template = environment.from_string(package.joinpath("tune.html.j2").read_text())
     ranked = sorted(trials, key=lambda t: (t.state != "finished", -(t.score or 0.0)))
     groups = group_trainings(final) if final else []
-    html = template.render(
-        title=title,
-        trials=ranked,
-        space=space,
-        facts=facts,
-        figures={name: embedded(path) for name, path in figures.items()},
-        final=[(group, score_agents(group), finding(group)) for group in groups],
-        style=package.joinpath("report.css").read_text(),
-    )
+    values = {
+        "title": title,
+        "trials": ranked,
+        "space": space,
+        "facts": facts,
+        "figures": {name: embedded(path) for name, path in figures.items()},
+        "final": [(group, score_agents(group), finding(group)) for group in groups],
+    }
     page = folder / "tune.html"
-    write_atomically(page, html.encode("ascii", "xmlcharrefreplace").decode())
+    write_atomically(page, render("tune.html.j2", values, filters={"number": format_number}))
     return page
 
 
