@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from matplotlib import ticker
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from trainings import results
 
 from ludus.comparison.aggregates import ENOUGH_SEEDS, mean_band
@@ -75,8 +76,13 @@ def draw(name: str) -> Path:
         figure.legend(
             handles, labels, loc="outside lower center", ncols=4, fontsize=9, frameon=False
         )
-        picture = io.BytesIO()
-        figure.savefig(picture, dpi=110)
+        return save(figure, name)
+
+
+def save(figure: Figure, name: str) -> Path:
+    """Save a picture, and return its path."""
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=110)
     path = PICTURES / f"{name}.png"
     write_atomically(path, picture.getvalue())
     return path

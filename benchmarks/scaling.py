@@ -9,7 +9,6 @@ points that no cheaper one reaches; to it a power law, score = a * compute ** b,
 squares of the logarithms, with a 95% bootstrap interval over trainings.
 """
 
-import io
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from curves import PICTURES
+from curves import save
 from matplotlib import colormaps, ticker
 from matplotlib.axes import Axes
 from torch.utils.flop_counter import FlopCounterMode
@@ -28,7 +27,6 @@ from ludus.agents.agent import HasNetwork
 from ludus.agents.pqn_config import PQNConfig
 from ludus.comparison.figure import figure_at
 from ludus.envs.make import make
-from ludus.training.checkpoint import write_atomically
 
 _RESAMPLES = 2_000
 
@@ -144,10 +142,7 @@ def main() -> None:
         figure.axes[0].set_ylabel("held-out return", fontsize=9)
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize=9)
-        picture = io.BytesIO()
-        figure.savefig(picture, dpi=110)
-    write_atomically(PICTURES / "scaling.png", picture.getvalue())
-    print(PICTURES / "scaling.png")
+        print(save(figure, "scaling"))
 
 
 def _print(found: Cells, env_id: str) -> None:

@@ -19,8 +19,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -223,6 +224,27 @@ def status() -> None:
         )
 
 
+class Scores(NamedTuple):
+    """What the trainings of an experiment that have ended have scored."""
+
+    envs: list[str]
+    variants: list[str]
+    of: dict[tuple[str, str], np.ndarray]  # [seeds] by env and variant; empty where none has ended
+
+
+def scores_of(name: str) -> Scores:
+    """Return the scores of an experiment."""
+    done = [line for line in results(name).values() if line["evaluations"]]
+    planned = [t for t in EXPERIMENTS[name]() if "--reward-free" not in t.options]
+    envs = list(dict.fromkeys(training.env for training in planned))
+    variants = list(dict.fromkeys([t.variant for t in planned] + [r["variant"] for r in done]))
+    of = {
+        (env, variant): scores([x for x in done if (x["env"], x["variant"]) == (env, variant)])
+        for env, variant in product(envs, variants)
+    }
+    return Scores(envs, variants, of)
+
+
 def scores(lines: list[dict[str, Any]]) -> np.ndarray:
     """Return the mean return of the last evaluation of each training, [seeds]."""
     ordered = sorted(lines, key=lambda line: line["seed"])
@@ -236,42 +258,34 @@ def table(name: str) -> None:
     trainings, and in brackets the probability that a training of the row is better than one of the
     last row; the last column holds its mean over the envs.
     """
-    done = [line for line in results(name).values() if line["evaluations"]]
-    trainings = [t for t in EXPERIMENTS[name]() if "--reward-free" not in t.options]
-    envs = list(dict.fromkeys(training.env for training in trainings))
-    variants = list(dict.fromkeys([t.variant for t in trainings] + [r["variant"] for r in done]))
+    envs, variants, of = scores_of(name)
     print("| | " + " | ".join(envs) + " | all |\n|---" + "|---" * len(envs) + "|---|")
+    baseline = [of[env, variants[-1]] for env in envs]
     for variant in variants:
-        cells = []
-        for env in envs:
-            here, last = (
-                scores([line for line in done if (line["env"], line["variant"]) == (env, each)])
-                for each in (variant, variants[-1])
-            )
-            if not len(here):
-                cells.append("")
-                continue
-            value = estimate(here[:, None], pooled_iqm)
-            cell = f"{value.value:.1f} ({value.low:.1f} to {value.high:.1f})"
-            if variant != variants[-1] and len(last):
-                better = improvement(here[:, None], last[:, None])
-                cell += f" [{better.value:.2f}, {better.low:.2f} to {better.high:.2f}]"
-            cells.append(cell)
-        cells.append(_over_all(done, envs, variant, variants[-1]))
+        row = [of[env, variant] for env in envs]
+        compared = variant != variants[-1]
+        cells = [
+            _cell(here, last if compared else None)
+            for here, last in zip(row, baseline, strict=True)
+        ]
+        cells.append(_over_all(row, baseline) if compared else "")
         print(f"| {variant} | " + " | ".join(cells) + " |")
 
 
-def _over_all(done: list[dict[str, Any]], envs: list[str], variant: str, last: str) -> str:
-    """Return the probability of being better, averaged over the envs; "" without all trainings."""
-    if variant == last:
+def _cell(here: np.ndarray, last: np.ndarray | None) -> str:
+    """Return the IQM of scores [seeds], compared with others if there are; "" without any."""
+    if not len(here):
         return ""
-    here, there = (
-        [
-            scores([line for line in done if (line["env"], line["variant"]) == (env, each)])
-            for env in envs
-        ]
-        for each in (variant, last)
-    )
+    value = estimate(here[:, None], pooled_iqm)
+    cell = f"{value.value:.1f} ({value.low:.1f} to {value.high:.1f})"
+    if last is not None and len(last):
+        better = improvement(here[:, None], last[:, None])
+        cell += f" [{better.value:.2f}, {better.low:.2f} to {better.high:.2f}]"
+    return cell
+
+
+def _over_all(here: list[np.ndarray], there: list[np.ndarray]) -> str:
+    """Return the probability of being better, averaged over the envs; "" without all trainings."""
     if len({len(column) for column in [*here, *there]}) != 1 or not len(here[0]):
         return ""
     better = improvement(np.stack(here, 1), np.stack(there, 1))  # [seeds, envs] each

@@ -69,6 +69,9 @@ def test_each_training_is_done_once_and_its_result_kept(queue, capsys, monkeypat
     curves = _module("curves", monkeypatch)
     monkeypatch.setattr(curves, "PICTURES", tmp_path)
     assert curves.draw("short").read_bytes().startswith(b"\x89PNG")
+    scores = _module("scores", monkeypatch).draw("short")
+    assert scores.name == "short_scores.png"
+    assert scores.read_bytes().startswith(b"\x89PNG")
     assert "| plain | " in printed
 
 
@@ -109,6 +112,33 @@ def test_a_training_begins_with_the_network_of_another(queue, monkeypatch, capsy
     again = (queue.RESULTS / "s.jsonl").read_text().splitlines()
     assert again[0] == lines[0]
     assert [json.loads(line)["key"] for line in again] == [line["key"] for line in results]
+
+
+def test_a_row_of_a_table_by_hand(queue, capsys, monkeypatch):
+    """Of the four pairs of a new and an old training, the new one is better in three."""
+    trainings = [
+        queue.Training("s", "E", "dqn", variant, (), 1, seed)
+        for variant in ("new", "old")
+        for seed in range(2)
+    ]
+    monkeypatch.setitem(queue.EXPERIMENTS, "s", lambda: trainings)
+    queue.RESULTS.mkdir()
+    lines = [
+        {
+            "key": t.key,
+            "env": t.env,
+            "variant": t.variant,
+            "seed": t.seed,
+            "evaluations": [{"returns": [score - 1, score + 1]}],
+        }
+        for t, score in zip(trainings, (2.0, 4.0, 1.0, 3.0), strict=True)
+    ]
+    (queue.RESULTS / "s.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    queue.table("s")
+    header, _, new, old = capsys.readouterr().out.splitlines()
+    assert header == "| | E | all |"
+    assert new.startswith("| new | 3.0 (2.0 to 4.0) [0.75, ")
+    assert old == "| old | 2.0 (1.0 to 3.0) |  |"
 
 
 @pytest.fixture
