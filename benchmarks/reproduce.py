@@ -154,6 +154,16 @@ FIGURES = (
         "Updates with an auxiliary loss",
         "python benchmarks/updates.py --auxiliary",
     ),
+    Figure(
+        "pretraining",
+        ("benchmarks/README.md", "Pretraining without rewards"),
+        (
+            "python benchmarks/trainings.py run pretraining",
+            "python benchmarks/trainings.py table pretraining",
+            "python benchmarks/scores.py pretraining",
+        ),
+        "results/pretraining.jsonl",
+    ),
     _measured("overlap_speed", "Overlap", "python benchmarks/overlap.py"),
     _trained("overlap", "Overlap"),
     _measured("family_speed", "The family", "ludus bench --only family --rounds 3"),
