@@ -79,6 +79,19 @@ def draw(name: str) -> Path:
         return save(figure, name)
 
 
+def asked_for(about: str) -> str:
+    """Return the experiment that the command line names.
+
+    Args:
+        about: what the program does.
+    """
+    parser = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("experiment")
+    return str(parser.parse_args().experiment)
+
+
 def save(figure: Figure, name: str) -> Path:
     """Save a picture, and return its path."""
     picture = io.BytesIO()
@@ -111,12 +124,8 @@ def _published(axis: Axes, env: str) -> None:
 
 
 def main() -> None:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("experiment")
-    print(draw(parser.parse_args().experiment))
+    """Draw the experiment of the command line."""
+    print(draw(asked_for(__doc__)))
 
 
 if __name__ == "__main__":

@@ -6,11 +6,10 @@ A small dot is the mean of a training's held-out games; a large one is the IQM o
 with its 95% bootstrap interval. The last row is drawn through the others.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
-from curves import save
+from curves import asked_for, save
 from trainings import scores_of
 
 from ludus.comparison.aggregates import estimate, pooled_iqm
@@ -51,12 +50,8 @@ def draw(name: str) -> Path:
 
 
 def main() -> None:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("experiment")
-    print(draw(parser.parse_args().experiment))
+    """Draw the experiment of the command line."""
+    print(draw(asked_for(__doc__)))
 
 
 if __name__ == "__main__":
