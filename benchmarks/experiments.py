@@ -197,30 +197,47 @@ def _scaling() -> Iterator[Training]:
         yield Training("scaling", f"MinAtar/{game}-v1", "pqn", variant, options, steps, seed)
 
 
+_FEW = 100_000  # env steps
+
+
+def _few_steps(
+    experiment: str,
+    env: str,
+    variants: dict[str, tuple[str, Sequence[str], int]],
+    common: Sequence[str],
+    evaluations: int,
+) -> Iterator[Training]:
+    """Variants (agent, further options, steps by row of the table) after few env steps, 5 seeds.
+
+    Those that go on for longer have 3, and are evaluated at their end only.
+    """
+    for seed, (variant, (agent, further, steps)) in product(range(5), variants.items()):
+        if steps == _FEW or seed < 3:
+            every = steps // evaluations if steps == _FEW else steps
+            options = ("--eval-every", str(every), "--eval-episodes", "20", *common, *further)
+            yield Training(experiment, env, agent, variant, options, steps, seed)
+
+
 def _data_efficient() -> Iterator[Training]:
     """The presets for 100,000 env steps, and two that are not for so few, also for as long.
 
     Networks of half the width, and one update a step, are what two cores have the time for. The
     trainings of a game are together, because a table can be of one game.
     """
-    once, small = ("--replay-ratio", "1"), ("--width", "0.5")
-    variants = {  # by the row of the table: agent, further options
-        "dqn": ("dqn", ()),
-        "rainbow": ("rainbow", ()),
-        "der": ("der", ()),
-        "spr, 1 update a step": ("spr", once),
-        "bbf, 1 update a step": ("bbf", (*once, "--features", "128")),
+    once = ("--replay-ratio", "1")
+    variants = {
+        "der": ("der", (), _FEW),
+        "spr, 1 update a step": ("spr", once, _FEW),
+        "bbf, 1 update a step": ("bbf", (*once, "--features", "128"), _FEW),
+        "dqn, 2,000,000 steps": ("dqn", (), 2_000_000),  # about as long as bbf
+        "rainbow, 700,000 steps": ("rainbow", (), 700_000),
+        "dqn": ("dqn", (), _FEW),
+        "rainbow": ("rainbow", (), _FEW),  # the last row, with which tables compare
     }
-    longer = {"dqn": 2_000_000, "rainbow": 700_000}  # about as long as bbf
-    for game, seed in product(_MINATAR[:2], range(5)):
-        env = f"MinAtar/{game}-v1"
-        for variant, (agent, further) in variants.items():
-            options = ("--eval-every", "25000", "--eval-episodes", "20", *small, *further)
-            yield Training("data_efficient", env, agent, variant, options, 100_000, seed)
-        for agent, steps in longer.items() if seed < 3 else ():
-            options = ("--eval-every", str(steps), "--eval-episodes", "20", *small)
-            variant = f"{agent}, {steps:,} steps"
-            yield Training("data_efficient", env, agent, variant, options, steps, seed)
+    for game in _MINATAR[:2]:
+        yield from _few_steps(
+            "data_efficient", f"MinAtar/{game}-v1", variants, ("--width", "0.5"), evaluations=4
+        )
 
 
 def _boxing() -> Iterator[Training]:
@@ -231,23 +248,17 @@ def _boxing() -> Iterator[Training]:
     small = ("--screen-size", "42", "--encoder", "dqn2013", "--width", "0.5")
     half, shift = ("--replay-ratio", "0.5"), ("--random-shift", "2")
     units = ("--head-hidden", "128")
-    variants = {  # by the row of the table: agent, further options
-        "dqn2013": ("dqn2013", units),
-        "rainbow": ("rainbow", (*units, "--learning-starts", "1600")),
-        "der": ("der", units),
-        "spr, 1 update in 2 steps": ("spr", (*units, *half, *shift)),
-        "bbf, 1 update in 2 steps": ("bbf", ("--features", "128", *half, *shift)),
+    rainbow = (*units, "--learning-starts", "1600")
+    variants = {
+        "der": ("der", units, _FEW),
+        "spr, 1 update in 2 steps": ("spr", (*units, *half, *shift), _FEW),
+        "bbf, 1 update in 2 steps": ("bbf", ("--features", "128", *half, *shift), _FEW),
+        "dqn2013, 800,000 steps": ("dqn2013", units, 800_000),  # about as long as bbf
+        "rainbow, 500,000 steps": ("rainbow", rainbow, 500_000),
+        "dqn2013": ("dqn2013", units, _FEW),
+        "rainbow": ("rainbow", rainbow, _FEW),  # the last row, with which tables compare
     }
-    longer = {"dqn2013": 800_000, "rainbow": 500_000}  # about as long as bbf
-    env = "BoxingNoFrameskip-v4"
-    for seed in range(5):
-        for variant, (agent, further) in variants.items():
-            options = ("--eval-every", "50000", "--eval-episodes", "20", *small, *further)
-            yield Training("boxing", env, agent, variant, options, 100_000, seed)
-        for agent, steps in longer.items() if seed < 3 else ():
-            further = variants[agent][1]
-            options = ("--eval-every", str(steps), "--eval-episodes", "20", *small, *further)
-            yield Training("boxing", env, agent, f"{agent}, {steps:,} steps", options, steps, seed)
+    yield from _few_steps("boxing", "BoxingNoFrameskip-v4", variants, small, evaluations=2)
 
 
 def _encoder(game: str, objective: str, seed: int) -> Training:
