@@ -13,7 +13,7 @@ from ludus.training.run import Run, RunConfig
 from ludus.training.train import load
 from ludus.viewer import priority
 from ludus.viewer.messages import decode_png, error_message, pack
-from ludus.viewer.views import BoardView, Chosen, EnvView, View
+from ludus.viewer.views import PANELS, BoardView, Chosen, EnvView, View
 from ludus.viewer.worker import Worker
 
 FRAMES_PER_SECOND = 60  # sent at most
@@ -230,19 +230,12 @@ class PlaybackSession:
                 self._shown = self._shown._replace(saliency=value)
             case "layer" if isinstance(value, str):
                 self._shown = self._shown._replace(layer=value)
-            case "similar" if isinstance(value, bool):
-                self._shown = self._shown._replace(similar=value)
-            case "reconstruction" if isinstance(value, bool):
-                self._shown = self._shown._replace(reconstruction=value)
-            case "filters" if isinstance(value, bool):
-                self._shown = self._shown._replace(filters=value)
-            case "units" if isinstance(value, bool):
-                self._shown = self._shown._replace(units=value)
-            case "occlusion" if isinstance(value, bool):
-                self._shown = self._shown._replace(occlusion=value)
-            case "features" if isinstance(value, bool):
-                self._map_now = value  # a new map, also if it is shown already
-                self._shown = self._shown._replace(features=value)
+            case str(panel) if panel in PANELS and isinstance(value, bool):
+                panels = self._shown.panels
+                panels = panels | {panel} if value else panels - {panel}
+                self._shown = self._shown._replace(panels=panels)
+                if panel == "features":
+                    self._map_now = value  # a new map, also if it is shown already
             case "state" if type(value) is int:
                 picture = self._view.state_picture(value)
                 images = {} if picture is None else {"picture": picture}
@@ -253,7 +246,7 @@ class PlaybackSession:
                 return False
             case "hello":
                 self._publish_description()
-                self._map_now = self._shown.features
+                self._map_now = "features" in self._shown.panels
             case _:
                 return False
         return True
@@ -269,12 +262,7 @@ class PlaybackSession:
             "seed": self._seed,
             "saliency": self._shown.saliency,
             "layer": self._shown.layer,
-            "similar_shown": self._shown.similar,
-            "reconstruction_shown": self._shown.reconstruction,
-            "features_shown": self._shown.features,
-            "filters_shown": self._shown.filters,
-            "units_shown": self._shown.units,
-            "occlusion_shown": self._shown.occlusion,
+            "panels_shown": sorted(self._shown.panels),
             "weights": self._weights,
             "saved": self._saved,
             "newest": self._chosen is None,
@@ -285,7 +273,7 @@ class PlaybackSession:
             self._frame_rate += 0.1 * (1 / max(now - self._sent_at, 1e-3) - self._frame_rate)
         self._sent_at = now
         head, images = self._view.frame(self._shown)
-        if self._shown.features:
+        if "features" in self._shown.panels:
             self._publish_map()
         self._history.append((head["step"], head.get("value"), head.get("return") or 0.0))
         self._frames += 1

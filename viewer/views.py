@@ -12,7 +12,7 @@ from ludus.agents.agent import Advisor, AnyAgent, Searching
 from ludus.envs.board.positions.read import read_position
 from ludus.envs.dict_observation import PackedDict
 from ludus.envs.errors import RunError
-from ludus.evaluation.first_layer import FirstLayer, first_layers
+from ludus.evaluation.first_layer import first_layers
 from ludus.evaluation.interactive_game import InteractiveGame
 from ludus.evaluation.playback import Playback
 from ludus.evaluation.played_states import Explainable
@@ -36,6 +36,16 @@ _REPLAYED = 1_000  # states of the saved replay among which similar ones are sea
 _RANDOM_OPENING = 2  # random moves at the start of a board game with a seed other than 0
 
 
+PANELS = (
+    "similar",  # the most similar states of the session and of the saved replay
+    "reconstruction",  # what the decoder of an auxiliary loss shows
+    "features",  # the place of the state on the map of the session's features
+    "filters",  # the weights of the first layer
+    "units",  # the states of the session that excite some units most
+    "occlusion",  # the pieces of a board that the policy looks at
+)
+
+
 class Chosen(NamedTuple):
     """What a frame includes besides the picture and the agent's decision."""
 
@@ -43,18 +53,8 @@ class Chosen(NamedTuple):
     """kind of saliency map; "" for none"""
     layer: str = ""
     """layer whose feature maps are shown; "" for none"""
-    similar: bool = False
-    """the most similar states of the session and of the saved replay"""
-    reconstruction: bool = False
-    """what the decoder of an auxiliary loss shows"""
-    features: bool = False
-    """the place of the state on the map of the session's features"""
-    filters: bool = False
-    """the weights of the first layer"""
-    units: bool = False
-    """the states of the session that excite some units most"""
-    occlusion: bool = False
-    """the pieces of a board that the policy looks at"""
+    panels: frozenset[str] = frozenset()
+    """of `PANELS`"""
 
 
 class View(Protocol):
@@ -111,6 +111,7 @@ class EnvView:
         self._config, self._agent, self._person = config, agent, person
         self._checkpoints = checkpoints
         self._similar: SimilarStates | None = None
+        self._panels = [] if person else _panels(agent)
         self._filters: bytes | None = None  # PNG
         self._replayed: SimilarInReplay | None = None
         self._reads_replay = True  # when it is asked for
@@ -141,10 +142,7 @@ class EnvView:
             "actions": self.actions,
             "saliencies": inspector.kinds,
             "layers": inspector.layers,
-            "similar": isinstance(self._agent, Explainable) and not self._person,
-            "filters": bool(self._first_layers()) and not self._person,
-            "occlusion": False,
-            "reconstruction": has_decoder(self._agent) and not self._person,
+            "panels": self._panels,
             "person": self._person,
         }
 
@@ -202,23 +200,28 @@ class EnvView:
                     images["heat"] = self._saliency_png(kind)
             if chosen.layer in playback.inspector.layers:
                 images["maps"] = encode_grey_png(tile_maps(playback.features(chosen.layer)))
-            if chosen.reconstruction and has_decoder(self._agent) and not self._person:
+            panels = chosen.panels.intersection(self._panels)
+            if "reconstruction" in panels:
+                assert has_decoder(self._agent)
                 decoder = FrameDecoder(self._agent, playback.observation_space, playback.stack)
                 head["reconstruction"], strip = show_reconstruction(decoder, row.obs)
                 if strip is not None:
                     images["reconstruction"] = encode_png(strip)
-            if chosen.similar or chosen.features or chosen.units:
-                self._add_alike(chosen, head, images, picture)
-            if chosen.filters and not self._person:
-                images |= self._filters_picture()
+            if panels & {"similar", "features", "units"}:
+                self._add_alike(panels, head, images, picture)
+            if "filters" in panels:
+                images["filters"] = self._filters_picture()
         return head, images
 
     def _add_alike(
-        self, chosen: Chosen, head: dict[str, Any], images: dict[str, bytes], picture: np.ndarray
+        self,
+        panels: frozenset[str],
+        head: dict[str, Any],
+        images: dict[str, bytes],
+        picture: np.ndarray,
     ) -> None:
         """Add the most similar states, and the place on the map of features."""
-        if not isinstance(self._agent, Explainable) or self._person:
-            return
+        assert isinstance(self._agent, Explainable)
         if self._similar is None:
             self._similar = SimilarStates(self._agent, self._playback.observation_space)
         row, advice = self._playback.row, self._playback.decision().advice
@@ -226,14 +229,14 @@ class EnvView:
         found, strip = self._similar.look(
             row.obs, picture, self._seed, int(row.episode_length[0]), value
         )
-        if chosen.similar:
+        if "similar" in panels:
             head["similar_states"] = found
             if strip is not None:
                 images["similar"] = encode_png(strip)
             self._add_replayed(self._agent, self._similar.feature, head, images)
-        if chosen.features:
+        if "features" in panels:
             head["place"] = self._similar.present()
-        if chosen.units:
+        if "units" in panels:
             head["units"], pictures = self._similar.exciting()
             if pictures is not None:
                 images["units"] = encode_png(pictures)
@@ -258,18 +261,15 @@ class EnvView:
         if strip is not None:
             images["replayed"] = encode_png(strip)
 
-    def _first_layers(self) -> list[FirstLayer]:
-        agent = self._agent
-        return first_layers(agent.network.encoder) if isinstance(agent, Explainable) else []
-
-    def _filters_picture(self) -> dict[str, bytes]:
+    def _filters_picture(self) -> bytes:
         """Return the weights of the first layer as PNG, of several the first."""
-        layers = self._first_layers()
-        if self._filters is None and layers:
+        assert isinstance(self._agent, Explainable)
+        if self._filters is None:
             from ludus.comparison.explain_pictures import weights_picture  # matplotlib takes 1 s
 
+            layers = first_layers(self._agent.network.encoder)
             self._filters = encode_png(weights_picture(layers[0].weight))
-        return {} if self._filters is None else {"filters": self._filters}
+        return self._filters
 
     def features_map(self, *, now: bool) -> dict[str, Any] | None:
         """Return a map of the states of the session if it is new."""
@@ -330,7 +330,8 @@ class BoardView:
         self._simulations = agent.simulations if isinstance(agent, Searching) else 0
         self._occluded: OccludedBoard | None = None
         if isinstance(agent, Explainable):
-            self._occluded = OccludedBoard(agent, config.env)
+            board = OccludedBoard(agent, config.env)
+            self._occluded = board if board.available else None
 
     def description(self) -> dict[str, Any]:
         """Return that this is a board game, and its name."""
@@ -340,10 +341,7 @@ class BoardView:
             "actions": (),
             "saliencies": (),
             "layers": (),
-            "similar": False,
-            "filters": False,
-            "occlusion": self._occluded is not None and self._occluded.available,
-            "reconstruction": False,
+            "panels": [] if self._occluded is None else ["occlusion"],
             "simulations": self._simulations,
         }
 
@@ -371,9 +369,7 @@ class BoardView:
     def frame(self, chosen: Chosen) -> tuple[dict[str, Any], dict[str, bytes]]:
         """Return the position and the agent's estimates."""
         head = {"kind": "board", **describe_game(self._game, with_advice=True)}
-        shown = chosen.occlusion and self._occluded is not None and self._occluded.available
-        if shown and not self._game.over:
-            assert self._occluded is not None
+        if "occlusion" in chosen.panels and self._occluded is not None and not self._game.over:
             head["occlusion"] = self._occluded.look(self._game.obs)
         return head, {}
 
@@ -389,6 +385,15 @@ class BoardView:
 
     def close(self) -> None:
         """Do nothing: a board game holds no resources."""
+
+
+def _panels(agent: AnyAgent) -> list[str]:
+    """Return which of `PANELS` an agent has in an env that is no board game."""
+    found = ["reconstruction"] if has_decoder(agent) else []
+    if isinstance(agent, Explainable):
+        found += ["similar", "features", "units"]
+        found += ["filters"] if first_layers(agent.network.encoder) else []
+    return found
 
 
 def require_advisor(agent: AnyAgent, name: str) -> Any:

@@ -270,7 +270,8 @@ def test_saliency_and_feature_maps_are_sent_where_they_are_asked_for(start, publ
 
 def test_similar_states_are_sent_where_they_are_asked_for(start, published):
     session = start("pong")
-    assert published.until(lambda head: head["kind"] == "hello")["similar"]
+    hello = published.until(lambda head: head["kind"] == "hello")
+    assert "similar" in hello["panels"]
     _send(session, "similar", True)
     _send(session, "speed", 0)
     head, images = published.until_with_images(lambda head: head.get("similar_states"))
@@ -281,7 +282,7 @@ def test_similar_states_are_sent_where_they_are_asked_for(start, published):
         assert state["seed"] != head["seed"] or abs(state["step"] - head["step"]) >= 20
     assert "replayed_states" not in head  # PPO has no replay
     _send(session, "similar", False)
-    published.until(lambda head: head["kind"] == "frame" and not head["similar_shown"])
+    published.until(lambda head: head["kind"] == "frame" and "similar" not in head["panels_shown"])
     _send(session, "similar", "yes")  # is ignored
     _, images = published.until_with_images(lambda head: head["kind"] == "frame")
     assert set(images) == {"picture"}
@@ -301,8 +302,7 @@ def test_similar_states_of_the_saved_replay_are_sent(start, published):
 def test_filters_and_units_are_sent_where_they_are_asked_for(start, published):
     session = start("pong")
     hello = published.until(lambda head: head["kind"] == "hello")
-    assert hello["filters"]
-    assert not hello["occlusion"]
+    assert hello["panels"] == ["similar", "features", "units", "filters"]
     for choice in ("filters", "units"):
         _send(session, choice, "yes")  # is ignored
         _send(session, choice, True)
@@ -316,7 +316,7 @@ def test_filters_and_units_are_sent_where_they_are_asked_for(start, published):
     for choice in ("filters", "units"):
         _send(session, choice, False)
     head, images = published.until_with_images(
-        lambda head: head["kind"] == "frame" and not (head["filters_shown"] or head["units_shown"])
+        lambda head: head["kind"] == "frame" and not head["panels_shown"]
     )
     assert set(images) == {"picture"}
     assert "units" not in head
@@ -324,7 +324,7 @@ def test_filters_and_units_are_sent_where_they_are_asked_for(start, published):
 
 def test_occlusion_is_sent_where_it_is_asked_for(start, published):
     session = start("tic_tac_toe")
-    assert published.until(lambda head: head["kind"] == "hello")["occlusion"]
+    assert published.until(lambda head: head["kind"] == "hello")["panels"] == ["occlusion"]
     _send(session, "occlusion", True)
     head = published.until(lambda head: head.get("occlusion"))
     cells = {piece["cell"] for piece in head["position"]["pieces"]}
@@ -359,7 +359,7 @@ def test_the_map_of_features_is_sent_where_it_is_asked_for(start, published):
     head, images = published.until_with_images(lambda head: head["kind"] == "state")
     assert (head["state"], images) == (10**9, {})
     _send(session, "features", False)
-    published.until(lambda head: head["kind"] == "frame" and not head["features_shown"])
+    published.until(lambda head: head["kind"] == "frame" and "features" not in head["panels_shown"])
     _send(session, "step")
     head = published.until(lambda head: head["kind"] == "frame")
     assert "place" not in head
@@ -376,13 +376,16 @@ def test_reconstructions_are_sent_where_they_are_asked_for(tmp_path, published, 
     run = Run.open(path)
     session = PlaybackSession(run, run.config(), published)
     try:
-        assert published.until(lambda head: head["kind"] == "hello")["reconstruction"]
+        hello = published.until(lambda head: head["kind"] == "hello")
+        assert "reconstruction" in hello["panels"]
         ((head, images),) = _frames(session, published, 3, 1)
         assert "reconstruction" not in head
         assert set(images) == {"picture"}
         _send(session, "reconstruction", 1)  # is ignored
         _send(session, "reconstruction", True)
-        head, images = published.until_with_images(lambda head: head["reconstruction_shown"])
+        head, images = published.until_with_images(
+            lambda head: "reconstruction" in head["panels_shown"]
+        )
         assert (head["seed"], head["step"]) == (3, 0)
         row = make(env_id, 1, 3 + HELD_OUT_SEEDS, EnvOptions()).reset()
         network = load(path).network
@@ -404,9 +407,12 @@ def test_reconstructions_are_sent_where_they_are_asked_for(tmp_path, published, 
 
 def test_an_agent_without_a_decoder_has_no_reconstruction(start, published):
     session = start("cartpole")
-    assert not published.until(lambda head: head["kind"] == "hello")["reconstruction"]
+    hello = published.until(lambda head: head["kind"] == "hello")
+    assert "reconstruction" not in hello["panels"]
     _send(session, "reconstruction", True)
-    head = published.until(lambda head: head["kind"] == "frame" and head["reconstruction_shown"])
+    head = published.until(
+        lambda head: head["kind"] == "frame" and "reconstruction" in head["panels_shown"]
+    )
     assert "reconstruction" not in head
 
 

@@ -107,7 +107,7 @@ export function featuresMap(open, again) {
   }
 
   function mark(head) {
-    box.hidden = !head.features_shown;
+    box.hidden = !head.panels_shown.includes("features");
     if (box.hidden) return;
     if (!map) about.textContent = "The map begins with three states, one frame in four.";
     canvas.classList.toggle("old", map !== null && map.weights !== head.weights);

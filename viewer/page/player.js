@@ -7,6 +7,7 @@ import { SPEEDS, actionBars, addFact, el, formatNumber, formatValue, gameOf, new
 import { featuresMap } from "./features.js";
 import { announce, onLeave } from "./page.js";
 
+const PANELS = [["reconstruction", "Reconstruction"], ["similar", "Similar states"], ["features", "Features map"], ["filters", "First layer"], ["units", "Units"], ["occlusion", "Occlusion"]]; // what a frame can include, by its command
 const HISTORY = 2000; // values over time that are kept
 const RECORDED = 3000; // frames that can be looked at again
 const THINKING_MILLISECONDS = 1500; // without a frame, until the page says that the agent thinks
@@ -80,12 +81,7 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
   const [speedLabel, speed] = select("Speed", SPEEDS, (value) => send("speed", Number(value)), 1);
   const [saliencyLabel, saliency] = select("Saliency", [["", "none"]], (value) => connection.send("saliency", value));
   const [layerLabel, layer] = select("Feature maps", [["", "none"]], (value) => connection.send("layer", value));
-  const similarChoice = choice("Similar states", (value) => connection.send("similar", value));
-  const decodedChoice = choice("Reconstruction", (value) => connection.send("reconstruction", value));
-  const featuresChoice = choice("Features map", (value) => connection.send("features", value));
-  const filtersChoice = choice("First layer", (value) => connection.send("filters", value));
-  const unitsChoice = choice("Units", (value) => connection.send("units", value));
-  const occlusionChoice = choice("Occlusion", (value) => connection.send("occlusion", value));
+  const panels = PANELS.map(([panel, text]) => ({ panel, ...choice(text, (value) => connection.send(panel, value)) }));
   const saveClip = el("button", { onclick: saveGame, title: "Save the game that is shown as an MP4" }, "Save clip");
   const scrubber = el("input", { type: "range", min: 0, max: 0, value: 0, "aria-label": "frame of the last games", oninput: () => lookAt(Number(scrubber.value)) });
   const where = el("output", { class: "small soft" });
@@ -151,10 +147,7 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
       box.replaceChildren(el("option", { value: "" }, "none"), ...options.map((option) => el("option", { value: option }, option)));
       label.hidden = !options.length;
     }
-    similarChoice.label.hidden = featuresChoice.label.hidden = unitsChoice.label.hidden = !head.similar;
-    filtersChoice.label.hidden = !head.filters;
-    occlusionChoice.label.hidden = !head.occlusion;
-    decodedChoice.label.hidden = !head.reconstruction;
+    for (const { panel, label } of panels) label.hidden = !head.panels.includes(panel);
     saliency.value = head.saliency;
     layer.value = head.layer;
     view.box.hidden = head.board;
@@ -168,9 +161,7 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
     for (const [box, value] of [[speed, head.speed], [saliency, head.saliency], [layer, head.layer], [seed.input, head.seed]]) {
       if (document.activeElement !== box) box.value = String(value);
     }
-    const choices = [[similarChoice, head.similar_shown], [decodedChoice, head.reconstruction_shown], [featuresChoice, head.features_shown],
-      [filtersChoice, head.filters_shown], [unitsChoice, head.units_shown], [occlusionChoice, head.occlusion_shown]];
-    for (const [box, value] of choices) box.update(value, head.kind === "hello");
+    for (const { panel, update } of panels) update(head.panels_shown.includes(panel), head.kind === "hello");
     stage.update(head);
   }
 
@@ -228,7 +219,7 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
     await showSimilar(head, pictures);
     await showReplayed(head, pictures);
     await showUnits(head, pictures);
-    filtersBox.hidden = !(head.filters_shown && pictures.filters);
+    filtersBox.hidden = !pictures.filters;
     if (!filtersBox.hidden) await paint(filters, pictures.filters);
     features.mark(head);
     bars.update(head.bars, Array.isArray(head.action) ? -1 : head.action, head.bars ? head.bars_are : "");
@@ -240,7 +231,7 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
 
   // Shows the newest frame that the network sees beside the decoder's: pictures, or numbers.
   async function showReconstruction(head, pictures) {
-    const found = head.reconstruction_shown ? head.reconstruction : null;
+    const found = head.reconstruction ?? null;
     decodedBox.hidden = !found;
     if (!found) return;
     decoded.hidden = decodedNames.hidden = !pictures.reconstruction;
@@ -263,7 +254,7 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
   }
 
   async function showReplayed(head, pictures) {
-    const found = head.similar_shown ? head.replayed_states : null;
+    const found = head.replayed_states ?? null;
     replayedBox.hidden = !found;
     if (!found) return;
     replayed.hidden = !pictures.replayed;
@@ -274,7 +265,7 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
   }
 
   async function showUnits(head, pictures) {
-    unitsBox.hidden = !(head.units_shown && pictures.units);
+    unitsBox.hidden = !pictures.units;
     if (unitsBox.hidden) return;
     await paint(units, pictures.units);
     const texts = head.units.map(({ unit, present, states }) => `feature ${unit}, now ${formatValue(present)}: ${states.map(({ output }) => formatValue(output)).join(", ")}`);
@@ -284,7 +275,7 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
 
   function showBoard(head) {
     const { position } = head;
-    const occlusion = head.occlusion_shown ? head.occlusion : null;
+    const occlusion = head.occlusion ?? null;
     drawBoard(board, position, { game: gameOf(name), advice: head.advice, occlusion });
     occlusionNote.hidden = !occlusion;
     if (occlusion) occlusionNote.textContent = occlusionText(occlusion, position);
@@ -301,7 +292,7 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
     stage: el("figure", { class: "stage" }, el("div", { class: "view" }, evaluation.box, view.box, board), caption,
       el("div", { class: "row scrub" }, scrubber, where)),
     controls,
-    panel: el("div", { class: "card panel" }, el("div", { class: "row" }, saliencyLabel, layerLabel, decodedChoice.label, similarChoice.label, featuresChoice.label, filtersChoice.label, unitsChoice.label, occlusionChoice.label, stage.label, saveClip),
+    panel: el("div", { class: "card panel" }, el("div", { class: "row" }, saliencyLabel, layerLabel, ...panels.map(({ label }) => label), stage.label, saveClip),
       factList, bars.caption, bars.list, occlusionNote, moves, played.box, el("h2", {}, "Value over time"), values.picture, mapsBox, filtersBox, decodedBox, similarBox, replayedBox, unitsBox, features.box),
     send: connection.send, step, stepBack, togglePause, restart, goLive,
   };
