@@ -195,9 +195,7 @@ def _occlusion_values(
     if occluded is None:
         return None
     policy, value = occluded.occlusion.policy, occluded.occlusion.value
-    change, are_values = policy, states.scores_are_values
-    if are_values:  # changes of action values have no bound
-        change = policy / max(float(np.nanmax(policy, initial=0.0)), 1e-12)
+    change = occluded.occlusion.share
     bits = states.obs.dtype == np.uint8 and _fills_picture(env_id)
     pictures = []
     for i in occluded.shown:
@@ -220,7 +218,7 @@ def _occlusion_values(
         "pictures": pictures,
         "mean": [[None if np.isnan(x) else round(float(x), 2) for x in row] for row in mean],
         "positions": len(policy),
-        "are_values": are_values,
+        "are_values": occluded.occlusion.are_values,
         "on_board": bits,
     }
 

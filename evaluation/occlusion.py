@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from gymnasium import spaces
 
+from ludus.agents.agent import Advice
 from ludus.envs.board.game import BOARD
 from ludus.envs.dict_observation import PackedDict
 from ludus.evaluation.played_states import Explainable, assess
@@ -24,6 +25,14 @@ class Occlusion(NamedTuple):
     # with action values the mean change of these; NaN where there is no piece
     policy: np.ndarray
     value: np.ndarray  # [N, H, W] value without the piece minus that with it; NaN as well
+    are_values: bool  # `policy` is of action values
+
+    @property
+    def share(self) -> np.ndarray:
+        """`policy` as 0 to 1, [N, H, W]: of action values the share of the largest change."""
+        if not self.are_values:
+            return self.policy
+        return self.policy / max(float(np.nanmax(self.policy, initial=0.0)), 1e-12)
 
 
 def has_planes(space: spaces.Box) -> bool:
@@ -82,22 +91,22 @@ def occlude(
     planes = planes[positions]
     occupied = occupied_squares(planes, empty, local)
     policy, value = (np.full(occupied.shape, np.nan) for _ in range(2))
+    are_values = False
     for i, position in enumerate(positions):
         cells = np.argwhere(occupied[i])
         without = np.repeat(planes[i : i + 1], len(cells) + 1, 0)
         for number, (row, column) in enumerate(cells, 1):
             without[number, local, row, column] = empty[local]
-        changes, values = _answers(agent, space, obs[position], without)
+        advice = _answers(agent, space, obs[position], without)
+        changes, are_values = _changes(advice), advice.probability is None
         for number, (row, column) in enumerate(cells, 1):
             policy[i, row, column] = changes[number]
-            value[i, row, column] = values[number] - values[0]
-    return Occlusion(occupied, policy, value)
+            value[i, row, column] = advice.value[number] - advice.value[0]
+    return Occlusion(occupied, policy, value, are_values)
 
 
-def _answers(
-    agent: Explainable, space: PackedDict, obs: np.ndarray, planes: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the change of the policy and the value of K boards, as in `Occlusion`.
+def _answers(agent: Explainable, space: PackedDict, obs: np.ndarray, planes: np.ndarray) -> Advice:
+    """Return what the network says of K boards.
 
     Args:
         agent: answers.
@@ -109,8 +118,14 @@ def _answers(
     changed = np.repeat(obs[None], len(planes), 0)
     changed[:, start:end] = np.ascontiguousarray(planes).reshape(len(planes), -1).view(np.uint8)
     advice, _ = assess(agent, space, changed, None, np.ones(len(planes), bool))
+    return advice
+
+
+def _changes(advice: Advice) -> np.ndarray:
+    """Return how far each of K answers is from the first, as in `Occlusion`: [K]."""
     if advice.probability is not None:
-        return 0.5 * np.abs(advice.probability - advice.probability[0]).sum(1), advice.value
+        change: np.ndarray = 0.5 * np.abs(advice.probability - advice.probability[0]).sum(1)
+        return change
     if advice.q is not None:
-        return np.nan_to_num(np.abs(advice.q - advice.q[0])).mean(1), advice.value
-    return np.full(len(planes), np.nan), advice.value
+        return np.nan_to_num(np.abs(advice.q - advice.q[0])).mean(1)
+    return np.full(len(advice.value), np.nan)

@@ -15,7 +15,7 @@ class ReplayedStates(NamedTuple):
     """N states in which the agent has acted, oldest first."""
 
     obs: np.ndarray  # [N, *obs]
-    age: np.ndarray  # [N] int64, env steps stored since
+    age: np.ndarray  # [N] int64, env steps stored since, of all envs
 
 
 def replayed_states(
@@ -65,8 +65,7 @@ def _states(
         _observation(frames, opens, int(at), envs, stack).reshape(space.shape)
         for at in acted[spaced]
     ]
-    age = frames.written // envs - 1 - acted[spaced] // envs
-    return ReplayedStates(np.stack(obs), age * envs) if obs else None
+    return ReplayedStates(np.stack(obs), len(acted) - 1 - spaced) if obs else None
 
 
 def _observation(frames: RingRows, opens: np.ndarray, at: int, envs: int, stack: int) -> np.ndarray:

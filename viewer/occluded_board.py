@@ -82,20 +82,19 @@ class OccludedBoard:
         """Return what each piece of one position [1, size] is worth.
 
         Returns:
-            Its cell, the change of the policy (see `Occlusion`), this over the largest, and the
-            change of the value for the player to move.
+            Its cell, the change of the policy and its share (see `Occlusion`), and the change of
+            the value for the player to move.
         """
         assert self._turn is not None
         assert self._cells is not None
         all_obs = np.concatenate([self._known, obs])
         found = occlude(self._agent, self._space, all_obs, np.array([len(self._known)]))
-        policy, value = self._turn(found.policy[0]), self._turn(found.value[0])
-        largest = max(float(np.nanmax(policy, initial=0.0)), 1e-12)
+        policy, share, value = map(self._turn, (found.policy[0], found.share[0], found.value[0]))
         return [
             {
                 "cell": int(self._cells[row, column]),
                 "policy": finite_or_none(policy[row, column]),
-                "share": finite_or_none(policy[row, column] / largest),
+                "share": finite_or_none(share[row, column]),
                 "value": finite_or_none(value[row, column]),
             }
             for row, column in np.argwhere(self._turn(found.occupied[0]))

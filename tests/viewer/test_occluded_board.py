@@ -51,7 +51,7 @@ def test_the_ring_is_drawn_around_the_piece_that_the_network_looks_at(game, move
     assert found[looked_at[0]] == {
         "cell": looked_at[0],
         "policy": pytest.approx(0.25),
-        "share": 1.0,
+        "share": pytest.approx(0.25),
         "value": -0.5,
     }
     others = [each for cell, each in found.items() if cell not in looked_at]

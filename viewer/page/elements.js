@@ -37,7 +37,7 @@ export function formatNumber(value) {
 }
 
 export const formatPercent = (value) => (value === null || value === undefined ? "–" : `${(100 * value).toFixed(0)}%`);
-export const formatValue = (value) => (value === null || value === undefined ? "–" : value.toFixed(2));
+export const formatValue = (value) => (value === null || value === undefined ? "–" : value.toFixed(2).replace(/^-(0\.00)$/, "$1"));
 
 // Creates a labelled list of options, each a value and a text. Returns the label and the select.
 export function select(label, options, onChange, value) {

@@ -51,6 +51,9 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
   const decodedNames = el("ol", { class: "columns small" }, ...["as seen", "decoded", "difference"].map((text) => el("li", {}, text)));
   const decodedError = el("p", { class: "soft small" });
   const decodedBox = el("div", { class: "decoded", hidden: true }, el("h2", {}, "Reconstruction"), decoded, decodedNames, decodedTable, decodedError);
+  const isShown = (panel) => (head) => head.panels_shown.includes(panel);
+  const sections = [[mapsBox, (head) => head.layer], [similarBox, isShown("similar")], [replayedBox, isShown("similar")],
+    [filtersBox, isShown("filters")], [unitsBox, isShown("units")], [decodedBox, isShown("reconstruction")]];
   const features = featuresMap((state) => connection.send("state", state), () => connection.send("features", true));
   const moves = el("div", {});
   const played = moveList((step) => {
@@ -213,6 +216,21 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
     await paint(view.picture, pictures.picture);
     view.heat.hidden = !pictures.heat;
     if (pictures.heat) await paintHeat(view.heat, pictures.heat, view.picture);
+    for (const [box, chosen] of sections) {
+      box.classList.toggle("past", head.over); // what the last state had, so that the panel keeps its height
+      if (head.over) box.hidden ||= !chosen(head);
+    }
+    if (!head.over) await showSections(head, pictures);
+    features.mark(head);
+    bars.update(head.bars, Array.isArray(head.action) ? -1 : head.action, head.bars ? head.bars_are : "");
+    const action = names[head.action]?.toLowerCase() ?? [head.action ?? []].flat().map(formatValue).join(", ");
+    const seen = pictures.heat ? ` Red marks what the agent attends to (${head.saliency} saliency).` : "";
+    caption.textContent = head.over ? `Game over. Return: ${formatNumber(head.return)}.` : `Action: ${action}.${seen}`;
+    view.picture.setAttribute("aria-label", `${name}, step ${head.step}, return ${formatNumber(head.return)}${head.over ? "" : `, action ${action}`}`);
+  }
+
+  // Shows what was chosen of a state in which the agent acts.
+  async function showSections(head, pictures) {
     mapsBox.hidden = !pictures.maps;
     if (pictures.maps) { await paint(maps, pictures.maps); maps.setAttribute("aria-label", `feature maps of layer ${head.layer}`); }
     await showReconstruction(head, pictures);
@@ -221,12 +239,6 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
     await showUnits(head, pictures);
     filtersBox.hidden = !pictures.filters;
     if (!filtersBox.hidden) await paint(filters, pictures.filters);
-    features.mark(head);
-    bars.update(head.bars, Array.isArray(head.action) ? -1 : head.action, head.bars ? head.bars_are : "");
-    const action = names[head.action]?.toLowerCase() ?? [head.action ?? []].flat().map(formatValue).join(", ");
-    const seen = pictures.heat ? ` Red marks what the agent attends to (${head.saliency} saliency).` : "";
-    caption.textContent = head.over ? `Game over. Return: ${formatNumber(head.return)}.` : `Action: ${action}.${seen}`;
-    view.picture.setAttribute("aria-label", `${name}, step ${head.step}, return ${formatNumber(head.return)}${head.over ? "" : `, action ${action}`}`);
   }
 
   // Shows the newest frame that the network sees beside the decoder's: pictures, or numbers.
@@ -337,6 +349,6 @@ function weightsSlider(onChange) {
 function occlusionText(occlusion, position) {
   const most = occlusion.filter((piece) => piece.share).sort((a, b) => b.share - a.share).slice(0, 3);
   const named = most.map(({ cell, policy }) => `${position.cells[cell].label} (${formatValue(policy)})`).join(", ");
-  const how = "Occlusion: each piece is removed from what the network sees, without a search; a ring is the more opaque, the more its policy changes (at most 1), or its action values.";
+  const how = "Occlusion: each piece is removed from what the network sees, without a search; a ring is the more opaque, the more its policy changes (full at 1), or its action values (full at the largest change).";
   return most.length ? `${how} Most: ${named}.` : how;
 }
