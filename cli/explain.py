@@ -25,7 +25,8 @@ ABOUT = """Show what the network of RUN has learned, as one HTML file that needs
 
 The agent plays held-out games. The page has a map of the features of their states, the most similar
 states to each, the states that excite a unit, the weights of the first layer, for board games the
-pieces that the policy looks at, and a test whether saliency maps can be trusted.
+pieces that the policy looks at, of a network with a decoder what it shows, and a test whether
+saliency maps can be trusted.
 
 examples:
   ludus explain latest                        # explain.html in the run's folder

@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # torch is imported only after the agent's name has been chec
     from ludus.agents.agent import AgentConfig
     from ludus.envs.make import EnvOptions
     from ludus.training.follower import Follower
-    from ludus.training.run import Run, TrainOptions
+    from ludus.training.run import Run, RunConfig, TrainOptions
     from ludus.training.session import Session
 
 ABOUT = """Train AGENT on ENV in a new run folder, or go on with a run.
@@ -163,7 +163,7 @@ def _resume(argv: list[str]) -> int:
     finished = nothing_left(run, changed_config(config, settings))
     if finished:
         print_message(f"ludus: {finished}")
-        return _print_score(run, config.train.unit, common.json)
+        return _print_score(run, config, common.json)
     return _train(resume_session(run, settings, quiet=common.quiet), common.json)
 
 
@@ -266,10 +266,10 @@ def _train(session: "Session | Follower", as_json: bool) -> int:
     session.run_to_end()
     if not session.gang.leads:
         return 0
-    return _print_score(session.run, session.config.train.unit, as_json)
+    return _print_score(session.run, session.config, as_json)
 
 
-def _print_score(run: "Run", unit: str, as_json: bool) -> int:
+def _print_score(run: "Run", config: "RunConfig", as_json: bool) -> int:
     status = run.status()
     if as_json:
         evaluations = run.evaluations()
@@ -277,6 +277,8 @@ def _print_score(run: "Run", unit: str, as_json: bool) -> int:
     else:
         score = status.score
         shown = "not evaluated" if score is None else f"mean return {score:.1f} in evaluation"
-        print_result(f"{run.path}: {status.env_steps:,} {unit}, {shown}")
+        print_result(f"{run.path}: {status.env_steps:,} {config.train.unit}, {shown}")
+        if getattr(config.config, "reward_free", False):
+            print_result(f"go on with: ludus train dqn {config.env} --init-from {run.path}")
         print_result(f"learning curves: {tensorboard()} --logdir {run.path}")
     return 0

@@ -111,7 +111,7 @@
       }
     };
     pen.globalAlpha = 0.85;
-    for (let state = 0; state < points.length; state++) dot(state, RADIUS, colours[state], 0);
+    for (let state = 0; state < points.length; state++) dot(state, RADIUS, colours[state], 0.4);
     pen.globalAlpha = 1;
     if (shown < 0) return;
     for (const [other] of data.near[shown]) dot(other, RADIUS + 1.5, colours[other], 1.2);

@@ -29,6 +29,7 @@ from ludus.training.film import film_title
 from ludus.training.train import LoadedAgent
 
 _SHEET_BYTES = 4_000_000  # of all frames; the page has a third more, for base64
+_ALIKE = 0.8  # correlation between maps of different states from which they hardly differ
 _SHOWN_LAYERS = 6  # of the examples of a test
 
 
@@ -161,6 +162,12 @@ def verdict(check: SaliencyCheck) -> str:
             "Do not trust this map: with all layers randomised it has one value everywhere in all "
             "states, so that nothing can be compared."
         )
+    alike = ""
+    if check.between_states >= _ALIKE:
+        alike = (
+            " The trained network's maps of different states are much alike "
+            f"({check.between_states:.2f}): this map shows little that is particular to a state."
+        )
     number = f"the mean rank correlation with the trained network's maps is {check.final:.2f}"
     if check.final >= DOUBTED:
         return (
@@ -170,11 +177,11 @@ def verdict(check: SaliencyCheck) -> str:
     if check.final >= TRUSTED:
         return (
             f"Trust only the coarse form of this map: with all layers randomised {number}, so that "
-            "a part of it shows the image rather than the network."
+            f"a part of it shows the image rather than the network.{alike}"
         )
     return (
         f"This map depends on the network's weights: with all layers randomised {number}. That it "
-        "depends on them does not prove that it explains them."
+        f"depends on them does not prove that it explains them.{alike}"
     )
 
 

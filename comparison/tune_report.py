@@ -152,7 +152,9 @@ def plot_slices(
             elif dimension.below_one or (dimension.kind == "float" and dimension.log):
                 axes.set_xscale("log")
                 axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:g}"))
-                axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+                axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+                axes.xaxis.set_minor_locator(ticker.NullLocator())
+                axes.margins(x=0.1)
             if (number - 1) % columns == 0:
                 axes.set_ylabel("IQM")
             axes.grid(axis="y")

@@ -346,8 +346,9 @@ class Run:
         try:
             return _as_weights(newest_checkpoint(self.weights)[0])
         except CheckpointError as error:
-            none = f"{self.path} has no weights yet; its first checkpoint saves them"
-            raise RunError(str(error) if self.stages() else none) from error
+            none = "has no weights yet; its first checkpoint saves them"
+            none = "has ended without weights" if self.status().state == "finished" else none
+            raise RunError(str(error) if self.stages() else f"{self.path} {none}") from error
 
     def stages(self) -> dict[int, Path]:
         """Return the folders of the weights that are kept by their env steps, oldest first."""

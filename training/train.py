@@ -47,7 +47,7 @@ from ludus.training.run import Run, RunConfig, TrainOptions
 from ludus.training.session import Session, console
 from ludus.training.settings import Settings
 from ludus.training.sinks import check_sinks
-from ludus.training.transfer import transfer
+from ludus.training.transfer import sentences_without_source, transfer
 
 # what a training that goes on cannot change: it decides which envs, games and rows there are
 _FIXED = ("seed", "num_envs", "halves", "init_from", "rivals", "dataset", "held_out")
@@ -109,7 +109,7 @@ def start_session(
     source = _open(env_id, t, options, gang, quiet)
     try:
         chosen = registry.preset(agent, source).config if config is None else config
-        sentences = []
+        sentences = [] if t.init_from is not None else sentences_without_source(chosen)
         if isinstance(source, Dataset):
             evaluation = evaluation_env(source, env_id, options)
             env_id, options = evaluation.env_id, evaluation.options
@@ -117,7 +117,7 @@ def start_session(
             t = replace(t, dataset=source.source)  # so that a resume may run in another folder
             if evaluation.missing:
                 t = replace(t, eval_episodes=0, eval_every=0)
-                sentences = [f"no evaluation: {evaluation.missing}"]
+                sentences += [f"no evaluation: {evaluation.missing}"]
         else:
             protocol = source.protocol
             t = replace(t, num_envs=source.num_envs * gang.size)  # of an object, its own

@@ -32,6 +32,13 @@ class Transfer:
         return asdict(self)
 
 
+def sentences_without_source(config: AgentConfig) -> list[str]:
+    """Return what is to be said of a network that does not start from the weights of another."""
+    if getattr(config, "freeze", "none") == "encoder":
+        return ["the frozen encoder keeps its random weights; --init-from gives it others"]
+    return []
+
+
 def transfer(agent: Transferable, config: AgentConfig, run: Run, env: EnvLike) -> Transfer:
     """Transfer the encoder, the core and the head of a run to an agent, each as a whole.
 

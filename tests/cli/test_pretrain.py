@@ -50,6 +50,23 @@ def test_an_encoder_is_pretrained_and_taken_over(here, capsys):
     assert all(torch.equal(ours[name], theirs[name]) for name in names)
 
 
+def test_what_follows_a_pretraining_is_said(here, capsys):
+    with pytest.raises(SystemExit):
+        main(["pretrain", "CartPole-v1", "--objective", "inverse", "--steps", "300", *FEW])
+    (path,) = here.glob("runs/CartPole-v1/dqn/*")
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"go on with: ludus train dqn CartPole-v1 --init-from {path.relative_to(here)}" in said
+
+
+def test_a_frozen_encoder_that_nothing_has_trained_is_noted(here, capsys):
+    options = ("--freeze", "encoder", "--steps", "20", "--eval-episodes", "0")
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "dqn", "CartPole-v1", *options])
+    assert ended.value.code == 0
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert "the frozen encoder keeps its random weights; --init-from gives it others" in said
+
+
 def test_a_data_set_takes_the_place_of_an_env(here, capsys):
     with pytest.raises(SystemExit):
         main(["collect", "pretrained:cartpole", "--episodes", "3", "--out", "games"])

@@ -110,6 +110,9 @@ def test_a_map_of_the_weights_is_trusted_and_the_layers_go_from_the_head_on():
     assert abs(found.final) < 0.2
     assert found.trusted
     assert verdict(found).startswith("This map depends on the network's weights")
+    assert "alike" not in verdict(found)
+    same = found._replace(between_states=0.85)
+    assert "maps of different states are much alike (0.85)" in verdict(same)
     assert found.examples.shape == (2, 4, SIDE, SIDE)
     assert all(torch.equal(tensor, before[name]) for name, tensor in agent.weights().items())
     again = _check(agent)

@@ -224,7 +224,7 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
     features.mark(head);
     bars.update(head.bars, Array.isArray(head.action) ? -1 : head.action, head.bars ? head.bars_are : "");
     const action = names[head.action]?.toLowerCase() ?? [head.action ?? []].flat().map(formatValue).join(", ");
-    const seen = pictures.heat ? ` Red marks what the agent attends to (${head.saliency} saliency).` : "";
+    const seen = pictures.heat ? ` Red marks where ${head.saliency} saliency is high.` : "";
     caption.textContent = head.over ? `Game over. Return: ${formatNumber(head.return)}.` : `Action: ${action}.${seen}`;
     view.picture.setAttribute("aria-label", `${name}, step ${head.step}, return ${formatNumber(head.return)}${head.over ? "" : `, action ${action}`}`);
   }
