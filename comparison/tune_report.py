@@ -151,13 +151,30 @@ def plot_slices(
                 axes.set_xlim(-0.5, len(dimension.choices) - 0.5)
             elif dimension.below_one or (dimension.kind == "float" and dimension.log):
                 axes.set_xscale("log")
-                axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:g}"))
-                axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+                axes.xaxis.set_major_formatter(ticker.FuncFormatter(_label))
                 axes.xaxis.set_minor_locator(ticker.NullLocator())
                 axes.margins(x=0.1)
+                low, high = axes.get_xlim()
+                axes.xaxis.set_major_locator(_few_ticks(high / low))
             if (number - 1) % columns == 0:
                 axes.set_ylabel("IQM")
             axes.grid(axis="y")
+
+
+def _label(number: float, _: int) -> str:
+    """Return a short text of a number on a logarithmic axis."""
+    if number >= 0.001:
+        return f"{number:g}"
+    return f"{number:.1e}".replace(".0e", "e").replace("e-0", "e-")
+
+
+def _few_ticks(ratio: float) -> ticker.Locator:
+    """Return where a logarithmic axis over this ratio has a few labels."""
+    if ratio < 4:
+        return ticker.MaxNLocator(4, steps=(1, 2, 5, 10))
+    if ratio < 100:
+        return ticker.LogLocator(subs=(1, 2, 5) if ratio < 20 else (1, 3))
+    return ticker.LogLocator(numticks=5)
 
 
 def _shown(value: Any, dimension: Dimension) -> Any:

@@ -12,10 +12,12 @@ import pytest
 
 from ludus.cli import tune as cli_tune
 from ludus.cli.main import main
-from ludus.comparison import tune
+from ludus.comparison import tune, tune_report
 from ludus.comparison.executor import Ended
+from ludus.comparison.figure import figure_at
+from ludus.comparison.search_space import Dimension
 from ludus.comparison.tune import TunePlan, Tuning
-from ludus.comparison.tune_report import trial_rows
+from ludus.comparison.tune_report import TrialRow, plot_slices, trial_rows
 from ludus.envs.errors import ConfigError, RunError
 from ludus.envs.make import EnvOptions
 from ludus.training import progress
@@ -301,3 +303,32 @@ def test_the_command_writes_what_train_takes_and_a_page(tmp_path, monkeypatch, c
     again = json.loads(capsys.readouterr().out)
     assert again["best"] == best
     assert len(again["trials"]) == 12
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        ((0.25, 0.4), {"0.25", "0.3", "0.35", "0.4"}),
+        ((5.0, 20.0), {"5", "10", "20"}),
+        ((1.1e-4, 5e-3), {"3e-4", "0.001", "0.003"}),
+        ((1e-6, 1.0), {"1e-6", "1e-4", "0.01", "1"}),
+    ],
+)
+def test_a_logarithmic_axis_has_labels_that_can_be_read(values, labels, monkeypatch):
+    seen = []
+
+    @contextlib.contextmanager
+    def looked_at(path, rows, columns, height):
+        with figure_at(path, rows, columns, height) as (figure, axes):
+            yield figure, axes
+            figure.canvas.draw()
+            (axis,) = figure.axes
+            low, high = axis.get_xlim()
+            ticks = zip(axis.get_xticks(), axis.get_xticklabels(), strict=True)
+            seen.extend(text.get_text() for at, text in ticks if low <= at <= high)
+
+    monkeypatch.setattr(tune_report, "figure_at", looked_at)
+    trials = [TrialRow(i, "finished", 1.0 * i, 9, {"x": x}, []) for i, x in enumerate(values)]
+    plot_slices(trials, {"x": Dimension("float", 1e-9, 1e9)}, None)
+    assert labels <= set(seen)
+    assert len(seen) <= 5
