@@ -455,7 +455,7 @@ def test_a_run_without_weights_says_so(runs, published, tmp_path):
     session = PlaybackSession(run, config, published)
     try:
         head = published.until(lambda head: head["kind"] == "error")
-        assert "no weights yet" in head["text"]
+        assert "has ended without weights" in head["text"]
         assert "\n" not in head["text"]
     finally:
         session.worker.close(LIMIT)
