@@ -70,11 +70,13 @@ def run(argv: list[str]) -> int:
 def _print_runs(rows: list[dict[str, Any]]) -> None:
     """Print one line for each run."""
     lines: list[tuple[str, ...]] = [("state", "steps", "score", "mean of 100", "minutes", "run")]
+    longest = max(len(row["run"]) for row in rows)
     for row in rows:
         minutes = None if row["seconds"] is None else row["seconds"] / 60
         numbers = (row["score"], row["mean_return"], minutes)
         shown = ["-" if x is None else f"{x:.1f}" for x in numbers]
-        lines.append((row["state"], f"{row['env_steps']:,}", *shown, row["run"]))
+        run = f"{row['run']:{longest}}  {row['distinction']}".rstrip()
+        lines.append((row["state"], f"{row['env_steps']:,}", *shown, run))
     _print_lines(lines)
 
 
@@ -141,6 +143,7 @@ def _games(_: Arguments) -> list[dict[str, Any]]:
 
 
 def _runs(given: Arguments) -> list[dict[str, Any]]:
+    from ludus.training.distinguish import distinctions
     from ludus.training.find_run import changed_at
     from ludus.training.run import all_runs
 
@@ -155,9 +158,15 @@ def _runs(given: Arguments) -> list[dict[str, Any]]:
         )
         if wanted:
             row = {"run": str(run.path), "env": env, "agent": agent, **asdict(status)}
-            rows.append((changed_at(run.path), row))
-    rows.sort(key=lambda pair: _rank(pair[0] if given.sort == "time" else pair[1][given.sort]))
-    return [row for _, row in rows]
+            rows.append((changed_at(run.path), run, row))
+    rows.sort(key=lambda found: found[0], reverse=True)
+    differences = distinctions([_settings_of(run) for _, run, _ in rows])
+    listed = [
+        (changed, row | {"distinction": difference})
+        for (changed, _, row), difference in zip(rows, differences, strict=True)
+    ]
+    listed.sort(key=lambda pair: _rank(pair[0] if given.sort == "time" else pair[1][given.sort]))
+    return [row for _, row in listed]
 
 
 def _pretrained(_: Arguments) -> list[dict[str, Any]]:
@@ -189,6 +198,17 @@ def _names_of(run: "Run") -> tuple[str, str]:
         return config.env, config.agent
     except RunError:
         return run.path.parts[-3], run.path.parts[-2]
+
+
+def _settings_of(run: "Run") -> dict[str, Any]:
+    """Return the settings by which a run is told from others; none if they cannot be read."""
+    from ludus.training.distinguish import learning_settings
+    from ludus.training.files import read_json
+
+    try:
+        return learning_settings(read_json(run.path / "config.json"))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return {}
 
 
 def _rank(value: Any) -> tuple[bool, Any]:

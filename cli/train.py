@@ -1,6 +1,7 @@
 """`ludus train AGENT ENV` starts a training; `ludus train --resume RUN` continues one."""
 
 import itertools
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
@@ -263,13 +264,19 @@ def _arguments(
 
 def _train(session: "Session | Follower", as_json: bool) -> int:
     """Run a training to its end and print its score."""
+    from ludus.training.session import Session
+
     session.run_to_end()
-    if not session.gang.leads:
+    if not isinstance(session, Session):
         return 0
-    return _print_score(session.run, session.config, as_json)
+    loss = session.log.latest.get("train/auxiliary_loss")
+    return _print_score(session.run, session.config, as_json, loss)
 
 
-def _print_score(run: "Run", config: "RunConfig", as_json: bool) -> int:
+def _print_score(
+    run: "Run", config: "RunConfig", as_json: bool, auxiliary_loss: float | None = None
+) -> int:
+    """Print the score of a run; of one that learns from an auxiliary loss alone, that loss."""
     status = run.status()
     if as_json:
         evaluations = run.evaluations()
@@ -277,8 +284,12 @@ def _print_score(run: "Run", config: "RunConfig", as_json: bool) -> int:
     else:
         score = status.score
         shown = "not evaluated" if score is None else f"mean return {score:.1f} in evaluation"
+        pretrained = getattr(config.config, "reward_free", False)
+        if pretrained and auxiliary_loss is not None:
+            shown += f", auxiliary loss {auxiliary_loss:.3g}"
         print_result(f"{run.path}: {status.env_steps:,} {config.train.unit}, {shown}")
-        if getattr(config.config, "reward_free", False):
-            print_result(f"go on with: ludus train dqn {config.env} --init-from {run.path}")
+        if pretrained:
+            command = ["ludus", "train", "dqn", config.env, "--init-from", str(run.path)]
+            print_result(f"go on with: {shlex.join(command)}")
         print_result(f"learning curves: {tensorboard()} --logdir {run.path}")
     return 0

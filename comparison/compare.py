@@ -25,6 +25,7 @@ from ludus.envs.trust import consent_arguments, modules_of, trust_modules
 from ludus.evaluation.evaluate import evaluate
 from ludus.training.checkpoint import check_resumable
 from ludus.training.device import device_of
+from ludus.training.distinguish import LEARNING_OPTIONS
 from ludus.training.logger import Episodes
 from ludus.training.provenance import commit, versions
 from ludus.training.run import Run, RunConfig, TrainOptions, all_runs
@@ -46,7 +47,6 @@ _HARMLESS = {
     *("eval_every", "eval_episodes", "eval_epsilon", "eval_max_episode_steps"),
 }
 _NAMED_SETTINGS = 3  # the most that a name lists
-_LEARNING_OPTIONS = ("num_envs", "init_from", "rivals", "dataset")  # they change what is learned
 
 
 @dataclass(frozen=True)
@@ -336,7 +336,7 @@ def _read_training(entry: _Entry, plan: Plan, replay: Job | None) -> Training:
     run, config, status = entry.run, entry.run.config(), entry.run.status()
     stored = json.loads((run.path / "config.json").read_text())
     games = run.evaluations()[-1] if replay is None else json.loads(replay.output)
-    options = {k: stored["train"].get(k) for k in _LEARNING_OPTIONS if k in stored["train"]}
+    options = {k: stored["train"][k] for k in LEARNING_OPTIONS if k in stored["train"]}
     return Training(
         env=config.env,
         agent=config.agent,

@@ -74,6 +74,7 @@ class Logger:
         sinks: Sequence[LogName] = (),
     ) -> None:
         self.episodes = Episodes()
+        self.latest = dict[str, float]()  # points by tag, of this process
         self._window: deque[tuple[float, int]] = deque(maxlen=_WINDOW)
         self._seconds_before, self._started = 0.0, time.monotonic()
         self._every, self._next = every, done + every
@@ -148,6 +149,7 @@ class Logger:
 
     def scalars(self, points: dict[str, float], env_steps: int) -> None:
         """Write points under their full tags."""
+        self.latest |= points
         for sink in self._sinks:
             sink.scalars(points, env_steps)
 

@@ -22,6 +22,7 @@ import numpy as np
 from ludus.comparison.aggregates import smooth
 from ludus.envs.board import spiel
 from ludus.envs.errors import RunError
+from ludus.training.distinguish import distinctions, learning_settings
 from ludus.training.find_run import RunState
 from ludus.training.logger import Episodes
 from ludus.training.run import Run, RunConfig, Status
@@ -116,8 +117,20 @@ class Library:
             for name, run in runs.items()
             if wanted in name.lower() or (states and self._status(name, run).state in states)
         ]
-        summaries = [self._summary(name, run) for name, run in found[:MAX_LISTED]]
+        shown = found[:MAX_LISTED]
+        differences = distinctions([self._settings(name, run) for name, run in shown])
+        summaries = [
+            self._summary(name, run) | {"distinction": difference}
+            for (name, run), difference in zip(shown, differences, strict=True)
+        ]
         return Listing(summaries, len(found), len(runs))
+
+    def _settings(self, name: str, run: Run) -> dict[str, Any]:
+        """Return the settings that matter to what was learned; none if config.json is damaged."""
+        try:
+            return self._cached(name, "summary", run.path / "config.json", _read_summary)[1]
+        except _DAMAGES:
+            return {}
 
     def _summary(self, name: str, run: Run) -> dict[str, Any]:
         summary: dict[str, Any] = {
@@ -133,7 +146,7 @@ class Library:
             "curve": self._curve(name, run, _LIST_POINTS),
         }
         try:
-            summary |= self._cached(name, "summary", run.path / "config.json", _read_summary)
+            summary |= self._cached(name, "summary", run.path / "config.json", _read_summary)[0]
         except _DAMAGES as error:
             text = f"it has no {error}" if isinstance(error, KeyError) else one_line(error)
             summary["broken"] = f"cannot read config.json: {text}"
@@ -298,17 +311,25 @@ def _read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def _read_summary(path: Path) -> dict[str, Any]:
+def _read_summary(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what a summary has of a configuration, and its `learning_settings`, as far as known.
+
+    Raises one of `_DAMAGES` if there is no summary.
+    """
     record = _read_record(path)
+    settings = dict[str, Any]()
+    with contextlib.suppress(*_DAMAGES):
+        settings = learning_settings(record)
     env, agent = _typed(record, "env", str), _typed(record, "agent", str)
     train = _typed(record, "train", dict)
-    return {
+    summary = {
         "env": env,
         "agent": agent,
         "steps": _count(train, "steps"),
         "seed": _count(train, "seed"),
         "board": spiel.is_game(env),
     }
+    return summary, settings
 
 
 def _typed(record: dict[str, Any], key: str, kind: type) -> Any:

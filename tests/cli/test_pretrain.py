@@ -1,6 +1,8 @@
 """`ludus pretrain`: an encoder without rewards, from play or from a data set, and its use."""
 
 import json
+import math
+import re
 
 import pytest
 import torch
@@ -56,6 +58,16 @@ def test_what_follows_a_pretraining_is_said(here, capsys):
     (path,) = here.glob("runs/CartPole-v1/dqn/*")
     said = " ".join(capsys.readouterr().out.split())
     assert f"go on with: ludus train dqn CartPole-v1 --init-from {path.relative_to(here)}" in said
+
+
+def test_the_loss_of_a_pretraining_is_said_and_its_folder_quoted(here, capsys):
+    given = ("CartPole-v1", "--objective", "inverse", "--steps", "600", "--log-every", "200")
+    with pytest.raises(SystemExit):
+        main(["pretrain", *given, "--run-dir", "my runs", *FEW])
+    said = " ".join(capsys.readouterr().out.split())
+    (loss,) = re.findall(r"\d steps, not evaluated, auxiliary loss (\S+) go on with", said)
+    assert 0 < float(loss) < math.log(2)  # of a guess between two actions
+    assert "--init-from 'my runs/CartPole-v1/dqn/" in said
 
 
 def test_a_frozen_encoder_that_nothing_has_trained_is_noted(here, capsys):

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 import os
 import shutil
 import threading
@@ -330,3 +331,14 @@ def test_pages_may_ask_at_the_same_time(root):
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_runs_of_one_agent_are_told_apart_by_their_settings(root):
+    other = root / "CartPole-v1" / "dqn" / "b"
+    shutil.copytree(root / NAME, other)
+    record = json.loads((other / "config.json").read_text())
+    record["config"]["auxiliary"], record["train"]["seed"] = "spr", 5
+    (other / "config.json").write_text(json.dumps(record))
+    os.utime(other / "status.json", (2e9, 2e9))  # the newer one
+    lines = {line["name"][-1]: line["distinction"] for line in Library(root).summaries().runs}
+    assert lines == {"a": "", "b": "auxiliary spr"}
