@@ -215,6 +215,11 @@ def check_agents(names: Iterable[str]) -> None:
         registry.entry(name)
 
 
+def is_agent(name: str) -> bool:
+    """Return whether an agent has that name."""
+    return name in registry.names()
+
+
 def values_of(option: str, words: Sequence[str]) -> list[str]:
     """Return the values of an option before the command line is parsed."""
     found: list[str] = []

@@ -6,14 +6,16 @@ from typing import Literal
 from tyro.conf import Positional
 
 from ludus.cli import train
-from ludus.cli.options import parse
+from ludus.cli.options import is_agent, parse
 from ludus.envs.errors import UsageError
 from ludus.training.dataset import is_dataset
 
 ABOUT = """Train an encoder without rewards, for --init-from of a later training.
 
-It learns from one loss alone, from random play in an env or from a data set. All
-other options are those of `ludus train dqn ENV`.
+It learns from one loss alone, from random play in an env of discrete actions or
+from a data set. All other options are those of `ludus train dqn ENV`. With
+continuous actions, `ludus train ppo ENV --auxiliary OBJECTIVE` learns the same
+loss beside the rewards.
 
 examples:
   ludus pretrain MinAtar/Breakout-v1 --objective spr --steps 100000
@@ -39,6 +41,11 @@ def run(argv: list[str]) -> int:
     if not asks_for_help and (not argv or argv[0].startswith("-")):
         raise UsageError(
             "pretrain needs an env or a data set, and the options after it, as in "
+            "`ludus pretrain MinAtar/Breakout-v1 --objective spr`"
+        )
+    if own and is_agent(own[0]):
+        raise UsageError(
+            f"pretrain takes no agent: it trains the encoder of a dqn; leave out {own[0]}, as in "
             "`ludus pretrain MinAtar/Breakout-v1 --objective spr`"
         )
     given = parse(Arguments, own, command="pretrain", about=ABOUT)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ludus.cli.options import (
     check_agents,
     flush_denormals,
+    is_agent,
     join_repeated,
     parse,
     tensorboard,
@@ -90,7 +91,7 @@ def run(argv: list[str]) -> int:
                 "`ludus train dqn CartPole-v1 --seed 3`, or --resume RUN, or --config FILE"
             )
     agent, env_id = names
-    if _is_agent(env_id) and not _is_agent(agent):
+    if is_agent(env_id) and not is_agent(agent):
         raise UsageError(f"the agent comes first: ludus train {env_id} {agent}")
     check_agents([agent])
     return _start(agent, env_id, dataset, rest, file)
@@ -136,12 +137,6 @@ def _read_config(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
         raise UsageError(f"agent, env, encoder, wrapper and dataset of {path} must be text")
     require_trust(texts[1], [texts[2], *wrappers], f"the file {path}")
     return rest, record
-
-
-def _is_agent(name: str) -> bool:
-    import ludus
-
-    return name in ludus.list_agents()
 
 
 def _resume(argv: list[str]) -> int:

@@ -11,7 +11,11 @@ from ludus.envs.errors import EnvError, RunError
 from ludus.envs.make import make
 from ludus.training.run import Run, RunConfig
 
-_PARTS = ("encoder", "core", "head")
+_SHAPED_BY = {  # the parts in order, and the fields that decide on the shapes of each
+    "encoder": ("encoder", "hidden", "width", "features"),
+    "core": ("core", "core_units"),
+    "head": ("head", "head_hidden", "dueling", "noisy", "atoms", "quantiles"),
+}
 
 
 @dataclass
@@ -58,12 +62,14 @@ def transfer(agent: Transferable, config: AgentConfig, run: Run, env: EnvLike) -
     source_weights, own, source = run.newest_weights(), agent.weights(), run.config()
     found = Transfer(str(run.path))
     chosen: dict[str, Tensor] = {}
-    for part in _PARTS:
+    for part in _SHAPED_BY:
         wanted = {k: v for k, v in own.items() if k.startswith(f"{part}.")}
         offered = {k: v for k, v in source_weights.items() if k.startswith(f"{part}.")}
         if not wanted and not offered:
             continue
         reason = _mismatch(wanted, offered)
+        if reason:
+            reason = _cause(part, config, source.config) or reason
         if part == "encoder" and not reason:
             reason = _other_normalisation(config, source.config)
         if part == "head" and not reason:
@@ -93,6 +99,21 @@ def _mismatch(wanted: dict[str, Tensor], offered: dict[str, Tensor]) -> str:
         if ours != theirs:
             return f"{name} is {theirs} there and {ours} here"
     return ""
+
+
+def _cause(part: str, ours: AgentConfig, theirs: AgentConfig) -> str:
+    """Return the options that give a part other shapes; empty if they are the same."""
+    named = []
+    for name in _SHAPED_BY[part]:
+        here, there = getattr(ours, name, None), getattr(theirs, name, None)
+        if here == there or None in (here, there):
+            continue
+        if name == "hidden" and getattr(ours, "encoder", "mlp") != "mlp":
+            continue  # only an MLP has it
+        named.append(f"{name} is {there} there and {here} here")
+        if name == part:
+            break  # of another kind, so that its other options say nothing
+    return ", ".join(named)
 
 
 def _other_normalisation(ours: AgentConfig, theirs: AgentConfig) -> str:

@@ -82,7 +82,7 @@ def test_from_a_run_to_a_data_set_to_a_run(ludus, run, monkeypatch):
     )
     assert code == 0
     assert f"starts from the encoder of {output['run']}\n" in err
-    assert "does not take its head: head." in err
+    assert "does not take its head: head is c51 there and q here\n" in err
     output = json.loads((Path(json.loads(out)["run"]) / "transfer.json").read_text())
     assert (output["taken"], list(output["left"])) == (["encoder"], ["head"])
 

@@ -103,6 +103,7 @@ def test_a_data_set_takes_the_place_of_an_env(here, capsys):
         (("CartPole-v1",), "objective"),
         (("CartPole-v1", "--objective", "sqr"), "sqr"),
         (("--objective", "spr"), "pretrain needs"),
+        (("dqn", "CartPole-v1", "--objective", "spr"), "leave out dqn, as in"),
         (("CartPole-v1", "--objective", "spr", "--prioritised"), "reward_free"),
         (("CartPole-v1", "--objective", "spr", "--auxiliary=inverse", *SHORT), "in place of"),
         (("CartPole-v1", "--objective", "spr", "--no-reward-free", *SHORT), "never learns"),

@@ -134,7 +134,7 @@ def test_where_the_other_env_is_gone_its_head_stays(breakout, monkeypatch):
         ({"head": "c51", "v_max": 5.0}, r"v_min and v_max are \(-10.0, 10.0\) there and"),
         ({"head": "qr", "quantiles": 51}, "head is c51 there and qr here"),
         ({"head": "c51", "value_rescaling": True}, "value_rescaling is False there and True here"),
-        ({"head": "c51", "noisy": True}, "it has no head.streams.advantage"),
+        ({"head": "c51", "noisy": True}, "noisy is False there and True here"),
         ({"head": "c51"}, None),
     ],
 )
@@ -177,6 +177,26 @@ def test_what_does_not_fit_is_refused(breakout, tmp_path):
         _start(tmp_path / "other", BREAKOUT, source=young.run)
     assert not (tmp_path / "other").exists()
     assert not list(tmp_path.glob("MinAtar*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"width": 0.5}, "its encoder: width is 1.0 there and 0.5 here; its head: "),
+        ({"encoder": "mlp", "hidden": (8,)}, "its encoder: encoder is minatar there and mlp here;"),
+        ({"features": 32}, "its encoder: features is 0 there and 32 here;"),
+    ],
+)
+def test_options_that_give_an_encoder_another_shape_are_named(breakout, tmp_path, change, said):
+    with pytest.raises(RunError, match=f"^nothing of .* fits this agent; {said}"):
+        _start(tmp_path, BREAKOUT, replace(SMALL, **change), source=breakout)
+
+
+def test_options_that_give_a_head_another_shape_are_named(breakout, tmp_path):
+    other = replace(SMALL, head_hidden=24, dueling=not SMALL.dueling)
+    left = _record(_start(tmp_path, BREAKOUT, other, source=breakout))["left"]
+    before = f"head_hidden is {SMALL.head_hidden} there and 24 here"
+    assert left == {"head": f"{before}, dueling is {SMALL.dueling} there and {other.dueling} here"}
 
 
 def test_an_encoder_whose_normalisation_means_something_else_stays(tmp_path):
