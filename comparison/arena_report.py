@@ -65,13 +65,18 @@ def _points(stages: Mapping[int, Standing]) -> np.ndarray:
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
-    """Return names for tables and figures: of a run the last folder, if no other has it."""
+    """Return names for tables and figures: of a run the last folder, if no other has it.
+
+    Of runs of several agents, the agent's folder and that.
+    """
     runs = {name: at_steps(name) for name in names if not is_opponent(name)}
+    parts = 1 if len({folder.parent.name for folder, _ in runs.values()}) == 1 else 2
     short = dict[str, str]()
     for name, (folder, steps) in runs.items():
-        alike = {other for other, _ in runs.values() if other.name == folder.name}
+        last = folder.parts[-parts:]
+        alike = {other for other, _ in runs.values() if other.parts[-parts:] == last}
         if len(alike) == 1 and not is_opponent(folder.name):
-            short[name] = folder.name if steps is None else f"{folder.name}@{steps}"
+            short[name] = "/".join(last) + ("" if steps is None else f"@{steps}")
     return {name: short.get(name, name) for name in names}
 
 

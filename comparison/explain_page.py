@@ -21,7 +21,8 @@ from ludus.comparison.explain_pictures import (
 )
 from ludus.comparison.explain_reconstruction import reconstruction_values
 from ludus.comparison.page import package_text, render
-from ludus.envs.board.picture import GROUND_BELOW
+from ludus.envs.board import spiel
+from ludus.envs.board.picture import GROUND_BELOW, side_colours
 from ludus.evaluation.played_states import PlayedStates
 from ludus.evaluation.randomisation import DOUBTED, TRUSTED, SaliencyCheck
 from ludus.training.checkpoint import write_atomically
@@ -42,7 +43,7 @@ def write_explanation(path: Path, loaded: LoadedAgent, found: Explanation, seed:
         found: what the page shows.
         seed: of the games.
     """
-    frames = sheets(found.states.frames, _SHEET_BYTES)
+    frames, env_id = sheets(found.states.frames, _SHEET_BYTES), loaded.config.env
     values = {
         "title": film_title(loaded.config, loaded.env_steps),
         "found": found,
@@ -50,7 +51,8 @@ def write_explanation(path: Path, loaded: LoadedAgent, found: Explanation, seed:
         "games": len(np.unique(found.states.game)),
         "seed": seed,
         "apart": APART,
-        "board": found.occluded is not None or loaded.config.protocol.get("kind") == "board",
+        "board": found.occluded is not None or spiel.is_game(env_id),
+        "sides": side_colours(spiel.make_game(env_id)) if spiel.is_game(env_id) else None,
         "frames": frames,
         "reduced": frames.width < found.states.frames.shape[2],
         "data": _data(found, frames),
@@ -59,7 +61,7 @@ def write_explanation(path: Path, loaded: LoadedAgent, found: Explanation, seed:
             _check_values(check, found.states, states)
             for check, states in zip(found.checks, found.checked, strict=True)
         ],
-        "occluded": _occlusion_values(found.occluded, found.states, loaded.config.env),
+        "occluded": _occlusion_values(found.occluded, found.states, env_id),
         "reconstructed": reconstruction_values(found.reconstructed, found.states),
         "script": package_text("explain.js"),
     }

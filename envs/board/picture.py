@@ -39,6 +39,12 @@ _PIECES: dict[Style, tuple[str, str]] = {
     "columns": ("#d7263d", "#f6c945"),
     "plain": ("#0072b2", "#d55e00"),
 }
+_COLOUR_NAMES: dict[Style, tuple[str, str]] = {
+    "wood": ("black", "white"),
+    "chess": ("white", "black"),
+    "columns": ("red", "yellow"),
+    "plain": ("blue", "orange"),
+}
 _HOLE, _NEITHER, _LAST, _LAST_POINT = "#123a63", "#777777", "#e8cf4e", "#e69f00"
 
 
@@ -54,7 +60,7 @@ def render_board(game: Game, board: Board, second: bool) -> np.ndarray:
         planes = game.observation(board)[BOARD][0].numpy()
         planes = planes[::-1] if second else planes
         falls = game.name in GROUND_BELOW
-        return _draw(_position_of(planes, "columns" if falls else "plain", flipped=falls))
+        return _draw(_position_of(planes, _bit_board_style(game), flipped=falls))
     position = read_position(board[0])
     if not position.cells:
         return _text(position.text)
@@ -62,6 +68,22 @@ def render_board(game: Game, board: Board, second: bool) -> np.ndarray:
     if game.name.startswith("hive"):  # its board grows with its pieces
         picture = _centred(picture, (_LONGEST, _LONGEST), _BOARDS[position.style][0])
     return _with_note(picture, position.note) if game.name.startswith(_NOTED) else picture
+
+
+def side_colours(game: Game) -> tuple[str, str] | None:
+    """Return the colours of the first and the second player in `render_board`, for a person.
+
+    None if its positions are shown as text.
+    """
+    board = game.init(1)
+    if not isinstance(board, np.ndarray):
+        return _COLOUR_NAMES[_bit_board_style(game)]
+    position = read_position(board[0])
+    return _COLOUR_NAMES[position.style] if position.cells else None
+
+
+def _bit_board_style(game: Game) -> Style:
+    return "columns" if game.name in GROUND_BELOW else "plain"
 
 
 def _centred(picture: np.ndarray, size: tuple[int, int], ground: str) -> np.ndarray:

@@ -376,19 +376,22 @@ def test_the_figure_of_a_rating_shows_every_stage():
 
 def test_a_run_has_a_short_name_where_that_is_its_own():
     names = ["runs/a/1", "runs/a/1@5", "runs/b/2@7", "runs/c/2", "gtp:x/y@3", "mcts:10", "3@4"]
-    names += ["runs/random", "runs/greedy@9", "runs/random2"]
+    names += ["runs/a/random", "runs/b/greedy@9", "other/c/2", "runs/c/random2"]
     assert short_names(names) == {
-        "runs/a/1": "1",
-        "runs/a/1@5": "1@5",
-        "runs/b/2@7": "runs/b/2@7",
+        "runs/a/1": "a/1",
+        "runs/a/1@5": "a/1@5",
+        "runs/b/2@7": "b/2@7",
         "runs/c/2": "runs/c/2",
         "gtp:x/y@3": "gtp:x/y@3",
         "mcts:10": "mcts:10",
         "3@4": "3@4",
-        "runs/random": "runs/random",
-        "runs/greedy@9": "runs/greedy@9",
-        "runs/random2": "random2",
+        "runs/a/random": "runs/a/random",
+        "runs/b/greedy@9": "runs/b/greedy@9",
+        "other/c/2": "other/c/2",
+        "runs/c/random2": "c/random2",
     }
+    one_agent = ["runs/a/1", "runs/a/2@5", "mcts:10"]
+    assert short_names(one_agent) == dict(zip(one_agent, ["1", "2@5", "mcts:10"], strict=True))
 
 
 def test_earlier_checkpoints_play_by_their_steps(tmp_path):

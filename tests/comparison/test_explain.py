@@ -78,6 +78,8 @@ def test_the_page_is_one_file_with_all_that_suits_the_agent(train, tmp_path, cap
     assert ('id="pieces"' in page) == ("pieces" in parts)
     assert ('class="maps"' in page) == ("saliency-maps" in parts)
     assert ("The network is recurrent" in page) == (name == "recurrent")
+    colours = "the player who begins is blue, the other orange" in page
+    assert colours == (env_id == "tic_tac_toe")
     data = _data(page)
     count = len(data["value"])
     assert 2 <= count <= 30

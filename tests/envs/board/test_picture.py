@@ -8,7 +8,7 @@ from PIL import ImageColor
 
 import ludus
 from ludus.envs.board import picture, spiel
-from ludus.envs.board.picture import render_board
+from ludus.envs.board.picture import render_board, side_colours
 from ludus.envs.board.positions.read import read_position
 
 
@@ -110,3 +110,31 @@ def test_the_colours_are_those_of_the_page():
         c for table in (picture._BOARDS, picture._PIECES) for each in table.values() for c in each
     ]
     assert all(f'"{colour}"' in page for colour in colours)
+
+
+@pytest.mark.parametrize(
+    ("name", "colours", "shades"),
+    [
+        ("tic_tac_toe", ("blue", "orange"), ("#0072b2", "#d55e00")),
+        ("connect_four", ("red", "yellow"), ("#d7263d", "#f6c945")),
+        ("go(board_size=5)", ("black", "white"), ("#1d1d22", "#f7f6f1")),
+        ("breakthrough", ("white", "black"), ("#fbfaf6", "#26242a")),
+    ],
+)
+def test_the_sides_have_the_colours_that_are_said(name, colours, shades):
+    game = spiel.make_game(name)
+    assert side_colours(game) == colours
+    board, second = game.init(1), name == "breakthrough"  # where both begin with pieces
+    for shade in () if second else shades:
+        before = _share(render_board(game, board, second), shade)
+        action = game.legal_actions(board).int().argmax(1)
+        board, second = game.step(board, action).board, not second
+        assert _share(render_board(game, board, second), shade) > before
+
+
+def _share(image, colour):
+    return (np.abs(image.astype(int) - ImageColor.getrgb(colour)).max(2) < 12).mean()
+
+
+def test_sides_of_a_position_in_text_have_no_colours():
+    assert side_colours(spiel.make_game("gomoku(size=3,connect=3,dims=3)")) is None
