@@ -25,7 +25,6 @@ def draw(name: str) -> Path:
         SystemExit: it has no results yet.
     """
     envs, variants, of = scores_of(name)
-    envs = [env for env in envs if any(len(of[env, variant]) for variant in variants)]
     if not envs:
         raise SystemExit(f"{name} has no results yet; trainings.py run {name} makes them")
     with figure_at(None, 1, len(envs), 1 + 0.28 * len(variants), sharey=True) as (figure, axes):

@@ -227,7 +227,7 @@ def status() -> None:
 class Scores(NamedTuple):
     """What the trainings of an experiment that have ended have scored."""
 
-    envs: list[str]
+    envs: list[str]  # with any result
     variants: list[str]
     of: dict[tuple[str, str], np.ndarray]  # [seeds] by env and variant; empty where none has ended
 
@@ -242,6 +242,7 @@ def scores_of(name: str) -> Scores:
         (env, variant): scores([x for x in done if (x["env"], x["variant"]) == (env, variant)])
         for env, variant in product(envs, variants)
     }
+    envs = [env for env in envs if any(len(of[env, variant]) for variant in variants)]
     return Scores(envs, variants, of)
 
 
@@ -256,10 +257,12 @@ def table(name: str) -> None:
 
     A cell is the IQM over trainings of their mean return, with a 95% bootstrap interval over
     trainings, and in brackets the probability that a training of the row is better than one of the
-    last row; the last column holds its mean over the envs.
+    last row; the last column holds its mean over the envs, where there are several.
     """
     envs, variants, of = scores_of(name)
-    print("| | " + " | ".join(envs) + " | all |\n|---" + "|---" * len(envs) + "|---|")
+    several = len(envs) > 1
+    columns = [*envs, *(["all"] if several else [])]
+    print("| | " + " | ".join(columns) + " |\n|---" + "|---" * len(columns) + "|")
     baseline = [of[env, variants[-1]] for env in envs]
     for variant in variants:
         row = [of[env, variant] for env in envs]
@@ -268,7 +271,8 @@ def table(name: str) -> None:
             _cell(here, last if compared else None)
             for here, last in zip(row, baseline, strict=True)
         ]
-        cells.append(_over_all(row, baseline) if compared else "")
+        if several:
+            cells.append(_over_all(row, baseline) if compared else "")
         print(f"| {variant} | " + " | ".join(cells) + " |")
 
 
