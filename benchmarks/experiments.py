@@ -135,25 +135,24 @@ _MINATAR = ("Breakout", "SpaceInvaders", "Asterix", "Freeway", "Seaquest")
 
 
 def _minatar(
-    experiment: str, agent: str, games: Sequence[str], seeds: int, steps: int
+    experiment: str, agent: str, games: Sequence[str], seeds: Sequence[int], steps: int
 ) -> Iterator[Training]:
     """Train an agent on MinAtar, and evaluate it ten times."""
     options = ("--eval-every", str(steps // 10), "--eval-episodes", "20")
-    for seed, game in product(range(seeds), games):
+    for seed, game in product(seeds, games):
         yield Training(experiment, f"MinAtar/{game}-v1", agent, agent, options, steps, seed)
 
 
 def _minatar_long() -> Iterator[Training]:
     """PQN for the authors' 10,000,000 env steps."""
-    yield from _minatar("minatar_long", "pqn", _MINATAR, 5, 10_000_000)
+    yield from _minatar("minatar_long", "pqn", _MINATAR, range(5), 10_000_000)
 
 
 def _minatar_million() -> Iterator[Training]:
-    """Agents of each kind, and SB3's, for 1,000,000 env steps."""
-    for agent, games in (("ppo", 5), ("sb3:ppo", 2), ("dqn", 5), ("sb3:dqn", 2)):
-        yield from _minatar("minatar_million", agent, _MINATAR[:games], 3, 1_000_000)
-    for agent in ("rainbow", "r2d2"):
-        yield from _minatar("minatar_million", agent, _MINATAR[:2], 3, 1_000_000)
+    """Agents of each kind on some games, and SB3's, for 1,000,000 env steps."""
+    games = {"ppo": 5, "dqn": 5, "rainbow": 2, "r2d2": 2, "sb3:ppo": 2, "sb3:dqn": 2}
+    for seed, (agent, number) in product(range(3), games.items()):
+        yield from _minatar("minatar_million", agent, _MINATAR[:number], [seed], 1_000_000)
 
 
 def _pong() -> Iterator[Training]:
