@@ -209,7 +209,7 @@ class Algorithm(Protocol):
 class HasNetwork(Protocol):
     """An agent whose network can be inspected."""
 
-    network: Network[Any]
+    network: Network[Any]  # that it acts by: of some agents the target network
 
 
 @runtime_checkable

@@ -86,13 +86,13 @@ class DQN:
         seed: int,
         steps: int,
     ) -> None:
-        self.config, self.network, self.memory, self.device = config, network, memory, device
-        self._auxiliary = auxiliary
+        self.config, self.memory, self.device = config, memory, device
+        self._online, self._auxiliary = network, auxiliary
         flat = flatten_parameters(network)
         self.target = TargetNetwork(network, flat)
-        acting = self.target.network if config.act_by_target else network
+        self.network = self.target.network if config.act_by_target else network  # that acts
         self._policy = ValuePolicy(
-            acting, action_space, memory.staging, seed, config.evaluation_epsilon
+            self.network, action_space, memory.staging, seed, config.evaluation_epsilon
         )
         self.learner = Learner(
             self,
@@ -205,7 +205,7 @@ class DQN:
 
         They stay as they are: if they moved, so would all values at once, in the target, too.
         """
-        encoder = self.network.encoder
+        encoder = self._online.encoder
         if not has_statistics(encoder):
             spread = torch.arange(_MEASURED, dtype=sampling_dtype(self.device), device=self.device)
             with torch.no_grad():
@@ -315,7 +315,7 @@ class DQN:
         # The network has a time dimension; transitions are sequences of one row, [1, N].
         action = batch.action.unsqueeze(0)
         reward, discount = batch.reward.unsqueeze(0), batch.discount.unsqueeze(0)
-        out, latents = self._forward(self.network, batch.obs, online)
+        out, latents = self._forward(self._online, batch.obs, online)
         with torch.no_grad():
             next_out, _ = self._forward(self.target.network, batch.next_obs, target)
             next_action = next_out.q.argmax(-1)  # [1, N], or a policy [1, N, A]
@@ -334,7 +334,7 @@ class DQN:
                     floor=self.config.munchausen_floor,
                 )
             elif self.config.double:
-                chosen, _ = self._forward(self.network, batch.next_obs, selection)
+                chosen, _ = self._forward(self._online, batch.next_obs, selection)
                 next_action = chosen.q.argmax(-1)
         td = self._head.loss(out, action, reward, discount, next_out, next_action)
         return td, out, latents

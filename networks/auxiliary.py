@@ -14,7 +14,7 @@ from ludus.envs.dict_observation import PackedDict
 from ludus.envs.errors import ConfigError
 from ludus.networks.encoders import renormalised
 from ludus.networks.policies import ActionKind
-from ludus.networks.running_stats import Normalise
+from ludus.networks.running_stats import CLIP, Normalise
 from ludus.networks.scale import scale_of
 
 _SMALLEST_IMAGE = 20  # pixels a side, from which a decoder is convolutional
@@ -51,7 +51,7 @@ class NewestFrame:
         if self._scale != (0.0, 1.0):
             x = (x - self._scale.low) / self._scale.span
         if self._normalise is not None:
-            x = (x - self._mean()) / self._deviation()
+            x = ((x - self._mean()) / self._deviation()).clamp(-CLIP, CLIP)
         return x
 
     def shown(self, frame: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 _Number = TypeVar("_Number", float, Tensor)
 _EPSILON = 1e-8  # added to a variance before its root
-_CLIP = 10.0  # bound of a normalised number, in deviations
+CLIP = 10.0  # bound of a normalised number, in deviations
 
 
 class Moments(NamedTuple):
@@ -120,7 +120,7 @@ class RewardScale:
         self._moments.update(self._returns[valid], join=join)
         self._returns[~valid | terminated] = 0.0
         scale = (self._moments.variance + _EPSILON) ** -0.5
-        return np.clip(reward * scale, -_CLIP, _CLIP).astype(np.float32)
+        return np.clip(reward * scale, -CLIP, CLIP).astype(np.float32)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the running returns and their statistics."""
@@ -180,12 +180,12 @@ class Normalise(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, *obs] to the same shape, float32."""
         scale = (self.variance + _EPSILON).rsqrt()
-        return ((x - self.mean) * scale).clamp(-_CLIP, _CLIP)
+        return ((x - self.mean) * scale).clamp(-CLIP, CLIP)
 
     def in_place(self, x: Tensor, unit: float) -> Tensor:
         """Compute `forward(x / unit)` within x [N, *obs] float32: 3 passes over memory, not 5."""
         scale = (self.variance + _EPSILON).rsqrt() / unit
-        return x.sub_(self.mean * unit).mul_(scale).clamp_(-_CLIP, _CLIP)
+        return x.sub_(self.mean * unit).mul_(scale).clamp_(-CLIP, CLIP)
 
 
 def leave_constants(network: nn.Module) -> None:

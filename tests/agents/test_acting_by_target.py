@@ -39,9 +39,10 @@ def test_actions_of_training_and_evaluation_are_those_of_one_network(act_by_targ
     agent = _agent(act_by_target=act_by_target)
     if captured:
         capture(agent)
-    network, other = agent.network, agent.target.network
+    network, other = agent.learner.network, agent.target.network
     if act_by_target:
         network, other = other, network
+    assert agent.network is network  # which is explained, attacked and exported
     best = _best(network)
     assert not np.array_equal(best, _best(other))
     assert np.array_equal(agent.act(OBS, (), FIRST)[0], best)

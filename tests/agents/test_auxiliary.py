@@ -148,11 +148,13 @@ def test_a_frame_is_seen_as_the_encoder_sees_it_and_shown_as_it_was(picture):
     obs = torch.rand(9, *space.shape) * (255 if picture else 1)
     normalise.update_statistics(obs / 255 if picture else obs)
     stack = 2 if picture else 1
-    newest = obs[:, -1:] if picture else obs
+    newest = slice(-1, None) if picture else slice(None)
     frame = NewestFrame(torch.nn.Sequential(normalise), space, stack)
-    whole = normalise(obs / 255 if picture else obs)
-    assert torch.allclose(frame.seen(obs), whole[:, -1:] if picture else whole, atol=1e-5)
-    assert torch.allclose(frame.shown(frame.seen(obs)), newest, atol=1e-3)
+    for seen in (obs, 300 * obs):  # these are beyond the bounds of what is normalised
+        whole = normalise(seen / 255 if picture else seen)
+        assert torch.allclose(frame.seen(seen), whole[:, newest], atol=1e-4)
+    assert whole.max() == 10
+    assert torch.allclose(frame.shown(frame.seen(obs)), obs[:, newest], atol=1e-3)
 
 
 def test_the_variational_loss_is_the_negative_evidence_lower_bound():
