@@ -137,6 +137,7 @@ _ATARI["spr"] = replace(
     target_interval=1,
     learning_starts=2_000,
     evaluation_epsilon=0.001,
+    rescale_dueling=True,
     random_shift=4,
     intensity_noise=0.05,
     auxiliary="spr",

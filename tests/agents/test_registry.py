@@ -146,6 +146,7 @@ PRINTED = {  # as the papers print them, in updates and env steps
     "spr": {
         **{"replay_ratio": 2.0, "learning_starts": 2_000, "learning_rate": 1e-4, "n_step": 10},
         **{"head_hidden": 256, "target_interval": 1, "polyak": 1.0, "random_shift": 4},
+        **{"rescale_dueling": True},
     },
     "bbf": {
         **{"width": 4, "features": 2_048, "head_hidden": 0, "reset_interval": 40_000},
