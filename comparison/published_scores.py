@@ -10,6 +10,12 @@
 - rllib: README of ray-project/rl-experiments (training returns)
 - atari-100k: `results/data/*.json` of eloialonso/iris at 24326aa, of which these are the mean and
   the standard deviation over trainings: 100 of SPR and DrQ(eps), 5 of SimPLe and IRIS
+- bbf: `bigger_better_faster/scores/*.csv` of google-research/google-research, of which these are
+  the mean and the standard deviation over trainings: `RR8_BBF.csv` at 5e78683, 52 to 60 of BBF by
+  game, with the paper's replay ratio of 8, and `RR2_BBF.csv` at 82124ce, 14 with a ratio of 2
+- mila-iqia/spr: `atari_der_scores` in `analysis/DER Data Analysis.ipynb` at 5d13480, the scores of
+  DER after 100,000 env steps, quoted by a third party; trainings, protocol and sticky actions are
+  not said there
 - arXiv:2508.07452: DQN and double DQN on MinAtar, IQM of 30 trainings, quoted by a third party; env
   steps and sticky actions are not said there
 """
@@ -34,6 +40,9 @@ PUBLISHED_NAMES: Mapping[str, tuple[str, ...]] = {
     "iqn": ("IQN",),
     "rainbow": ("Rainbow", "rainbow"),
     "btr": ("BTR",),
+    "der": ("DER",),
+    "spr": ("SPR",),
+    "bbf": ("BBF (replay ratio 2)", "BBF"),
     "ddqn": ("DDQN",),
     "ppo": ("ppo", "PPO"),
     "recurrent_ppo": ("ppo_lstm",),
@@ -145,6 +154,8 @@ def _differences(
         differences.append("mean over the last 5 iterations")
     if row["source"] == "arXiv:2508.07452":
         differences.append("an interquartile mean, quoted by a third party")
+    if row["source"] == "mila-iqia/spr":
+        differences.append("quoted by a third party")
     return differences
 
 
