@@ -26,7 +26,12 @@ from ludus.envs.errors import ConfigError
 from ludus.networks.auxiliary import Decoder, NewestFrame, encoded
 from ludus.networks.convolutional import DQN2013, ImpalaResNet, NatureCNN
 from ludus.networks.cores import make_core
-from ludus.networks.encoders import ProjectedEncoder, latent_shape, make_encoder
+from ludus.networks.encoders import (
+    ProjectedEncoder,
+    RenormalisedEncoder,
+    latent_shape,
+    make_encoder,
+)
 from ludus.networks.heads import QHead, Streams
 from ludus.networks.network import Network, flatten_parameters
 from ludus.networks.policies import ActionKind
@@ -205,10 +210,12 @@ def _following(steps, rows, space, actions, generator):
 
 @pytest.mark.parametrize("picture", [False, True])
 @pytest.mark.parametrize("projected", [False, True])
-def test_spr_is_that_of_a_loop_over_rows_and_steps(picture, projected):
+@pytest.mark.parametrize("scaled", [False, True])
+def test_spr_is_that_of_a_loop_over_rows_and_steps(picture, projected, scaled):
     space = PLANES if picture else VECTOR
     space.seed(0)
     encoder = make_encoder("minatar" if picture else "mlp", space, (6,))
+    encoder = RenormalisedEncoder(encoder) if scaled else encoder
     encoder = ProjectedEncoder(encoder, 7) if projected else encoder
     changes = {"spr_units": 5, "spr_steps": 3, "spr_weight": 2.5}
     auxiliary, network = _auxiliary("spr", space=space, encoder=encoder, rows=4, **changes)
@@ -234,6 +241,8 @@ def test_spr_is_that_of_a_loop_over_rows_and_steps(picture, projected):
                 z = part.transition(torch.cat([maps, planes], 1)).flatten(1)
             else:
                 z = part.transition(torch.cat([z, one_hot], 1))
+            if scaled:
+                z = (z - z.min()) / (z.max() - z.min() + 1e-5)
             guess = part.predictor(project(network, z))
             after = following.obs[following.place[k, m]].unsqueeze(0)
             true = project(momentum, momentum.latents(after))
@@ -393,8 +402,13 @@ def test_every_agent_learns_from_every_loss_and_resumes_exactly(random_stream, n
         assert torch.equal(_weights(agents[1], part), _weights(again, part))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ["dqn", "pqn", "shared ppo"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *((name, kind) for name in ("dqn", "pqn", "shared ppo") for kind in KINDS),
+        *((name, kind) for name in ("ppo", "r2d2", "recurrent pqn") for kind in ("spr", "inverse")),
+    ],
+)
 def test_a_captured_update_is_the_same(random_stream, name, kind):
     agents = [_agent(name, auxiliary=kind) for _ in range(2)]
     capture(agents[1])

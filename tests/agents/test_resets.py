@@ -27,6 +27,13 @@ CONFIG = DQNConfig(
     reset_interval=5,
 )
 
+AS_BBF = {  # what goes together in it, but for the augmentation of images
+    **{"head": "c51", "double": True, "dueling": True, "prioritised": True, "head_hidden": 0},
+    **{"features": 5, "renormalize": True, "auxiliary": "spr", "spr_steps": 2},
+    **{"act_by_target": True, "optimizer": "adamw", "n_step": 4, "n_step_end": 2},
+    **{"gamma": 0.9, "gamma_end": 0.99, "horizon_updates": 4},
+}
+
 
 def _frame(generator, t, b):
     return generator.normal(0, 1, 3).astype(np.float32)
@@ -58,21 +65,27 @@ def _share(now, before, fresh):
 
 
 @pytest.mark.parametrize("captured", [False, True])
-def test_encoder_is_mixed_and_the_head_is_fresh_in_both_networks(random_stream, captured):
-    agent = _filled(random_stream, captured=captured, reset_keep=0.7)
+@pytest.mark.parametrize("auxiliary", ["none", "spr"])
+def test_encoder_is_mixed_and_the_head_is_fresh_in_all_networks(random_stream, captured, auxiliary):
+    """SPR's model of transitions is mixed as the encoder, its predictor is fresh as the head."""
+    changes = {"reset_keep": 0.7, "auxiliary": auxiliary, "spr_units": 5, "spr_steps": 2}
+    agent = _filled(random_stream, captured=captured, **changes)
     agent.study(4, 0.1)
-    twin = _filled(random_stream, reset_keep=0.7, reset_interval=0)
+    twin = _filled(random_stream, **changes | {"reset_interval": 0})
     twin.load_state_dict(copy.deepcopy(agent.state_dict()))
     for each in (agent, twin):
         each.study(1, 0.1)
     seeds = np.random.default_rng([0, 6])
-    for network, before in ((agent.network, twin.network), (agent.target, twin.target)):
-        network, before = getattr(network, "network", network), getattr(before, "network", before)
-        fresh = _weights(agent._resets._fresh(int(seeds.integers(1 << 32))))
-        old = _weights(before)
+    pairs = [(agent.network, twin.network), (agent.target.network, twin.target.network)]
+    if auxiliary == "spr":
+        pairs.append((agent._auxiliary.momentum.network, twin._auxiliary.momentum.network))
+    fresh = [agent._resets._fresh(int(seeds.integers(1 << 32))) for _ in range(2)]
+    for (network, before), other in zip(pairs, [*fresh, fresh[1]], strict=False):
+        old, new = _weights(before), _weights(other)
         for name, now in _weights(network).items():
-            expected = 0.7 if name.startswith("encoder.") else 0.0
-            assert _share(now, old[name], fresh[name]) == pytest.approx(expected, abs=1e-4), name
+            mixed = name.startswith(("encoder.", "auxiliary.transition."))
+            share = _share(now, old[name], new[name])
+            assert share == pytest.approx(0.7 if mixed else 0.0, abs=1e-4), name
     online, target = _weights(agent.network), _weights(agent.target.network)
     assert not any(torch.equal(online[name], target[name]) for name in online)
     moments = agent.learner.optimizer.state[agent.learner.trained]
@@ -124,8 +137,11 @@ def test_a_frozen_encoder_is_not_reset(random_stream):
 
 
 @pytest.mark.parametrize("captured", [False, True])
-def test_resets_after_a_resume_are_the_same(random_stream, captured):
-    agent, resumed = (_filled(random_stream, seed=seed, captured=captured) for seed in (1, 2))
+@pytest.mark.parametrize("changes", [{}, AS_BBF], ids=["alone", "as bbf"])
+def test_resets_after_a_resume_are_the_same(random_stream, captured, changes):
+    agent, resumed = (
+        _filled(random_stream, seed=seed, captured=captured, **changes) for seed in (1, 2)
+    )
     agent.study(7, 0.1)
     resumed.load_state_dict(copy.deepcopy(agent.state_dict()))
     for each in (agent, resumed):
