@@ -42,7 +42,7 @@ PUBLISHED_NAMES: Mapping[str, tuple[str, ...]] = {
     "btr": ("BTR",),
     "der": ("DER",),
     "spr": ("SPR",),
-    "bbf": ("BBF (replay ratio 2)", "BBF"),
+    "bbf": ("BBF (replay ratio 2)", "BBF (replay ratio 8)"),
     "ddqn": ("DDQN",),
     "ppo": ("ppo", "PPO"),
     "recurrent_ppo": ("ppo_lstm",),

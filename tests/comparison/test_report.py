@@ -316,12 +316,12 @@ def test_published_scores_after_100_000_steps(tmp_path):
     found = {(p["agent"], p["name"]): p for p in results["groups"][0]["published"]}
     assert {key: (p["score"], p["std"]) for key, p in found.items()} == {
         ("bbf", "BBF (replay ratio 2)"): (13.7, 6.39),
-        ("bbf", "BBF"): (16.37, 6.1),
+        ("bbf", "BBF (replay ratio 8)"): (16.37, 6.1),
         ("spr", "SPR"): (-5.4119, 10.64),
         ("der", "DER"): (-19.3, None),
     }
     sticky = "no sticky actions against sticky actions 0.25"
-    assert found["bbf", "BBF"]["differences"] == [sticky]
+    assert found["bbf", "BBF (replay ratio 8)"]["differences"] == [sticky]
     assert found["der", "DER"]["differences"][1:] == [
         "an unknown protocol of evaluation",
         "quoted by a third party",
