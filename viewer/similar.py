@@ -3,12 +3,20 @@
 They are those that a page has seen; similar ones are also searched in the replay of the run.
 """
 
+import threading
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
-from ludus.evaluation.feature_map import Components, exciting_states, principal_components
+from ludus.evaluation.feature_map import (
+    LEAST_UMAP,
+    Components,
+    exciting_states,
+    principal_components,
+    umap_points,
+)
 from ludus.evaluation.played_states import Explainable, features_of, reduced
 from ludus.evaluation.reconstruction import draw_newest_frames, frame_kind
 from ludus.training.saved_replay import ReplayedStates
@@ -52,7 +60,8 @@ class SimilarStates:
         self._values: list[float] = []
         self._first = self._next  # the number of the first state since then
         self._mapped = 0  # states remembered since then when the map was made
-        self._components: Components | None = None  # of the map
+        self._components: Components | None = None  # of the map, if they are its axes
+        self._umap: tuple[dict[str, Any], Future[np.ndarray | None]] | None = None  # being made
         self._pictures: list[np.ndarray] = []
         self._places: list[tuple[int, int]] = []  # game and step of each
         self._looks = 0
@@ -90,6 +99,8 @@ class SimilarStates:
     def new_map(self, *, now: bool) -> dict[str, Any] | None:
         """Return a map of the states remembered if there are enough new ones since the last.
 
+        Its axes are the first two principal components.
+
         Args:
             now: make a map even if there is only one new state.
 
@@ -100,15 +111,49 @@ class SimilarStates:
         due = max(_FIRST_MAP, min(self._mapped * _GROWTH, self._mapped + _REMEMBERED / 4))
         if self._directions is None or remembered < (min(due, 3) if now else due):
             return None
+        found = principal_components(self._features())
+        self._components, self._mapped, self._umap = found, remembered, None
+        return self._map_of_states() | {
+            "share": found.share,
+            "points": [_rounded(point) for point in found.points],
+        }
+
+    def new_umap(self, *, now: bool) -> dict[str, Any] | None:
+        """Return a map by UMAP once it has been made, as `new_map`, but with no share.
+
+        It is made in another thread, which takes seconds.
+
+        Args:
+            now: begin to make one, unless one is being made.
+        """
+        if self._umap is None:
+            if now and len(self._places) >= LEAST_UMAP:
+                points = Future[np.ndarray | None]()
+                self._umap = self._map_of_states(), points
+                arguments = points, self._features()
+                threading.Thread(target=_make_umap, args=arguments, daemon=True).start()
+            return None
+        found, points = self._umap
+        if not points.done():
+            return None
+        self._umap, self._components = None, None  # the axes are no components
+        places = points.result()
+        if places is None:
+            return None
+        return found | {"share": None, "points": [_rounded(point) for point in places]}
+
+    def _features(self) -> np.ndarray:
+        """Return the features of the states remembered, [N, dim]."""
+        assert self._directions is not None
         count = len(self._places)
-        found = principal_components(self._directions[:count] * self._sizes[:count, None])
-        self._components, self._mapped = found, remembered
+        return self._directions[:count] * self._sizes[:count, None]
+
+    def _map_of_states(self) -> dict[str, Any]:
+        """Return the number of a new map, and of the states all but their points."""
         self._maps += 1
         return {
             "map": self._maps,
-            "share": found.share,
-            "states": [self._number(at) for at in range(count)],
-            "points": [_rounded(point) for point in found.points],
+            "states": [self._number(at) for at in range(len(self._places))],
             "values": [finite_or_none(value) for value in self._values],
             "games": [game for game, _ in self._places],
             "steps": [step for _, step in self._places],
@@ -135,10 +180,10 @@ class SimilarStates:
         """
         if self._directions is None:
             return [], None
-        count = len(self._places)
-        features = self._directions[:count] * self._sizes[:count, None]
         game, step = np.array(self._places).T
-        units = exciting_states(features, game, step, units=_UNITS, count=_COUNT, apart=_APART)
+        units = exciting_states(
+            self._features(), game, step, units=_UNITS, count=_COUNT, apart=_APART
+        )
         heads = [
             {
                 "unit": unit.unit,
@@ -235,6 +280,14 @@ class SimilarInReplay:
         for head, numbers in zip(heads, chosen.reshape(len(best), -1), strict=True):
             head["numbers"] = [finite_or_none(x) for x in numbers[:_NUMBERS]]
         return heads, None
+
+
+def _make_umap(points: Future[np.ndarray | None], features: np.ndarray) -> None:
+    """Compute a map by UMAP."""
+    try:
+        points.set_result(umap_points(features, seed=0))
+    except Exception as error:  # raised where the result is asked for
+        points.set_exception(error)
 
 
 def _directions(features: np.ndarray) -> np.ndarray:

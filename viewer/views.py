@@ -12,6 +12,7 @@ from ludus.agents.agent import Advisor, AnyAgent, Searching
 from ludus.envs.board.positions.read import read_position
 from ludus.envs.dict_observation import PackedDict
 from ludus.envs.errors import RunError
+from ludus.evaluation.feature_map import has_umap
 from ludus.evaluation.first_layer import first_layers
 from ludus.evaluation.interactive_game import InteractiveGame
 from ludus.evaluation.playback import Playback
@@ -55,6 +56,8 @@ class Chosen(NamedTuple):
     """layer whose feature maps are shown; "" for none"""
     panels: frozenset[str] = frozenset()
     """of `PANELS`"""
+    umap: bool = False
+    """the map of features is that of UMAP, not of two principal components"""
 
 
 class View(Protocol):
@@ -83,7 +86,7 @@ class View(Protocol):
     def frame(self, chosen: Chosen) -> tuple[dict[str, Any], dict[str, bytes]]:
         """Return the head and the images of the current state."""
 
-    def features_map(self, *, now: bool) -> dict[str, Any] | None:
+    def features_map(self, *, now: bool, umap: bool) -> dict[str, Any] | None:
         """Return a map of the states of the session if it is new, see `SimilarStates`."""
 
     def state_picture(self, number: int) -> bytes | None:
@@ -143,6 +146,7 @@ class EnvView:
             "saliencies": inspector.kinds,
             "layers": inspector.layers,
             "panels": self._panels,
+            "has_umap": has_umap(),
             "person": self._person,
         }
 
@@ -271,9 +275,11 @@ class EnvView:
             self._filters = encode_png(weights_picture(layers[0].weight))
         return self._filters
 
-    def features_map(self, *, now: bool) -> dict[str, Any] | None:
+    def features_map(self, *, now: bool, umap: bool) -> dict[str, Any] | None:
         """Return a map of the states of the session if it is new."""
-        return None if self._similar is None else self._similar.new_map(now=now)
+        if self._similar is None:
+            return None
+        return self._similar.new_umap(now=now) if umap else self._similar.new_map(now=now)
 
     def state_picture(self, number: int) -> bytes | None:
         """Return the picture of a state of that map; None if it is not remembered."""
@@ -373,7 +379,7 @@ class BoardView:
             head["occlusion"] = self._occluded.look(self._game.obs)
         return head, {}
 
-    def features_map(self, *, now: bool) -> dict[str, Any] | None:
+    def features_map(self, *, now: bool, umap: bool) -> dict[str, Any] | None:
         """Return None: there is no map of board games."""
 
     def state_picture(self, number: int) -> bytes | None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from ludus.evaluation import feature_map
 from ludus.evaluation.feature_map import (
     exciting_states,
     nearest_states,
@@ -103,3 +104,15 @@ def test_umap_keeps_groups_apart_and_repeats():
     within = np.linalg.norm(points[:30] - middles[0], axis=1).mean()
     assert np.linalg.norm(middles[0] - middles[1]) > 2 * within
     assert (umap_points(features, seed=0) == points).all()
+
+
+@pytest.mark.parametrize("shape", [(300, 400), (400, 300)])
+def test_components_found_by_iteration_are_those_of_a_whole_decomposition(shape, monkeypatch):
+    features = np.random.default_rng(0).normal(size=shape) * np.linspace(1, 3, shape[1])
+    found = principal_components(features)
+    monkeypatch.setattr(feature_map, "_ITERATED", 10_000)
+    whole = principal_components(features)
+    np.testing.assert_allclose(found.points, whole.points, atol=1e-6)
+    assert found.share == pytest.approx(whole.share)
+    still = principal_components(np.ones(shape))
+    assert (still.points == 0).all()

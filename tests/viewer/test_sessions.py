@@ -12,11 +12,12 @@ import torch
 from ludus.envs.errors import RunError
 from ludus.envs.make import EnvOptions, make
 from ludus.evaluation.evaluate import HELD_OUT_SEEDS
+from ludus.evaluation.feature_map import has_umap
 from ludus.training.api import train
 from ludus.training.checkpoint import newest_checkpoint, save_checkpoint
 from ludus.training.run import Run, TrainOptions
 from ludus.training.train import load
-from ludus.viewer import playback_session
+from ludus.viewer import playback_session, similar
 from ludus.viewer.game_session import MAX_SIMULATIONS, GameSession
 from ludus.viewer.messages import decode_png
 from ludus.viewer.playback_session import Pace, PlaybackSession
@@ -332,6 +333,26 @@ def test_occlusion_is_sent_where_it_is_asked_for(start, published):
     assert all(0 <= each["policy"] <= 1 for each in head["occlusion"])
     _send(session, "occlusion", False)
     published.until(lambda head: head["kind"] == "board" and "occlusion" not in head)
+
+
+def test_the_map_of_umap_is_sent_once_it_is_made(start, published, monkeypatch):
+    """Also while the game is paused, and no other replaces it by itself."""
+    monkeypatch.setattr(similar, "umap_points", lambda features, seed: features[:, :2])
+    session = start("pong")
+    assert published.until(lambda head: head["kind"] == "hello")["has_umap"] == has_umap()
+    _send(session, "speed", 0)
+    _send(session, "features", True)
+    published.until(lambda head: head["kind"] == "map" and len(head["states"]) > 3)
+    _send(session, "pause")
+    _send(session, "umap", "yes")  # is ignored
+    _send(session, "umap", True)
+    found = published.until(lambda head: head["kind"] == "map" and head["share"] is None)
+    assert len(found["points"]) == len(found["states"]) > 3
+    _send(session, "step")
+    head = published.until(lambda head: head["kind"] == "frame" and head["umap"])
+    assert head["place"] is None
+    _send(session, "umap", False)
+    published.until(lambda head: head["kind"] == "map" and head["share"] is not None)
 
 
 def test_the_map_of_features_is_sent_where_it_is_asked_for(start, published):

@@ -1,5 +1,7 @@
 """Similar states of a session and of a replay, against a naive search."""
 
+import threading
+
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -94,6 +96,45 @@ def test_a_new_map_is_made_when_there_are_enough_new_states_or_at_once(states):
             made.append(number + 1)
     assert made == [8, 10, 12, 14, 16, 18, 20]  # a quarter of the eight more
     assert states.new_map(now=True) is not None
+
+
+def test_a_map_of_umap_is_made_beside_and_given_once(states, monkeypatch):
+    asked, go_on = [], threading.Event()
+
+    def points_of(features, seed):
+        asked.append(features)
+        go_on.wait()
+        return features[:, ::-1] + 1
+
+    monkeypatch.setattr(similar, "umap_points", points_of)
+    for number in range(3):
+        _look(states, [number, 1], number)
+    assert states.new_umap(now=True) is None
+    assert not asked  # of three states there is none
+    _look(states, [3, 1], 3)
+    assert states.new_umap(now=False) is None
+    assert states.new_umap(now=True) is None
+    _look(states, [4, 1], 4)  # is not on it
+    assert states.new_umap(now=True) is None  # it is being made
+    go_on.set()
+    states._umap[1].result()
+    found = states.new_umap(now=False)
+    assert found["points"] == [[2, pytest.approx(x + 1)] for x in range(4)]
+    assert (found["states"], found["share"]) == ([0, 1, 2, 3], None)
+    assert len(asked) == 1
+    assert states.present() is None
+    assert states.new_umap(now=False) is None
+    assert states.new_map(now=True)["map"] > found["map"]
+    assert states.present() is not None
+
+
+def test_a_map_of_umap_of_other_weights_is_not_given(states, monkeypatch):
+    monkeypatch.setattr(similar, "umap_points", lambda features, seed: features)
+    for number in range(4):
+        _look(states, [number, 1], number)
+    states.new_umap(now=True)
+    states.forget()
+    assert states.new_umap(now=False) is None
 
 
 def test_other_weights_have_a_map_of_their_own(states):

@@ -5,16 +5,23 @@ import { el, formatNumber, formatValue, paint } from "./elements.js";
 const VIRIDIS = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
 const MARGIN = 18, RADIUS = 3, REACH = 24; // pixels of the page; the margin has space for the circle of a state beyond the map
 const HEIGHT = 260;
+let groups = 0; // of radio buttons, each of which needs a name
 
-// Creates the map. open(state) is called with the number of a state whose picture is wanted, and
-// again() when a new map is wanted.
-export function featuresMap(open, again) {
+// Creates the map. open(state) is called with the number of a state whose picture is wanted,
+// again() when a new map is wanted, and choose(umap) when it shall be UMAP's, or not.
+export function featuresMap(open, again, chooseKind) {
   const canvas = el("canvas", { role: "img", "aria-label": "map of features: no states yet", onclick: (event) => choose(nearest(event)) });
   const slider = el("input", { type: "range", min: 0, max: 0, value: 0, "aria-label": "state of the map", oninput: () => choose(Number(slider.value)) });
   const picture = el("canvas", { role: "img", hidden: true });
   const name = el("output", { class: "small" });
   const about = el("p", { class: "soft small" });
-  const box = el("div", { class: "places", hidden: true }, el("h2", {}, "Features map"), canvas,
+  const group = `axes-${++groups}`;
+  const kind = (umap, text) => el("label", {}, el("input", { type: "radio", name: group, value: text, onchange: () => {
+    chooseKind(umap);
+    if (umap) about.textContent = "The map of UMAP is being made. This takes seconds, the first time up to a minute.";
+  } }), ` ${text} `);
+  const kinds = el("div", { class: "row", role: "radiogroup", "aria-label": "axes of the map", hidden: true }, kind(false, "PCA"), kind(true, "UMAP"));
+  const box = el("div", { class: "places", hidden: true }, el("h2", {}, "Features map"), kinds, canvas,
     el("div", { class: "row slide" }, slider, el("button", { onclick: again }, "Update map")), name, picture, about);
   let map = null;
   let place = null; // of the present state
@@ -90,10 +97,12 @@ export function featuresMap(open, again) {
     if (chosen < 0) name.textContent = "";
     slider.max = map.states.length - 1;
     if (chosen >= 0) slider.value = String(chosen);
-    const [first, second] = map.share.map((share) => `${Math.round(100 * share)}%`);
+    const shares = map.share?.map((share) => `${Math.round(100 * share)}%`);
+    const axes = shares ? `The axes are the first two principal components of the network's features, with ${shares[0]} and ${shares[1]} of their variance. The circle is the present state; a dot opens its frame.`
+      : "UMAP keeps neighbours together by the cosine of the network's features; its distances between groups mean little. Update map makes it anew, from all states up to then. A dot opens its frame; the present state has no place.";
     const range = values.length ? `, from dark for ${formatValue(map.range[0])} to yellow for ${formatValue(map.range[1])}` : "";
     canvas.setAttribute("aria-label", `map of the features of ${map.states.length} states`);
-    about.textContent = `${formatNumber(map.states.length)} of the last states seen here, one frame in four since the map or similar states were chosen. Coloured by value${range}. The axes are the first two principal components of the network's features, with ${first} and ${second} of their variance. The circle is the present state; a dot opens its frame.`;
+    about.textContent = `${formatNumber(map.states.length)} of the last states seen here, one frame in four since the map or similar states were chosen. Coloured by value${range}. ${axes}`;
     draw();
   }
 
@@ -115,5 +124,11 @@ export function featuresMap(open, again) {
     draw();
   }
 
-  return { box, update, show, mark };
+  // Takes the state of the controls.
+  function control(head) {
+    if (head.kind === "hello") kinds.hidden = !head.has_umap;
+    for (const input of kinds.querySelectorAll("input")) input.checked = (input.value === "UMAP") === head.umap;
+  }
+
+  return { box, update, show, mark, control };
 }

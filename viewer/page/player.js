@@ -54,7 +54,7 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
   const isShown = (panel) => (head) => head.panels_shown.includes(panel);
   const sections = [[mapsBox, (head) => head.layer], [similarBox, isShown("similar")], [replayedBox, isShown("similar")],
     [filtersBox, isShown("filters")], [unitsBox, isShown("units")], [decodedBox, isShown("reconstruction")]];
-  const features = featuresMap((state) => connection.send("state", state), () => connection.send("features", true));
+  const features = featuresMap((state) => connection.send("state", state), () => connection.send("features", true), (umap) => connection.send("umap", umap));
   const moves = el("div", {});
   const played = moveList((step) => {
     const [first, last] = gameAround(shown ?? recorded.length - 1);
@@ -165,6 +165,7 @@ export function createPlayer(name, { twin = "", onCommand = null, onReady = null
       if (document.activeElement !== box) box.value = String(value);
     }
     for (const { panel, update } of panels) update(head.panels_shown.includes(panel), head.kind === "hello");
+    features.control(head);
     stage.update(head);
   }
 
