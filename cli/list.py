@@ -201,7 +201,7 @@ def _names_of(run: "Run") -> tuple[str, str]:
 
 
 def _settings_of(run: "Run") -> dict[str, Any]:
-    """Return the settings by which a run is told from others; none if they cannot be read."""
+    """Return the settings that distinguish a run from others; none if they cannot be read."""
     from ludus.training.distinguish import learning_settings
     from ludus.training.files import read_json
 

@@ -333,7 +333,7 @@ def test_pages_may_ask_at_the_same_time(root):
     assert not wrong
 
 
-def test_runs_of_one_agent_are_told_apart_by_their_settings(root):
+def test_runs_of_one_agent_are_distinguished_by_their_settings(root):
     other = root / "CartPole-v1" / "dqn" / "b"
     shutil.copytree(root / NAME, other)
     record = json.loads((other / "config.json").read_text())
