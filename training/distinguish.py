@@ -30,26 +30,26 @@ def distinctions(runs: Sequence[Mapping[str, Any]]) -> list[str]:
             are compared. Where no value is the most common, that of the last of the most common
             ones counts, so that in a list with the newest run first it is the oldest's.
     """
-    groups: dict[tuple[Any, Any], list[Mapping[str, Any]]] = {}
-    for settings in runs:
-        groups.setdefault((settings.get("env"), settings.get("agent")), []).append(settings)
+    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    keys = [tuple(_text(settings.get(name)) for name in ("env", "agent")) for settings in runs]
+    for key, settings in zip(keys, runs, strict=True):
+        groups.setdefault(key, []).append(settings)
     usual = {key: _most_common(group) for key, group in groups.items()}
-    return [_difference(s, usual[s.get("env"), s.get("agent")]) for s in runs]
+    return [_difference(settings, usual[key]) for key, settings in zip(keys, runs, strict=True)]
 
 
 def _most_common(group: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Return the most common value of each setting, as text."""
-    names = dict.fromkeys(name for settings in group for name in settings)
-    found = {}
-    for name in names:
-        counts = Counter(_text(settings.get(name)) for settings in reversed(group))
-        found[name] = counts.most_common(1)[0][0]  # of equal counts, the first that was met
-    return found
+    """Return the most common value of each setting, as text, of the runs that have it."""
+    counts: dict[str, Counter[str]] = {}
+    for settings in reversed(group):  # of equal counts, the first that is met is chosen
+        for name, value in settings.items():
+            counts.setdefault(name, Counter())[_text(value)] += 1
+    return {name: count.most_common(1)[0][0] for name, count in counts.items()}
 
 
 def _difference(settings: Mapping[str, Any], usual: Mapping[str, str]) -> str:
-    own = {name: _text(settings.get(name)) for name in usual}
-    named = [f"{name} {own[name]}" for name in usual if own[name] != usual[name]]
+    own = {name: _text(value) for name, value in settings.items()}
+    named = [f"{name} {value}" for name, value in own.items() if value != usual[name]]
     more = len(named) - _NAMED_SETTINGS
     return ", ".join([*named[:_NAMED_SETTINGS], *([f"{more} more"] if more > 0 else [])])
 

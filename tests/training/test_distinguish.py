@@ -21,14 +21,16 @@ def test_only_runs_of_the_same_agent_on_the_same_env_are_compared():
     assert distinctions([BASE, *others]) == ["", "", ""]
 
 
-def test_a_setting_that_a_run_does_not_have_differs():
-    assert distinctions([BASE, BASE, BASE | {"new": True}]) == ["", "", "new true"]
+def test_a_setting_counts_among_the_runs_that_have_it():
+    """Those of an earlier version do not have all."""
+    runs = [BASE | {"new": 2}, BASE | {"new": 1}, BASE, BASE | {"new": 1}, BASE]
+    assert distinctions(runs) == ["new 2", "", "", "", ""]
 
 
 def test_a_description_is_short_and_printable():
     names = [f"field{number}" for number in range(5)]
-    many = BASE | dict.fromkeys(names, 1)
-    assert distinctions([many, BASE, BASE]) == ["field0 1, field1 1, field2 1, 2 more", "", ""]
+    many, few = (BASE | dict.fromkeys(names, value) for value in (1, 0))
+    assert distinctions([many, few, few]) == ["field0 1, field1 1, field2 1, 2 more", "", ""]
     (text, _) = distinctions([BASE | {"init_from": "a\x1b[31m" + "b" * 500}, BASE])
     assert text.isprintable()
     assert len(text) < 110
@@ -37,6 +39,7 @@ def test_a_description_is_short_and_printable():
 def test_nothing_distinguishes_no_runs_and_those_without_settings():
     assert distinctions([]) == []
     assert distinctions([{}, {}, BASE]) == ["", "", ""]
+    assert distinctions([{"env": ["a"]}, {"env": {"b": 1}}]) == ["", ""]  # of a damaged file
 
 
 def test_the_settings_are_of_what_is_learned():
