@@ -197,6 +197,7 @@ def _scaling() -> Iterator[Training]:
 
 
 _FEW = 100_000  # env steps
+_PRETRAINED = ("Breakout", "Asterix")  # both show four planes
 
 
 def _few_steps(
@@ -260,6 +261,15 @@ def _boxing() -> Iterator[Training]:
     yield from _few_steps("boxing", "BoxingNoFrameskip-v4", variants, small, evaluations=2)
 
 
+def _auxiliary() -> Iterator[Training]:
+    """DQN with each auxiliary loss, and without one as the last row."""
+    losses = ("reconstruction", "variational", "inverse", "spr", "none")
+    options = ("--spr-units", "128", "--eval-every", "25000", "--eval-episodes", "20")
+    for seed, game, loss in product(range(5), _PRETRAINED, losses):
+        given = ("--auxiliary", loss, *options)
+        yield Training("auxiliary", f"MinAtar/{game}-v1", "dqn", loss, given, 100_000, seed)
+
+
 def _encoder(game: str, objective: str, seed: int) -> Training:
     """100,000 env steps of random play without rewards."""
     options = ("--auxiliary", objective, "--reward-free", "--eval-episodes", "0")
@@ -270,7 +280,7 @@ def _encoder(game: str, objective: str, seed: int) -> Training:
 
 def _pretraining() -> Iterator[Training]:
     """DQN from encoders that were pretrained on its game and on another with as many planes."""
-    games, objectives = ("Breakout", "Asterix"), ("reconstruction", "spr")
+    games, objectives = _PRETRAINED, ("reconstruction", "spr")
     for seed in range(5):
         encoders = {
             (game, objective): _encoder(game, objective, seed)
@@ -333,4 +343,5 @@ EXPERIMENTS = {
     "pretraining": _pretraining,
     "data_efficient": _data_efficient,
     "boxing": _boxing,
+    "auxiliary": _auxiliary,
 }
