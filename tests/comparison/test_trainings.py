@@ -114,10 +114,15 @@ def test_a_training_begins_with_the_network_of_another(queue, monkeypatch, capsy
     assert [json.loads(line)["key"] for line in again] == [line["key"] for line in results]
 
 
-def test_a_row_of_a_table_by_hand(queue, capsys, monkeypatch):
-    """Of the four pairs of a new and an old training, the new one is better in three."""
+@pytest.mark.parametrize("envs", ["E", "EF"])
+def test_a_row_of_a_table_by_hand(queue, capsys, monkeypatch, envs):
+    """Of the four pairs of a new and an old training, the new one is better in three.
+
+    An env without results, G, has no column, and one env needs none over all.
+    """
     trainings = [
-        queue.Training("s", "E", "dqn", variant, (), 1, seed)
+        queue.Training("s", env, "dqn", variant, (), 1, seed)
+        for env in (*envs, "G")
         for variant in ("new", "old")
         for seed in range(2)
     ]
@@ -131,14 +136,17 @@ def test_a_row_of_a_table_by_hand(queue, capsys, monkeypatch):
             "seed": t.seed,
             "evaluations": [{"returns": [score - 1, score + 1]}],
         }
-        for t, score in zip(trainings, (2.0, 4.0, 1.0, 3.0), strict=True)
+        for t, score in zip(trainings, (2.0, 4.0, 1.0, 3.0) * len(envs), strict=False)
     ]
     (queue.RESULTS / "s.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     queue.table("s")
     header, _, new, old = capsys.readouterr().out.splitlines()
-    assert header == "| | E | all |"
+    several = len(envs) > 1
+    assert header == "| | " + " | ".join(envs) + (" | all |" if several else " |")
     assert new.startswith("| new | 3.0 (2.0 to 4.0) [0.75, ")
-    assert old == "| old | 2.0 (1.0 to 3.0) |  |"
+    assert new.count("[0.75, ") == len(envs)
+    assert ("| 0.75 (" in new) == several
+    assert old == "| old |" + " 2.0 (1.0 to 3.0) |" * len(envs) + ("  |" if several else "")
 
 
 @pytest.fixture
