@@ -12,6 +12,7 @@ says what the experiments are.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -63,6 +64,16 @@ def _with_starts(trainings: list[Training]) -> Iterator[Training]:
         if training.start is not None and _finished(training.start) is None:
             yield training.start
         yield training
+
+
+def _yield_to_others(pid: int) -> None:
+    """Give a process's session the lowest priority.
+
+    On Linux each session is a group whose share of the cores does not depend on the `nice` of its
+    processes: beside two trainings, tests had a third of each core.
+    """
+    with contextlib.suppress(OSError):  # another system, or a kernel without such groups
+        Path(f"/proc/{pid}/autogroup").write_text("19")
 
 
 class Stopped(Exception):
@@ -154,6 +165,7 @@ class Queue:
                 stderr=output,
                 start_new_session=True,
             )
+            _yield_to_others(process.pid)
             self._running.add(process)
             if self.stopping:  # since the loop of `work` asked
                 process.send_signal(signal.SIGTERM)
