@@ -164,6 +164,16 @@ FIGURES = (
         ),
         "results/pretraining.jsonl",
     ),
+    Figure(
+        "data_efficient",
+        ("benchmarks/README.md", "A hundred thousand env steps"),
+        (
+            "python benchmarks/trainings.py run data_efficient",
+            "python benchmarks/trainings.py table data_efficient",
+            "python benchmarks/scores.py data_efficient",
+        ),
+        "results/data_efficient.jsonl",
+    ),
     _measured("overlap_speed", "Overlap", "python benchmarks/overlap.py"),
     _trained("overlap", "Overlap"),
     _measured("family_speed", "The family", "ludus bench --only family --rounds 3"),

@@ -240,7 +240,7 @@ class Scores(NamedTuple):
     """What the trainings of an experiment that have ended have scored."""
 
     envs: list[str]  # with any result
-    variants: list[str]
+    variants: list[str]  # with any result, and the last, with which others are compared
     of: dict[tuple[str, str], np.ndarray]  # [seeds] by env and variant; empty where none has ended
 
 
@@ -255,7 +255,9 @@ def scores_of(name: str) -> Scores:
         for env, variant in product(envs, variants)
     }
     envs = [env for env in envs if any(len(of[env, variant]) for variant in variants)]
-    return Scores(envs, variants, of)
+    *others, last = variants
+    shown = [variant for variant in others if any(len(of[env, variant]) for env in envs)]
+    return Scores(envs, [*shown, last], of)
 
 
 def scores(lines: list[dict[str, Any]]) -> np.ndarray:
