@@ -159,7 +159,7 @@ def _runs(given: Arguments) -> list[dict[str, Any]]:
         if wanted:
             row = {"run": str(run.path), "env": env, "agent": agent, **asdict(status)}
             rows.append((changed_at(run.path), run, row))
-    rows.sort(key=lambda found: found[0], reverse=True)
+    rows.sort(key=lambda found: found[0], reverse=True)  # the newest first
     differences = distinctions([_settings_of(run) for _, run, _ in rows])
     listed = [
         (changed, row | {"distinction": difference})

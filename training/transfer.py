@@ -12,9 +12,7 @@ from ludus.envs.make import make
 from ludus.training.run import Run, RunConfig
 
 _SHAPED_BY = {  # the parts in order, and the fields that decide on the shapes of each
-    "encoder": (
-        *("encoder", "hidden", "width", "features", "renormalize", "normalize_observation"),
-    ),
+    "encoder": ("encoder", "hidden", "width", "features", "renormalize", "normalize_observation"),
     "core": ("core", "core_units"),
     "head": ("head", "head_hidden", "dueling", "noisy", "atoms", "quantiles"),
 }

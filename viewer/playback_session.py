@@ -8,6 +8,7 @@ from typing import Any, TypeGuard
 from ludus.agents.agent import AnyAgent
 from ludus.envs.board import spiel
 from ludus.envs.errors import CheckpointError, RunError
+from ludus.evaluation.feature_map import has_umap
 from ludus.evaluation.video import encode_mp4
 from ludus.training.run import Run, RunConfig
 from ludus.training.train import load
@@ -238,7 +239,7 @@ class PlaybackSession:
                 self._shown = self._shown._replace(panels=panels)
                 if panel == "features":
                     self._map_now = value  # a new map, also if it is shown already
-            case "umap" if isinstance(value, bool):
+            case "umap" if isinstance(value, bool) and (has_umap() or not value):
                 self._shown = self._shown._replace(umap=value)
                 self._map_now = True
             case "state" if type(value) is int:

@@ -338,6 +338,7 @@ def test_occlusion_is_sent_where_it_is_asked_for(start, published):
 def test_the_map_of_umap_is_sent_once_it_is_made(start, published, monkeypatch):
     """Also while the game is paused, and no other replaces it by itself."""
     monkeypatch.setattr(similar, "umap_points", lambda features, seed: features[:, :2])
+    monkeypatch.setattr(playback_session, "has_umap", lambda: True)
     session = start("pong")
     assert published.until(lambda head: head["kind"] == "hello")["has_umap"] == has_umap()
     _send(session, "speed", 0)

@@ -8,7 +8,7 @@ const HEIGHT = 260;
 let groups = 0; // of radio buttons, each of which needs a name
 
 // Creates the map. open(state) is called with the number of a state whose picture is wanted,
-// again() when a new map is wanted, and choose(umap) when it shall be UMAP's, or not.
+// again() when a new map is wanted, and chooseKind(umap) when it shall be UMAP's, or not.
 export function featuresMap(open, again, chooseKind) {
   const canvas = el("canvas", { role: "img", "aria-label": "map of features: no states yet", onclick: (event) => choose(nearest(event)) });
   const slider = el("input", { type: "range", min: 0, max: 0, value: 0, "aria-label": "state of the map", oninput: () => choose(Number(slider.value)) });
