@@ -109,6 +109,31 @@ def test_the_loss_is_that_of_the_augmented_images(random_stream):
     torch.testing.assert_close(metrics[0], loss.detach(), rtol=1e-4, atol=1e-5)
 
 
+def test_each_row_that_an_auxiliary_loss_looks_at_is_augmented_by_its_own_numbers(random_stream):
+    agent = _filled(
+        random_stream, random_shift=3, intensity_noise=0.1, auxiliary="spr", spr_steps=2
+    )
+    seen, loss = [], agent._auxiliary.loss
+
+    def spy(latents, obs, following):
+        seen.append((obs, following))
+        return loss(latents, obs, following)
+
+    agent._auxiliary.loss = spy
+    numbers = agent.randomness()
+    agent.gradients(*numbers)
+    sample = agent.memory.sample(numbers.uniforms)
+    (obs, following), augmentation = seen[0], Augmentation(3, 0.1)
+    assert torch.equal(obs, augmentation(sample.batch.obs, numbers.augmentation[0]))
+    plain = agent.memory.following(sample.indices, 2)
+    for k, n in np.ndindex(2, CONFIG.batch_size):
+        image = plain.obs[plain.place[k, n]].unsqueeze(0)
+        expected = augmentation(image, numbers.augmentation[2 + k, n].unsqueeze(0))
+        assert torch.equal(following.obs[following.place[k, n]], expected[0])
+    assert len(numbers.augmentation) == 4
+    assert len(numbers.augmentation.flatten(0, 1).unique(dim=0)) == 4 * CONFIG.batch_size
+
+
 @pytest.mark.parametrize("name", ["random_shift", "intensity_noise"])
 def test_vectors_are_refused_in_one_sentence(name):
     config = replace(CONFIG, encoder="mlp", **{name: 1})

@@ -448,6 +448,41 @@ def test_a_field_changes_what_is_learned_with_its_loss_alone(random_stream, fiel
         assert (difference > 1e-6) == changes
 
 
+@pytest.mark.parametrize("kind", ["reconstruction", "spr", "inverse"])
+def test_the_loss_of_a_sequence_is_the_mean_over_its_trained_rows(random_stream, kind):
+    agent = _agent("r2d2", auxiliary=kind, spr_steps=3, learning_starts=1_000)
+    _train(agent, random_stream(2, 1, 5, _random), 55)
+    c, auxiliary, network = agent.config, agent._auxiliary, agent.network
+    batch = agent.memory.sample(agent.memory.uniforms(4))
+    found = agent._auxiliary_loss(batch, agent.loss(batch)[3])
+    rows, cut, ended = len(batch.obs), 0, 0
+    for n in range(4):
+        costs = []
+        for t in range(c.burn_in, c.burn_in + c.sequence_length):
+            if not batch.valid[t, n]:
+                ended += 1
+                continue
+            after = [min(t + k, rows - 1) for k in range(1, auxiliary.steps + 1)]
+            reached = [
+                t + k < rows and all(batch.valid[t : t + k, n].tolist())
+                for k in range(1, auxiliary.steps + 1)
+            ]
+            cut += not all(reached)
+            following = None
+            if after:
+                following = Following(
+                    batch.obs[after, n],
+                    torch.arange(len(after)).unsqueeze(1),
+                    torch.stack([batch.action[row - 1, n : n + 1] for row in after]),
+                    torch.tensor(reached).unsqueeze(1),
+                )
+            obs = batch.obs[t, n : n + 1]
+            costs.append(float(auxiliary.loss(network.latents(obs), obs, following).detach()))
+        assert float(found[n].detach()) == pytest.approx(np.mean(costs), rel=1e-4)
+    assert ended > 0
+    assert cut > 0 or auxiliary.steps < 2
+
+
 def test_transfer_takes_over_the_targets_encoder():
     source, agent = (_agent("dqn", auxiliary="spr") for _ in range(2))
     with torch.no_grad():
