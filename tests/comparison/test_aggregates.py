@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import trim_mean
 
 from ludus.comparison.aggregates import (
     AGGREGATES,
@@ -28,6 +29,12 @@ from ludus.comparison.aggregates import (
 def test_iqm_by_hand():
     # of 8 numbers the lowest and the highest 2 go: (2 + 3 + 4 + 5) / 4
     assert iqm(np.array([100.0, 3, 1, 4, 5, 6, 2, -50])) == 3.5
+
+
+@pytest.mark.parametrize("count", range(1, 14))
+def test_iqm_is_scipy_s_trimmed_mean(count):
+    scores = np.random.default_rng(count).normal(size=(3, 5, count)).round(1)  # some are alike
+    assert np.array_equal(iqm(scores), trim_mean(scores, 0.25, axis=-1))
 
 
 def test_of_five_seeds_the_interval_is_over_trainings():
