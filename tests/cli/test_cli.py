@@ -10,15 +10,10 @@ import pytest
 
 import ludus
 from ludus.cli.main import main
+from tests.forked import run_forked
 
 LUDUS = [sys.executable, "-m", "ludus"]
 LIMIT = 600.0  # seconds; for a process that hangs, far above what a busy machine needs
-
-
-def _ludus(*arguments, cwd=None):
-    return subprocess.run(
-        [*LUDUS, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, timeout=LIMIT
-    )
 
 
 def test_a_reader_that_goes_away_ends_it_without_a_word(tmp_path):
@@ -42,7 +37,7 @@ def test_a_reader_that_goes_away_ends_it_without_a_word(tmp_path):
 def run(tmp_path_factory) -> Path:
     """A short training of a DQN on CartPole."""
     root = tmp_path_factory.mktemp("runs")
-    done = _ludus(
+    done = run_forked(
         "train",
         "dqn",
         "CartPole-v1",
@@ -125,7 +120,7 @@ def test_what_is_asked_for_is_printed(arguments, said, capsys):
     ],
 )
 def test_a_mistake_is_one_sentence_and_code_2(arguments, said, tmp_path):
-    done = _ludus(*arguments.split(), cwd=tmp_path)
+    done = run_forked(*arguments.split(), cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert said in done.stderr
     assert done.stderr.startswith("ludus: ")
@@ -135,29 +130,31 @@ def test_a_mistake_is_one_sentence_and_code_2(arguments, said, tmp_path):
 
 
 def test_help_shows_every_field_with_its_docstring():
-    done = _ludus("train", "dqn", "CartPole-v1", "--help")
+    done = run_forked("train", "dqn", "CartPole-v1", "--help")
     assert done.returncode == 0
     for words in ("--learning-rate", "step size of the optimizer", "--stack", "--run-dir"):
         assert words in done.stdout
-    assert _ludus("--help").stdout.count("\n") > 6
+    assert run_forked("--help").stdout.count("\n") > 6
 
 
 def test_evaluate_prints_one_json_object_and_repeats(run):
-    first, second = (_ludus("evaluate", run, "--episodes", 5, "--json") for _ in range(2))
+    first, second = (run_forked("evaluate", run, "--episodes", 5, "--json") for _ in range(2))
     assert first.returncode == 0, first.stderr
     output = json.loads(first.stdout)
     assert len(output["returns"]) == 5
     assert output["protocol"]["kind"] == "gymnasium"
     assert first.stdout == second.stdout
-    fewer = json.loads(_ludus("evaluate", run, "--episodes", 3, "--num-envs", 2, "--json").stdout)
+    fewer = json.loads(
+        run_forked("evaluate", run, "--episodes", 3, "--num-envs", 2, "--json").stdout
+    )
     assert len(fewer["returns"]) == 3
-    assert "mean" in _ludus("evaluate", run, "--episodes", 2).stdout
+    assert "mean" in run_forked("evaluate", run, "--episodes", 2).stdout
 
 
 def test_record_writes_a_film_of_the_whole_game(run, tmp_path):
     import av
 
-    done = _ludus("record", run, "--out", tmp_path / "game.mp4", "--json")
+    done = run_forked("record", run, "--out", tmp_path / "game.mp4", "--json")
     assert done.returncode == 0, done.stderr
     output = json.loads(done.stdout)
     with av.open(output["video"]) as film:
@@ -166,27 +163,29 @@ def test_record_writes_a_film_of_the_whole_game(run, tmp_path):
         assert stream.codec_context.name == "h264"
         assert stream.height >= 400
     assert pictures == output["length"] + 1
-    assert _ludus("record", run, "--out", "game.avi").returncode == 2
-    assert "does not exist" in _ludus("record", run, "--out", "no/where.mp4").stderr
+    assert run_forked("record", run, "--out", "game.avi").returncode == 2
+    assert "does not exist" in run_forked("record", run, "--out", "no/where.mp4").stderr
 
 
 def test_list(run):
-    runs = json.loads(_ludus("list", "runs", "--run-dir", run.parents[2], "--json").stdout)["runs"]
+    runs = json.loads(run_forked("list", "runs", "--run-dir", run.parents[2], "--json").stdout)[
+        "runs"
+    ]
     assert [r["run"] for r in runs] == [str(run)]
-    envs = json.loads(_ludus("list", "envs", "--json").stdout)["envs"]
+    envs = json.loads(run_forked("list", "envs", "--json").stdout)["envs"]
     names = {row["env"] for row in envs}
     assert {"CartPole-v1", "ALE/Pong-v5", "MinAtar/Breakout-v1", "ludus/Recall-v0"} <= names
-    assert "sb3:dqn" in _ludus("list", "agents").stdout
+    assert "sb3:dqn" in run_forked("list", "agents").stdout
 
 
 def test_an_empty_list_says_what_to_do(tmp_path):
-    done = _ludus("list", cwd=tmp_path)
+    done = run_forked("list", cwd=tmp_path)
     assert done.returncode == 0
     assert "ludus train" in done.stdout
 
 
 def test_compare_end_to_end(tmp_path):
-    done = _ludus(
+    done = run_forked(
         "compare",
         "--env",
         "CartPole-v1",
@@ -218,7 +217,7 @@ def test_compare_end_to_end(tmp_path):
 
 def test_a_resumed_training_that_had_finished_changes_nothing(run):
     before = sorted(p.name for p in run.glob("weights/*"))
-    done = _ludus("train", "--resume", run, "--json")
+    done = run_forked("train", "--resume", run, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["state"] == "finished"
     assert sorted(p.name for p in run.glob("weights/*")) == before

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,10 +9,9 @@ import pytest
 
 from ludus.cli import main, train
 from ludus.training.run import Run
+from tests.forked import Forked, run_forked
 
 minari = pytest.importorskip("minari")
-
-LUDUS = [sys.executable, "-m", "ludus"]
 
 
 @pytest.fixture
@@ -34,14 +32,12 @@ def ludus(monkeypatch, capsys, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, wait_until) -> Path:
+def run(tmp_path_factory) -> Path:
     """A short training of a DQN on CartPole."""
     root = tmp_path_factory.mktemp("runs")
     words = ["train", "dqn", "CartPole-v1", "--steps", "1500", "--run-dir", str(root), "--json"]
     words += ["--eval-episodes", "0", "--quiet"]
-    done = subprocess.run(
-        [*LUDUS, *words], capture_output=True, text=True, timeout=wait_until.seconds
-    )
+    done = run_forked(*words)
     assert done.returncode == 0, done.stderr
     return Path(json.loads(done.stdout)["run"])
 
@@ -121,6 +117,8 @@ def test_a_chosen_folder_and_its_name(ludus, run, tmp_path):
 def test_a_mistake_is_one_sentence_and_code_2(ludus, run, line, said, monkeypatch, tmp_path):
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # no network
+    # it would try for 20 seconds to reach the hub
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     code, out, err = ludus(line.replace("RUN", str(run)))
     assert code == 2
     assert out == ""
@@ -173,9 +171,7 @@ def test_the_envs_options_are_there_before_the_agents(ludus):
 
 def test_a_signal_saves_an_offline_run_and_says_how_to_go_on(run, tmp_path, wait_until):
     def ludus(*words):
-        return subprocess.Popen(
-            [*LUDUS, *map(str, words)], cwd=tmp_path, stderr=subprocess.PIPE, text=True
-        )
+        return Forked(*words, cwd=tmp_path)
 
     collection = ludus("collect", run, "--episodes", 5, "--out", "set", "--quiet")
     assert collection.wait(wait_until.seconds) == 0

@@ -1,13 +1,12 @@
 """Comparisons that are repeated, extended, interrupted, shared between processes, and that fail.
 
-The processes of a comparison are forked here from one that has imported everything, because imports
-take seconds. Tests of signals use real processes. No test measures time: tests wait for events, and
-a file holds the carts of a training at a chosen step for as long as a test needs them there.
+The processes of a comparison are forked here; tests of signals use real ones. No test measures
+time: tests wait for events, and a file holds the carts of a training at a chosen step for as long
+as a test needs them there.
 """
 
 import contextlib
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -31,18 +30,7 @@ from ludus.envs.make import EnvOptions, make
 from ludus.evaluation.evaluate import evaluate
 from ludus.training.run import Run, TrainOptions, all_runs
 from ludus.training.train import load, start_session
-
-_CHILD = """
-import os, torch
-from ludus.cli.main import main
-for number, path in enumerate(paths, 1):
-    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), number)
-torch.set_num_threads(threads)
-main(words)
-"""
-_FORKS = multiprocessing.get_context("forkserver")
-_PRELOAD = ("pytest", "tyro", "torch._dynamo", "torch.utils.tensorboard")
-_FORKS.set_forkserver_preload([*_PRELOAD, "ludus.cli.train", "ludus.cli.evaluate"])
+from tests.forked import Forked
 
 # Each cart takes at most as many steps as the file `limit` beside the module says, and waits while
 # there is such a file. Carts are broken while there is a file `broken`.
@@ -95,33 +83,15 @@ main(["compare", *sys.argv[2:]])
 """
 
 
-class _Forked:
-    """The interface of `subprocess.Popen` for a forked process."""
-
-    def __init__(self, words: list[str], output: Path, threads: int = 1) -> None:
-        paths = [str(output.with_suffix(end)) for end in (".out", ".err")]
-        given = {"words": words, "paths": paths, "threads": threads}
-        self.process = _FORKS.Process(target=exec, args=(_CHILD, given))
-        self.process.start()
-        self.terminate, self.wait = self.process.terminate, self.process.join
-
-    def poll(self) -> int | None:
-        return self.process.exitcode
-
-    @property
-    def returncode(self) -> int | None:
-        return self.process.exitcode
-
-
 class _Starts:
     """Commands that comparisons have started."""
 
     def __init__(self) -> None:
         self.commands: list[list[str]] = []
 
-    def start(self, command, files, threads, paths) -> _Forked:
+    def start(self, command, files, threads, paths) -> Forked:
         self.commands.append(command)
-        return _Forked(command, files, threads)
+        return Forked(*command, output=files, threads=threads)
 
     @property
     def trained(self) -> set[Path]:
@@ -755,7 +725,7 @@ def test_a_training_killed_before_its_first_checkpoint_starts_from_its_beginning
     assert (run.status().state, run.is_locked()) == ("waiting", False)
     words = ["train", "--resume", str(run.path), "--quiet", "--modules", "carts_of_the_test"]
     _set_limit(limit, 1)
-    first = _Forked(words, tmp_path / "first")
+    first = Forked(*words, output=tmp_path / "first", threads=1)
     wait_until(lambda: run.status().state == "running", "the training runs")
     assert run.is_locked()
     # The status is renewed between checkpoints too: at the first step a few seconds after the last
@@ -770,13 +740,13 @@ def test_a_training_killed_before_its_first_checkpoint_starts_from_its_beginning
     status = run.status()
     assert (status.state, status.seconds > 0) == ("running", True)
     assert 0 < status.env_steps < _STEPS
-    first.process.kill()
+    first.send_signal(signal.SIGKILL)
     first.wait()
     limit.unlink()
     wait_until(lambda: not run.is_locked(), "the lock is gone")
     assert (run.status().state, run.status().env_steps) == ("stopped", status.env_steps)
     assert not run.checkpoints.exists()
-    second = _Forked(words, tmp_path / "second")
+    second = Forked(*words, output=tmp_path / "second", threads=1)
     second.wait()
     assert second.returncode == 0, (tmp_path / "second.err").read_text()
     assert run.status().state == "finished"

@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,15 +13,10 @@ from ludus.comparison.model_card import write_card
 from ludus.envs.errors import RunError
 from ludus.training.find_run import PRETRAINED_ROOT, find_run, pretrained_runs
 from ludus.training.run import Run
+from tests.forked import run_forked
 
 DOCS = Path(__file__).parents[2] / "docs"
 MOST_BYTES, MOST_BYTES_IN_ALL = 3_000_000, 20_000_000
-
-
-def _ludus(*words, cwd=None):
-    return subprocess.run(
-        [sys.executable, "-m", "ludus", *map(str, words)], capture_output=True, text=True, cwd=cwd
-    )
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +75,10 @@ def test_a_card_says_when_its_scores_are_older_than_the_agent(run, tmp_path):
 
 
 def test_the_command_writes_it_beside_the_run(run, tmp_path):
-    done = _ludus("card", run.path)
+    done = run_forked("card", run.path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f"{run.path / 'card.md'} and {run.path / 'curve.png'}"
-    assert _ludus("card", run.path, "--out", tmp_path / "no" / "card.md").returncode == 2
+    assert run_forked("card", run.path, "--out", tmp_path / "no" / "card.md").returncode == 2
 
 
 def test_every_pretrained_agent_is_small_and_has_a_card_and_a_row_in_the_docs():
@@ -122,23 +115,26 @@ def test_a_pretrained_agent_acts(name):
 
 def test_a_pretrained_agent_is_named_as_a_run_is(tmp_path):
     before = {p: p.stat().st_mtime_ns for p in PRETRAINED_ROOT.rglob("*")}
-    listed = json.loads(_ludus("list", "pretrained", "--json").stdout)["pretrained"]
+    listed = json.loads(run_forked("list", "pretrained", "--json").stdout)["pretrained"]
     assert {row["name"] for row in listed} == {f"pretrained:{name}" for name in pretrained_runs()}
-    shown = _ludus("list", "pretrained").stdout.split()
+    shown = run_forked("list", "pretrained").stdout.split()
     assert {f"pretrained:{name}" for name in pretrained_runs()} < set(shown)
     words = ("pretrained:tic_tac_toe", "random", "--games", "20", "--game", "tic_tac_toe", "--json")
-    done = _ludus("arena", *words, cwd=tmp_path)
+    done = run_forked("arena", *words, cwd=tmp_path)
     assert json.loads(done.stdout)["standings"][0]["name"] == "pretrained:tic_tac_toe"
     words = ("ppo", "CartPole-v1", "--init-from", "pretrained:cartpole", "--steps", "64", "--quiet")
-    done = _ludus("train", *words, cwd=tmp_path)
+    done = run_forked("train", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert _ludus("record", "pretrained:cartpole", "--max-steps", "5", cwd=tmp_path).returncode == 0
-    assert _ludus("card", "pretrained:cartpole", cwd=tmp_path).returncode == 0
+    assert (
+        run_forked("record", "pretrained:cartpole", "--max-steps", "5", cwd=tmp_path).returncode
+        == 0
+    )
+    assert run_forked("card", "pretrained:cartpole", cwd=tmp_path).returncode == 0
     words = ("export", "pretrained:cartpole", "--format", "safetensors")
-    assert _ludus(*words, cwd=tmp_path).returncode == 0
+    assert run_forked(*words, cwd=tmp_path).returncode == 0
     made = {"game.mp4", "card.md", "curve.png", "agent.safetensors"}
     assert made <= {path.name for path in tmp_path.iterdir()}
-    done = _ludus("train", "--resume", "pretrained:cartpole", "--steps", "90000")
+    done = run_forked("train", "--resume", "pretrained:cartpole", "--steps", "90000")
     assert (done.returncode, "is packed" in done.stderr) == (2, True)
     assert {p: p.stat().st_mtime_ns for p in PRETRAINED_ROOT.rglob("*")} == before
     with pytest.raises(RunError, match=r"no pretrained agent cartpol; did you mean cartpole\?"):

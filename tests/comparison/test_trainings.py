@@ -5,9 +5,12 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
+from tests.forked import Forked
 
 PROGRAM = Path(__file__).parents[2] / "benchmarks" / "trainings.py"
 
@@ -35,6 +38,18 @@ def queue(tmp_path, monkeypatch):
 
     monkeypatch.setattr(program, "EXPERIMENTS", {"short": short})
     return program
+
+
+@pytest.fixture
+def forking(queue, monkeypatch):
+    """The same, whose trainings are forked, with the priority of the test."""
+
+    def start(command, **_):
+        return Forked(*command[command.index("ludus") + 1 :])
+
+    monkeypatch.setattr(queue, "subprocess", SimpleNamespace(Popen=start, DEVNULL=None))
+    monkeypatch.setattr(queue, "_yield_to_others", lambda pid: None)
+    return queue
 
 
 def test_a_point_of_a_curve_is_an_evaluation_at_its_time(monkeypatch):
@@ -75,8 +90,8 @@ def test_each_training_is_done_once_and_its_result_kept(queue, capsys, monkeypat
     assert "| plain | " in printed
 
 
-@pytest.mark.skipif(shutil.which("nice") is None, reason="trainings run with nice")
-def test_a_finished_run_without_a_result_is_not_trained_again(queue):
+def test_a_finished_run_without_a_result_is_not_trained_again(forking):
+    queue = forking
     queue.run(["short"], jobs=1, commit=False)
     path = queue.RESULTS / "short.jsonl"
     whole = path.read_text()
@@ -87,8 +102,8 @@ def test_a_finished_run_without_a_result_is_not_trained_again(queue):
     assert sorted(queue.RUNS.rglob("config.json")) == runs
 
 
-@pytest.mark.skipif(shutil.which("nice") is None, reason="trainings run with nice")
-def test_a_training_begins_with_the_network_of_another(queue, monkeypatch, capsys):
+def test_a_training_begins_with_the_network_of_another(forking, monkeypatch, capsys):
+    queue = forking
     options = ("--num-envs", "2", "--eval-episodes", "1")
 
     def started():
@@ -170,8 +185,9 @@ def test_a_night_without_a_change_is_rarely_an_alarm(nightly):
     assert nightly.fallen(*worse) < nightly.FALSE_ALARMS / 8
 
 
-@pytest.mark.skipif(shutil.which("nice") is None, reason="trainings run with nice")
-def test_a_night_says_whether_a_score_has_fallen(nightly, queue, monkeypatch, capsys):
+def test_a_night_says_whether_a_score_has_fallen(nightly, forking, monkeypatch, capsys):
+    queue = forking
+
     def short(name, seeds):
         for seed in seeds:
             yield queue.Training(name, "CartPole-v1", "dqn", "dqn", ("--num-envs", "2"), 100, seed)

@@ -1,7 +1,6 @@
 """Networks that were exported, run by onnxruntime and by `torch.export`, against the agents'."""
 
 import json
-import subprocess
 import sys
 from dataclasses import replace
 
@@ -22,6 +21,7 @@ from ludus.networks.policies import PolicyOut
 from ludus.training import export as exporting
 from ludus.training.export import OneStep, export
 from ludus.training.run import RunConfig, TrainOptions
+from tests.forked import run_forked
 
 TOLERANCE = 1e-5  # of a number x: TOLERANCE * (1 + |x|)
 ROWS, ENVS = 125, 8  # 1,000 observations
@@ -229,18 +229,12 @@ def run(tmp_path_factory):
     return ludus.train("dqn", "CartPole-v1", root=root, **settings).run.path
 
 
-def _ludus(*words):
-    return subprocess.run(
-        [sys.executable, "-m", "ludus", *map(str, words)], capture_output=True, text=True
-    )
-
-
 @pytest.mark.parametrize(
     ("form", "name"),
     [("onnx", "agent.onnx"), ("torch", "agent.pt2"), ("safetensors", "agent.safetensors")],
 )
 def test_the_command_writes_a_file_and_says_what_it_takes(run, form, name):
-    done = _ludus("export", run, "--format", form, "--json")
+    done = run_forked("export", run, "--format", form, "--json")
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     assert said["file"] == str(run / name)
@@ -275,7 +269,7 @@ def test_the_file_says_where_it_is_from(run, tmp_path):
 
 
 def test_mistakes_are_one_sentence(run, tmp_path, monkeypatch):
-    done = _ludus("export", run, "--out", tmp_path / "no" / "a.onnx")
+    done = run_forked("export", run, "--out", tmp_path / "no" / "a.onnx")
     assert (done.returncode, "does not exist" in done.stderr) == (2, True)
     random = ludus.train("random", "CartPole-v1", steps=16, root=tmp_path, quiet=True)
     with pytest.raises(RunError, match="random has no network"):

@@ -1,8 +1,6 @@
 """Packed runs, and the hub's HTTP API as a local server answers it; the real one is not asked."""
 
 import json
-import os
-import subprocess
 import sys
 
 import numpy as np
@@ -16,6 +14,7 @@ from ludus.training.find_run import find_run
 from ludus.training.logger import Episodes
 from ludus.training.packed import MOST_GAMES, command_of, pack
 from ludus.training.run import Run
+from tests.forked import run_forked
 from tests.training.hub_stand_in import HubStandIn
 
 OBS = np.random.default_rng(0).normal(0, 1, (200, 4)).astype(np.float32)
@@ -42,15 +41,6 @@ def stand_in(monkeypatch, tmp_path):
     yield server
     server.close()
     hub.download.cache_clear()
-
-
-def _ludus(*words, environment=None):
-    return subprocess.run(
-        [sys.executable, "-m", "ludus", *map(str, words)],
-        capture_output=True,
-        text=True,
-        env=os.environ | (environment or {}),
-    )
 
 
 def _files(folder):
@@ -145,7 +135,7 @@ def test_no_folder_of_this_machine_is_handed_on(run, tmp_path):
 
 def test_push_and_use(run, stand_in, tmp_path):
     environment = {"HF_ENDPOINT": stand_in.url, "HF_TOKEN": "hf_token"}
-    done = _ludus("push", run.path, "anna/cart", "--private", environment=environment)
+    done = run_forked("push", run.path, "anna/cart", "--private", environment=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f"{stand_in.url}/anna/cart: hub:anna/cart"
     assert stand_in.private == {"anna/cart": True}
@@ -208,7 +198,7 @@ def test_mistakes_are_one_sentence(run, stand_in, tmp_path, monkeypatch):
     with pytest.raises(RunError, match=r"the hub refuses: .*Revision Not Found"):
         find_run("hub:anna/large@no-such-branch")
     environment = {"HF_ENDPOINT": stand_in.url, "HF_TOKEN": "", "HF_HOME": str(tmp_path / "hf")}
-    done = _ludus(
+    done = run_forked(
         "push", run.path, "anna/cart", "--no-film", "--no-report", environment=environment
     )
     assert (done.returncode, "the hub refuses: Client error '401" in done.stderr) == (2, True), (

@@ -1,6 +1,7 @@
 """A user's own network, by name and as an object."""
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -124,23 +125,29 @@ def test_on_the_command_line(tmp_path, capsys):
     assert "mean return" in capsys.readouterr().out
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A run with no module of a user's."""
+    return ludus.train("ppo", "CartPole-v1", root=tmp_path_factory.mktemp("runs"), **BRIEF).run.path
+
+
 @pytest.mark.parametrize("name", ["evil:W", "evil:a:W", "evil-mod:W", "./evil:W", "passed/evil:W"])
 @pytest.mark.parametrize("field", ["encoder", "env", "wrapper"])
-def test_no_form_of_a_name_slips_past_the_consent(tmp_path, monkeypatch, name, field):
+def test_no_form_of_a_name_slips_past_the_consent(plain, tmp_path, monkeypatch, name, field):
     """Whatever stands before a colon may be the name of a file."""
-    agent = ludus.train("ppo", "CartPole-v1", root=tmp_path, **BRIEF)
+    run = shutil.copytree(plain, tmp_path / "run")
     for file in ("evil", "evil-mod", "evil:a", "passed/evil"):
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / f"{file}.py").write_text("raise SystemError('imported')")
     monkeypatch.syspath_prepend(str(tmp_path))
-    path = agent.run.path / "config.json"
+    path = run / "config.json"
     record = json.loads(path.read_text())
     where = {"encoder": record["config"], "env": record, "wrapper": record["options"]}[field]
     where[field] = [name] if field == "wrapper" else name
     path.write_text(json.dumps(record))
     for use in (ludus.load, lambda run: ludus.resume(run, steps=900), ludus.evaluate):
         with pytest.raises(LudusError, match="names the module"):
-            use(agent.run.path)
+            use(run)
     with pytest.raises(SystemExit) as ended:
         main(["train", "--config", str(path), "--run-dir", str(tmp_path)])
     assert ended.value.code == 2

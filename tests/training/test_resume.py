@@ -19,8 +19,8 @@ from ludus.envs.errors import TrainingError
 from ludus.envs.make import EnvOptions, make
 from ludus.training.run import TrainOptions
 from ludus.training.train import resume_session, start_session
+from tests.forked import Forked
 
-LUDUS = [sys.executable, "-m", "ludus"]
 LIMIT = 600.0  # seconds; for a process that hangs, far above what a busy machine needs
 STEPS = {"CartPole-v1": 2_000, "ALE/Breakout-v5": 900}
 CARTPOLE = (
@@ -34,13 +34,11 @@ ATARI = (
 
 
 def _start(command, root, *more):
-    line = [*LUDUS, *command.split(), "--run-dir", str(root), *more]
-    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return Forked(*command.split(), "--run-dir", root, *more)
 
 
 def _resume(run):
-    command = [*LUDUS, "train", "--resume", str(run)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return Forked("train", "--resume", run)
 
 
 def _kill(process):
@@ -176,7 +174,10 @@ def _session(
     env_options = EnvOptions(screen_size=36) if agent == "ppo_small" else EnvOptions()
     env = make(env_id, 1, 0, env_options)
     config = registry.preset(agent, env).config
-    changes = {}
+    # small, because sizes change nothing here, and each row of a sequence is traced
+    small = {"core_units": 16, "sequence_length": 5, "spr_units": 16, "spr_steps": 2}
+    small |= {"burn_in": 2} if getattr(config, "burn_in", 0) else {}  # drqn has none
+    changes = {name: value for name, value in small.items() if hasattr(config, name)}
     if hasattr(config, "learning_starts"):
         changes |= {"learning_starts": 120, "batch_size": 16}
     if agent == "alphazero":  # the search, its noise, trees, the playout cap
@@ -186,7 +187,7 @@ def _session(
     if agent.endswith("ppo"):
         changes |= {"normalize_reward": True, "normalize_value": True}
     if agent in ("ppo_small", "recurrent_ppo"):
-        changes |= {"rollout_length": 16}
+        changes |= {"rollout_length": 8}
     config = replace(config, **changes)
     return start_session(agent, env_id, options, env_options, config, root, quiet=True)
 
