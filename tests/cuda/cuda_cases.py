@@ -13,6 +13,7 @@ from ludus.training.loop import train_loop
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 ENVS = 4
 REPLAY = {"learning_starts": 24, "batch_size": 8, "replay_size": 2_000, "target_interval": 7}
+RESETS = REPLAY | {"reset_interval": 9, "horizon_updates": 5, "replay_ratio": 0.25, "spr_steps": 2}
 ROLLOUT = {"rollout_length": 8, "epochs": 2, "minibatches": 2}
 GTRXL = ROLLOUT | {"core": "gtrxl"}
 SEQUENCES = {**REPLAY, "replay_ratio": 0.25, "sequence_length": 6, "burn_in": 2}

@@ -27,6 +27,7 @@ from cuda_cases import (
     MINATAR,
     PONG,
     REPLAY,
+    RESETS,
     ROLLOUT,
     SEQUENCES,
     Case,
@@ -67,7 +68,7 @@ CAPTURED = [
     Case("dqn", MINATAR, REPLAY | {"layer_norm": "all", "prioritised": True, "n_step": 3}),
     Case("dqn", "connect_four", REPLAY),  # a dictionary with an action mask
     Case("btr", PONG, SMALL_IMPALA),
-    Case("bbf", changes=REPLAY | {"reset_interval": 9, "horizon_updates": 5}),
+    Case("bbf", changes=RESETS),
     Case("bbf", PONG, SMALL_IMPALA | {"features": 16, "reset_interval": 3}),
     Case("ppo", changes=ROLLOUT),
     _slow(Case("ppo", changes=ROLLOUT | {"optimizer": "radam"})),
@@ -216,7 +217,7 @@ def test_a_row_and_an_update_cost_no_more_than_their_budget(name: str) -> None:
 
 MOVED = [
     Case("rainbow", changes=REPLAY | {"normalize_observation": True}),
-    Case("bbf", changes=REPLAY | {"reset_interval": 9, "horizon_updates": 5}),
+    Case("bbf", changes=RESETS),
     Case("r2d2", changes=SEQUENCES),
     Case("ppo", "Pendulum-v1", ROLLOUT | {"normalize_observation": True}),
     Case("pqn", changes=ROLLOUT | {"core": "gru"}),
