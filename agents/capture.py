@@ -178,9 +178,9 @@ def _flatten(gradients: Gradients, example: Sequence[Tensor]) -> torch.fx.GraphM
     Raises:
         ConfigError: a network asks for a number of the batch.
     """
-    shapes = TracingContext(FakeTensorMode(allow_fallback_kernels=True))
+    context = TracingContext(FakeTensorMode(allow_fallback_kernels=True))
     try:
-        with tracing(shapes):
+        with tracing(context):
             return make_fx(lambda *x: tuple(gradients(*x)))(*example)
     except RuntimeError as error:
         if "value out of a tracing tensor" not in str(error):

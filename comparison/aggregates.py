@@ -32,7 +32,7 @@ class Score:
 def iqm(scores: np.ndarray) -> np.ndarray:
     """Return the interquartile mean [...] of scores [..., n]: that of the middle half.
 
-    As `scipy.stats.trim_mean`, whose import takes longer than most commands.
+    As `scipy.stats.trim_mean`, without its import of more than half a second.
     """
     count = scores.shape[-1]
     low, high = count // 4, count - count // 4

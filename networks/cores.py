@@ -45,7 +45,7 @@ def same_operations(core: CoreName, rows: int, device: torch.device) -> bool:
 
     A recurrent core then goes row by row, and its state is reset by a mask. Otherwise one fused
     operation maps the rows between two resets: on a CPU that is faster for long sequences, whose
-    operations also take long to trace (128 rows 22 s).
+    operations also take long to trace (128 rows 14 s).
     """
     return core not in ("lstm", "gru") or device.type == "cuda" or rows <= _MOST_ROWS
 

@@ -1,11 +1,15 @@
-"""`ludus` in processes that are forked from one that has imported everything.
+"""`ludus` in processes that are forked from one that has imported torch and the common commands.
 
-Imports take seconds. Tests of what happens before, of signals to groups and of pipes start real
-processes.
+Imports take seconds. What depends on them, on the end of the interpreter, on pipes, leftover
+children or the seed of hashes needs a real process.
 """
 
+import atexit
+import contextlib
 import multiprocessing
+import multiprocessing.util  # its function at exit waits for all processes, so ours must run first
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -18,19 +22,32 @@ _COMMANDS = ("train", "evaluate", "record", "compare", "list", "collect")
 _FORKS.set_forkserver_preload([*_PRELOAD, *(f"ludus.cli.{name}" for name in _COMMANDS)])
 _CHILD = """
 import os, sys
+import numpy, torch
 from ludus.cli.main import main
+numpy.random.seed()  # else all forks would draw the same numbers
+torch.seed()
 os.environ.clear()
 os.environ.update(environment)
 os.chdir(folder)
-sys.path.insert(0, folder)  # as python -m does
+sys.path.insert(0, folder)
 sys.argv = ["ludus", *words]
 for number, path in enumerate(paths, 1):
-    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), number)
+    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
 if threads:
-    import torch
     torch.set_num_threads(threads)
 main(words)
 """
+_running = set[multiprocessing.process.BaseProcess]()
+_folders = list[str]()
+
+
+@atexit.register
+def _clean_up() -> None:
+    """Kill what a test has left, for which the exit would wait, and remove what was printed."""
+    for process in _running:
+        process.kill()
+    for folder in _folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Forked:
@@ -39,7 +56,7 @@ class Forked:
     Args:
         words: of the command, without `ludus`.
         cwd: its working folder; that of the test without one.
-        environment: changes of the test's.
+        environment: variables besides the test's; those that imports read come too late.
         output: its output goes to this path with the suffixes .out and .err.
         threads: of torch; 0 for its default.
     """
@@ -53,8 +70,8 @@ class Forked:
         threads: int = 0,
     ) -> None:
         if output is None:
-            self._folder = tempfile.TemporaryDirectory()
-            output = Path(self._folder.name, "output")
+            _folders.append(tempfile.mkdtemp(prefix="forked-"))
+            output = Path(_folders[-1], "output")
         self._outputs = [output.with_suffix(suffix) for suffix in (".out", ".err")]
         given = {
             "words": [str(word) for word in words],
@@ -65,6 +82,7 @@ class Forked:
         }
         self.process = _FORKS.Process(target=exec, args=(_CHILD, given))
         self.process.start()
+        _running.add(self.process)
         assert self.process.pid is not None
         self.pid = self.process.pid
 
@@ -78,10 +96,15 @@ class Forked:
         return self.process.exitcode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait until the command ends."""
+        """Wait until the command ends.
+
+        Raises:
+            subprocess.TimeoutExpired: it has not ended after `timeout` seconds.
+        """
         self.process.join(timeout)
         if self.process.exitcode is None:
             raise subprocess.TimeoutExpired("ludus", timeout or 0.0)
+        _running.discard(self.process)
         return self.process.exitcode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
@@ -93,7 +116,8 @@ class Forked:
     def send_signal(self, number: int) -> None:
         """Send a signal to a command that runs."""
         if self.process.exitcode is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it ends now
+                os.kill(self.pid, number)
 
     def terminate(self) -> None:
         """Send SIGTERM to a command that runs."""
@@ -105,6 +129,9 @@ def run_forked(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, as `subprocess.run` does."""
     process = Forked(*words, cwd=cwd, environment=environment)
-    out, err = process.communicate(timeout=600)
+    try:
+        out, err = process.communicate(timeout=600)
+    finally:
+        process.send_signal(signal.SIGKILL)
     assert process.returncode is not None
     return subprocess.CompletedProcess([*map(str, words)], process.returncode, out, err)

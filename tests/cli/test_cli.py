@@ -16,6 +16,12 @@ LUDUS = [sys.executable, "-m", "ludus"]
 LIMIT = 600.0  # seconds; for a process that hangs, far above what a busy machine needs
 
 
+def _in_a_real_process(*words, cwd=None):
+    return subprocess.run(
+        [*LUDUS, *map(str, words)], capture_output=True, text=True, timeout=LIMIT, cwd=cwd
+    )
+
+
 def test_a_reader_that_goes_away_ends_it_without_a_word(tmp_path):
     """As `| head` does."""
     reading, writing = os.pipe()
@@ -138,7 +144,8 @@ def test_help_shows_every_field_with_its_docstring():
 
 
 def test_evaluate_prints_one_json_object_and_repeats(run):
-    first, second = (run_forked("evaluate", run, "--episodes", 5, "--json") for _ in range(2))
+    words = ("evaluate", run, "--episodes", 5, "--json")
+    first, second = run_forked(*words), _in_a_real_process(*words)
     assert first.returncode == 0, first.stderr
     output = json.loads(first.stdout)
     assert len(output["returns"]) == 5
@@ -165,6 +172,15 @@ def test_record_writes_a_film_of_the_whole_game(run, tmp_path):
     assert pictures == output["length"] + 1
     assert run_forked("record", run, "--out", "game.avi").returncode == 2
     assert "does not exist" in run_forked("record", run, "--out", "no/where.mp4").stderr
+
+
+@pytest.mark.parametrize("words", ["record RUN", "export RUN --format onnx", "collect RUN --quiet"])
+def test_the_interpreter_ends_in_order_and_without_a_word(words, run, tmp_path):
+    """With nothing left that would hold its pipes."""
+    done = _in_a_real_process(*words.replace("RUN", str(run)).split(), "--json", cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert json.loads(done.stdout)
 
 
 def test_list(run):

@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -115,10 +116,8 @@ def test_a_chosen_folder_and_its_name(ludus, run, tmp_path):
     ],
 )
 def test_a_mistake_is_one_sentence_and_code_2(ludus, run, line, said, monkeypatch, tmp_path):
-    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")  # no network
-    # it would try for 20 seconds to reach the hub
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    if find_spec("huggingface_hub"):  # without the network it would try for 20 seconds
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     code, out, err = ludus(line.replace("RUN", str(run)))
     assert code == 2
     assert out == ""

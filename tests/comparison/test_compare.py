@@ -63,6 +63,7 @@ class Cart(CartPoleEnv):
 gymnasium.register("Cart-v0", entry_point=Cart, max_episode_steps=100)
 """
 _CARTS = "carts_of_the_test:Cart-v0"
+_START = executor.start_process
 
 
 # `ludus compare` that creates a file in the folder of the first argument for each SIGTERM that it
@@ -250,6 +251,7 @@ def test_more_seeds_train_only_the_new_ones(whole, starts, tmp_path):
 
 
 def test_a_module_in_the_working_folder_hides_none_of_python(tmp_path, monkeypatch):
+    monkeypatch.setattr(executor, "start_process", _START)
     (tmp_path / "queue.py").write_text("raise RuntimeError('not the one of Python')")
     monkeypatch.chdir(tmp_path)
     trainings, failed = compare(_plan(tmp_path / "runs", steps=50))
