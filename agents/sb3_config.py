@@ -7,7 +7,6 @@ A2C have ours everywhere. SAC and TD3 have SB3's defaults, and TD3 the zoo's noi
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
@@ -16,6 +15,7 @@ from ludus.agents import dqn_presets, ppo_config
 from ludus.agents.preset import Family, Preset, family
 from ludus.envs.dict_observation import PackedDict
 from ludus.envs.errors import ConfigError
+from ludus.envs.installed import is_installed
 from ludus.networks.names import Activation, EncoderName, check_encoder
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class SB3Config:
 
 def algorithms() -> list[str]:
     """Return the names of the algorithms that are installed."""
-    contrib = ["qrdqn", "recurrent_ppo"] if find_spec("sb3_contrib") else []
+    contrib = ["qrdqn", "recurrent_ppo"] if is_installed("sb3_contrib") else []
     return ["dqn", "ppo", "a2c", *CONTINUOUS, *contrib]
 
 

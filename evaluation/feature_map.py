@@ -5,11 +5,12 @@ https://doi.org/10.1080/14786440109462720), or those of UMAP (https://arxiv.org/
 """
 
 from contextlib import suppress
-from importlib.util import find_spec
 from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse.linalg import ArpackError, eigsh
+
+from ludus.envs.installed import is_installed
 
 _ITERATED = 200  # rows of a matrix from which its largest eigenvalues are found by iteration
 LEAST_UMAP = 4  # states
@@ -84,7 +85,7 @@ def _largest(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def has_umap() -> bool:
     """Return whether UMAP is installed."""
-    return find_spec("umap") is not None
+    return is_installed("umap")
 
 
 def umap_points(features: np.ndarray, seed: int) -> np.ndarray | None:

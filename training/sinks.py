@@ -6,7 +6,6 @@ with. What a tracker raises ends its log, not the training.
 """
 
 import csv
-import importlib.util
 import io
 import json
 import os
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ludus.envs.errors import RunError, describe_error
+from ludus.envs.installed import is_installed
 from ludus.training.console import Terminal
 from ludus.training.files import open_new, open_plain
 
@@ -75,10 +75,7 @@ def check_sinks(names: Sequence[LogName]) -> None:
     if len(set(names)) < len(names):
         raise RunError(f"--log is {' '.join(names)}, which names one twice; name each once")
     for name in names:
-        if name not in _TRACKERS:
-            continue
-        found = importlib.util.find_spec(name)
-        if found is None or found.origin is None:  # a folder in the working folder is no package
+        if name in _TRACKERS and not is_installed(name):
             raise RunError(f"--log {name} needs the package {name}: pip install {name}")
 
 
