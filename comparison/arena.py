@@ -4,7 +4,7 @@ Ratings are the maximum-likelihood ones of Bradley and Terry's model (https://do
 in which a difference of 400 points means 10 to 1; a draw is half a win.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
@@ -52,7 +52,7 @@ class Standing:
     draws: int
     losses: int
     elo: float  # with mean 0 over all contenders
-    low: float  # 95% bootstrap interval over the games
+    low: float  # 95% interval over the games, see `rate`
     high: float
     milliseconds: float  # per move
 
@@ -181,6 +181,11 @@ def rate(
 ) -> tuple[list[Standing], np.ndarray]:
     """Rate contenders by their matches.
 
+    Intervals are those of the Bayesian bootstrap (Rubin 1981,
+    https://doi.org/10.1214/aos/1176345338) of each pair's games and one additional draw. Drawing
+    games with replacement instead gives an interval of no width where a contender won all of them;
+    of 20 games against an opponent 500 points weaker it contained the true rating in 72%, not 95%.
+
     Returns:
         The standings, best first, and the points [N, N] of each contender against each other one.
     """
@@ -196,12 +201,7 @@ def rate(
     points = _points(results, count)
     rating = elo(points)
     generator = np.random.default_rng(seed)
-    resampled = np.stack(
-        [
-            elo(_points({p: generator.choice(r, len(r)) for p, r in results.items()}, count))
-            for _ in range(_RESAMPLES)
-        ]
-    )
+    resampled = np.stack([elo(_weighted(results, count, generator)) for _ in range(_RESAMPLES)])
     low, high = np.percentile(resampled, [2.5, 97.5], axis=0)
     standings = []
     for i, entry in enumerate(contenders):
@@ -219,6 +219,18 @@ def _points(results: dict[tuple[int, int], np.ndarray], count: int) -> np.ndarra
     points = np.zeros((count, count))
     for (a, b), scores in results.items():
         points[a, b], points[b, a] = scores.sum(), (1 - scores).sum()
+    return points
+
+
+def _weighted(
+    results: Mapping[tuple[int, int], np.ndarray], count: int, generator: np.random.Generator
+) -> np.ndarray:
+    """Return points as of games with random weights, less the additional draw of `elo`."""
+    points = np.zeros((count, count))
+    for (a, b), scores in results.items():
+        weights = generator.dirichlet(np.ones(len(scores) + 1))
+        share = weights @ [*scores, 0.5]
+        points[a, b], points[b, a] = (len(weights) * x - 0.5 for x in (share, 1 - share))
     return points
 
 

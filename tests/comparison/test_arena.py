@@ -11,6 +11,7 @@ from ludus.cli.main import main
 from ludus.comparison import plots
 from ludus.comparison.arena import (
     Contender,
+    Played,
     contender,
     elo,
     expand,
@@ -22,7 +23,7 @@ from ludus.comparison.arena_report import short_names
 from ludus.comparison.sprt import SequentialTest, expected_score
 from ludus.envs.errors import RunError
 from ludus.envs.make import EnvOptions
-from ludus.evaluation.match import FixedSide
+from ludus.evaluation.match import FixedSide, Match
 from ludus.training.run import TrainOptions
 from ludus.training.train import load, start_session
 
@@ -73,6 +74,20 @@ def test_a_round_robin_counts_every_game_once():
     for s in standings:
         assert s.low <= s.elo <= s.high
         assert s.milliseconds > 0
+
+
+def test_the_interval_contains_the_rating_also_of_who_wins_nearly_every_game():
+    """Of a win in 19 of 20 games by the odds; 20 games each."""
+    both = [Contender(name, lambda games, seed: NotImplemented) for name in ("a", "b")]
+    generator, contained = np.random.default_rng(0), 0
+    truth = 200 * np.log10(19)
+    for repeat in range(60):
+        won = np.where(generator.random(20) < 0.95, 1.0, -1.0)
+        standings, _ = rate(both, [Played(0, 1, Match(won.tolist()))], repeat)
+        (first,) = [s for s in standings if s.name == "a"]
+        assert first.low < first.elo < first.high
+        contained += first.low <= truth <= first.high
+    assert 54 <= contained <= 60
 
 
 def test_the_sides_are_even_whoever_is_named_first():
