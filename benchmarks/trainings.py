@@ -245,11 +245,12 @@ class Scores(NamedTuple):
 
 
 def scores_of(name: str) -> Scores:
-    """Return the scores of an experiment."""
+    """Return the scores of an experiment; rows that it has no longer come first."""
     done = [line for line in results(name).values() if line["evaluations"]]
     planned = [t for t in EXPERIMENTS[name]() if "--reward-free" not in t.options]
     envs = list(dict.fromkeys(training.env for training in planned))
-    variants = list(dict.fromkeys([t.variant for t in planned] + [r["variant"] for r in done]))
+    kept = dict.fromkeys(training.variant for training in planned)
+    variants = [*dict.fromkeys(r["variant"] for r in done if r["variant"] not in kept), *kept]
     of = {
         (env, variant): scores([x for x in done if (x["env"], x["variant"]) == (env, variant)])
         for env, variant in product(envs, variants)
