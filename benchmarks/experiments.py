@@ -244,8 +244,8 @@ def _boxing() -> Iterator[Training]:
     """The same on Atari, with the network of `dqn2013` at half its width and pictures of 42 x 42.
 
     An update of `spr` or `bbf` is in every second step, a quarter of the presets', and `bbf` has no
-    resets. At the preset's distance of 40,000 updates there was one, after 82,000 steps: one training
-    fell from about 0 to -57 and another from -25 to -58, with too few steps left to recover in.
+    resets. At the preset's distance of 40,000 updates there was one, after 82,000 steps: returns
+    fell from about 0 to -57 in one training and from -25 to -58 in another, and the rest was short.
     """
     small = ("--screen-size", "42", "--encoder", "dqn2013", "--width", "0.5")
     half, shift = ("--replay-ratio", "0.5"), ("--random-shift", "2")
