@@ -184,10 +184,8 @@ def test_the_interpreter_ends_in_order_and_without_a_word(words, run, tmp_path):
 
 
 def test_list(run):
-    runs = json.loads(run_forked("list", "runs", "--run-dir", run.parents[2], "--json").stdout)[
-        "runs"
-    ]
-    assert [r["run"] for r in runs] == [str(run)]
+    listed = json.loads(run_forked("list", "runs", "--run-dir", run.parents[2], "--json").stdout)
+    assert [row["run"] for row in listed["runs"]] == [str(run)]
     envs = json.loads(run_forked("list", "envs", "--json").stdout)["envs"]
     names = {row["env"] for row in envs}
     assert {"CartPole-v1", "ALE/Pong-v5", "MinAtar/Breakout-v1", "ludus/Recall-v0"} <= names

@@ -3,12 +3,12 @@
 import json
 import signal
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from ludus.cli import main, train
+from ludus.envs.installed import is_installed
 from ludus.training.run import Run
 from tests.forked import Forked, run_forked
 
@@ -116,7 +116,7 @@ def test_a_chosen_folder_and_its_name(ludus, run, tmp_path):
     ],
 )
 def test_a_mistake_is_one_sentence_and_code_2(ludus, run, line, said, monkeypatch, tmp_path):
-    if find_spec("huggingface_hub"):  # without the network it would try for 20 seconds
+    if is_installed("huggingface_hub"):  # without the network it would try for 20 seconds
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     code, out, err = ludus(line.replace("RUN", str(run)))
     assert code == 2
