@@ -16,9 +16,15 @@ from ludus.envs.bounds import (
 )
 from ludus.envs.errors import ConfigError
 from ludus.envs.from_json import former
+from ludus.envs.only_with import OnlyWith
 
 if TYPE_CHECKING:
     from ludus.agents.agent import EnvLike
+
+
+_TOWER, _MLP = (OnlyWith(("encoder",), (encoder,)) for encoder in ("tower", "mlp"))
+_GUMBEL, _PUCT = (OnlyWith(("search",), (search,)) for search in ("gumbel", "puct"))
+_CAP = OnlyWith(("fast_simulations",))
 
 
 @dataclass(frozen=True)
@@ -29,11 +35,13 @@ class AlphaZeroConfig:
 
     encoder: Literal["tower", "mlp"] = "tower"
     """residual tower for positions that are planes, or fully connected layers"""
-    tower_channels: Annotated[int, AT_LEAST_ONE] = field(default=32, metadata=former("channels"))
+    tower_channels: Annotated[int, AT_LEAST_ONE, _TOWER] = field(
+        default=32, metadata=former("channels")
+    )
     """tower: channels of each block"""
-    blocks: Annotated[int, AT_LEAST_ONE] = 4
+    blocks: Annotated[int, AT_LEAST_ONE, _TOWER] = 4
     """tower: residual blocks"""
-    hidden: Annotated[tuple[int, ...], AT_LEAST_ONE] = (256, 256)
+    hidden: Annotated[tuple[int, ...], AT_LEAST_ONE, _MLP] = (256, 256)
     """units of the MLP encoder's layers"""
     search: Literal["gumbel", "puct"] = "gumbel"
     """search algorithm"""
@@ -45,23 +53,23 @@ class AlphaZeroConfig:
     """about so many positions of a game in one forward pass in evaluation and play"""
     fast_simulations: Annotated[int, NON_NEGATIVE] = 0
     """playout cap: simulations of the moves whose policy is not trained on; 0 for no cap"""
-    full_share: Annotated[float, FRACTION] = 0.25
+    full_share: Annotated[float, FRACTION, _CAP] = 0.25
     """playout cap: fraction of the moves with all simulations"""
-    considered: Annotated[int, AT_LEAST_ONE] = 16
+    considered: Annotated[int, AT_LEAST_ONE, _GUMBEL] = 16
     """gumbel: maximum number of actions considered at the root"""
-    c_visit: Annotated[float, NON_NEGATIVE] = 50.0
+    c_visit: Annotated[float, NON_NEGATIVE, _GUMBEL] = 50.0
     """gumbel: visits added to the largest visit count in sigma"""
-    c_scale: Annotated[float, POSITIVE] = 0.25
+    c_scale: Annotated[float, POSITIVE, _GUMBEL] = 0.25
     """gumbel: scale of the values against the prior logits, in training"""
-    play_c_scale: Annotated[float, POSITIVE] = 1.0
+    play_c_scale: Annotated[float, POSITIVE, _GUMBEL] = 1.0
     """the same in evaluation and play"""
-    c_puct: Annotated[float, POSITIVE] = 1.25
+    c_puct: Annotated[float, POSITIVE, _PUCT] = 1.25
     """puct: weight of the prior against the values"""
-    dirichlet: Annotated[float, POSITIVE] = 10.0
+    dirichlet: Annotated[float, POSITIVE, _PUCT] = 10.0
     """puct: alpha of the root's Dirichlet noise, times the number of legal moves"""
-    noise_share: Annotated[float, FRACTION] = 0.25
+    noise_share: Annotated[float, FRACTION, _PUCT] = 0.25
     """puct: fraction of noise in the root's prior, in training"""
-    sampled_moves: Annotated[int, NON_NEGATIVE] = 10
+    sampled_moves: Annotated[int, NON_NEGATIVE, _PUCT] = 10
     """puct: first moves of a training game sampled by visits; later moves are the most visited"""
     reuse_tree: bool = False
     """puct: start a search from the previous search's subtree below the move"""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 from ludus.agents.auxiliary_config import AuxiliaryFields
-from ludus.agents.preset import AnyOptimizerName
+from ludus.agents.preset import WITH_EPS, AnyOptimizerName
 from ludus.envs.bounds import (
     AT_LEAST_ONE,
     FINITE,
@@ -19,7 +19,18 @@ from ludus.envs.bounds import (
 )
 from ludus.envs.errors import ConfigError
 from ludus.envs.from_json import former_bool
+from ludus.envs.only_with import OnlyWith
 from ludus.networks.names import EncoderName, LayerNormName, check_encoder
+
+_C51, _QR, _IQN = (OnlyWith(("head",), (head,)) for head in ("c51", "qr", "iqn"))
+_QUANTILES = OnlyWith(("head",), ("qr", "iqn"))
+_DUELING, _NOISY = OnlyWith(("dueling",)), OnlyWith(("noisy",))
+_MUNCHAUSEN = OnlyWith(("munchausen",))
+_MOMENTUM = OnlyWith(("optimizer",), ("sgd", "rmsprop"))
+_HORIZON = OnlyWith(("n_step_end", "gamma_end"))
+_EPS = OnlyWith(("optimizer",), (*WITH_EPS, "adamw"))
+_PRIORITISED = OnlyWith(("prioritised",))
+_RESETS = OnlyWith(("reset_interval",))
 
 
 @dataclass(frozen=True)
@@ -58,37 +69,39 @@ class DQNConfig(AuxiliaryFields):
     """units of the head's hidden layer; 0 for none"""
     dueling: bool = False
     """split the head into value and advantage"""
-    rescale_dueling: bool = False
+    rescale_dueling: Annotated[bool, _DUELING] = False
     """dueling: multiply the gradient that enters the encoder by 1/sqrt(2)"""
     noisy: bool = False
     """explore with learned noise in the head's layers"""
-    noisy_sigma: Annotated[float, POSITIVE] = 0.5
+    noisy_sigma: Annotated[float, POSITIVE, _NOISY] = 0.5
     """initial scale of that noise"""
-    atoms: Annotated[int, Bounds(2, float("inf"))] = 51
+    atoms: Annotated[int, Bounds(2, float("inf")), _C51] = 51
     """c51: number of atoms of the distribution"""
-    v_min: Annotated[float, FINITE] = -10.0
+    v_min: Annotated[float, FINITE, _C51] = -10.0
     """c51: return of the lowest atom"""
-    v_max: Annotated[float, FINITE] = 10.0
+    v_max: Annotated[float, FINITE, _C51] = 10.0
     """c51: return of the highest atom"""
-    quantiles: Annotated[int, AT_LEAST_ONE] = 200
+    quantiles: Annotated[int, AT_LEAST_ONE, _QR] = 200
     """qr: number of quantiles"""
-    samples: Annotated[int, AT_LEAST_ONE] = 64
+    samples: Annotated[int, AT_LEAST_ONE, _IQN] = 64
     """iqn: quantiles sampled for each transition"""
-    target_samples: Annotated[int, AT_LEAST_ONE] = 64
+    target_samples: Annotated[int, AT_LEAST_ONE, _IQN] = 64
     """iqn: quantiles sampled for each target"""
-    policy_samples: Annotated[int, AT_LEAST_ONE] = 32
+    policy_samples: Annotated[int, AT_LEAST_ONE, _IQN] = 32
     """iqn: evenly spaced quantiles whose mean the actor uses"""
     double: bool = False
     """select the next action with the online network, evaluate it with the target network"""
     munchausen: bool = False
     """add the scaled log-policy to the reward, and bootstrap from the softmax policy"""
-    munchausen_online: bool = False
+    munchausen_online: Annotated[bool, _MUNCHAUSEN] = False
     """take the added log-policy from the online network instead of the target network"""
-    munchausen_scale: Annotated[float, FRACTION] = 0.9
+    munchausen_scale: Annotated[float, FRACTION, _MUNCHAUSEN] = 0.9
     """alpha: scale of the added log-policy"""
-    munchausen_temperature: Annotated[float, POSITIVE] = 0.03
+    munchausen_temperature: Annotated[float, POSITIVE, _MUNCHAUSEN] = 0.03
     """tau: temperature of the softmax policy"""
-    munchausen_floor: Annotated[float, Bounds(-float("inf"), 0, below_high=True)] = -1.0
+    munchausen_floor: Annotated[
+        float, Bounds(-float("inf"), 0, below_high=True), _MUNCHAUSEN
+    ] = -1.0
     """l0: lower bound of the temperature times the log-policy"""
     value_rescaling: bool = False
     """learn values on the scale h(x) = sign(x) (sqrt(|x| + 1) - 1) + x / 1000"""
@@ -101,9 +114,9 @@ class DQNConfig(AuxiliaryFields):
     weight_decay"""
     learning_rate: Annotated[float, POSITIVE] = 1e-4
     """step size of the optimizer"""
-    optimizer_eps: Annotated[float, POSITIVE] = 1e-8
+    optimizer_eps: Annotated[float, POSITIVE, _EPS] = 1e-8
     """added to the denominator (adam, adamw, radam, rmsprop, adagrad)"""
-    momentum: Annotated[float, NON_NEGATIVE] = 0.0
+    momentum: Annotated[float, NON_NEGATIVE, _MOMENTUM] = 0.0
     """momentum of sgd and rmsprop"""
     weight_decay: Annotated[float, FRACTION] = 0.0
     """adamw: each update removes this share of a weight, times learning_rate; biases stay"""
@@ -119,7 +132,7 @@ class DQNConfig(AuxiliaryFields):
     """n_step at the end of horizon_updates; 0 for no change"""
     gamma_end: Annotated[float, FRACTION] = 0.0
     """gamma at the end of horizon_updates; 0 for no change"""
-    horizon_updates: Annotated[int, AT_LEAST_ONE] = 10_000
+    horizon_updates: Annotated[int, AT_LEAST_ONE, _HORIZON] = 10_000
     """updates from the start and from each reset, over which n_step and gamma change"""
     clip_reward: bool = False
     """learn from rewards clipped to [-1, 1]; scores are never clipped"""
@@ -127,13 +140,13 @@ class DQNConfig(AuxiliaryFields):
     """transitions in the replay memory"""
     prioritised: bool = False
     """sample in proportion to priority^alpha, with importance weights"""
-    quantile_priority: Literal["loss", "error"] = "loss"
+    quantile_priority: Annotated[Literal["loss", "error"], _PRIORITISED, _QUANTILES] = "loss"
     """qr, iqn: priority of a transition: its quantile loss, or its absolute error"""
-    priority_alpha: Annotated[float, FRACTION] = 0.5
+    priority_alpha: Annotated[float, FRACTION, _PRIORITISED] = 0.5
     """exponent of the priorities; 0 is uniform"""
-    priority_beta_start: Annotated[float, FRACTION] = 0.4
+    priority_beta_start: Annotated[float, FRACTION, _PRIORITISED] = 0.4
     """initial exponent of the importance weights"""
-    priority_beta_end: Annotated[float, FRACTION] = 1.0
+    priority_beta_end: Annotated[float, FRACTION, _PRIORITISED] = 1.0
     """exponent of the importance weights at the end of the training"""
     random_shift: Annotated[int, NON_NEGATIVE] = 0
     """images of an update are shifted by up to this many pixels, with repeated edges; 0 for none"""
@@ -150,9 +163,9 @@ class DQNConfig(AuxiliaryFields):
     reset_interval: Annotated[int, NON_NEGATIVE] = 0
     """updates between two resets of the head to fresh weights, with the encoder mixed with some; 0
     for none"""
-    reset_keep: Annotated[float, FRACTION] = 0.5
+    reset_keep: Annotated[float, FRACTION, _RESETS] = 0.5
     """resets: share of the encoder's weights that stays"""
-    reset_until: Annotated[float, FRACTION] = 1.0
+    reset_until: Annotated[float, FRACTION, _RESETS] = 1.0
     """share of the training after which there is no further reset"""
     act_by_target: bool = False
     """act by the target network, in evaluations too; its weights are those that a run saves"""

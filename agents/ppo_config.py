@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from ludus.agents.auxiliary_config import AuxiliaryFields
-from ludus.agents.preset import Family, OptimizerName, Preset, board_space, family
+from ludus.agents.preset import WITH_EPS, Family, OptimizerName, Preset, board_space, family
 from ludus.envs.bounds import (
     AT_LEAST_ONE,
     FRACTION,
@@ -17,10 +17,16 @@ from ludus.envs.bounds import (
     check_bounds,
 )
 from ludus.envs.errors import ConfigError
+from ludus.envs.only_with import OnlyWith
 from ludus.networks.names import Activation, CoreName, EncoderName, check_encoder
 
 if TYPE_CHECKING:
     from ludus.agents.agent import EnvLike
+
+
+_CORE = OnlyWith(("core",), ("lstm", "gru", "gtrxl"))
+_EPS = OnlyWith(("optimizer",), WITH_EPS)
+_GTRXL = OnlyWith(("core",), ("gtrxl",))
 
 
 @dataclass(frozen=True)
@@ -44,13 +50,13 @@ class PPOConfig(AuxiliaryFields):
     """share encoder and core between policy and value"""
     core: CoreName = "none"
     """memory between encoder and head"""
-    core_units: Annotated[int, AT_LEAST_ONE] = 128
+    core_units: Annotated[int, AT_LEAST_ONE, _CORE] = 128
     """units of the core"""
-    layers: Annotated[int, AT_LEAST_ONE] = 1
+    layers: Annotated[int, AT_LEAST_ONE, _GTRXL] = 1
     """gtrxl: blocks"""
-    heads: Annotated[int, AT_LEAST_ONE] = 4
+    heads: Annotated[int, AT_LEAST_ONE, _GTRXL] = 4
     """gtrxl: heads of the attention; they divide core_units"""
-    window: Annotated[int, AT_LEAST_ONE] = 32
+    window: Annotated[int, AT_LEAST_ONE, _GTRXL] = 32
     """gtrxl: rows that each block looks back"""
     orthogonal: bool = True
     """initialise orthogonally, with gain 0.01 for the policy's layer; else as torch does"""
@@ -62,7 +68,7 @@ class PPOConfig(AuxiliaryFields):
     """step size of the optimizer"""
     anneal_learning_rate: bool = True
     """decrease it linearly to 0 over the training"""
-    optimizer_eps: Annotated[float, POSITIVE] = 1e-5
+    optimizer_eps: Annotated[float, POSITIVE, _EPS] = 1e-5
     """added to the denominator (all but sgd)"""
     max_grad_norm: Annotated[float, NON_NEGATIVE_OR_INFINITE] = 0.5
     """gradients are scaled down to this L2 norm; 0 for no limit"""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from ludus.agents.auxiliary_config import AuxiliaryFields
-from ludus.agents.preset import Family, OptimizerName, Preset, family
+from ludus.agents.preset import WITH_EPS, Family, OptimizerName, Preset, family
 from ludus.envs.bounds import (
     AT_LEAST_ONE,
     FRACTION,
@@ -17,10 +17,15 @@ from ludus.envs.bounds import (
 )
 from ludus.envs.errors import ConfigError
 from ludus.envs.from_json import former_bool
+from ludus.envs.only_with import OnlyWith
 from ludus.networks.names import EncoderName, LayerNormName, RecurrentName, check_encoder
 
 if TYPE_CHECKING:
     from ludus.agents.agent import EnvLike
+
+
+_EPS = OnlyWith(("optimizer",), WITH_EPS)
+_CORE = OnlyWith(("core",), ("lstm", "gru"))
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class PQNConfig(AuxiliaryFields):
     """layer normalisation before each ReLU: over the channels of each pixel, or over all"""
     core: RecurrentName = "none"
     """memory between encoder and head"""
-    core_units: Annotated[int, AT_LEAST_ONE] = 128
+    core_units: Annotated[int, AT_LEAST_ONE, _CORE] = 128
     """units of the core"""
     head_hidden: Annotated[int, NON_NEGATIVE] = 0
     """units of the head's hidden layer; 0 for none"""
@@ -52,7 +57,7 @@ class PQNConfig(AuxiliaryFields):
     """step size of the optimizer"""
     anneal_learning_rate: bool = False
     """decrease it linearly to 0 over the training"""
-    optimizer_eps: Annotated[float, POSITIVE] = 1e-8
+    optimizer_eps: Annotated[float, POSITIVE, _EPS] = 1e-8
     """added to the denominator (adam, radam, rmsprop, adagrad)"""
     max_grad_norm: Annotated[float, NON_NEGATIVE_OR_INFINITE] = 10.0
     """gradients are scaled down to this L2 norm; 0 for no limit"""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 Family = Literal["classic", "minatar", "atari"]
 OptimizerName = Literal["adam", "radam", "rmsprop", "plain_rmsprop", "sgd", "adagrad"]
 AnyOptimizerName = Literal[OptimizerName, "adamw"]
+WITH_EPS = ("adam", "radam", "rmsprop", "plain_rmsprop", "adagrad")
 
 
 class Preset(NamedTuple):

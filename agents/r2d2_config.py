@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from ludus.agents.auxiliary_config import AuxiliaryFields
-from ludus.agents.preset import Family, OptimizerName, Preset, family
+from ludus.agents.preset import WITH_EPS, Family, OptimizerName, Preset, family
 from ludus.envs.bounds import (
     AT_LEAST_ONE,
     FRACTION,
@@ -17,10 +17,15 @@ from ludus.envs.bounds import (
     check_bounds,
 )
 from ludus.envs.errors import ConfigError
+from ludus.envs.only_with import OnlyWith
 from ludus.networks.names import EncoderName, check_encoder
 
 if TYPE_CHECKING:
     from ludus.agents.agent import EnvLike
+
+
+_EPS = OnlyWith(("optimizer",), WITH_EPS)
+_PRIORITISED = OnlyWith(("prioritised",))
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class R2D2Config(AuxiliaryFields):
     """rmsprop is centred as the 2015 DQN's, with eps outside the root"""
     learning_rate: Annotated[float, POSITIVE] = 1e-4
     """step size of the optimizer"""
-    optimizer_eps: Annotated[float, POSITIVE] = 1e-3
+    optimizer_eps: Annotated[float, POSITIVE, _EPS] = 1e-3
     """added to the denominator (adam, radam, rmsprop, adagrad)"""
     max_grad_norm: Annotated[float, NON_NEGATIVE_OR_INFINITE] = 10.0
     """gradients are scaled down to this L2 norm; 0 for no limit"""
@@ -76,11 +81,11 @@ class R2D2Config(AuxiliaryFields):
     """transitions in the replay memory"""
     prioritised: bool = True
     """sample in proportion to priority^alpha, with importance weights"""
-    priority_alpha: Annotated[float, FRACTION] = 0.9
+    priority_alpha: Annotated[float, FRACTION, _PRIORITISED] = 0.9
     """exponent of the priorities"""
-    priority_beta: Annotated[float, FRACTION] = 0.6
+    priority_beta: Annotated[float, FRACTION, _PRIORITISED] = 0.6
     """exponent of the importance weights"""
-    priority_eta: Annotated[float, FRACTION] = 0.9
+    priority_eta: Annotated[float, FRACTION, _PRIORITISED] = 0.9
     """eta of the sequence priority, eta * max error + (1 - eta) * mean error"""
     learning_starts: Annotated[int, NON_NEGATIVE] = 1_000
     """env steps before the first update"""

@@ -197,6 +197,7 @@ def _scaling() -> Iterator[Training]:
 
 
 _FEW = 100_000  # env steps
+_UNITS = {"spr": ("--spr-units", "128")}  # of auxiliary losses
 _PRETRAINED = ("Breakout", "Asterix")  # both show four planes
 
 
@@ -267,16 +268,16 @@ def _boxing() -> Iterator[Training]:
 def _auxiliary() -> Iterator[Training]:
     """DQN with each auxiliary loss, and without one as the last row."""
     losses = ("reconstruction", "variational", "inverse", "spr", "none")
-    options = ("--spr-units", "128", "--eval-every", "25000", "--eval-episodes", "20")
+    options = ("--eval-every", "25000", "--eval-episodes", "20")
     for seed, game, loss in product(range(5), _PRETRAINED, losses):
-        given = ("--auxiliary", loss, *options)
+        given = ("--auxiliary", loss, *_UNITS.get(loss, ()), *options)
         yield Training("auxiliary", f"MinAtar/{game}-v1", "dqn", loss, given, 100_000, seed)
 
 
 def _encoder(game: str, objective: str, seed: int) -> Training:
     """100,000 env steps of random play without rewards."""
     options = ("--auxiliary", objective, "--reward-free", "--eval-episodes", "0")
-    options += ("--spr-units", "128")
+    options += _UNITS.get(objective, ())
     variant = f"{objective}, no rewards"
     return Training("pretraining", f"MinAtar/{game}-v1", "dqn", variant, options, 100_000, seed)
 

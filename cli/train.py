@@ -19,6 +19,7 @@ from ludus.cli.options import (
 )
 from ludus.cli.output import named_while_slow, print_json, print_message, print_result
 from ludus.envs.errors import UsageError
+from ludus.envs.only_with import check_effect
 from ludus.envs.trust import require_trust
 from ludus.training.files import read_json
 
@@ -186,13 +187,16 @@ def _start(
 
     kind = _arguments(agent, env_id, dataset, options, file)
     given: Any = parse(kind, options, command=f"train {agent} {env_id}".strip(), about=ABOUT)
+    config = getattr(given, "config", None)  # the random agent has none
+    if config is not None:
+        check_effect(config, kind.config)
     common: Common = given.common
     session = start_session(
         agent,
         env_id,
         given.train,
         given.options,
-        getattr(given, "config", None),  # the random agent has none
+        config,
         common.run_dir,
         quiet=common.quiet,
     )

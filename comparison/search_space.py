@@ -1,13 +1,14 @@
 """Which fields of a configuration vary, and between which values, in a tuning or in a grid."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Literal, Protocol, get_args, get_origin, get_type_hints
 
 from ludus.envs.bounds import Bounds
 from ludus.envs.errors import ConfigError
+from ludus.envs.only_with import without_effect
 from ludus.envs.suggest import closest
 
 _FACTOR = 10.0  # a value varies from a tenth of the preset's to ten times as much
@@ -82,7 +83,7 @@ def search_space(
         fixed: `field=value`.
 
     Raises:
-        ConfigError: there is no such field, or a value is no value of it.
+        ConfigError: there is no such field, it has no effect, or a value is no value of it.
     """
     hints = get_type_hints(type(config), include_extras=True)
     for text in fixed:
@@ -102,6 +103,8 @@ def search_space(
         space.pop(text.partition("=")[0].strip().replace("-", "_"), None)
     if not space:
         raise ConfigError("nothing varies; name fields by --space field=low..high")
+    chosen = [text.partition("=")[0].strip().replace("-", "_") for text in (*changes, *fixed)]
+    _require_effect(config, chosen, space)
     return config, space
 
 
@@ -113,7 +116,7 @@ def grid(config: Any, axes: Sequence[str]) -> list[Any]:
         axes: `field=a,b,c` each.
 
     Raises:
-        ConfigError: there is no such field, or a value is no value of it.
+        ConfigError: there is no such field, it has no effect, or a value is no value of it.
     """
     hints = get_type_hints(type(config), include_extras=True)
     values: dict[str, list[Any]] = {}
@@ -124,8 +127,21 @@ def grid(config: Any, axes: Sequence[str]) -> list[Any]:
         values[name] = [_parse(name, hints[name], each) for each in listed.split(",")]
         if len(set(values[name])) < len(values[name]):
             raise ConfigError(f"--grid is {text}, which contains a value twice; list each once")
+    _require_effect(config, values, values)
     combinations = [dict(zip(values, each, strict=True)) for each in product(*values.values())]
     return [replace(config, **changed) for changed in combinations]
+
+
+def _require_effect(config: Any, names: Iterable[str], varying: Iterable[str]) -> None:
+    """Check that fields have an effect with some of the values of those that vary.
+
+    Raises:
+        ConfigError: one has none.
+    """
+    for name in names:
+        why = without_effect(config, name, varying)
+        if why:
+            raise ConfigError(why)
 
 
 def _around(hint: Any, value: Any) -> Dimension | None:

@@ -3,9 +3,10 @@
 learning_rate: Annotated[float, POSITIVE] = 1e-4
 """
 
-from dataclasses import dataclass, fields, is_dataclass
-from functools import cache
-from typing import Any, get_type_hints
+from dataclasses import dataclass, is_dataclass
+from typing import Any
+
+from ludus.envs.markers import markers
 
 _INFINITY = float("inf")
 
@@ -61,18 +62,6 @@ FRACTION = Bounds(0, 1)
 FINITE = Bounds(-_INFINITY, _INFINITY, above_low=True, below_high=True)
 
 
-@cache
-def _bounds(kind: type) -> dict[str, Bounds]:
-    """Return the bounds that a dataclass declares, by field."""
-    hints = get_type_hints(kind, include_extras=True)
-    declared = {}
-    for field in fields(kind):
-        for extra in getattr(hints[field.name], "__metadata__", ()):
-            if isinstance(extra, Bounds):
-                declared[field.name] = extra
-    return declared
-
-
 def check_bounds(config: Any, error: type[Exception]) -> None:
     """Check every bounded field of a dataclass instance.
 
@@ -82,7 +71,8 @@ def check_bounds(config: Any, error: type[Exception]) -> None:
     """
     assert is_dataclass(config)
     kind: Any = type(config)
-    for name, bounds in _bounds(kind).items():
+    for name, declared in markers(kind, Bounds).items():
         value = getattr(config, name)
-        if value is not None and not bounds.accepts(value):
-            raise error(f"{name} is {value}; {bounds}")
+        for bounds in declared:
+            if value is not None and not bounds.accepts(value):
+                raise error(f"{name} is {value}; {bounds}")

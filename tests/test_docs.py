@@ -97,8 +97,14 @@ def test_commands_are_understood(tmp_path, monkeypatch, page):
             parse(*arguments, **keywords)
             raise Understood
 
+        def started(*_, **__):
+            raise Understood
+
         with monkeypatch.context() as patch:
-            patch.setattr(module, "parse", parsed)
+            if command == "train":
+                patch.setattr("ludus.training.train.start_session", started)
+            else:
+                patch.setattr(module, "parse", parsed)
             patch.setattr("ludus.cli.options.find_run", Path)
             with pytest.raises(Understood):
                 module.run(words)

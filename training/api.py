@@ -13,6 +13,7 @@ from ludus.agents.agent import AgentConfig, AnyAgent
 from ludus.envs.env_object import PREFIX, PassedEnv, env_name
 from ludus.envs.errors import RunError
 from ludus.envs.make import EnvOptions
+from ludus.envs.only_with import check_effect
 from ludus.envs.trust import trust_modules, trust_programs
 from ludus.evaluation.evaluate import Evaluation
 from ludus.evaluation.evaluate import evaluate as play_games
@@ -93,7 +94,8 @@ def train(
         if train_options is None and "num_envs" not in settings:
             chosen = replace(chosen, num_envs=presets.num_envs)
     assert config is not None
-    config = given.apply(config)
+    base, config = config, given.apply(config)
+    check_effect(config, base)
     given.require_used(agent, (config, chosen, options))
     return _run(
         start_session(

@@ -26,6 +26,7 @@ from ludus.envs.env_object import PREFIX, PassedEnv, env_name
 from ludus.envs.errors import EnvError, RunError
 from ludus.envs.halves import Halves, make_halves
 from ludus.envs.make import EnvOptions, make
+from ludus.envs.only_with import check_effect
 from ludus.envs.remote import make_remote, open_hosts
 from ludus.envs.trust import modules_of, require_trust, trust_modules
 from ludus.envs.vector import VectorEnv
@@ -162,6 +163,7 @@ def changed_config(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
     given = Settings(settings)
     train, agent = given.apply(config.train), given.apply(config.config)
     given.require_used(config.agent, (train, agent))
+    check_effect(agent, config.config)
     if settings.keys() & {"encoder", "network"}:  # the caller named it
         trust_modules(modules_of(getattr(agent, "encoder", "")))
     if "device" in settings:

@@ -164,6 +164,7 @@ def _accepted(hint: Any) -> str:
     for extra in getattr(hint, "__metadata__", ()):
         if isinstance(extra, Bounds):
             return str(extra).removeprefix("it must be ").removesuffix(" and finite")
+    hint = hint.__origin__ if hasattr(hint, "__metadata__") else hint
     if get_origin(hint) is Literal:
         return ", ".join(f"`{name}`" for name in get_args(hint))
     return "on, off" if hint is bool else ""

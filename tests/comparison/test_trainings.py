@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from ludus.cli import train
 from tests.forked import Forked
 
 PROGRAM = Path(__file__).parents[2] / "benchmarks" / "trainings.py"
@@ -59,6 +60,26 @@ def test_a_point_of_a_curve_is_an_evaluation_at_its_time(monkeypatch):
     line = {"env_steps": 100, "training_seconds": [1, 2, 4, 8], "evaluations": evaluations}
     curve = _module("curves", monkeypatch).curve_of(line)
     assert np.array_equal(curve, [[50, 2, 2], [100, 8, 5]])
+
+
+def test_the_command_of_every_training_is_understood(monkeypatch):
+    def started(*_, **__):
+        raise Understood
+
+    monkeypatch.syspath_prepend(PROGRAM.parent)
+    monkeypatch.setattr("ludus.training.train.start_session", started)
+    experiments = _module("experiments", monkeypatch).EXPERIMENTS
+    trainings = [training for make in experiments.values() for training in make()]
+    names = {t: tuple(word for word in t.options if word.startswith("--")) for t in trainings}
+    unlike = {(t.agent, t.env.partition("/")[0], names[t]): t for t in trainings}
+    assert len(unlike) > 30
+    for t in unlike.values():
+        with pytest.raises(Understood):
+            train.run([t.agent, t.env, "--steps", str(t.steps), *t.options, "--quiet"])
+
+
+class Understood(Exception):
+    """Raised in place of a training."""
 
 
 @pytest.mark.skipif(shutil.which("nice") is None, reason="trainings run with nice")
