@@ -62,6 +62,10 @@ def test_a_point_of_a_curve_is_an_evaluation_at_its_time(monkeypatch):
     assert np.array_equal(curve, [[50, 2, 2], [100, 8, 5]])
 
 
+class Understood(Exception):
+    """Raised in place of a training."""
+
+
 def test_the_command_of_every_training_is_understood(monkeypatch):
     def started(*_, **__):
         raise Understood
@@ -76,10 +80,6 @@ def test_the_command_of_every_training_is_understood(monkeypatch):
     for t in unlike.values():
         with pytest.raises(Understood):
             train.run([t.agent, t.env, "--steps", str(t.steps), *t.options, "--quiet"])
-
-
-class Understood(Exception):
-    """Raised in place of a training."""
 
 
 @pytest.mark.skipif(shutil.which("nice") is None, reason="trainings run with nice")
