@@ -19,7 +19,7 @@ from ludus.evaluation.saliency import Saliency
 
 Overlay = Literal["gradient", "perturbation", "none"]
 SUFFIXES = (".mp4", ".gif")
-_MIN_HEIGHT = 420  # pixels
+_LEAST = (420, 0)  # pixels of the height and the width, so that a panel fits
 _GIF_MAX_WIDTH = 640  # pixels
 _PANEL_WIDTH = 320  # pixels
 _HEAT = np.array((255, 60, 30), np.float32)
@@ -78,7 +78,7 @@ def record(
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     try:
         pictures = _pictures(
-            playback, max_steps, overlay, lines, lambda step: on_step(before + step)
+            playback, max_steps, overlay, lines, _LEAST, lambda step: on_step(before + step)
         )
         if path.suffix == ".gif":
             temporary.write_bytes(_gif(pictures, playback.speed, _GIF_MAX_WIDTH))
@@ -143,7 +143,7 @@ def record_gif(
     """
     playback = Playback(player, env_id, options)
     try:
-        pictures = _pictures(playback, max_steps, "none", (), on_step)
+        pictures = _pictures(playback, max_steps, "none", (), (0, max_width), on_step)
         return _gif(pictures, playback.speed, max_width)
     finally:
         playback.close()
@@ -152,7 +152,7 @@ def record_gif(
 def encode_mp4(pictures: Iterable[np.ndarray], speed: float) -> bytes:
     """Return an MP4 (H.264) of pictures [height, width, 3] uint8 of one size, `speed` a second."""
     data = io.BytesIO()
-    _write_mp4((_enlarged(picture) for picture in pictures), round(speed), data)
+    _write_mp4((_enlarged(picture, _LEAST) for picture in pictures), round(speed), data)
     return data.getvalue()
 
 
@@ -161,16 +161,20 @@ def _pictures(
     max_steps: int,
     overlay: Overlay,
     title: Sequence[str],
+    least: tuple[int, int],
     on_step: Callable[[int], None],
 ) -> Iterator[np.ndarray]:
-    """Yield one image for each step, [height, width, 3] uint8; with a panel if there is a title."""
+    """Yield one image for each step, [height, width, 3] uint8; with a panel if there is a title.
+
+    `least` is the height and the width that the env's picture has at least, without the panel.
+    """
     kind: Saliency | None = None if overlay == "none" else overlay
     kind = kind if kind in playback.inspector.kinds else None
     values = deque[float](maxlen=_CURVE_STEPS)
     for step in range(max_steps + 1):
         on_step(step)
         over = bool(playback.row.game_over[0])
-        picture = _enlarged(playback.picture())
+        picture = _enlarged(playback.picture(), least)
         if kind is not None and not over:
             picture = _overlaid(picture, playback.saliency(kind))
         yield (
@@ -183,9 +187,9 @@ def _pictures(
         playback.step()
 
 
-def _enlarged(picture: np.ndarray) -> np.ndarray:
+def _enlarged(picture: np.ndarray, least: tuple[int, int]) -> np.ndarray:
     """Enlarge small images without blur; both sides become even, which H.264 requires."""
-    times = max(1, -(-_MIN_HEIGHT // picture.shape[0]))
+    times = max(1, *(-(-side // own) for side, own in zip(least, picture.shape, strict=False)))
     large = picture.repeat(times, axis=0).repeat(times, axis=1)
     return np.ascontiguousarray(large[: len(large) // 2 * 2, : large.shape[1] // 2 * 2])
 
