@@ -24,6 +24,7 @@ _CHILD = """
 import os, sys
 import numpy, torch
 from ludus.cli.main import main
+from tests import conftest  # which shortens films
 numpy.random.seed()  # else all forks would draw the same numbers
 torch.seed()
 os.environ.clear()

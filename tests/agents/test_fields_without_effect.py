@@ -38,7 +38,6 @@ CASES = {
     "r2d2": ("CartPole-v1", R2D2),
     "pqn": ("CartPole-v1", PQNConfig(optimizer="sgd", hidden=(8,), rollout_length=16, epochs=1)),
     "ppo": ("CartPole-v1", PPO),
-    "ppo, lstm": ("CartPole-v1", replace(PPO, core="lstm", core_units=4)),
     "alphazero": ("tic_tac_toe", ALPHAZERO),
     "alphazero, puct": (
         "tic_tac_toe",

@@ -137,7 +137,7 @@ def test_an_evaluation_and_a_video_show_their_progress(tmp_path, monkeypatch, ca
     assert re.search(
         r"random CartPole-v1: evaluation: [12] of 3 games, \d+ steps, \d+ s left\n", err
     )
-    assert re.search(r"random CartPole-v1: video: 1 of 300 steps, \d+ s left\n", err)
+    assert re.search(r"random CartPole-v1: video: 1 of 30 steps, \d+ s left\n", err)
     assert re.search(r"\d+ of 60 steps, \d+ steps/s, return [-\d.]+, \d+ s left", err)
 
 
