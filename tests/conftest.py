@@ -8,10 +8,8 @@ from typing import TypeVar
 
 import pytest
 
-from ludus.training import film
-
 T = TypeVar("T")
-film._STEPS = 30  # in place of 300: the film of a training's end took longer than most trainings
+FILM_STEPS = 30  # in place of 300: the film of a training's end took longer than most trainings
 
 
 class WaitUntil:
@@ -43,6 +41,14 @@ class WaitUntil:
 @pytest.fixture(scope="session")
 def wait_until() -> WaitUntil:
     return WaitUntil()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_films() -> None:
+    """Shorten the films of trainings; not above, for a simulated GPU is loaded before torch."""
+    from ludus.training import film
+
+    film._STEPS = FILM_STEPS
 
 
 @pytest.fixture(autouse=True)

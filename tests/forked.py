@@ -16,6 +16,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.conftest import FILM_STEPS
+
 _FORKS = multiprocessing.get_context("forkserver")
 _PRELOAD = ("pytest", "tyro", "torch._dynamo", "torch.utils.tensorboard")
 _COMMANDS = ("train", "evaluate", "record", "compare", "list", "collect")
@@ -24,9 +26,10 @@ _CHILD = """
 import os, sys
 import numpy, torch
 from ludus.cli.main import main
-from tests import conftest  # which shortens films
+from ludus.training import film
 numpy.random.seed()  # else all forks would draw the same numbers
 torch.seed()
+film._STEPS = film_steps
 os.environ.clear()
 os.environ.update(environment)
 os.chdir(folder)
@@ -80,6 +83,7 @@ class Forked:
             "folder": str(cwd or Path.cwd()),
             "environment": os.environ | (environment or {}),
             "threads": threads,
+            "film_steps": FILM_STEPS,
         }
         self.process = _FORKS.Process(target=exec, args=(_CHILD, given))
         self.process.start()
