@@ -151,17 +151,21 @@ def test_files_are_short_or_say_why_not():
 
 
 def test_configurations_and_the_registry_import_no_torch():
-    """`ludus list agents` and a wrong name answer without it."""
+    """`ludus list agents` and a wrong name answer without it.
+
+    So must the tests' configuration be, or the tests on a simulated GPU would be skipped.
+    """
     configs = [_module(file) for file in SOURCES if file.name.endswith("_config.py")]
     assert len(configs) >= 5
     modules = [*configs, "ludus.agents.preset", "ludus.agents.registry", "ludus.envs.bounds"]
+    modules.append("tests.conftest")
     script = f"""
 import importlib, sys
 for module in {modules}:
     importlib.import_module(module)
     assert "torch" not in sys.modules, f"{{module}} imports torch"
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
 
 
