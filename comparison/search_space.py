@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol, get_args, get_origin, get_type_hints
 
 from ludus.envs.bounds import Bounds
 from ludus.envs.errors import ConfigError
+from ludus.envs.markers import bare
 from ludus.envs.only_with import without_effect
 from ludus.envs.suggest import closest
 
@@ -226,7 +227,7 @@ def _bare(hint: Any) -> tuple[Any, Bounds]:
     for extra in getattr(hint, "__metadata__", ()):
         if isinstance(extra, Bounds):
             bounds = extra
-    return (hint.__origin__ if hasattr(hint, "__metadata__") else hint), bounds
+    return bare(hint), bounds
 
 
 def params_of(space: Mapping[str, Dimension], config: Any) -> dict[str, Any] | None:

@@ -26,3 +26,8 @@ def _all_markers(kind: type) -> dict[str, tuple[Any, ...]]:
     """Return whatever a dataclass declares, by field."""
     hints = get_type_hints(kind, include_extras=True)
     return {each.name: getattr(hints[each.name], "__metadata__", ()) for each in fields(kind)}
+
+
+def bare(hint: Any) -> Any:
+    """Return a type hint without its markers."""
+    return hint.__origin__ if hasattr(hint, "__metadata__") else hint

@@ -18,6 +18,7 @@ from ludus.cli.help import GROUPS, field_docs, options_of
 from ludus.envs.bounds import Bounds
 from ludus.envs.errors import ConfigError
 from ludus.envs.make import make
+from ludus.envs.markers import bare
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks" / "README.md"
 OTHERS = "sb3"  # the page of all baselines
@@ -164,7 +165,7 @@ def _accepted(hint: Any) -> str:
     for extra in getattr(hint, "__metadata__", ()):
         if isinstance(extra, Bounds):
             return str(extra).removeprefix("it must be ").removesuffix(" and finite")
-    hint = hint.__origin__ if hasattr(hint, "__metadata__") else hint
+    hint = bare(hint)
     if get_origin(hint) is Literal:
         return ", ".join(f"`{name}`" for name in get_args(hint))
     return "on, off" if hint is bool else ""

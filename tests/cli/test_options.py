@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from ludus.agents import registry
-from ludus.cli import check, compare, explain, pretrain, tune
+from ludus.cli import check, compare, explain, pretrain, train, tune
 from ludus.cli.options import parse
 from ludus.cli.train import _arguments
-from ludus.envs.errors import LudusError, UsageError
+from ludus.envs.errors import ConfigError, LudusError, UsageError
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,11 @@ def test_an_option_of_other_agents_names_them(agent, option, says):
     kind = _arguments(agent, env, None, [], {})
     with pytest.raises(UsageError, match=says):
         parse(kind, [option], command=f"train {agent} {env}", about="")
+
+
+def test_an_option_without_effect_is_refused():
+    with pytest.raises(ConfigError, match=r"^atoms has no effect with head q; choose head c51"):
+        train.run(["dqn", "CartPole-v1", "--atoms", "21"])
 
 
 def test_a_resumed_run_has_no_option_of_other_agents():

@@ -121,3 +121,18 @@ def test_a_grid_is_every_combination_of_the_values():
 def test_a_mistake_in_a_grid_is_one_sentence(axes, message):
     with pytest.raises(ConfigError, match=message):
         grid(DQNConfig(), axes)
+
+
+def test_a_field_that_has_no_effect_with_any_of_the_values_is_refused():
+    sentence = r"^spr_steps has no effect with auxiliary none; choose auxiliary spr"
+    for refused in (
+        lambda: grid(DQNConfig(), ["spr_steps=1,2"]),
+        lambda: search_space(DQNConfig(), ["spr_steps=1,2"]),
+        lambda: search_space(DQNConfig(), [], ["spr_steps=1"]),
+    ):
+        with pytest.raises(ConfigError, match=sentence):
+            refused()
+    assert len(grid(DQNConfig(), ["spr_steps=1,2", "auxiliary=none,spr"])) == 4
+    _, space = search_space(DQNConfig(), ["auxiliary=none,spr"], ["spr_steps=1"])
+    assert "auxiliary" in space
+    assert len(grid(DQNConfig(auxiliary="spr"), ["spr_steps=1,2"])) == 2
