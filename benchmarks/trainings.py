@@ -183,9 +183,12 @@ class Queue:
         if training.key in results(training.experiment, self._results):
             return
         episodes = Episodes.read(run.path / "episodes.csv")
-        points = np.linspace(0, run.status().env_steps, 21)[1:]
+        status = run.status()
+        points = np.linspace(0, status.env_steps, 21)[1:]
         curve = smooth(episodes, points, window=100)
-        seconds = np.interp(points, episodes[:, 0], episodes[:, 1])
+        # without an episode, as a short training may be, time goes evenly from start to end
+        steps = [0.0, *episodes[:, 0], status.env_steps]
+        seconds = np.interp(points, steps, [0.0, *episodes[:, 1], status.seconds or 0.0])
         line = {
             "key": training.key,
             "env": training.env,
@@ -198,10 +201,10 @@ class Queue:
             "evaluations": [
                 {"env_steps": e["env_steps"], "returns": e["returns"]} for e in run.evaluations()
             ],
-            "env_steps": run.status().env_steps,
+            "env_steps": status.env_steps,
             "training_seconds": [round(float(x), 1) for x in seconds],
             "training_returns": [None if np.isnan(x) else round(float(x), 3) for x in curve],
-            "seconds": round(run.status().seconds or 0),
+            "seconds": round(status.seconds or 0),
             "commit": json.loads((run.path / "config.json").read_text()).get("commit"),
             "cpu": hardware(torch.device("cpu"))["processor"],
         }

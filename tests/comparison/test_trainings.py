@@ -206,6 +206,21 @@ def test_a_night_without_a_change_is_rarely_an_alarm(nightly):
     assert nightly.fallen(*worse) < nightly.FALSE_ALARMS / 8
 
 
+def test_a_training_in_which_no_game_ends_has_a_result(forking):
+    options = ("--num-envs", "2", "--eval-episodes", "1")  # a game has up to 200 steps
+    queue = forking
+    queue.Queue(
+        [queue.Training("short", "MountainCar-v0", "dqn", "dqn", options, 100, 0)],
+        queue.RESULTS,
+        commit=False,
+    ).run(1)
+    (line,) = queue.results("short").values()
+    assert line["training_returns"] == [None] * 20
+    seconds = np.array(line["training_seconds"])  # in steps of 0.1
+    assert np.abs(np.diff(seconds, 2)).max() < 0.25
+    assert seconds[-1] > 0
+
+
 def test_a_night_says_whether_a_score_has_fallen(nightly, forking, monkeypatch, capsys):
     queue = forking
 
