@@ -57,6 +57,8 @@ class DQNConfig(AuxiliaryFields):
     update, or of the source of `init_from`"""
     renormalize: bool = False
     """scale the encoder's features to [0, 1] by the least and the largest of each observation"""
+    xavier: bool = False
+    """initialise with Xavier's uniform weights and biases of 0; else as torch does"""
     features: Annotated[int, NON_NEGATIVE] = 0
     """units of a ReLU layer after the encoder; 0 for none"""
     freeze: Literal["none", "encoder"] = "none"

@@ -7,6 +7,7 @@ from ludus.agents.value_heads import HeadKind
 from ludus.networks.cores import make_core
 from ludus.networks.encoders import Encoder, ProjectedEncoder, RenormalisedEncoder, make_encoder
 from ludus.networks.heads import Streams, ValueOut
+from ludus.networks.layers import start_xavier
 from ludus.networks.network import Network
 
 
@@ -45,4 +46,7 @@ def make_network(
     )
     whole = projected or encoder
     auxiliary = auxiliary_network(c, whole, env)
-    return Network(whole, core, head.make(streams), space, auxiliary)
+    network = Network[ValueOut](whole, core, head.make(streams), space, auxiliary)
+    if c.xavier:
+        start_xavier(network)
+    return network

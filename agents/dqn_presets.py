@@ -151,6 +151,7 @@ _ATARI["bbf"] = replace(
     encoder="impala",
     width=4,
     renormalize=True,
+    xavier=True,
     features=2_048,
     head="c51",
     head_hidden=0,

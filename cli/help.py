@@ -49,7 +49,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
             "heads",
             "window",
         ),
-        *("orthogonal", "tower_channels", "blocks"),
+        *("orthogonal", "xavier", "tower_channels", "blocks"),
     ),
     "auxiliary loss": (
         *(

@@ -112,6 +112,19 @@ def start_orthogonal(module: nn.Module, gain: float) -> None:
                 nn.init.zeros_(layer.bias)
 
 
+def start_xavier(module: nn.Module) -> None:
+    """Initialise all linear layers and convolutions with Xavier's uniform weights and zero biases.
+
+    Glorot and Bengio 2010, https://proceedings.mlr.press/v9/glorot10a.html, equation 16. Noisy
+    layers keep their own.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
 def with_relu(layer: nn.Conv2d | nn.Linear, layer_norm: LayerNormName) -> list[nn.Module]:
     """Return the layer and ReLU, with layer normalisation between them if there is any."""
     if layer_norm == "none":

@@ -124,6 +124,7 @@ ELSEWHERE |= {"evaluation_epsilon"}  # test_dqn.py
 ELSEWHERE |= {"pool", "spectral_norm"}  # of the impala encoder, below
 ELSEWHERE |= {f.name for f in fields(AuxiliaryFields)}  # test_auxiliary.py
 ELSEWHERE |= {"features", "renormalize"}  # another network: test_resets.py and below
+ELSEWHERE |= {"xavier"}  # other weights: below
 ELSEWHERE |= {"random_shift", "intensity_noise"}  # of images: test_augmentation.py
 ELSEWHERE |= {"act_by_target"}  # test_acting_by_target.py
 ELSEWHERE |= {"reward_free"}  # test_auxiliary.py
@@ -297,6 +298,20 @@ def test_features_and_renormalize_stand_between_encoder_and_head():
     torch.testing.assert_close(hidden.amax(1), torch.ones(9), atol=1e-3, rtol=0)
     plain = _agent(replace(CONFIG, features=5)).network.encoder.encoder(torch.randn(9, 3))
     assert (plain.amax(1) - 1).abs().max() > 1e-3
+
+
+def test_xavier_is_where_every_weight_and_every_reset_begins():
+    """Within sqrt(6 / (in + out)) and up to it, where torch's bound is sqrt(1 / in)."""
+    config = replace(CONFIG, xavier=True, hidden=(40, 50), features=30, auxiliary="spr")
+    agent = _agent(replace(config, reset_interval=7))
+    for network in (agent.network, agent.target.network, agent._resets._fresh(3)):
+        layers = [m for m in network.modules() if isinstance(m, nn.Linear)]
+        assert len(layers) == 7  # two, features, head, and the model of transitions with predictor
+        for layer in layers:
+            bound = (6 / (layer.in_features + layer.out_features)) ** 0.5
+            assert 0.9 * bound < layer.weight.abs().max() <= bound
+            assert (layer.bias == 0).all()
+    assert (_agent(CONFIG).network.head.streams.advantage.layers[0].bias != 0).all()
 
 
 @pytest.mark.parametrize(

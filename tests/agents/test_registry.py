@@ -153,6 +153,7 @@ PRINTED = {  # as the papers print them, in updates and env steps
         **{"n_step": 10, "n_step_end": 3, "gamma": 0.97, "gamma_end": 0.997, "reset_keep": 0.5},
         **{"weight_decay": 0.1, "optimizer_eps": 1.5e-4, "polyak": 0.005, "batch_size": 32},
         **{"random_shift": 4, "intensity_noise": 0.05, "max_grad_norm": 0.0},
+        **{"xavier": True},
     },
     "btr": {
         **{"encoder": "impala", "width": 2, "pool": 6, "spectral_norm": True, "batch_size": 256},

@@ -18,7 +18,7 @@ from ludus.networks.encoders import (
     renormalised,
     update_statistics,
 )
-from ludus.networks.layers import SpectralConv2d, start_orthogonal
+from ludus.networks.layers import SpectralConv2d, start_orthogonal, start_xavier
 
 PICTURE = (4, 84, 84)
 SHAPES = {
@@ -370,6 +370,20 @@ def test_tanh_takes_the_place_of_relu():
     encoder = make_encoder("mlp", spaces.Box(-9, 9, (2,), np.float32), (7,), activation="tanh")
     x = torch.randn(6, 2)
     torch.testing.assert_close(encoder(x), torch.tanh(encoder.layers[0](x)))
+
+
+def test_a_xavier_start_counts_the_weights_into_and_out_of_a_pixel():
+    encoder = make_encoder("nature", _pixels(PICTURE))
+    start_xavier(encoder)
+    for parameter in encoder.parameters():
+        if parameter.ndim == 4:
+            out, inwards, side, _ = parameter.shape
+            bound = (6 / (side**2 * (inwards + out))) ** 0.5
+            assert 0.99 * bound < parameter.abs().max() <= bound
+            assert parameter.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)
+            assert parameter.is_contiguous(memory_format=torch.channels_last)
+        else:
+            assert (parameter == 0).all()
 
 
 def test_an_orthogonal_start_keeps_lengths_times_the_gain():
