@@ -173,7 +173,7 @@ BUDGETS = {
     "dqn": (Case("dqn", changes=REPLAY), Budget(1, 1, 4, 58)),
     "rainbow": (Case("rainbow", changes=REPLAY), Budget(1, 1, 5, 308)),
     "btr": (Case("btr", PONG, SMALL_IMPALA), Budget(1, 1, 5, 756)),
-    "bbf": (Case("bbf", PONG, SMALL_IMPALA | {"features": 16}), Budget(1, 1, 2, 765)),
+    "bbf": (Case("bbf", PONG, SMALL_IMPALA | {"features": 16}), Budget(1, 1, 2, 767)),
     # One wait more in each rollout of 8 rows, and one for each KL divergence.
     "ppo": (Case("ppo", changes=ROLLOUT), Budget(1.125, 1, 4, 142)),
     "ppo_small": (Case("ppo_small", PONG, ROLLOUT), Budget(1.375, 1, 4, 139)),
