@@ -174,6 +174,16 @@ FIGURES = (
         ),
         "results/data_efficient.jsonl",
     ),
+    Figure(
+        "boxing",
+        ("benchmarks/README.md", "A hundred thousand env steps"),
+        (
+            "python benchmarks/trainings.py run boxing",
+            "python benchmarks/trainings.py table boxing",
+            "python benchmarks/scores.py boxing",
+        ),
+        "results/boxing.jsonl",
+    ),
     _measured("overlap_speed", "Overlap", "python benchmarks/overlap.py"),
     _trained("overlap", "Overlap"),
     _measured("family_speed", "The family", "ludus bench --only family --rounds 3"),
