@@ -247,7 +247,7 @@ def _boxing() -> Iterator[Training]:
     An update of `spr` or `bbf` is in every second step, a quarter of the presets', and `bbf` has no
     resets. At the preset's distance of 40,000 updates there was one, after 82,000 steps: returns
     fell from about 0 to -57 in one training and from -25 to -58 in another, and the rest was short.
-    Two more, without resets, have `--no-xavier`, as the preset had then.
+    Two more, without resets, began with PyTorch's weights, which is `--no-xavier` now.
     """
     small = ("--screen-size", "42", "--encoder", "dqn2013", "--width", "0.5")
     half, shift = ("--replay-ratio", "0.5"), ("--random-shift", "2")

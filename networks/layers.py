@@ -1,5 +1,7 @@
 """Layers and initialisations beyond torch's own."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -103,13 +105,11 @@ class ChannelNorm(nn.LayerNorm):
 
 def start_orthogonal(module: nn.Module, gain: float) -> None:
     """Initialise all linear layers and convolutions with orthogonal weights and zero biases."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d):
-            start = torch.empty(layer.weight.shape)  # `orthogonal_` needs a contiguous tensor
-            with torch.no_grad():
-                layer.weight.copy_(nn.init.orthogonal_(start, gain))
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+
+    def fill(weight: Tensor) -> None:  # `orthogonal_` needs a contiguous tensor
+        weight.copy_(nn.init.orthogonal_(torch.empty(weight.shape), gain))
+
+    _start(module, fill)
 
 
 def start_xavier(module: nn.Module) -> None:
@@ -118,9 +118,15 @@ def start_xavier(module: nn.Module) -> None:
     Glorot and Bengio 2010, https://proceedings.mlr.press/v9/glorot10a.html, equation 16. Noisy
     layers keep their own.
     """
+    _start(module, nn.init.xavier_uniform_)
+
+
+@torch.no_grad()
+def _start(module: nn.Module, fill: Callable[[Tensor], object]) -> None:
+    """Fill the weights of all linear layers and convolutions in place, and set biases to zero."""
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.xavier_uniform_(layer.weight)
+            fill(layer.weight)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
 
