@@ -260,6 +260,7 @@ def _boxing() -> Iterator[Training]:
         "bbf, 1 update in 2 steps, no resets": ("bbf", (*bbf, *half, *shift), _FEW),
         "dqn2013, 800,000 steps": ("dqn2013", units, 800_000),  # about as long as bbf
         "rainbow, 500,000 steps": ("rainbow", rainbow, 500_000),
+        "rainbow, noise of der": ("rainbow", (*rainbow, "--noisy-sigma", "0.1"), _FEW),
         "rainbow": ("rainbow", rainbow, _FEW),
         "dqn2013": ("dqn2013", units, _FEW),  # the last row, with which tables compare
     }
