@@ -38,6 +38,8 @@ AUXILIARY_CASES = [
     ("dqn", "MinAtar/Breakout-v1", {"learning_starts": 400, "replay_size": 5_000}),
     ("pqn", "MinAtar/Breakout-v1", {}),
     ("ppo", "MinAtar/Breakout-v1", {}),
+    ("r2d2", "MinAtar/Breakout-v1", {"learning_starts": 400, "replay_size": 5_000}),
+    ("dqn", "PongNoFrameskip-v4", {"learning_starts": 400, "replay_size": 5_000}),
     ("dqn2013", "PongNoFrameskip-v4", {"learning_starts": 400, "replay_size": 5_000}),
     ("ppo_small", "PongNoFrameskip-v4", {}),
     ("dqn", "CartPole-v1", {"learning_starts": 400, "replay_size": 5_000}),
