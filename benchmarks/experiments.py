@@ -210,13 +210,12 @@ def _few_steps(
 ) -> Iterator[Training]:
     """Variants (agent, further options, steps by row of the table) after few env steps, 5 seeds.
 
-    Those that go on for longer have 3, and are evaluated at their end only.
+    Those that go on for longer are evaluated at their end only.
     """
     for seed, (variant, (agent, further, steps)) in product(range(5), variants.items()):
-        if steps == _FEW or seed < 3:
-            every = steps // evaluations if steps == _FEW else steps
-            options = ("--eval-every", str(every), "--eval-episodes", "20", *common, *further)
-            yield Training(experiment, env, agent, variant, options, steps, seed)
+        every = steps // evaluations if steps == _FEW else steps
+        options = ("--eval-every", str(every), "--eval-episodes", "20", *common, *further)
+        yield Training(experiment, env, agent, variant, options, steps, seed)
 
 
 def _data_efficient() -> Iterator[Training]:
