@@ -253,17 +253,18 @@ def _boxing() -> Iterator[Training]:
     units = ("--head-hidden", "128")
     bbf = ("--features", "128", "--reset-interval", "0")
     rainbow = (*units, "--learning-starts", "1600")
-    narrow = ("--head", "c51", "--v-min", "-2", "--v-max", "2")
+    quiet, narrow = ("--noisy-sigma", "0.1"), ("--v-min", "-2", "--v-max", "2")
     variants = {
         "der": ("der", units, _FEW),
         "spr, 1 update in 2 steps": ("spr", (*units, *half, *shift), _FEW),
         "bbf, 1 update in 2 steps, no resets": ("bbf", (*bbf, *half, *shift), _FEW),
         "dqn2013, 800,000 steps": ("dqn2013", units, 800_000),  # about as long as bbf
         "rainbow, 500,000 steps": ("rainbow", rainbow, 500_000),
-        "rainbow, noise of der": ("rainbow", (*rainbow, "--noisy-sigma", "0.1"), _FEW),
+        "rainbow, noise of der": ("rainbow", (*rainbow, *quiet), _FEW),
+        "rainbow, noise of der, from -2 to 2": ("rainbow", (*rainbow, *quiet, *narrow), _FEW),
         "rainbow": ("rainbow", rainbow, _FEW),
         "dqn2013, c51": ("dqn2013", (*units, "--head", "c51"), _FEW),
-        "dqn2013, c51 from -2 to 2": ("dqn2013", (*units, *narrow), _FEW),
+        "dqn2013, c51 from -2 to 2": ("dqn2013", (*units, "--head", "c51", *narrow), _FEW),
         "dqn2013": ("dqn2013", units, _FEW),  # the last row, with which tables compare
     }
     yield from _few_steps("boxing", "BoxingNoFrameskip-v4", variants, small, evaluations=2)
