@@ -253,7 +253,11 @@ def _boxing() -> Iterator[Training]:
     units = ("--head-hidden", "128")
     bbf = ("--features", "128", "--reset-interval", "0")
     rainbow = (*units, "--learning-starts", "1600")
-    quiet, narrow = ("--noisy-sigma", "0.1"), ("--v-min", "-2", "--v-max", "2")
+    narrow = ("--v-min", "-2", "--v-max", "2")
+    quiet = ("--noisy-sigma", "0.1")  # of der
+    quiet_narrow = (*quiet, *narrow)
+    normalised = (*quiet_narrow, "--normalize-observation")
+    faster = (*normalised, "--learning-rate", "1e-4", "--target-interval", "250")  # of dqn2013
     variants = {
         "der": ("der", units, _FEW),
         "spr, 1 update in 2 steps": ("spr", (*units, *half, *shift), _FEW),
@@ -261,7 +265,9 @@ def _boxing() -> Iterator[Training]:
         "dqn2013, 800,000 steps": ("dqn2013", units, 800_000),  # about as long as bbf
         "rainbow, 500,000 steps": ("rainbow", rainbow, 500_000),
         "rainbow, noise of der": ("rainbow", (*rainbow, *quiet), _FEW),
-        "rainbow, noise of der, from -2 to 2": ("rainbow", (*rainbow, *quiet, *narrow), _FEW),
+        "rainbow, noise of der, from -2 to 2": ("rainbow", (*rainbow, *quiet_narrow), _FEW),
+        "the same, normalised": ("rainbow", (*rainbow, *normalised), _FEW),
+        "the same, learning rate and target of dqn2013": ("rainbow", (*rainbow, *faster), _FEW),
         "rainbow": ("rainbow", rainbow, _FEW),
         "dqn2013, c51": ("dqn2013", (*units, "--head", "c51"), _FEW),
         "dqn2013, c51 from -2 to 2": ("dqn2013", (*units, "--head", "c51", *narrow), _FEW),
