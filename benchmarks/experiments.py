@@ -1,6 +1,6 @@
 """The trainings of each experiment in `README.md`, in the order of their value."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -204,7 +204,7 @@ _PRETRAINED = ("Breakout", "Asterix")  # both show four planes
 def _few_steps(
     experiment: str,
     env: str,
-    variants: dict[str, tuple[str, Sequence[str], int]],
+    variants: Mapping[str, tuple[str, Sequence[str], int]],
     common: Sequence[str],
     evaluations: int,
 ) -> Iterator[Training]:
@@ -264,11 +264,11 @@ def _boxing() -> Iterator[Training]:
         "bbf, 1 update in 2 steps, no resets": ("bbf", (*bbf, *half, *shift), _FEW),
         "dqn2013, 800,000 steps": ("dqn2013", units, 800_000),  # about as long as bbf
         "rainbow, 500,000 steps": ("rainbow", rainbow, 500_000),
+        "rainbow": ("rainbow", rainbow, _FEW),
         "rainbow, noise of der": ("rainbow", (*rainbow, *quiet), _FEW),
         "rainbow, noise of der, from -2 to 2": ("rainbow", (*rainbow, *quiet_narrow), _FEW),
         "the same, normalised": ("rainbow", (*rainbow, *normalised), _FEW),
         "the same, learning rate and target of dqn2013": ("rainbow", (*rainbow, *faster), _FEW),
-        "rainbow": ("rainbow", rainbow, _FEW),
         "dqn2013, c51": ("dqn2013", (*units, "--head", "c51"), _FEW),
         "dqn2013, c51 from -2 to 2": ("dqn2013", (*units, "--head", "c51", *narrow), _FEW),
         "dqn2013": ("dqn2013", units, _FEW),  # the last row, with which tables compare
