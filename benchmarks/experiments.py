@@ -182,6 +182,12 @@ def _connect_four() -> Iterator[Training]:
         yield Training("connect_four", "connect_four", "alphazero", variant, options, steps, seed)
 
 
+def _othello() -> Iterator[Training]:
+    """AlphaZero for about two hours on one core."""
+    options = ("--eval-every", "500000", "--opponent", "mcts:1000", "--eval-episodes", "100")
+    yield Training("othello", "othello", "alphazero", "2M moves", options, 2_000_000, 0)
+
+
 _WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 _STEPS = (500_000, 1_000_000, 2_000_000, 4_000_000)
 
@@ -351,6 +357,7 @@ EXPERIMENTS = {
     "nightly": _nightly,
     "minatar_long": _minatar_long,
     "connect_four": _connect_four,
+    "othello": _othello,
     "pong": _pong,
     "minatar_million": _minatar_million,
     "scaling": _scaling,
