@@ -100,6 +100,8 @@ def run(argv: list[str]) -> int:
             "epsilon": given.epsilon,
             **_scores(result),
         }
+        if "opponent" in protocol:
+            scores |= dict(zip(("won", "drawn", "lost"), _outcomes(result), strict=True))
         if frame is not None:
             scores["unit"] = None if frame.unit is None else frame.unit.tolist()
             scores["perturbed"] = {
@@ -191,12 +193,17 @@ def _table(plain: Evaluation, perturbed: dict[str, Evaluation]) -> Table:
     return table
 
 
+def _outcomes(result: Evaluation) -> tuple[int, int, int]:
+    """Return the numbers of games won, drawn and lost."""
+    won, lost = (sum(r * side > 0 for r in result.returns) for side in (1, -1))
+    return won, len(result.returns) - won - lost, lost
+
+
 def _summary(result: Evaluation, protocol: dict[str, Any]) -> str:
     """Return won, drawn and lost games against an opponent, else statistics of the returns."""
     returns = result.returns
     if "opponent" in protocol:
-        won, lost = (sum(r * side > 0 for r in returns) for side in (1, -1))
-        drawn = len(returns) - won - lost
+        won, drawn, lost = _outcomes(result)
         against = f"{len(returns)} games against {protocol['opponent']}"
         return f"{against}: {won} won, {drawn} drawn, {lost} lost"
     score = summarise(np.array([returns]))

@@ -172,7 +172,7 @@ def play_match(
             row = env.recv()
             for i in np.flatnonzero(row.game_over & ~over):
                 sign = -1.0 if began[i] else 1.0  # a return is the first player's
-                result.returns[i] = sign * float(row.episode_return[i])
+                result.returns[i] = sign * float(row.episode_return[i]) + 0.0  # no -0.0
                 result.lengths[i] = int(row.episode_length[i])
             over |= row.game_over
             second ^= row.discount_sign < 0  # the turn passes to the other side

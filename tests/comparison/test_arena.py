@@ -251,6 +251,10 @@ def test_an_evaluation_on_the_command_line_counts_games(tmp_path, capsys):
         won, lost = int(said.split(" won")[0].split()[-1]), int(said.split(" lost")[0].split()[-1])
         assert won + lost <= 9
         assert named == "random" or won == 0
+        with pytest.raises(SystemExit):
+            main(["evaluate", str(run), "--episodes", "9", "--json", *more])
+        scores = json.loads(capsys.readouterr().out)
+        assert [scores[each] for each in ("won", "drawn", "lost")] == [won, 9 - won - lost, lost]
 
 
 def test_a_run_of_another_game_is_refused(tmp_path):

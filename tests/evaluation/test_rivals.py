@@ -160,6 +160,8 @@ def test_returns_are_those_of_the_first_named_on_either_side():
         (FixedSide("random", "tic_tac_toe", 30, 3), perfect), "tic_tac_toe", 30, seed=0
     )
     assert max(turned.returns) <= 0
+    even = play_match((perfect, perfect), "tic_tac_toe", 4, seed=0)
+    assert str(even.returns) == "[0.0, 0.0, 0.0, 0.0]", "a draw has no sign"
 
 
 def test_an_agent_plays_legal_moves_only_also_with_chance():
