@@ -51,6 +51,7 @@ check: .venv/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy benchmarks
 
 # The site of the documentation, in build/site. It needs no network.
 docs: .venv/.installed-dev

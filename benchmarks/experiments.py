@@ -293,8 +293,8 @@ def _auxiliary() -> Iterator[Training]:
 
 def _encoder(game: str, objective: str, seed: int) -> Training:
     """100,000 env steps of random play without rewards."""
-    options = ("--auxiliary", objective, "--reward-free", "--eval-episodes", "0")
-    options += _UNITS.get(objective, ())
+    units = _UNITS.get(objective, ())
+    options = ("--auxiliary", objective, "--reward-free", "--eval-episodes", "0", *units)
     variant = f"{objective}, no rewards"
     return Training("pretraining", f"MinAtar/{game}-v1", "dqn", variant, options, 100_000, seed)
 

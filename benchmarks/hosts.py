@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import gymnasium
@@ -30,7 +31,7 @@ NUM_ENVS = (16, 32, 64, 128)
 STEP_MICROSECONDS = (100, 300, 1_000, 3_000)
 
 
-class Busy(gymnasium.Env[np.ndarray, int]):
+class Busy(gymnasium.Env[np.ndarray, np.int64]):
     """An env whose step computes for a given time, and whose observation is an Atari frame."""
 
     def __init__(self, microseconds: float = 100.0) -> None:
@@ -43,7 +44,7 @@ class Busy(gymnasium.Env[np.ndarray, int]):
         self._time = 0
         return np.zeros((1, 84, 84), np.uint8), {}
 
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, Any]:
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, Any]:
         """Compute, and return an empty frame."""
         end = time.thread_time() + self._seconds
         while time.thread_time() < end:
@@ -97,8 +98,8 @@ def rows(hosts: EnvHosts, table: Table) -> None:
         for num in NUM_ENVS:
             here, far = in_turns(
                 [
-                    lambda env_id=env_id, num=num: make(env_id, num, 0),
-                    lambda env_id=env_id, num=num: make_remote(env_id, num, 0, EnvOptions(), hosts),
+                    partial(make, env_id, num, 0),
+                    partial(make_remote, env_id, num, 0, EnvOptions(), hosts),
                 ]
             )
             table.add_row(env_id, str(num), f"{here:,.0f}", f"{far:,.0f}", f"{far - here:,.0f}")
@@ -118,10 +119,8 @@ def pays(hosts: EnvHosts, table: Table) -> None:
             options = EnvOptions(env_kwargs=(f"microseconds={cost}",))
             here, far = in_turns(
                 [
-                    lambda num=num, options=options: local(num, options),
-                    lambda num=num, options=options: make_remote(
-                        "hosts:Busy", num, 0, options, hosts
-                    ),
+                    partial(local, num, options),
+                    partial(make_remote, "hosts:Busy", num, 0, options, hosts),
                 ]
             )
             cells = f"{cost:,}", str(num), f"{here:,.0f}", f"{far:,.0f}", f"{here / far:.2f}"

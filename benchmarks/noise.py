@@ -13,12 +13,13 @@ from contextlib import closing
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
 import ludus
 from ludus.agents.dqn import DQN
 from ludus.envs.make import make
-from ludus.networks.heads import HeadNoise
+from ludus.networks.heads import HeadNoise, Streams
 from ludus.training.trained_agent import TrainedAgent
 
 ENVS, STEPS, EVERY = 4, 2_500, 10  # of random play; one row in 10 is kept
@@ -29,6 +30,7 @@ def observations(trained: TrainedAgent) -> Tensor:
     """Return observations [1,000, *obs] of random play in the env of a training."""
     kept, rng = [], np.random.default_rng(0)
     with closing(make(trained.config.env, ENVS, 0, trained.config.options)) as env:
+        assert isinstance(env.action_space, spaces.Discrete)
         row = env.reset()
         for step in range(STEPS):
             if step % EVERY == 0:
@@ -60,8 +62,9 @@ def main() -> None:
         assert agent.config.noisy, f"{run} has no noisy layers"
         obs = observations(trained)
         plain = advantages(agent, obs, None)  # [N, A]
-        size = agent.network.head.streams.noise_size
-        noise = torch.randn(SAMPLES, size, generator=torch.Generator().manual_seed(0))
+        streams = agent.network.head.streams
+        assert isinstance(streams, Streams)
+        noise = torch.randn(SAMPLES, streams.noise_size, generator=torch.Generator().manual_seed(0))
         noisy = torch.stack([advantages(agent, obs, each) for each in noise])  # [SAMPLES, N, A]
         most = plain.argmax(1).bincount().max() / len(obs)
         print(
