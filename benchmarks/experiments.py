@@ -47,6 +47,14 @@ def _dqn_sb3() -> Iterator[Training]:
             yield Training("dqn_sb3", env, agent, variant, (*options, *games), steps, seed)
 
 
+def _a2c_sb3() -> Iterator[Training]:
+    """A2C and SB3's A2C: same values, same network."""
+    envs = {"CartPole-v1": 60_000, "Acrobot-v1": 100_000}
+    envs |= {"MinAtar/Breakout-v1": 100_000, "MinAtar/SpaceInvaders-v1": 100_000}
+    for seed, (env, steps), agent in product(range(10), envs.items(), ("a2c", "sb3:a2c")):
+        yield Training("a2c_sb3", env, agent, agent, ("--eval-episodes", "20"), steps, seed)
+
+
 def _r2d2_eps() -> Iterator[Training]:
     """R2D2 with three values of Adam's epsilon."""
     envs = ("ludus/MaskedCartPole-v0", "MinAtar/SpaceInvaders-v1")
@@ -353,6 +361,7 @@ EXPERIMENTS = {
     "overlap": _overlap,
     "precision": _precision,
     "dqn_sb3": _dqn_sb3,
+    "a2c_sb3": _a2c_sb3,
     "small_machine": _small_machine,
     "nightly": _nightly,
     "minatar_long": _minatar_long,

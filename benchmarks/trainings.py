@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from experiments import EXPERIMENTS, Training
 
-from ludus.comparison.aggregates import estimate, improvement, pooled_iqm, smooth
+from ludus.comparison.aggregates import ENOUGH_SEEDS, estimate, improvement, pooled_iqm, smooth
 from ludus.envs.errors import LudusError
 from ludus.training.logger import Episodes
 from ludus.training.provenance import hardware
@@ -275,7 +275,8 @@ def table(name: str) -> None:
 
     A cell is the IQM over trainings of their mean return, with a 95% bootstrap interval over
     trainings, and in brackets the probability that a training of the row is better than one of the
-    last row; the last column holds its mean over the envs, where there are several.
+    last row; the last column holds its mean over the envs, where there are several. Few trainings
+    are listed instead.
     """
     envs, variants, of = scores_of(name)
     several = len(envs) > 1
@@ -295,12 +296,12 @@ def table(name: str) -> None:
 
 
 def _cell(here: np.ndarray, last: np.ndarray | None) -> str:
-    """Return the IQM of scores [seeds], compared with others if there are; "" without any."""
-    if not len(here):
-        return ""
+    """Return the IQM of scores [seeds], compared with others if there are; all if they are few."""
+    if len(here) < ENOUGH_SEEDS:
+        return ", ".join(f"{score:.1f}" for score in here)
     value = estimate(here[:, None], pooled_iqm)
     cell = f"{value.value:.1f} ({value.low:.1f} to {value.high:.1f})"
-    if last is not None and len(last):
+    if last is not None and len(last) >= ENOUGH_SEEDS:
         better = improvement(here[:, None], last[:, None])
         cell += f" [{better.value:.2f}, {better.low:.2f} to {better.high:.2f}]"
     return cell
@@ -308,7 +309,8 @@ def _cell(here: np.ndarray, last: np.ndarray | None) -> str:
 
 def _over_all(here: list[np.ndarray], there: list[np.ndarray]) -> str:
     """Return the probability of being better, averaged over the envs; "" without all trainings."""
-    if len({len(column) for column in [*here, *there]}) != 1 or not len(here[0]):
+    counts = {len(column) for column in [*here, *there]}
+    if len(counts) != 1 or min(counts) < ENOUGH_SEEDS:
         return ""
     better = improvement(np.stack(here, 1), np.stack(there, 1))  # [seeds, envs] each
     return f"{better.value:.2f} ({better.low:.2f} to {better.high:.2f})"

@@ -150,17 +150,13 @@ def test_a_training_begins_with_the_network_of_another(forking, monkeypatch, cap
     assert [json.loads(line)["key"] for line in again] == [line["key"] for line in results]
 
 
-@pytest.mark.parametrize("envs", ["E", "EF"])
-def test_a_row_of_a_table_by_hand(queue, capsys, monkeypatch, envs):
-    """Of the four pairs of a new and an old training, the new one is better in three.
-
-    An env without results, G, has no column, and one env needs none over all.
-    """
+def _results(queue, monkeypatch, envs, scores):
+    """Make an experiment s with these scores of each variant in each env; an env G has none."""
     trainings = [
         queue.Training("s", env, "dqn", variant, (), 1, seed)
         for env in (*envs, "G")
-        for variant in ("new", "old")
-        for seed in range(2)
+        for variant, of in scores.items()
+        for seed in range(len(of))
     ]
     monkeypatch.setitem(queue.EXPERIMENTS, "s", lambda: trainings)
     queue.RESULTS.mkdir()
@@ -170,19 +166,37 @@ def test_a_row_of_a_table_by_hand(queue, capsys, monkeypatch, envs):
             "env": t.env,
             "variant": t.variant,
             "seed": t.seed,
-            "evaluations": [{"returns": [score - 1, score + 1]}],
+            "evaluations": [{"returns": [scores[t.variant][t.seed] + d for d in (-1, 1)]}],
         }
-        for t, score in zip(trainings, (2.0, 4.0, 1.0, 3.0) * len(envs), strict=False)
+        for t in trainings
+        if t.env != "G"
     ]
     (queue.RESULTS / "s.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.mark.parametrize("envs", ["E", "EF"])
+def test_a_row_of_a_table_by_hand(queue, capsys, monkeypatch, envs):
+    """Of 25 pairs of a new and an old training, the new one is better in 17, and 4 are equal.
+
+    An env without results has no column, and one env needs none over all.
+    """
+    _results(queue, monkeypatch, envs, {"new": [2, 4, 2, 4, 3], "old": [1, 3, 1, 3, 2]})
     queue.table("s")
     header, _, new, old = capsys.readouterr().out.splitlines()
     several = len(envs) > 1
     assert header == "| | " + " | ".join(envs) + (" | all |" if several else " |")
-    assert new.startswith("| new | 3.0 (2.0 to 4.0) [0.75, ")
-    assert new.count("[0.75, ") == len(envs)
-    assert ("| 0.75 (" in new) == several
+    assert new.startswith("| new | 3.0 (2.0 to 4.0) [0.76, ")
+    assert new.count("[0.76, ") == len(envs)
+    assert ("| 0.76 (" in new) == several
     assert old == "| old |" + " 2.0 (1.0 to 3.0) |" * len(envs) + ("  |" if several else "")
+
+
+def test_few_trainings_have_no_interval(queue, capsys, monkeypatch):
+    _results(queue, monkeypatch, "EF", {"new": [2, 4.25], "old": [1, 3, 1, 3]})
+    queue.table("s")
+    _, _, new, old = capsys.readouterr().out.splitlines()
+    assert new == "| new | 2.0, 4.2 | 2.0, 4.2 |  |"
+    assert old == "| old | 1.0, 3.0, 1.0, 3.0 | 1.0, 3.0, 1.0, 3.0 |  |"
 
 
 @pytest.fixture
