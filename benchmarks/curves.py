@@ -2,9 +2,9 @@
 
 python benchmarks/curves.py EXPERIMENT     # pictures/EXPERIMENT.png
 
-A point is the mean of a training's held-out games; a line is the mean over trainings, and its band
-the 95% bootstrap interval of that mean, where there are five trainings or more. Seconds are of
-training, without evaluations, on a machine that did other work too.
+A point is the mean of a training's held-out games; a line is the mean over trainings, with the 95%
+bootstrap interval of that mean as a band, or if they are few with a thin line for each. Seconds are
+of training, without evaluations, on a machine that did other work too.
 """
 
 import argparse
@@ -112,6 +112,9 @@ def _plot(axis: Axes, curves: Sequence[np.ndarray], column: int, style: Style, l
     if len(curves) >= ENOUGH_SEEDS:
         _, low, high = mean_band(returns)
         axis.fill_between(x, low, high, color=style.colour, alpha=0.2, linewidth=0)
+    elif len(curves) > 1:
+        for each in returns:
+            axis.plot(x, each, color=style.colour, linewidth=0.7, alpha=0.6)
 
 
 def _published(axis: Axes, env: str) -> None:
