@@ -6,7 +6,8 @@ Compute is what the network's multiplications and additions come to: one forward
 step to act, and `epochs` forward and backward passes, a backward pass counted as two forward ones.
 A point is the mean score of the trainings of one width and number of steps. The frontier are the
 points that no cheaper one reaches; to it a power law, score = a * compute ** b, is fitted by least
-squares of the logarithms, with a 95% bootstrap interval over trainings.
+squares of the logarithms. The frontier of each seed has its own exponent, which shows how far
+trainings differ.
 """
 
 from collections.abc import Mapping
@@ -28,8 +29,6 @@ from ludus.agents.pqn_config import PQNConfig
 from ludus.comparison.figure import figure_at
 from ludus.envs.make import make
 
-_RESAMPLES = 2_000
-
 
 class Cells(NamedTuple):
     """The trainings of one game, by width and number of steps, in ascending order of compute."""
@@ -37,7 +36,12 @@ class Cells(NamedTuple):
     width: np.ndarray  # [N]
     steps: np.ndarray  # [N]
     compute: np.ndarray  # [N] operations of one training
-    scores: list[np.ndarray]  # [N] of each training
+    scores: np.ndarray  # [seeds, N] of each training; NaN where there is none
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Return the mean scores [N] over the trainings there are."""
+        return np.nanmean(self.scores, 0)
 
 
 def operations(env_id: str, width: float) -> float:
@@ -56,20 +60,21 @@ def operations(env_id: str, width: float) -> float:
 
 def cells(lines: Mapping[str, Mapping[str, Any]], env_id: str) -> Cells:
     """Return the trainings of a game."""
-    found: dict[tuple[float, int], list[float]] = {}
+    found: dict[tuple[float, int], dict[int, float]] = {}
     for line in lines.values():
         if line["env"] == env_id:
             options = line["options"]
             width = float(options[options.index("--width") + 1])
             score = float(np.mean(line["evaluations"][-1]["returns"]))
-            found.setdefault((width, line["steps"]), []).append(score)
+            found.setdefault((width, line["steps"]), {})[line["seed"]] = score
     each = {width: operations(env_id, width) for width, _ in found}
     order = sorted(found, key=lambda key: each[key[0]] * key[1])
+    seeds = sorted({seed for trained in found.values() for seed in trained})
     return Cells(
         width=np.array([width for width, _ in order]),
         steps=np.array([steps for _, steps in order]),
         compute=np.array([each[width] * steps for width, steps in order]),
-        scores=[np.array(found[key]) for key in order],
+        scores=np.array([[found[key].get(seed, np.nan) for key in order] for seed in seeds]),
     )
 
 
@@ -85,32 +90,24 @@ def power_law(compute: np.ndarray, score: np.ndarray) -> tuple[float, float]:
     return float(np.exp(log_a)), float(b)
 
 
-def exponents(found: Cells) -> np.ndarray:
-    """Return b of the frontier and its 95% bootstrap interval: [3]."""
-    generator, fitted = np.random.default_rng(0), list[float]()
-    for _ in range(_RESAMPLES):
-        mean = np.array([generator.choice(each, len(each)).mean() for each in found.scores])
-        best = frontier(mean)
-        if len(best) > 1 and (mean[best] > 0).all():
-            fitted.append(power_law(found.compute[best], mean[best])[1])
-    mean = np.array([each.mean() for each in found.scores])
-    best = frontier(mean)
-    return np.array(
-        [power_law(found.compute[best], mean[best])[1], *np.quantile(fitted, (0.025, 0.975))]
-    )
+def exponent(compute: np.ndarray, score: np.ndarray) -> float:
+    """Return b of the frontier of scores [N], by ascending compute."""
+    best = frontier(score)
+    return power_law(compute[best], score[best])[1]
 
 
 def _plot(axis: Axes, found: Cells) -> None:
     """Plot one game."""
-    mean = np.array([each.mean() for each in found.scores])
+    mean = found.mean
     widths = np.unique(found.width)
     for i, width in enumerate(widths):
         of_one = found.width == width
         colour = colormaps["viridis"](0.9 * i / max(1, len(widths) - 1))
         axis.plot(found.compute[of_one], mean[of_one], "o-", color=colour, label=f"width {width:g}")
-        for at in np.flatnonzero(of_one):
-            x = np.full(len(found.scores[at]), found.compute[at])
-            axis.plot(x, found.scores[at], ".", color=colour, alpha=0.4, markersize=4)
+        for scores in found.scores if len(found.scores) > 1 else ():
+            axis.plot(
+                found.compute[of_one], scores[of_one], ".", color=colour, alpha=0.5, markersize=4
+            )
     best = frontier(mean)
     a, b = power_law(found.compute[best], mean[best])
     axis.plot(found.compute, a * found.compute**b, "k--", linewidth=1, label="fit to the frontier")
@@ -150,16 +147,18 @@ def _print(found: Cells, env_id: str) -> None:
     budgets = sorted(set(found.steps.tolist()))
     print(f"\n| {env_id} | " + " | ".join(f"{steps / 1e6:g} M steps" for steps in budgets) + " |")
     print("|---" * (1 + len(budgets)) + "|")
-    best = set(frontier(np.array([each.mean() for each in found.scores])).tolist())
+    best = set(frontier(found.mean).tolist())
     for width in np.unique(found.width):
         row = [f"width {width:g}"]
         for steps in budgets:
             at = np.flatnonzero((found.width == width) & (found.steps == steps))
-            value = f"{found.scores[at[0]].mean():.1f}" if len(at) else ""
+            value = f"{found.mean[at[0]]:.1f}" if len(at) else ""
             row.append(f"**{value}**" if len(at) and at[0] in best else value)
         print("| " + " | ".join(row) + " |")
-    b, low, high = exponents(found)
-    print(f"\nexponent of the frontier: {b:.2f} ({low:.2f} to {high:.2f})")
+    print(f"\nexponent of the frontier: {exponent(found.compute, found.mean):.2f}")
+    whole = [scores for scores in found.scores if not np.isnan(scores).any()]
+    if len(whole) > 1:
+        print("of each seed: " + ", ".join(f"{exponent(found.compute, s):.2f}" for s in whole))
 
 
 if __name__ == "__main__":
