@@ -14,7 +14,7 @@ import shlex
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -50,6 +50,11 @@ def _trained(name: str, heading: str) -> Figure:
     return Figure(name, where, (run, table), f"results/{name}.jsonl")
 
 
+def _drawn(name: str, heading: str, program: str) -> Figure:
+    trained = _trained(name, heading)
+    return replace(trained, commands=(*trained.commands, f"python benchmarks/{program}.py {name}"))
+
+
 def _measured(name: str, heading: str, command: str) -> Figure:
     return Figure(name, ("benchmarks/README.md", heading), (command,))
 
@@ -82,15 +87,7 @@ FIGURES = (
     _trained("dqn_sb3", "DQN against SB3's, and the number of envs"),
     _trained("r2d2_eps", "R2D2: Adam's eps"),
     _trained("pqn", "PQN: normalisation and initialisation"),
-    Figure(
-        "minatar_long",
-        ("benchmarks/README.md", "PQN on MinAtar, at length"),
-        (
-            "python benchmarks/trainings.py run minatar_long",
-            "python benchmarks/curves.py minatar_long",
-        ),
-        "results/minatar_long.jsonl",
-    ),
+    _drawn("minatar_long", "PQN on MinAtar, at length", "curves"),
     Figure(
         "policy",
         ("benchmarks/README.md", "Policy agents"),
@@ -101,18 +98,9 @@ FIGURES = (
         ),
         "policy.json",
     ),
+    _drawn("pong", "Pong on two cores", "curves"),
     Figure(
-        "pong",
-        ("benchmarks/README.md", "Pong on two cores"),
-        tuple(
-            "ludus train ppo_small PongNoFrameskip-v4 --steps 600000 --eval-every 100000 "
-            f"--eval-episodes 20 --seed {seed}"
-            for seed in range(3)
-        ),
-        "pong/evaluations.json",
-    ),
-    Figure(
-        "connect_four",
+        "alphazero",
         ("benchmarks/README.md", "AlphaZero"),
         (
             "ludus train alphazero connect_four --steps 1000000 --eval-every 250000 "
@@ -130,6 +118,7 @@ FIGURES = (
         ),
         "connect_four/perfect.json",
     ),
+    _trained("connect_four", "Connect four against perfect play"),
     _trained("small_machine", "Two presets for a small machine"),
     _trained("alphazero_value", "AlphaZero's value target"),
     _measured("search", "Search", "ludus bench --only search --rounds 5"),
@@ -154,36 +143,9 @@ FIGURES = (
         "Updates with an auxiliary loss",
         "python benchmarks/updates.py --auxiliary",
     ),
-    Figure(
-        "pretraining",
-        ("benchmarks/README.md", "Pretraining without rewards"),
-        (
-            "python benchmarks/trainings.py run pretraining",
-            "python benchmarks/trainings.py table pretraining",
-            "python benchmarks/scores.py pretraining",
-        ),
-        "results/pretraining.jsonl",
-    ),
-    Figure(
-        "data_efficient",
-        ("benchmarks/README.md", "A hundred thousand env steps"),
-        (
-            "python benchmarks/trainings.py run data_efficient",
-            "python benchmarks/trainings.py table data_efficient",
-            "python benchmarks/scores.py data_efficient",
-        ),
-        "results/data_efficient.jsonl",
-    ),
-    Figure(
-        "boxing",
-        ("benchmarks/README.md", "A hundred thousand env steps"),
-        (
-            "python benchmarks/trainings.py run boxing",
-            "python benchmarks/trainings.py table boxing",
-            "python benchmarks/scores.py boxing",
-        ),
-        "results/boxing.jsonl",
-    ),
+    _drawn("pretraining", "Pretraining without rewards", "scores"),
+    _drawn("data_efficient", "A hundred thousand env steps", "scores"),
+    _drawn("boxing", "A hundred thousand env steps", "scores"),
     _measured("overlap_speed", "Overlap", "python benchmarks/overlap.py"),
     _trained("overlap", "Overlap"),
     _measured("family_speed", "The family", "ludus bench --only family --rounds 3"),
