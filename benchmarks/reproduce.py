@@ -98,6 +98,7 @@ FIGURES = (
         ),
         "policy.json",
     ),
+    _trained("a2c_sb3", "A2C against SB3's"),
     _drawn("pong", "Pong on two cores", "curves"),
     Figure(
         "alphazero",
