@@ -85,6 +85,7 @@ FIGURES = (
         "family.json",
     ),
     _trained("dqn_sb3", "DQN against SB3's, and the number of envs"),
+    _trained("dqn_sb3_again", "DQN against SB3's, and the number of envs"),
     _trained("r2d2_eps", "R2D2: Adam's eps"),
     _trained("pqn", "PQN: normalisation and initialisation"),
     _drawn("minatar_long", "PQN on MinAtar, at length", "curves"),
