@@ -29,6 +29,10 @@ RECORDS = HERE / "records"
 _AGENTS = "dqn ddqn dueling c51 qrdqn iqn munchausen rainbow btr pqn r2d2 drqn sb3:dqn sb3:qrdqn"
 _MINATAR = "MinAtar/Breakout-v1 MinAtar/SpaceInvaders-v1"
 _COMPARE = "ludus compare --seeds 5 --run-dir runs"
+_PERFECT = (
+    "ludus arena pretrained:connect_four mcts:1000 --games 200 --epsilon 0 --openings 4 --perfect",
+    "ludus evaluate pretrained:connect_four --opponent perfect --episodes 100",
+)
 
 
 @dataclass(frozen=True)
@@ -113,12 +117,18 @@ FIGURES = (
     Figure(
         "perfect",
         ("benchmarks/README.md", "Connect four against perfect play"),
-        (
-            "ludus arena pretrained:connect_four mcts:1000 --games 200 --epsilon 0 --openings 4 "
-            "--perfect",
-            "ludus evaluate pretrained:connect_four --opponent perfect --episodes 100",
-        ),
+        _PERFECT,
         "connect_four/perfect.json",
+    ),
+    Figure(
+        "perfect_search",
+        ("benchmarks/README.md", "Connect four against perfect play"),
+        tuple(
+            f"{command} --simulations {simulations}"
+            for simulations in (256, 1024)
+            for command in _PERFECT
+        ),
+        "connect_four/perfect_simulations.json",
     ),
     _trained("connect_four", "Connect four against perfect play"),
     _trained("small_machine", "Two presets for a small machine"),
