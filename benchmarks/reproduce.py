@@ -94,6 +94,12 @@ FIGURES = (
     _trained("pqn", "PQN: normalisation and initialisation"),
     _drawn("minatar_long", "PQN on MinAtar, at length", "curves"),
     Figure(
+        "scaling",
+        ("benchmarks/README.md", "Scores against compute"),
+        ("python benchmarks/trainings.py run scaling", "python benchmarks/scaling.py"),
+        "results/scaling.jsonl",
+    ),
+    Figure(
         "policy",
         ("benchmarks/README.md", "Policy agents"),
         (
