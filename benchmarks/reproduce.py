@@ -137,7 +137,9 @@ FIGURES = (
         "connect_four/perfect_simulations.json",
     ),
     _trained("connect_four", "Connect four against perfect play"),
+    _trained("othello", "Othello"),
     _trained("small_machine", "Two presets for a small machine"),
+    _trained("atari_hour", "An hour"),
     _trained("alphazero_value", "AlphaZero's value target"),
     _measured("search", "Search", "ludus bench --only search --rounds 5"),
     Figure(
