@@ -93,6 +93,7 @@ FIGURES = (
     _trained("r2d2_eps", "R2D2: Adam's eps"),
     _trained("pqn", "PQN: normalisation and initialisation"),
     _drawn("minatar_long", "PQN on MinAtar, at length", "curves"),
+    _trained("minatar_million", "PPO on MinAtar"),
     Figure(
         "scaling",
         ("benchmarks/README.md", "Scores against compute"),
