@@ -151,6 +151,14 @@ def _precision() -> Iterator[Training]:
 _MINATAR = ("Breakout", "SpaceInvaders", "Asterix", "Freeway", "Seaquest")
 
 
+def _precision_again() -> Iterator[Training]:
+    """PPO in float32 ten times more, after two trainings of later code scored less."""
+    for game, seed in product(("Breakout", "SpaceInvaders"), range(10, 20)):
+        options = ("--precision", "float32", "--eval-episodes", "20")
+        env = f"MinAtar/{game}-v1"
+        yield Training("precision_again", env, "ppo", "float32", options, 1_000_000, seed)
+
+
 def _minatar(
     experiment: str, agent: str, games: Sequence[str], seeds: Sequence[int], steps: int
 ) -> Iterator[Training]:
@@ -377,6 +385,7 @@ EXPERIMENTS = {
     "minatar_long": _minatar_long,
     "connect_four": _connect_four,
     "othello": _othello,
+    "precision_again": _precision_again,
     "pong": _pong,
     "minatar_million": _minatar_million,
     "scaling": _scaling,
