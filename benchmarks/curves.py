@@ -9,15 +9,14 @@ of training, without evaluations, on a machine that did other work too.
 
 import argparse
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from trainings import results
+from trainings import curve_of, results
 
 from ludus.comparison.aggregates import ENOUGH_SEEDS, mean_band
 from ludus.comparison.figure import figure_at
@@ -27,15 +26,6 @@ from ludus.training.checkpoint import write_atomically
 
 PICTURES = Path(__file__).parent / "pictures"
 _HEIGHT = 5.6  # inches, of two rows
-
-
-def curve_of(line: Mapping[str, Any]) -> np.ndarray:
-    """Return env steps, seconds of training and mean return of each evaluation, [points, 3]."""
-    steps = np.array([each["env_steps"] for each in line["evaluations"]], float)
-    at = np.linspace(0, line["env_steps"], len(line["training_seconds"]) + 1)
-    seconds = np.interp(steps, at, [0.0, *line["training_seconds"]])
-    means = [np.mean(each["returns"]) for each in line["evaluations"]]
-    return np.stack([steps, seconds, means], 1)
 
 
 def draw(name: str) -> Path:

@@ -59,6 +59,11 @@ def _drawn(name: str, heading: str, program: str) -> Figure:
     return replace(trained, commands=(*trained.commands, f"python benchmarks/{program}.py {name}"))
 
 
+def _evaluated(figure: Figure) -> Figure:
+    evaluations = f"python benchmarks/trainings.py evaluations {figure.name}"
+    return replace(figure, commands=(*figure.commands, evaluations))
+
+
 def _measured(name: str, heading: str, command: str) -> Figure:
     return Figure(name, ("benchmarks/README.md", heading), (command,))
 
@@ -111,7 +116,7 @@ FIGURES = (
         "policy.json",
     ),
     _trained("a2c_sb3", "A2C against SB3's"),
-    _drawn("pong", "Pong on two cores", "curves"),
+    _evaluated(_drawn("pong", "Pong on two cores", "curves")),
     Figure(
         "alphazero",
         ("benchmarks/README.md", "AlphaZero"),
@@ -137,8 +142,8 @@ FIGURES = (
         ),
         "connect_four/perfect_simulations.json",
     ),
-    _trained("connect_four", "Connect four against perfect play"),
-    _trained("othello", "Othello"),
+    _evaluated(_trained("connect_four", "Connect four against perfect play")),
+    _evaluated(_trained("othello", "Othello")),
     _trained("small_machine", "Two presets for a small machine"),
     _trained("atari_hour", "An hour"),
     _trained("alphazero_value", "AlphaZero's value target"),

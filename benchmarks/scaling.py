@@ -29,6 +29,8 @@ from ludus.agents.pqn_config import PQNConfig
 from ludus.comparison.figure import figure_at
 from ludus.envs.make import make
 
+_ENOUGH = 8  # trainings of one seed that a power law is fitted to
+
 
 class Cells(NamedTuple):
     """The trainings of one game, by width and number of steps, in ascending order of compute."""
@@ -156,9 +158,11 @@ def _print(found: Cells, env_id: str) -> None:
             row.append(f"**{value}**" if len(at) and at[0] in best else value)
         print("| " + " | ".join(row) + " |")
     print(f"\nexponent of the frontier: {exponent(found.compute, found.mean):.2f}")
-    whole = [scores for scores in found.scores if not np.isnan(scores).any()]
-    if len(whole) > 1:
-        print("of each seed: " + ", ".join(f"{exponent(found.compute, s):.2f}" for s in whole))
+    for seed, scores in enumerate(found.scores):
+        done = np.isfinite(scores)
+        if np.count_nonzero(done) >= _ENOUGH:
+            of_one = exponent(found.compute[done], scores[done])
+            print(f"of seed {seed} alone, {np.count_nonzero(done)} trainings: {of_one:.2f}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 python benchmarks/trainings.py run [EXPERIMENT ...]      # all, in the order of `EXPERIMENTS`
 python benchmarks/trainings.py status
 python benchmarks/trainings.py table EXPERIMENT
+python benchmarks/trainings.py evaluations EXPERIMENT
 
 Two trainings run at once, with one thread each and the lowest priority. `results/EXPERIMENT.jsonl`
 gets one line for each training that ends, with its curve at 20 points; what has a line is not
@@ -19,7 +20,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -276,14 +277,15 @@ def table(name: str) -> None:
     A cell is the IQM over trainings of their mean return, with a 95% bootstrap interval over
     trainings, and in brackets the probability that a training of the row is better than one of the
     last row; the last column holds its mean over the envs, where there are several. Few trainings
-    are listed instead.
+    are listed instead. A last row without results is left out, with what is compared with it.
     """
     envs, variants, of = scores_of(name)
-    several = len(envs) > 1
+    compares = any(len(of[env, variants[-1]]) for env in envs)  # else nothing is compared
+    several = compares and len(envs) > 1
     columns = [*envs, *(["all"] if several else [])]
     print("| | " + " | ".join(columns) + " |\n|---" + "|---" * len(columns) + "|")
     baseline = [of[env, variants[-1]] for env in envs]
-    for variant in variants:
+    for variant in variants if compares else variants[:-1]:
         row = [of[env, variant] for env in envs]
         compared = variant != variants[-1]
         cells = [
@@ -293,6 +295,28 @@ def table(name: str) -> None:
         if several:
             cells.append(_over_all(row, baseline) if compared else "")
         print(f"| {variant} | " + " | ".join(cells) + " |")
+
+
+def curve_of(line: Mapping[str, Any]) -> np.ndarray:
+    """Return env steps, seconds of training and mean return of each evaluation, [points, 3]."""
+    steps = np.array([each["env_steps"] for each in line["evaluations"]], float)
+    at = np.linspace(0, line["env_steps"], len(line["training_seconds"]) + 1)
+    seconds = np.interp(steps, at, [0.0, *line["training_seconds"]])
+    means = [np.mean(each["returns"]) for each in line["evaluations"]]
+    return np.stack([steps, seconds, means], 1)
+
+
+def evaluations(name: str) -> None:
+    """Print the evaluations of an experiment's trainings as a table in Markdown.
+
+    Minutes are of training, without evaluations. Points are those of a game against an opponent.
+    """
+    print("| training | env steps | minutes | held-out |\n|---|---|---|---|")
+    for line in results(name).values():
+        points = "--opponent" in line["options"]
+        for steps, seconds, mean in curve_of(line) if "training_seconds" in line else ():
+            score = f"{(1 + mean) / 2:.1%}" if points else f"{mean:.1f}"
+            print(f"| {line['key']} | {steps:,.0f} | {seconds / 60:.1f} | {score} |")
 
 
 def _cell(here: np.ndarray, last: np.ndarray | None) -> str:
@@ -330,6 +354,9 @@ def main() -> None:
     commands.add_parser("table", help="print a table").add_argument(
         "experiment", choices=EXPERIMENTS
     )
+    commands.add_parser("evaluations", help="print all evaluations").add_argument(
+        "experiment", choices=EXPERIMENTS
+    )
     given = parser.parse_args()
     match given.command:
         case "run":
@@ -341,6 +368,8 @@ def main() -> None:
             status()
         case "table":
             table(given.experiment)
+        case "evaluations":
+            evaluations(given.experiment)
 
 
 if __name__ == "__main__":

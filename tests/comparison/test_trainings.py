@@ -53,13 +53,22 @@ def forking(queue, monkeypatch):
     return queue
 
 
-def test_a_point_of_a_curve_is_an_evaluation_at_its_time(monkeypatch):
-    monkeypatch.syspath_prepend(PROGRAM.parent)
-    _module("trainings", monkeypatch)
+def test_a_point_of_a_curve_is_an_evaluation_at_its_time(queue):
     evaluations = [{"env_steps": 50, "returns": [1, 3]}, {"env_steps": 100, "returns": [4, 6]}]
     line = {"env_steps": 100, "training_seconds": [1, 2, 4, 8], "evaluations": evaluations}
-    curve = _module("curves", monkeypatch).curve_of(line)
-    assert np.array_equal(curve, [[50, 2, 2], [100, 8, 5]])
+    assert np.array_equal(queue.curve_of(line), [[50, 2, 2], [100, 8, 5]])
+
+
+@pytest.mark.parametrize(("options", "score"), [([], "0.5"), (["--opponent", "mcts:9"], "75.0%")])
+def test_an_evaluation_is_printed_with_its_minutes(queue, capsys, options, score):
+    """Of four games 3 are won and 1 is lost: a mean of 0.5, and 3 of 4 points."""
+    won = {"env_steps": 1_500, "returns": [1.0, 1.0, 1.0, -1.0]}
+    line = {"env_steps": 2_000, "training_seconds": [60, 120], "evaluations": [won]}
+    line |= {"key": "E a 0", "options": options}
+    queue.RESULTS.mkdir()
+    (queue.RESULTS / "s.jsonl").write_text(json.dumps(line) + "\n")
+    queue.evaluations("s")
+    assert capsys.readouterr().out.splitlines()[2:] == [f"| E a 0 | 1,500 | 1.5 | {score} |"]
 
 
 class Understood(Exception):
@@ -197,6 +206,17 @@ def test_few_trainings_have_no_interval(queue, capsys, monkeypatch):
     _, _, new, old = capsys.readouterr().out.splitlines()
     assert new == "| new | 2.0, 4.2 | 2.0, 4.2 |  |"
     assert old == "| old | 1.0, 3.0, 1.0, 3.0 | 1.0, 3.0, 1.0, 3.0 |  |"
+
+
+def test_a_last_row_without_results_is_left_out(queue, capsys, monkeypatch):
+    _results(queue, monkeypatch, "EF", {"new": [2, 4, 2, 4, 3], "old": [1]})
+    path = queue.RESULTS / "s.jsonl"
+    kept = [line for line in path.read_text().splitlines() if '"new"' in line]
+    path.write_text("\n".join(kept) + "\n")
+    queue.table("s")
+    header, _, *rows = capsys.readouterr().out.splitlines()
+    assert header == "| | E | F |"
+    assert rows == ["| new | 3.0 (2.0 to 4.0) | 3.0 (2.0 to 4.0) |"]
 
 
 @pytest.fixture
