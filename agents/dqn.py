@@ -28,11 +28,12 @@ from ludus.agents.memory.priority import importance_weights
 from ludus.agents.memory.replay import Batch, Replay
 from ludus.agents.memory.step import EVERY_ENV, Extras, Step
 from ludus.agents.resets import Resets
-from ludus.agents.seeding import generator, sampling_dtype, seed_of, seeded_weights
+from ludus.agents.seeding import generator, seed_of, seeded_weights
 from ludus.agents.value_heads import HeadKind, head_kind
 from ludus.agents.value_policy import ValuePolicy, discrete
 from ludus.envs.errors import ConfigError
 from ludus.networks.cores import State
+from ludus.networks.dtypes import widest_float
 from ludus.networks.encoders import (
     has_statistics,
     update_statistics,
@@ -207,7 +208,7 @@ class DQN:
         """
         encoder = self._online.encoder
         if not has_statistics(encoder):
-            spread = torch.arange(_MEASURED, dtype=sampling_dtype(self.device), device=self.device)
+            spread = torch.arange(_MEASURED, dtype=widest_float(self.device), device=self.device)
             with torch.no_grad():
                 obs = self.memory.sample(spread / _MEASURED).batch.obs
                 update_statistics(encoder, obs, self.learner.ranks.moments)
@@ -224,7 +225,7 @@ class DQN:
     def example(self) -> UpdateRandomness:
         """Return fixed randomness, of the shapes of all other."""
         uniforms = torch.zeros(
-            self.config.batch_size, dtype=sampling_dtype(self.device), device=self.device
+            self.config.batch_size, dtype=widest_float(self.device), device=self.device
         )
         shape = (3, self._noise_size)
         noise = torch.zeros(shape, device=self.device) if self._noise_size else None

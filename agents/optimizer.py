@@ -49,7 +49,7 @@ def make_optimizer(
         case "sgd":
             optimizer = torch.optim.SGD([flat], rate, momentum=momentum, fused=True)
         case "adagrad":
-            optimizer = torch.optim.Adagrad([flat], rate, eps=eps, fused=not cuda)
+            optimizer = torch.optim.Adagrad([flat], rate, eps=eps, fused=flat.device.type == "cpu")
     flat.grad = torch.zeros_like(flat)
     optimizer.step()
     for moment in optimizer.state[flat].values():

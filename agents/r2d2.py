@@ -26,10 +26,11 @@ from ludus.agents.memory.sequences import SequenceBatch, Sequences
 from ludus.agents.memory.step import EVERY_ENV, Extras, Step
 from ludus.agents.r2d2_config import R2D2Config
 from ludus.agents.returns import NStep, n_step_return
-from ludus.agents.seeding import sampling_dtype, seed_of, seeded_weights
+from ludus.agents.seeding import seed_of, seeded_weights
 from ludus.agents.value_policy import ValuePolicy, discrete
 from ludus.envs.errors import ConfigError
 from ludus.networks.cores import State, make_core, same_operations
+from ludus.networks.dtypes import widest_float
 from ludus.networks.encoders import make_encoder
 from ludus.networks.heads import QHead, QOut, Streams
 from ludus.networks.network import Network, TargetNetwork, flatten_parameters
@@ -164,7 +165,7 @@ class R2D2:
         """Return fixed uniforms."""
         return (
             torch.zeros(
-                self.config.batch_size, dtype=sampling_dtype(self.device), device=self.device
+                self.config.batch_size, dtype=widest_float(self.device), device=self.device
             ),
         )
 

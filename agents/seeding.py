@@ -25,11 +25,6 @@ def generator(device: torch.device, seed: int, purpose: int) -> torch.Generator:
     return torch.Generator(device).manual_seed(seed_of(seed, purpose))
 
 
-def sampling_dtype(device: torch.device) -> torch.dtype:
-    """Return the type of the numbers that select from memory: float64, where the device has it."""
-    return torch.float32 if device.type == "mps" else torch.float64
-
-
 def restore_generator(generator: torch.Generator, state: Tensor) -> None:
     """Set a state that `get_state` returned, on any kind of device.
 

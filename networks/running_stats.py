@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ludus.networks.dtypes import widest_float
+
 _Number = TypeVar("_Number", float, Tensor)
 _EPSILON = 1e-8  # added to a variance before its root
 CLIP = 10.0  # bound of a normalised number, in deviations
@@ -156,26 +158,25 @@ class Normalise(nn.Module):
             mean = torch.zeros(*shape[1:], shape[0]).permute(2, 0, 1)
         self.register_buffer("mean", mean)
         self.register_buffer("variance", torch.ones(() if shared_variance else shape))
-        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
     def update_statistics(self, rows: Tensor, join: Join = whole) -> None:
         """Merge observations [N, *obs] into the statistics."""
-        if (
-            self._shared
-        ):  # stays in float32: a batch of images in float64 would need 8 times as much
+        wide = widest_float(rows.device)
+        if self._shared:  # stays in float32: images in float64 would need 8 times as much
             batch_mean = rows.mean(0)
             batch_variance = (rows - batch_mean).square_().mean()
         else:
-            rows = rows.to(torch.float64)
+            rows = rows.to(wide)
             batch_mean, batch_variance = rows.mean(0), rows.var(0, correction=0)
         batch = join(Moments(batch_mean, batch_variance, len(rows)))
-        mean, variance, count = merge_moments(
-            self.mean, self.variance, self.count, *batch, shared_variance=self._shared
+        mean, variance, _ = merge_moments(
+            self.mean, self.variance, self.count.to(wide), *batch, shared_variance=self._shared
         )
         self.mean.copy_(mean)
         self.variance.copy_(variance)
-        self.count.copy_(count)
+        self.count.add_(int(batch.size))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, *obs] to the same shape, float32."""

@@ -26,12 +26,12 @@ from gymnasium import spaces
 
 from ludus.agents.agent import OfflineLearner
 from ludus.agents.memory.replay import Replay
-from ludus.agents.seeding import sampling_dtype
 from ludus.envs.adapt import adapt, channels_of
 from ludus.envs.errors import ConfigError
 from ludus.envs.from_json import from_json
 from ludus.envs.make import EnvOptions
 from ludus.envs.stack import newest_frames
+from ludus.networks.dtypes import widest_float
 from ludus.training.files import parse_json
 from ludus.training.formats import check_format
 
@@ -333,7 +333,7 @@ class Dataset:
             return None
         count = min(_MAX_VALIDATION, len(memory))
         uniforms = (
-            torch.arange(count, dtype=sampling_dtype(agent.device), device=agent.device) + 0.5
+            torch.arange(count, dtype=widest_float(agent.device), device=agent.device) + 0.5
         ) / count
         sums = [
             agent.td_error(memory.sample(chunk).batch) * len(chunk)

@@ -25,7 +25,7 @@ def device_of(name: str) -> torch.device:
         RunError: there is no such device, or torch does not see it here.
     """
     check_device(name)
-    if name == "mps":  # Apple's GPUs, on which Ludus has not been run yet
+    if name == "mps":  # Apple's GPUs, which have been simulated only
         if not torch.backends.mps.is_available():
             raise RunError("device is mps, but torch has no mps here; use --device cpu")
         return torch.device("mps")

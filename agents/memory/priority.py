@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ludus.agents.seeding import sampling_dtype
+from ludus.networks.dtypes import widest_float
 
 _FLOOR = 1e-6  # keeps priorities above zero, so every transition can still be sampled
 
@@ -48,7 +48,7 @@ class Priorities:
             self._leaves = torch.from_numpy(np.zeros((blocks, self._block), np.float32))
         else:
             self._leaves = torch.zeros(blocks, self._block, device=device)
-        self._dtype = sampling_dtype(device)
+        self._dtype = widest_float(device)
         self._sums = torch.zeros(blocks, dtype=self._dtype, device=device)
         self._largest = torch.ones(1, device=device)  # without the exponent, so far
 

@@ -19,8 +19,9 @@ from ludus.agents.memory.priority import Priorities
 from ludus.agents.memory.ring_rows import RingRows, rows_of
 from ludus.agents.memory.step import RowStaging, Step
 from ludus.agents.returns import n_step_return
-from ludus.agents.seeding import restore_generator, sampling_dtype
+from ludus.agents.seeding import restore_generator
 from ludus.envs.errors import ConfigError
+from ludus.networks.dtypes import widest_float
 
 _PER_TRANSITION = 8 + 4 + 4 + 8 + 3 + 4  # bytes: action, reward, discount, index, flags, priority
 _ARRAYS = ("frames", "action", "reward", "discount", "first", "valid")
@@ -122,7 +123,7 @@ class Replay:
         self.written = 0  # rows, counted from the start
         self.priorities = None if alpha is None else Priorities(total, alpha, device)
         self._generator = torch.Generator(device).manual_seed(seed)
-        self._uniform_dtype = sampling_dtype(device)
+        self._uniform_dtype = widest_float(device)
         # Offsets of a stack's frames, back in the ring, and of an n-step window's rows, ahead.
         self._back = torch.arange(stack - 1, -1, -1, device=device).unsqueeze(1) * num_envs
         self._ahead = torch.arange(n_step, device=device).unsqueeze(1) * num_envs

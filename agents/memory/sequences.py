@@ -13,9 +13,10 @@ from torch import Tensor
 from ludus.agents.memory.priority import Priorities
 from ludus.agents.memory.replay import Replay
 from ludus.agents.memory.step import Step
-from ludus.agents.seeding import restore_generator, sampling_dtype
+from ludus.agents.seeding import restore_generator
 from ludus.envs.errors import ConfigError
 from ludus.networks.cores import State
+from ludus.networks.dtypes import widest_float
 
 
 class SequenceBatch(NamedTuple):
@@ -103,7 +104,7 @@ class Sequences:
             batch_size,
             generator=self._generator,
             device=self.ring.device,
-            dtype=sampling_dtype(self.ring.device),
+            dtype=widest_float(self.ring.device),
         )
 
     def sample(self, uniforms: Tensor) -> SequenceBatch:

@@ -38,12 +38,14 @@ class _SameThread:
 
 
 @pytest.fixture(autouse=True)
-def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Run a test on the device."""
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run a test on the device, or on the one that its module simulates."""
     torch.set_num_threads(1)
+    simulated: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
     if SIMULATED:
         monkeypatch.setattr(overlap, "ThreadPoolExecutor", _SameThread)
-    with simulator.device() if SIMULATED else contextlib.nullcontext(), warnings.catch_warnings():
+        simulated = simulator.device(getattr(request.module, "SIMULATES", simulator.CUDA))
+    with simulated, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
     if SIMULATED:

@@ -1,4 +1,4 @@
-"""A simulated CUDA device for a CPU build of torch.
+"""A simulated CUDA device for a CPU build of torch, or one of Apple's.
 
 Tensors report the device cuda:0 and compute on the CPU. The simulator raises `SimulatedError` where
 CUDA would fail: for tensors of both devices in one operation, for NumPy arrays of the device's
@@ -8,6 +8,9 @@ names their lines. Within `streams.watch()` it raises `RaceError` where two stre
 memory in no certain order, one of them to write, and where memory is freed that another stream may
 still use. It cannot show the time that anything takes, races with the host's memory, or
 the rounding of cuBLAS and cuDNN.
+
+Within `device(MPS)` tensors report the device mps:0, and what Apple's devices have not is refused:
+numbers in float64, and all of torch.cuda.
 
 `load` must be called before torch is imported, `install` after it. Both change torch for the whole
 process. All other code runs within `device()`.
@@ -32,8 +35,8 @@ ROOT = Path(__file__).parents[2]
 _SOURCE = Path(__file__).with_name("guard.cpp")
 
 
-def load() -> None:
-    """Compile the guard, once for each version of torch, and load it."""
+def load() -> ctypes.CDLL:
+    """Compile the guard, once for each version of torch, load and return it."""
     version = importlib.metadata.version("torch")
     made_from = hashlib.sha256(_SOURCE.read_bytes() + version.encode()).hexdigest()[:16]
     library = ROOT / "build" / f"simulated_cuda-{made_from}.so"
@@ -50,10 +53,10 @@ def load() -> None:
         command += [f"-L{torch_folder / 'lib'}", f"-Wl,-rpath,{torch_folder / 'lib'}"]
         subprocess.run([*command, "-ltorch_cpu", "-lc10"], check=True)
         part.replace(library)
-    ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+    return ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
 
 
-load()
+_GUARD = load()
 
 import torch  # noqa: E402  # after `load`, as all of torch
 from torch import Tensor  # noqa: E402  # after `load`
@@ -64,7 +67,7 @@ from torch.utils._python_dispatch import (  # noqa: E402  # after `load`
 )
 from torch.utils._pytree import tree_flatten, tree_map  # noqa: E402  # after `load`
 
-CUDA = torch.device("cuda:0")
+CUDA, MPS = torch.device("cuda:0"), torch.device("mps:0")
 _aten = torch.ops.aten
 
 # Views and allocations, which launch no kernel.
@@ -99,7 +102,7 @@ class SimulatedError(RuntimeError):
 
 
 class SimulatedTensor(Tensor):
-    """A tensor of cuda:0, whose numbers are those of the CPU tensor `held`."""
+    """A tensor of the device, whose numbers are those of the CPU tensor `held`."""
 
     held: Tensor
     __slots__ = ("held",)
@@ -108,6 +111,8 @@ class SimulatedTensor(Tensor):
     @staticmethod
     def __new__(cls: type, held: Tensor, requires_grad: bool = False) -> "SimulatedTensor":
         """Wrap a CPU tensor."""
+        if SIMULATOR.device == MPS and held.dtype in (torch.float64, torch.complex128):
+            raise TypeError(f"the MPS framework doesn't support {held.dtype}, {_line()}")
         made = Tensor._make_wrapper_subclass(
             cls,
             held.size(),
@@ -115,7 +120,7 @@ class SimulatedTensor(Tensor):
             storage_offset=held.storage_offset(),
             dtype=held.dtype,
             layout=held.layout,
-            device=CUDA,
+            device=SIMULATOR.device,
             requires_grad=requires_grad,
         )
         made.held = held
@@ -224,6 +229,7 @@ class Simulator(TorchDispatchMode):
         self.recorded = 0  # operations of the newest graph
         self.waited = 0  # waits of the host for the device since the start
         self.streams = Streams(_Stream)
+        self.device = CUDA
 
     def reset(self) -> None:
         """Forget all counts."""
@@ -263,7 +269,7 @@ class Simulator(TorchDispatchMode):
             return self._to(args[0], wanted or args[0].device.type, kwargs)
         if name == "copy_":
             return self._copy(args[0], args[1], *args[2:], **kwargs)
-        if not ours and wanted != "cuda":
+        if not ours and wanted != self.device.type:
             return func(*args, **kwargs)
         if ours and wanted == "cpu":
             raise SimulatedError(f"{name} of the device's tensors cannot make one of the CPU")
@@ -279,8 +285,8 @@ class Simulator(TorchDispatchMode):
     def _check(self, name: str, args: Any, everything: list[Any]) -> None:
         """Refuse operations with tensors or generators of the CPU."""
         for x in everything:
-            if isinstance(x, torch.Generator) and x.device.type != "cuda":
-                raise SimulatedError(f"{name} expected a generator of cuda, found cpu")
+            if isinstance(x, torch.Generator) and x.device != self.device:
+                raise SimulatedError(f"{name} expected a generator of {self.device}, found cpu")
         if name in _BY_INDEX:
             indices = [i for i in args[1] if i is not None]
             if any(not isinstance(i, SimulatedTensor) for i in indices):
@@ -295,8 +301,8 @@ class Simulator(TorchDispatchMode):
         for x in everything:
             if isinstance(x, Tensor) and not isinstance(x, SimulatedTensor) and x.ndim:
                 raise SimulatedError(
-                    f"Expected all tensors to be on the same device, but {name} found cuda:0 and "
-                    f"cpu, {_line()}"
+                    f"Expected all tensors to be on the same device, but {name} found "
+                    f"{self.device} and cpu, {_line()}"
                 )
 
     def _to(self, source: Tensor, to: str, kwargs: dict[str, Any]) -> Tensor:
@@ -308,7 +314,7 @@ class Simulator(TorchDispatchMode):
         if not here and to == "cpu":
             return copy
         made = copy if to == "cpu" else SimulatedTensor(copy)
-        self._use([source] if here else [], [copy] if to == "cuda" else [])
+        self._use([source] if here else [], [] if to == "cpu" else [copy])
         if to == "cpu":
             self.note("download", "to cpu")
         elif not here:
@@ -406,6 +412,11 @@ def _line() -> str:
 SIMULATOR = Simulator()
 
 
+def _numbered(device: torch.device) -> torch.device:
+    """Return the device with its number, if it is the simulated one."""
+    return SIMULATOR.device if device.type == SIMULATOR.device.type else device
+
+
 class _Functions(TorchFunctionMode):
     """Handles what torch decides above its dispatcher."""
 
@@ -413,7 +424,7 @@ class _Functions(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         args, kwargs = tree_map(
-            lambda x: CUDA if isinstance(x, torch.device) and x.type == "cuda" else x,
+            lambda x: _numbered(x) if isinstance(x, torch.device) else x,
             (args, kwargs or {}),
         )
         name = getattr(func, "__name__", "")
@@ -462,16 +473,16 @@ class _Generator(torch.Generator):
     @property
     def device(self) -> torch.device:
         """Return the device that it was made for."""
-        return CUDA if self._names.type == "cuda" else self._names
+        return _numbered(self._names)
 
     def get_state(self) -> Tensor:
         """Return the state; that of a device's generator is one number longer than the CPU's."""
         state = super().get_state()
-        return torch.cat([state, state[:1]]) if self.device.type == "cuda" else state
+        return torch.cat([state, state[:1]]) if self.device == SIMULATOR.device else state
 
     def set_state(self, state: Tensor) -> "_Generator":
         """Set a state that `get_state` returned."""
-        super().set_state(state[:-1] if self.device.type == "cuda" else state)
+        super().set_state(state[:-1] if self.device == SIMULATOR.device else state)
         return self
 
     def manual_seed(self, seed: int) -> "_Generator":
@@ -531,7 +542,7 @@ def _recording(graph: Graph) -> Iterator[None]:
 
 
 def install() -> None:
-    """Let torch see one GPU."""
+    """Let torch see one GPU of each kind."""
     from torch.optim import optimizer as torch_optimizer
 
     cuda = torch.cuda
@@ -560,7 +571,8 @@ def install() -> None:
         setattr(cuda, name, value)
     torch.Generator = _Generator
     torch.backends.cuda.is_built = lambda: True
-    torch.accelerator.current_accelerator = lambda check_available=False: torch.device("cuda")
+    torch.backends.mps.is_available = lambda: True
+    torch.accelerator.current_accelerator = lambda check_available=False: SIMULATOR.device
     torch.accelerator.current_stream = lambda *_: SIMULATOR.streams.current
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     supported = torch_optimizer._foreach_supported_types
@@ -568,7 +580,13 @@ def install() -> None:
 
 
 @contextlib.contextmanager
-def device() -> Iterator[Simulator]:
+def device(kind: torch.device = CUDA) -> Iterator[Simulator]:
     """Run everything within on a torch that has a GPU; backward passes in this thread."""
-    with torch.autograd.set_multithreading_enabled(False), _Functions(), SIMULATOR:
-        yield SIMULATOR
+    SIMULATOR.device = kind
+    _GUARD.simulate_mps(kind == MPS)
+    try:
+        with torch.autograd.set_multithreading_enabled(False), _Functions(), SIMULATOR:
+            yield SIMULATOR
+    finally:
+        SIMULATOR.device = CUDA
+        _GUARD.simulate_mps(False)
