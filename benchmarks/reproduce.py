@@ -142,6 +142,16 @@ FIGURES = (
         ),
         "connect_four/perfect_simulations.json",
     ),
+    Figure(
+        "perfect_4m",
+        ("benchmarks/README.md", "Connect four against perfect play"),
+        (
+            *(command.replace("connect_four", "connect_four_4m", 1) for command in _PERFECT),
+            "ludus arena pretrained:connect_four_4m pretrained:connect_four --games 200 "
+            "--epsilon 0 --openings 4",
+        ),
+        "connect_four/perfect_4m.json",
+    ),
     _evaluated(_trained("connect_four", "Connect four against perfect play")),
     _evaluated(_trained("othello", "Othello")),
     _trained("small_machine", "Two presets for a small machine"),
